@@ -1,0 +1,24 @@
+//! What a loader hands to a stage: one padded micro-batch on the host, as ndarray.
+//!
+//! Not tensors: the engine copies a batch to its device. B rows, T tokens.
+
+use ndarray::Array2;
+
+/// A label that carries no loss.
+pub const IGNORE: i64 = -100;
+
+/// One micro-batch. Labels come unshifted: `labels[t]` is the token at `t`, and logits at `t`
+/// predict `labels[t + 1]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Token ids, `[B, T]`, padded on the right.
+    pub input_ids: Array2<i64>,
+    /// Labels, `[B, T]`; [`IGNORE`] where there is no loss.
+    pub labels: Array2<i64>,
+    /// Tokens that are not padding.
+    pub real_tokens: usize,
+    /// Labels that carry loss (after the shift: column 0 never does).
+    pub loss_tokens: usize,
+    /// UTF-8 bytes of the text that the loss-carrying labels spell, for bits per byte; 0 if unknown.
+    pub loss_bytes: usize,
+}

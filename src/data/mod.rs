@@ -1,0 +1,5 @@
+//! Bytes to batches.
+
+pub mod batch;
+
+pub use batch::{Batch, IGNORE};

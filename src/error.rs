@@ -1,0 +1,245 @@
+//! The one error type: what happened, where, why, and what to do about it.
+//!
+//! Every message a user sees is built here, so that all of them have one shape:
+//! `error: file:line:column: what` then `  cause: ...` and `hint: ...`.
+//! Several faults of one input travel together in [`Error::and`].
+//! Next: `recipe::faults`, the largest producer.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The result of anything that can fail for a reason the user should read.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose fault it was; decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The user's input is wrong (recipe, data, flag): exit 2.
+    Input,
+    /// The work failed (disk, file contents, numerics): exit 1.
+    Failed,
+    /// A signal stopped the run after it saved: exit 128 + the signal's number.
+    Interrupted(i32),
+}
+
+/// A position in a file; line and column count from 1, `None` where only the file is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file as the user named it.
+    pub file: PathBuf,
+    /// Line, from 1.
+    pub line: Option<usize>,
+    /// Column in characters, from 1.
+    pub column: Option<usize>,
+}
+
+impl Place {
+    /// A whole file.
+    pub fn file(file: impl Into<PathBuf>) -> Self {
+        Self { file: file.into(), line: None, column: None }
+    }
+
+    /// A line of a file (from 1).
+    pub fn line(file: impl Into<PathBuf>, line: usize) -> Self {
+        Self { file: file.into(), line: Some(line), column: None }
+    }
+
+    /// A line and a column (both from 1).
+    pub fn line_column(file: impl Into<PathBuf>, line: usize, column: usize) -> Self {
+        Self { file: file.into(), line: Some(line), column: Some(column) }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+            if let Some(column) = self.column {
+                write!(f, ":{column}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One or more faults, each with its place, cause and hint.
+#[derive(Debug, Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    kind: Kind,
+    what: String,
+    place: Option<Place>,
+    cause: Option<String>,
+    hint: Option<String>,
+    others: Vec<Error>,
+}
+
+impl Error {
+    fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            what: what.into(),
+            place: None,
+            cause: None,
+            hint: None,
+            others: Vec::new(),
+        }))
+    }
+
+    /// The user's input is wrong: exit code 2.
+    pub fn input(what: impl Into<String>) -> Self {
+        Self::new(Kind::Input, what)
+    }
+
+    /// The work failed: exit code 1.
+    pub fn failed(what: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, what)
+    }
+
+    /// A signal ended the run after it saved: exit code 128 + `signal`.
+    pub fn interrupted(signal: i32, what: impl Into<String>) -> Self {
+        Self::new(Kind::Interrupted(signal), what)
+    }
+
+    /// An I/O fault on `path`; a full disk and a missing file get their own hint.
+    pub fn io(doing: &str, path: &Path, error: std::io::Error) -> Self {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => Some("check the path"),
+            std::io::ErrorKind::PermissionDenied => Some("check the permissions of the file and its folder"),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Some(
+                "free some space; what was saved before is untouched, and the same command goes on from it",
+            ),
+            _ => None,
+        };
+        let fault = Self::failed(format!("cannot {doing}")).at(Place::file(path)).because(error);
+        match hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    }
+
+    /// Adds the place, unless one is known already (the innermost is the most exact).
+    pub fn at(mut self, place: Place) -> Self {
+        self.0.place.get_or_insert(place);
+        self
+    }
+
+    /// Adds the underlying cause.
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.0.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Adds a fix the user can apply.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds a second fault, shown after this one.
+    pub fn and(mut self, other: Error) -> Self {
+        self.0.others.push(other);
+        self
+    }
+
+    /// Joins faults into one error; `None` where there is none.
+    pub fn all(faults: impl IntoIterator<Item = Error>) -> Option<Self> {
+        let mut faults = faults.into_iter();
+        let first = faults.next()?;
+        Some(faults.fold(first, Error::and))
+    }
+
+    /// Whose fault it was.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// What happened, in one line.
+    pub fn what(&self) -> &str {
+        &self.0.what
+    }
+
+    /// Where it happened.
+    pub fn place(&self) -> Option<&Place> {
+        self.0.place.as_ref()
+    }
+
+    /// The fix, if one is known.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// How many faults this error holds.
+    pub fn count(&self) -> usize {
+        1 + self.0.others.iter().map(Error::count).sum::<usize>()
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self.0.kind {
+            Kind::Failed => 1,
+            Kind::Input => 2,
+            Kind::Interrupted(signal) => (128 + signal) as u8,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let label = if matches!(self.0.kind, Kind::Interrupted(_)) { "stopped" } else { "error" };
+        write!(f, "{label}: ")?;
+        if let Some(place) = &self.0.place {
+            write!(f, "{place}: ")?;
+        }
+        write!(f, "{}", self.0.what)?;
+        if let Some(cause) = &self.0.cause {
+            write!(f, "\n  cause: {cause}")?;
+        }
+        if let Some(hint) = &self.0.hint {
+            write!(f, "\nhint: {hint}")?;
+        }
+        for other in &self.0.others {
+            write!(f, "\n{other}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A libtorch call failed: out of memory, a bad device, a shape fault at an edge.
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Self {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default().to_owned();
+        let fault = Error::failed("libtorch refused an operation").because(first);
+        if text.contains("out of memory") || text.contains("can't allocate memory") {
+            fault.hint("lower batch_size or max_seq_len, and raise accumulation_steps by as much")
+        } else {
+            fault
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_reads_place_fact_fix() {
+        let fault = Error::input("unknown key `grad_clpi` in stage `sft`")
+            .at(Place::line_column("recipes/sft.yaml", 16, 7))
+            .hint("did you mean `grad_clip`?")
+            .and(Error::failed("second"));
+        assert_eq!(
+            fault.to_string(),
+            "error: recipes/sft.yaml:16:7: unknown key `grad_clpi` in stage `sft`\n\
+             hint: did you mean `grad_clip`?\nerror: second"
+        );
+        assert_eq!((fault.exit_code(), fault.count()), (2, 2));
+        assert_eq!(Error::interrupted(2, "x").exit_code(), 130);
+    }
+}

@@ -1,0 +1,16 @@
+//! `minimind` trains a small language model through its whole life from one recipe.
+//!
+//! The map, in reading order: [`recipe`] (what the user wrote) becomes a [`plan`] (what will be done),
+//! which the stages carry out with [`data`], [`model`] and the other leaves; [`checkpoint`] and
+//! [`report`] keep what came of it. Nothing below `plan` knows a recipe.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod data;
+pub mod error;
+pub mod model;
+pub mod plan;
+pub mod recipe;
+pub mod report;
+
+pub use error::{Error, Result};

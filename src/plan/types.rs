@@ -1,0 +1,360 @@
+//! The plan: a recipe with every default filled and every name resolved. Plain values, no `Option`
+//! for what is required. `plan::resolve` builds it; stages read nothing else.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::error::Place;
+use crate::model::ModelConfig;
+
+/// A whole run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// The recipe's name.
+    pub name: String,
+    /// The recipe file as the user named it.
+    pub recipe: PathBuf,
+    /// The recipe's text with `--set` applied: what `<output>/recipe.yaml` holds.
+    #[serde(skip)]
+    pub recipe_text: String,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// The run's folder.
+    pub output: PathBuf,
+    /// Device, precision, threads.
+    pub runtime: Runtime,
+    /// Stages in order.
+    pub stages: Vec<StagePlan>,
+}
+
+/// Where and how tensors are computed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Runtime {
+    /// `auto` is resolved when the run starts.
+    pub device: DeviceChoice,
+    /// `auto`: fp32 on the CPU, bf16 on a GPU that has it.
+    pub precision: Precision,
+    /// Intra-op threads; `None`: all cores this process may use.
+    pub threads: Option<usize>,
+}
+
+/// A device as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// CUDA, then MPS, then CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by index.
+    Cuda(usize),
+    /// Apple's GPU.
+    Mps,
+}
+
+/// Arithmetic of the forward and backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// fp32 on the CPU, bf16 on a GPU.
+    Auto,
+    /// 32-bit.
+    Fp32,
+    /// bf16 autocast.
+    Bf16,
+    /// fp16 autocast with loss scaling.
+    Fp16,
+}
+
+/// One stage.
+#[derive(Debug, Clone, Serialize)]
+pub struct StagePlan {
+    /// Unique name; defaults to the kind.
+    pub name: String,
+    /// Where the stage stands in the recipe.
+    #[serde(skip)]
+    pub place: Option<Place>,
+    /// What to do.
+    pub config: StageConfig,
+}
+
+/// The kinds this version runs.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageConfig {
+    /// Trains a byte-level BPE tokenizer.
+    Tokenizer(TokenizerConfig),
+    /// Next-token training on plain text.
+    Pretrain(TrainConfig),
+    /// Supervised fine-tuning on conversations.
+    Sft(TrainConfig),
+    /// Measures a model.
+    Eval(EvalConfig),
+}
+
+/// Where a tokenizer comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerSource {
+    /// A tokenizer stage of this recipe: `<output>/<stage>/tokenizer.json`.
+    Stage(String),
+    /// A folder with `tokenizer.json` (and `tokenizer_config.json`).
+    Folder(PathBuf),
+}
+
+/// Where start weights come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// Fresh weights from the recipe's `model`.
+    Scratch,
+    /// The final weights of a stage above.
+    Stage(String),
+    /// A weight file, or a folder with one.
+    Path(PathBuf),
+}
+
+/// The recipe's `model`, resolved but for the vocabulary, which the tokenizer may decide.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelPlan {
+    /// The architecture; `vocab_size` holds where `vocab_size_given`.
+    pub config: ModelConfig,
+    /// Whether the recipe (or its config file) states `vocab_size`; else the tokenizer's size is used.
+    pub vocab_size_given: bool,
+}
+
+/// Trains a tokenizer.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenizerConfig {
+    /// Text to learn from.
+    pub data: DataConfig,
+    /// Entries, the 36 reserved ones included.
+    pub vocab_size: usize,
+    /// Most bytes of text to read; `None`: all of it.
+    pub max_bytes: Option<u64>,
+}
+
+/// The shape of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataFormat {
+    /// `{"text"}`.
+    Text,
+    /// `{"conversations"}`.
+    Chat,
+    /// A `.safetensors` with `input_ids` and `labels`.
+    Tokens,
+}
+
+/// Where rows come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataSource {
+    /// Files, read one after another.
+    Paths(Vec<PathBuf>),
+    /// The built-in world.
+    Synthetic(SyntheticConfig),
+}
+
+/// Which part of the built-in world to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SyntheticConfig {
+    /// Rows to make; `None`: the task's own number.
+    pub rows: Option<usize>,
+    /// Seed of the world and its rows; the same seed gives the same facts.
+    pub seed: u64,
+    /// Which rows: `train` or `heldout` (never the same question).
+    pub split: SyntheticSplit,
+}
+
+/// Questions of one split never occur in the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyntheticSplit {
+    /// For training.
+    Train,
+    /// For measuring.
+    Heldout,
+}
+
+/// How rows become micro-batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Batching {
+    /// Rows of like length together, padded to the longest of the batch.
+    Bucket,
+    /// Every row padded to `max_seq_len`, as upstream does.
+    Pad,
+}
+
+/// What to do with a row that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadRow {
+    /// Stop, naming file, line and field.
+    Error,
+    /// Leave it out, count it, report the count.
+    Skip,
+}
+
+/// Where validation rows come from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Validation {
+    /// None.
+    Off,
+    /// A share of the rows, 0..1, chosen by seed and taken out of training.
+    Share(f64),
+    /// A file of its own.
+    Path(PathBuf),
+}
+
+/// A stage's data.
+#[derive(Debug, Clone, Serialize)]
+pub struct DataConfig {
+    /// Where rows come from.
+    pub source: DataSource,
+    /// Their shape (`auto` is resolved from the stage's kind and the file's ending).
+    pub format: DataFormat,
+    /// Whether each epoch draws a new order.
+    pub shuffle: bool,
+    /// Validation rows.
+    pub validation: Validation,
+    /// How rows become batches.
+    pub batching: Batching,
+    /// What to do with bad rows.
+    pub on_bad_row: OnBadRow,
+}
+
+/// The learning rate over micro-batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// `lr * (0.1 + 0.45 * (1 + cos(pi * step / total)))`, set before each micro-batch.
+    Upstream,
+    /// Cosine from the peak to zero.
+    Cosine,
+    /// Linear from the peak to zero.
+    Linear,
+    /// The peak throughout.
+    Constant,
+}
+
+/// The type of the numbers in the weight file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaveDtype {
+    /// Half precision, as upstream saves.
+    Fp16,
+    /// bfloat16.
+    Bf16,
+    /// Full precision.
+    Fp32,
+}
+
+/// What to do when the loss is not a number or leaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnAnomaly {
+    /// Save nothing more, stop with exit 1.
+    Stop,
+    /// Leave the update out and go on.
+    Skip,
+    /// Go back to the last checkpoint and leave out the batches since.
+    Rollback,
+}
+
+/// Pretraining and fine-tuning.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrainConfig {
+    /// Start weights.
+    pub init: Init,
+    /// The architecture for `init: scratch`, and for files that do not state theirs.
+    pub model: Option<ModelPlan>,
+    /// `None` where the data is tokens.
+    pub tokenizer: Option<TokenizerSource>,
+    /// The rows.
+    pub data: DataConfig,
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Rows a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches an update.
+    pub accumulation_steps: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Longest row, in tokens.
+    pub max_seq_len: usize,
+    /// Largest global gradient norm; 0 turns clipping off.
+    pub grad_clip: f64,
+    /// AdamW's decay, on every parameter.
+    pub weight_decay: f64,
+    /// AdamW's betas.
+    pub betas: (f64, f64),
+    /// AdamW's epsilon.
+    pub eps: f64,
+    /// Learning rate over time.
+    pub schedule: Schedule,
+    /// Micro-batches of linear warm-up.
+    pub warmup_steps: usize,
+    /// Stop after this many micro-batches (the schedule ends there too).
+    pub max_steps: Option<usize>,
+    /// Micro-batches between rows of metrics.
+    pub log_interval: usize,
+    /// Micro-batches between checkpoints.
+    pub save_interval: usize,
+    /// Micro-batches between validations; `None`: at each checkpoint and at the end.
+    pub eval_interval: Option<usize>,
+    /// Numbered checkpoints to keep beside the newest; 0 keeps the newest alone.
+    pub keep_last: usize,
+    /// Type of the numbers in the weight file.
+    pub save_dtype: SaveDtype,
+    /// What to do about a loss that is not a number.
+    pub on_nan: OnAnomaly,
+    /// What to do about a loss above `spike_factor` times its running mean.
+    pub on_spike: OnAnomaly,
+    /// How far above the running mean a loss is a spike; `None`: never.
+    pub spike_factor: Option<f64>,
+    /// Dropout probability while training.
+    pub dropout: f64,
+    /// Chance of a random system prompt before a conversation without one (sft).
+    pub system_prompt_ratio: f64,
+    /// Chance that empty think blocks stay in a conversation (sft).
+    pub empty_think_ratio: f64,
+    /// Prompts answered before and after the stage, for the report.
+    pub samples: Vec<String>,
+}
+
+/// Measures a model.
+#[derive(Debug, Clone, Serialize)]
+pub struct EvalConfig {
+    /// Which weights.
+    pub init: Init,
+    /// The architecture, for files that do not state theirs.
+    pub model: Option<ModelPlan>,
+    /// `None` where the data is tokens.
+    pub tokenizer: Option<TokenizerSource>,
+    /// What to measure on.
+    pub data: DataConfig,
+    /// `loss` (with perplexity and bits per byte), `exact_match`, or both.
+    pub tasks: Vec<EvalTask>,
+    /// Rows a batch.
+    pub batch_size: usize,
+    /// Longest row, in tokens.
+    pub max_seq_len: usize,
+    /// Longest answer, in tokens.
+    pub max_new_tokens: usize,
+    /// Most rows to measure; `None`: all.
+    pub limit: Option<usize>,
+}
+
+/// What an evaluation measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvalTask {
+    /// Cross-entropy, perplexity, bits per byte.
+    Loss,
+    /// Greedy answers compared with the verifiable answer.
+    ExactMatch,
+}
