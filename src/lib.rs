@@ -9,6 +9,7 @@ pub mod cli;
 pub mod data;
 pub mod error;
 pub mod model;
+pub mod native;
 pub mod plan;
 pub mod recipe;
 pub mod report;
