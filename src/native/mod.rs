@@ -1,8 +1,12 @@
 //! The only room with `unsafe`: small wrappers over the system and libtorch's C++ that Rust cannot check.
 //!
-//! Each function here is safe to call; each `unsafe` block says why.
+//! `shim.h` is the whole C ABI; each function here is safe to call, and each `unsafe` block says why.
 #![allow(unsafe_code)]
 
+mod libtorch;
 mod mmap;
+mod system;
 
+pub use libtorch::{AdamWStep, AutocastGuard, fused_adamw, load_cuda, rng_state, set_rng_state};
 pub use mmap::map_file;
+pub use system::{die_on_broken_pipe, peak_memory_bytes};

@@ -1,0 +1,202 @@
+//! libtorch's C++ that tch does not bind: fused AdamW, random state, autocast's type, CUDA on demand.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+
+unsafe extern "C" {
+    fn mm_free_message(message: *mut c_char);
+    fn mm_fused_adamw(
+        params: *mut *mut c_void,
+        grads: *mut *mut c_void,
+        exp_avgs: *mut *mut c_void,
+        exp_avg_sqs: *mut *mut c_void,
+        steps: *mut *mut c_void,
+        n: usize,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> *mut c_char;
+    fn mm_rng_get(cuda_index: i64, out: *mut *mut c_void) -> *mut c_char;
+    fn mm_rng_set(cuda_index: i64, state: *mut c_void) -> *mut c_char;
+    fn mm_autocast(device: c_int, enabled: c_int, dtype: c_int) -> *mut c_char;
+}
+
+fn check(message: *mut c_char, doing: &str) -> Result<()> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null message is a C string that the shim allocated for us; it is freed once, here.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        mm_free_message(message);
+        text
+    };
+    Err(Error::failed(format!("libtorch could not {doing}")).because(text.lines().next().unwrap_or_default()))
+}
+
+fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
+    tensors.iter().map(|t| t.as_ptr() as *mut c_void).collect()
+}
+
+/// AdamW's numbers for one update.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay rates of the two moments.
+    pub betas: (f64, f64),
+    /// Decoupled decay.
+    pub weight_decay: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+/// One AdamW update in place (PyTorch's `_fused_adamw_`): the lists run in parallel, `steps` are fp32
+/// scalars counting updates and are raised by one.
+pub fn fused_adamw(
+    params: &[Tensor],
+    grads: &[Tensor],
+    moments: (&[Tensor], &[Tensor]),
+    steps: &[Tensor],
+    step: AdamWStep,
+) -> Result<()> {
+    let n = params.len();
+    assert!([grads.len(), moments.0.len(), moments.1.len(), steps.len()] == [n; 4], "lists run in parallel");
+    let (mut p, mut g) = (pointers(params), pointers(grads));
+    let (mut m, mut v, mut s) = (pointers(moments.0), pointers(moments.1), pointers(steps));
+    // SAFETY: every pointer is a live at::Tensor borrowed from a tch::Tensor for the length of the call;
+    // the shim only copies the handles. The lists have n entries each (asserted above).
+    let message = unsafe {
+        mm_fused_adamw(
+            p.as_mut_ptr(),
+            g.as_mut_ptr(),
+            m.as_mut_ptr(),
+            v.as_mut_ptr(),
+            s.as_mut_ptr(),
+            n,
+            step.lr,
+            step.betas.0,
+            step.betas.1,
+            step.weight_decay,
+            step.eps,
+        )
+    };
+    check(message, "step AdamW")
+}
+
+fn cuda_index(device: Device) -> i64 {
+    match device {
+        Device::Cuda(index) => index as i64,
+        _ => -1,
+    }
+}
+
+/// The random state of a device's default generator, as bytes.
+pub fn rng_state(device: Device) -> Result<Tensor> {
+    let mut out: *mut c_void = std::ptr::null_mut();
+    // SAFETY: `out` receives a new at::Tensor on success.
+    check(unsafe { mm_rng_get(cuda_index(device), &mut out) }, "read the random state")?;
+    // SAFETY: the shim handed us ownership of one at::Tensor, which tch's Tensor now frees.
+    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+}
+
+/// Puts a random state back.
+pub fn set_rng_state(device: Device, state: &Tensor) -> Result<()> {
+    // SAFETY: the pointer is a live at::Tensor for the length of the call.
+    check(unsafe { mm_rng_set(cuda_index(device), state.as_ptr() as *mut c_void) }, "restore the random state")
+}
+
+/// Autocast on this thread while it lives.
+#[derive(Debug)]
+pub struct AutocastGuard {
+    device: c_int,
+}
+
+impl AutocastGuard {
+    /// Turns autocast on for `device` with `kind` (bf16 or fp16).
+    pub fn new(device: Device, kind: Kind) -> Result<Self> {
+        let index = if matches!(device, Device::Cuda(_)) { 1 } else { 0 };
+        // c10::ScalarType's numbers; tch keeps its own mapping to itself.
+        let scalar_type = match kind {
+            Kind::Half => 5,
+            Kind::BFloat16 => 15,
+            other => panic!("autocast takes bf16 or fp16, not {other:?}"),
+        };
+        // SAFETY: sets two thread-local values of libtorch.
+        check(unsafe { mm_autocast(index, 1, scalar_type) }, "turn autocast on")?;
+        Ok(Self { device: index })
+    }
+}
+
+impl Drop for AutocastGuard {
+    fn drop(&mut self) {
+        // SAFETY: as above; a message, if any, is freed by check.
+        let _ = check(unsafe { mm_autocast(self.device, 0, 0) }, "turn autocast off");
+    }
+}
+
+/// Loads libtorch's CUDA half beside `libtorch_cpu`, which the linker leaves out because nothing refers to it.
+/// Without a GPU this succeeds and CUDA stays unavailable.
+pub fn load_cuda(lib_dir: &Path) -> Result<()> {
+    let path = lib_dir.join("libtorch_cuda.so");
+    if !path.exists() {
+        return Err(Error::failed("this libtorch has no CUDA").hint(
+            "install the CUDA build of PyTorch 2.11.0 and run scripts/setup again, or use device: cpu",
+        ));
+    }
+    let name = CString::new(path.to_string_lossy().as_bytes())
+        .map_err(|e| Error::failed("libtorch's path holds a NUL byte").because(e))?;
+    // SAFETY: runs the library's initialisers, which are libtorch's own; the handle is kept for ever on purpose.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if handle.is_null() {
+        // SAFETY: dlerror returns a C string that stays valid until the next dl call on this thread.
+        let cause = unsafe { CStr::from_ptr(libc::dlerror()).to_string_lossy().into_owned() };
+        return Err(Error::failed("cannot load libtorch's CUDA half").because(cause).hint("minimind doctor"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_random_state_comes_back() {
+        tch::manual_seed(1);
+        let state = rng_state(Device::Cpu).unwrap();
+        let first = Tensor::rand([8], (Kind::Float, Device::Cpu));
+        set_rng_state(Device::Cpu, &state).unwrap();
+        let again = Tensor::rand([8], (Kind::Float, Device::Cpu));
+        assert_eq!(first, again);
+        let bad = Tensor::zeros([3], (Kind::Uint8, Device::Cpu));
+        assert!(set_rng_state(Device::Cpu, &bad).unwrap_err().to_string().contains("random state"));
+    }
+
+    #[test]
+    fn adamw_follows_its_formula_and_reports_bad_shapes() {
+        let one = |v: f32| Tensor::from_slice(&[v]);
+        let (p, g, m, v, s) = (one(1.0), one(0.5), one(0.0), one(0.0), Tensor::from(0f32));
+        let step = AdamWStep { lr: 0.1, betas: (0.9, 0.999), weight_decay: 0.01, eps: 1e-8 };
+        let list = |t: &Tensor| vec![t.shallow_clone()];
+        fused_adamw(&list(&p), &list(&g), (&list(&m), &list(&v)), &list(&s), step).unwrap();
+        // First step: bias-corrected moments are g and g^2, so the step is lr * sign(g), after the decay.
+        let expected = 1.0 * (1.0 - 0.1 * 0.01) - 0.1;
+        assert!((p.double_value(&[0]) - expected).abs() < 1e-6, "{}", p.double_value(&[0]));
+        assert_eq!(s.double_value(&[]), 1.0);
+        let wrong = Tensor::zeros([3], (Kind::Double, Device::Cpu));
+        let fault = fused_adamw(&list(&p), &list(&wrong), (&list(&m), &list(&v)), &list(&s), step);
+        assert!(fault.unwrap_err().to_string().contains("AdamW"));
+    }
+
+    #[test]
+    fn a_missing_cuda_half_is_said() {
+        let fault = load_cuda(Path::new("/nonexistent")).unwrap_err();
+        assert!(fault.to_string().contains("no CUDA"));
+    }
+}

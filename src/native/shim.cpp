@@ -1,0 +1,84 @@
+// libtorch's C++ behind the C ABI of shim.h. One guard turns every C++ exception into a message.
+#include "shim.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_fused_adamw.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <vector>
+
+namespace {
+
+template <typename F> char *guard(F &&body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::exception &e) {
+    return strdup(e.what());
+  } catch (...) {
+    return strdup("unknown C++ exception");
+  }
+}
+
+at::Tensor &tensor(mm_tensor t) { return *static_cast<at::Tensor *>(t); }
+
+std::vector<at::Tensor> list(mm_tensor *tensors, size_t n) {
+  std::vector<at::Tensor> out;
+  out.reserve(n);
+  for (size_t i = 0; i < n; ++i) out.push_back(tensor(tensors[i]));
+  return out;
+}
+
+at::Generator generator(int64_t cuda_index) {
+  if (cuda_index < 0) return at::detail::getDefaultCPUGenerator();
+  return at::globalContext().defaultGenerator(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda_index)));
+}
+
+} // namespace
+
+extern "C" {
+
+void mm_free_message(char *message) { free(message); }
+
+char *mm_fused_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, mm_tensor *exp_avg_sqs,
+                     mm_tensor *steps, size_t n, double lr, double beta1, double beta2, double weight_decay,
+                     double eps) {
+  return guard([&] {
+    at::NoGradGuard guard_grad;
+    auto step_list = list(steps, n);
+    for (auto &step : step_list) step.add_(1);
+    at::_fused_adamw_(list(params, n), list(grads, n), list(exp_avgs, n), list(exp_avg_sqs, n), {}, step_list, lr,
+                      beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+char *mm_rng_get(int64_t cuda_index, mm_tensor *out) {
+  return guard([&] {
+    auto gen = generator(cuda_index);
+    std::lock_guard<std::mutex> lock(gen.mutex());
+    *out = new at::Tensor(gen.get_state());
+  });
+}
+
+char *mm_rng_set(int64_t cuda_index, mm_tensor state) {
+  return guard([&] {
+    auto gen = generator(cuda_index);
+    std::lock_guard<std::mutex> lock(gen.mutex());
+    gen.set_state(tensor(state));
+  });
+}
+
+char *mm_autocast(int device, int enabled, int dtype) {
+  return guard([&] {
+    auto type = device == 1 ? at::kCUDA : at::kCPU;
+    if (enabled) at::autocast::set_autocast_dtype(type, static_cast<at::ScalarType>(dtype));
+    else at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(type, enabled != 0);
+  });
+}
+}

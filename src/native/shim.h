@@ -1,0 +1,25 @@
+// The whole C ABI between Rust and libtorch's C++ for what tch does not bind.
+//
+// Every function returns NULL when done, else a message that mm_free_message releases.
+// `Tensor` is the object behind tch's C_tensor (an at::Tensor); the caller keeps what it passes.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+extern "C" {
+typedef void *mm_tensor;
+
+void mm_free_message(char *message);
+
+// AdamW in place over n parameters; `steps` are fp32 scalars, raised by one each.
+char *mm_fused_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, mm_tensor *exp_avg_sqs,
+                     mm_tensor *steps, size_t n, double lr, double beta1, double beta2, double weight_decay,
+                     double eps);
+
+// Random state of the CPU's (cuda_index < 0) or a GPU's generator, as a new byte tensor.
+char *mm_rng_get(int64_t cuda_index, mm_tensor *out);
+char *mm_rng_set(int64_t cuda_index, mm_tensor state);
+
+// Autocast for this thread: device 0 = CPU, 1 = CUDA; dtype is libtorch's scalar type number.
+char *mm_autocast(int device, int enabled, int dtype);
+}

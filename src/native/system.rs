@@ -1,0 +1,34 @@
+//! Calls to the operating system.
+
+/// Ends the process quietly when the reader of its output goes away (`minimind ... | head`), as Unix tools do.
+pub fn die_on_broken_pipe() {
+    // SAFETY: sets a signal's default disposition before any thread is started.
+    #[cfg(unix)]
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+/// Most memory this process has held at once, in bytes; `None` where the system does not tell.
+pub fn peak_memory_bytes() -> Option<u64> {
+    // SAFETY: `usage` is a plain struct that the call fills; zeroed is a valid value for it.
+    #[cfg(unix)]
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        if libc::getrusage(libc::RUSAGE_SELF, &mut usage) == 0 {
+            let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+            return u64::try_from(usage.ru_maxrss).ok().map(|n| n * unit);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn peak_memory_is_at_least_what_we_hold() {
+        let held = vec![1u8; 64 << 20];
+        let peak = super::peak_memory_bytes().expect("this system tells");
+        assert!(peak > held.len() as u64 / 2 && held[held.len() - 1] == 1);
+    }
+}
