@@ -109,7 +109,10 @@ pub fn rng_state(device: Device) -> Result<Tensor> {
 /// Puts a random state back.
 pub fn set_rng_state(device: Device, state: &Tensor) -> Result<()> {
     // SAFETY: the pointer is a live at::Tensor for the length of the call.
-    check(unsafe { mm_rng_set(cuda_index(device), state.as_ptr() as *mut c_void) }, "restore the random state")
+    check(
+        unsafe { mm_rng_set(cuda_index(device), state.as_ptr() as *mut c_void) },
+        "restore the random state",
+    )
 }
 
 /// Autocast on this thread while it lives.

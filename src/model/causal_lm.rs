@@ -1,0 +1,129 @@
+//! The language model: embedding, blocks, final norm, output layer.
+//!
+//! B batch, T tokens, S tokens seen, D hidden, V vocab.
+
+use tch::{Device, Kind, Tensor};
+
+use super::attention::Mask;
+use super::block::Block;
+use super::config::ModelConfig;
+use super::kv_cache::KvCache;
+use super::norm::RmsNorm;
+use super::params::Params;
+use super::rope::Rope;
+
+/// A model with its parameters.
+#[derive(Debug)]
+pub struct CausalLm {
+    config: ModelConfig,
+    params: Params,
+    embed_tokens: Tensor,
+    lm_head: Tensor,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    rope: Rope,
+}
+
+impl CausalLm {
+    /// Puts parameters to work.
+    pub fn new(config: &ModelConfig, params: Params) -> Self {
+        let embed_tokens = params.get("model.embed_tokens.weight");
+        let lm_head = if config.tie_word_embeddings {
+            embed_tokens.shallow_clone()
+        } else {
+            params.get("lm_head.weight")
+        };
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| Block::new(&params, &format!("model.layers.{i}"), config))
+            .collect();
+        Self {
+            norm: RmsNorm::new(params.get("model.norm.weight"), config.rms_norm_eps, config.era),
+            rope: Rope::new(config, embed_tokens.device()),
+            config: config.clone(),
+            embed_tokens,
+            lm_head,
+            layers,
+            params,
+        }
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Where the parameters lie.
+    pub fn device(&self) -> Device {
+        self.embed_tokens.device()
+    }
+
+    /// The parameters' type.
+    pub fn kind(&self) -> Kind {
+        self.embed_tokens.kind()
+    }
+
+    /// The output layer's weight, `[V, D]`.
+    pub fn lm_head(&self) -> &Tensor {
+        &self.lm_head
+    }
+
+    /// `[B, T] -> ([B, T, D], balance loss)`: everything but the output layer. The loss is summed over the layers.
+    pub fn hidden(&self, input_ids: &Tensor, mask: Mask<'_>, train: bool) -> (Tensor, Option<Tensor>) {
+        self.run(input_ids, mask, None, train)
+    }
+
+    /// `[B, T] -> [B, T, D]` after the tokens that `cache` holds; adds the new ones to it.
+    pub fn hidden_cached(&self, input_ids: &Tensor, cache: &mut KvCache) -> Tensor {
+        let (_, t) = input_ids.size2().expect("input ids are [B, T]");
+        let (hidden, _) = self.run(input_ids, Mask::Causal, Some(cache), false);
+        cache.advance(t);
+        hidden
+    }
+
+    /// `[..., D] -> [..., V]`.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        hidden.linear(&self.lm_head, None::<&Tensor>)
+    }
+
+    fn run(
+        &self,
+        input_ids: &Tensor,
+        mask: Mask<'_>,
+        mut cache: Option<&mut KvCache>,
+        train: bool,
+    ) -> (Tensor, Option<Tensor>) {
+        let mut x = Tensor::embedding(&self.embed_tokens, input_ids, -1, false, false); // [B, T, D]
+        if train && self.config.dropout > 0.0 {
+            x = x.dropout(self.config.dropout, true);
+        }
+        let mut total: Option<Tensor> = None;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (y, aux) = layer.forward(&x, &self.rope, mask, cache.as_deref_mut().map(|c| (c, i)), train);
+            x = y;
+            total = match (total, aux) {
+                (Some(sum), Some(aux)) => Some(sum + aux),
+                (sum, aux) => sum.or(aux),
+            };
+        }
+        (self.norm.forward(&x), total)
+    }
+}
+
+/// Additive mask `[B, 1, T, T]` of a causal model whose `attention_mask` `[B, T]` is 0 on padding.
+///
+/// A row that may look at nothing (padding before the first token) looks at itself, so that its softmax is
+/// defined; its output is not used.
+pub fn padded_causal_mask(attention_mask: &Tensor) -> Tensor {
+    let (b, t) = attention_mask.size2().expect("attention mask is [B, T]");
+    let device = attention_mask.device();
+    let causal = Tensor::ones([t, t], (Kind::Bool, device)).tril(0); // [T, T]
+    let keys = attention_mask.to_kind(Kind::Bool).view([b, 1, 1, t]);
+    let own = Tensor::eye(t, (Kind::Bool, device));
+    let seen = keys.logical_and(&causal).logical_or(&own); // [B, 1, T, T]
+    Tensor::zeros([b, 1, t, t], (Kind::Float, device)).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
+}
