@@ -132,7 +132,7 @@ impl Params {
     pub fn init(config: &ModelConfig, device: Device) -> Result<Self> {
         let draw = |spec: &Spec| -> Result<Tensor> {
             let mut t = Tensor::f_zeros(&spec.shape, (Kind::Float, Device::Cpu))?;
-            match spec.fill {
+            let _ = match spec.fill {
                 Fill::Uniform(bound) => t.f_uniform_(-bound, bound)?,
                 Fill::Normal => t.f_normal_(0.0, 1.0)?,
                 Fill::Ones => t.f_fill_(1.0)?,

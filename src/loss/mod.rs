@@ -1,0 +1,3 @@
+//! Losses as pure functions of tensors.
+
+pub mod cross_entropy;

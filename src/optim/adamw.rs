@@ -1,0 +1,133 @@
+//! AdamW (arXiv 1711.05101) whose moments are our tensors, so that a checkpoint can hold them exactly.
+
+use tch::{Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::native::{AdamWStep, fused_adamw};
+
+/// AdamW's constants; PyTorch's defaults are betas 0.9 and 0.999, eps 1e-8, decay 0.01.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay rates of the two moments.
+    pub betas: (f64, f64),
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled decay, on every parameter.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// The optimizer: parameters and, in the same order, their moments and update counts.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    params: Vec<Tensor>,
+    exp_avgs: Vec<Tensor>,
+    exp_avg_sqs: Vec<Tensor>,
+    /// fp32 scalars: updates done, as PyTorch keeps them.
+    steps: Vec<Tensor>,
+}
+
+/// One parameter's state, as PyTorch's `state_dict` has it.
+#[derive(Debug)]
+pub struct ParamState {
+    /// Updates done.
+    pub step: f64,
+    /// First moment.
+    pub exp_avg: Tensor,
+    /// Second moment.
+    pub exp_avg_sq: Tensor,
+}
+
+impl AdamW {
+    /// An optimizer over `params`, with empty moments.
+    pub fn new(params: Vec<Tensor>, config: AdamWConfig) -> Result<Self> {
+        let zeros = || params.iter().map(|p| Ok(p.f_zeros_like()?)).collect::<Result<Vec<_>>>();
+        // CUDA's fused kernel wants the counters beside the parameters.
+        let counter = |p: &Tensor| Ok(Tensor::f_zeros([], (Kind::Float, p.device()))?);
+        Ok(Self {
+            exp_avgs: zeros()?,
+            exp_avg_sqs: zeros()?,
+            steps: params.iter().map(counter).collect::<Result<_>>()?,
+            params,
+            config,
+        })
+    }
+
+    /// The constants.
+    pub fn config(&self) -> AdamWConfig {
+        self.config
+    }
+
+    /// Gradients in parameter order; a parameter that took no part gets zeros, since decay and moments act
+    /// on it all the same.
+    pub fn grads(&self) -> Vec<Tensor> {
+        self.params
+            .iter()
+            .map(|p| {
+                let grad = p.grad();
+                if grad.defined() { grad } else { p.zeros_like() }
+            })
+            .collect()
+    }
+
+    /// One update.
+    pub fn step(&mut self, grads: &[Tensor], lr: f64) -> Result<()> {
+        let AdamWConfig { betas, eps, weight_decay } = self.config;
+        let step = AdamWStep { lr, betas, weight_decay, eps };
+        fused_adamw(&self.params, grads, (&self.exp_avgs, &self.exp_avg_sqs), &self.steps, step)
+    }
+
+    /// Forgets the gradients but keeps their memory.
+    pub fn zero_grad(&mut self) {
+        for param in &mut self.params {
+            param.zero_grad();
+        }
+    }
+
+    /// A parameter's state; handles to the tensors that the next update changes.
+    pub fn state(&self, index: usize) -> ParamState {
+        ParamState {
+            step: self.steps[index].double_value(&[]),
+            exp_avg: self.exp_avgs[index].shallow_clone(),
+            exp_avg_sq: self.exp_avg_sqs[index].shallow_clone(),
+        }
+    }
+
+    /// How many parameters.
+    pub fn len(&self) -> usize {
+        self.params.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.params.is_empty()
+    }
+
+    /// Puts a parameter's state back.
+    ///
+    /// # Errors
+    /// A moment of another shape than the parameter.
+    pub fn set_state(&mut self, index: usize, state: &ParamState) -> Result<()> {
+        let want = self.params[index].size();
+        for moment in [&state.exp_avg, &state.exp_avg_sq] {
+            if moment.size() != want {
+                let got = moment.size();
+                return Err(Error::failed(format!(
+                    "optimizer state {index} has shape {got:?}, its parameter {want:?}"
+                )));
+            }
+        }
+        tch::no_grad(|| -> Result<()> {
+            self.exp_avgs[index].f_copy_(&state.exp_avg)?;
+            self.exp_avg_sqs[index].f_copy_(&state.exp_avg_sq)?;
+            let _ = self.steps[index].f_fill_(state.step)?;
+            Ok(())
+        })
+    }
+}
