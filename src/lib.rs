@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod data;
+pub mod engine;
 pub mod error;
 pub mod loss;
 pub mod model;
@@ -15,5 +16,7 @@ pub mod optim;
 pub mod plan;
 pub mod recipe;
 pub mod report;
+pub mod rollout;
+pub mod stage;
 
 pub use error::{Error, Result};

@@ -5,8 +5,12 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use crate::data::config::*;
+pub use crate::engine::OnAnomaly;
+pub use crate::engine::device::Wanted;
 use crate::error::Place;
 use crate::model::ModelConfig;
+pub use crate::optim::ScheduleKind;
 
 /// A whole run.
 #[derive(Debug, Clone, Serialize)]
@@ -32,25 +36,11 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Runtime {
     /// `auto` is resolved when the run starts.
-    pub device: DeviceChoice,
+    pub device: Wanted,
     /// `auto`: fp32 on the CPU, bf16 on a GPU that has it.
     pub precision: Precision,
     /// Intra-op threads; `None`: all cores this process may use.
     pub threads: Option<usize>,
-}
-
-/// A device as asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeviceChoice {
-    /// CUDA, then MPS, then CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// A CUDA device by index.
-    Cuda(usize),
-    /// Apple's GPU.
-    Mps,
 }
 
 /// Arithmetic of the forward and backward pass.
@@ -135,112 +125,6 @@ pub struct TokenizerConfig {
     pub max_bytes: Option<u64>,
 }
 
-/// The shape of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DataFormat {
-    /// `{"text"}`.
-    Text,
-    /// `{"conversations"}`.
-    Chat,
-    /// A `.safetensors` with `input_ids` and `labels`.
-    Tokens,
-}
-
-/// Where rows come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DataSource {
-    /// Files, read one after another.
-    Paths(Vec<PathBuf>),
-    /// The built-in world.
-    Synthetic(SyntheticConfig),
-}
-
-/// Which part of the built-in world to make.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SyntheticConfig {
-    /// Rows to make; `None`: the task's own number.
-    pub rows: Option<usize>,
-    /// Seed of the world and its rows; the same seed gives the same facts.
-    pub seed: u64,
-    /// Which rows: `train` or `heldout` (never the same question).
-    pub split: SyntheticSplit,
-}
-
-/// Questions of one split never occur in the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SyntheticSplit {
-    /// For training.
-    Train,
-    /// For measuring.
-    Heldout,
-}
-
-/// How rows become micro-batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Batching {
-    /// Rows of like length together, padded to the longest of the batch.
-    Bucket,
-    /// Every row padded to `max_seq_len`, as upstream does.
-    Pad,
-}
-
-/// What to do with a row that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnBadRow {
-    /// Stop, naming file, line and field.
-    Error,
-    /// Leave it out, count it, report the count.
-    Skip,
-}
-
-/// Where validation rows come from.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Validation {
-    /// None.
-    Off,
-    /// A share of the rows, 0..1, chosen by seed and taken out of training.
-    Share(f64),
-    /// A file of its own.
-    Path(PathBuf),
-}
-
-/// A stage's data.
-#[derive(Debug, Clone, Serialize)]
-pub struct DataConfig {
-    /// Where rows come from.
-    pub source: DataSource,
-    /// Their shape (`auto` is resolved from the stage's kind and the file's ending).
-    pub format: DataFormat,
-    /// Whether each epoch draws a new order.
-    pub shuffle: bool,
-    /// Validation rows.
-    pub validation: Validation,
-    /// How rows become batches.
-    pub batching: Batching,
-    /// What to do with bad rows.
-    pub on_bad_row: OnBadRow,
-}
-
-/// The learning rate over micro-batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// `lr * (0.1 + 0.45 * (1 + cos(pi * step / total)))`, set before each micro-batch.
-    Upstream,
-    /// Cosine from the peak to zero.
-    Cosine,
-    /// Linear from the peak to zero.
-    Linear,
-    /// The peak throughout.
-    Constant,
-}
-
 /// The type of the numbers in the weight file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -251,18 +135,6 @@ pub enum SaveDtype {
     Bf16,
     /// Full precision.
     Fp32,
-}
-
-/// What to do when the loss is not a number or leaps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnAnomaly {
-    /// Save nothing more, stop with exit 1.
-    Stop,
-    /// Leave the update out and go on.
-    Skip,
-    /// Go back to the last checkpoint and leave out the batches since.
-    Rollback,
 }
 
 /// Pretraining and fine-tuning.
@@ -295,7 +167,7 @@ pub struct TrainConfig {
     /// AdamW's epsilon.
     pub eps: f64,
     /// Learning rate over time.
-    pub schedule: Schedule,
+    pub schedule: ScheduleKind,
     /// Micro-batches of linear warm-up.
     pub warmup_steps: usize,
     /// Stop after this many micro-batches (the schedule ends there too).

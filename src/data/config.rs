@@ -1,0 +1,97 @@
+//! What data a stage reads and how it becomes batches: plain values that `plan` fills.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// The shape of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataFormat {
+    /// `{"text"}`.
+    Text,
+    /// `{"conversations"}`.
+    Chat,
+    /// A `.safetensors` with `input_ids` and `labels`.
+    Tokens,
+}
+
+/// Where rows come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataSource {
+    /// Files, read one after another.
+    Paths(Vec<PathBuf>),
+    /// The built-in world.
+    Synthetic(SyntheticConfig),
+}
+
+/// Which part of the built-in world to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SyntheticConfig {
+    /// Rows to make; `None`: the task's own number.
+    pub rows: Option<usize>,
+    /// Seed of the world and its rows; the same seed gives the same facts.
+    pub seed: u64,
+    /// Which rows: `train` or `heldout` (never the same question).
+    pub split: SyntheticSplit,
+}
+
+/// Questions of one split never occur in the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyntheticSplit {
+    /// For training.
+    Train,
+    /// For measuring.
+    Heldout,
+}
+
+/// How rows become micro-batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Batching {
+    /// Rows of like length together, padded to the longest of the batch.
+    Bucket,
+    /// Every row padded to `max_seq_len`, as upstream does.
+    Pad,
+}
+
+/// What to do with a row that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadRow {
+    /// Stop, naming file, line and field.
+    Error,
+    /// Leave it out, count it, report the count.
+    Skip,
+}
+
+/// Where validation rows come from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Validation {
+    /// None.
+    Off,
+    /// A share of the rows, 0..1, chosen by seed and taken out of training.
+    Share(f64),
+    /// A file of its own.
+    Path(PathBuf),
+}
+
+/// A stage's data.
+#[derive(Debug, Clone, Serialize)]
+pub struct DataConfig {
+    /// Where rows come from.
+    pub source: DataSource,
+    /// Their shape (`auto` is resolved from the stage's kind and the file's ending).
+    pub format: DataFormat,
+    /// Whether each epoch draws a new order.
+    pub shuffle: bool,
+    /// Validation rows.
+    pub validation: Validation,
+    /// How rows become batches.
+    pub batching: Batching,
+    /// What to do with bad rows.
+    pub on_bad_row: OnBadRow,
+}

@@ -1,0 +1,270 @@
+//! The resume file: upstream's keys, plus what makes going on exact.
+//!
+//! `model`, `optimizer`, `epoch`, `step`, `world_size`, `wandb_id` and `scaler` are upstream's, so that its
+//! scripts continue our runs; `minimind` (JSON text) and `rng_state` (bytes) are ours. Weights and moments
+//! are fp32. Upstream's own files, without our keys and with half-precision weights, are read too.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::anomaly::Watch;
+use crate::checkpoint::{Value, bridge, pth};
+use crate::error::{Error, Place, Result};
+use crate::model::CausalLm;
+use crate::native;
+use crate::optim::adamw::{AdamW, ParamState};
+use crate::optim::{AdamWConfig, GradScaler};
+
+/// Where a training stage keeps its files.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// `<stage>_<hidden>[_moe].pth`.
+    pub weights: PathBuf,
+    /// `<stage>_<hidden>[_moe]_resume.pth`.
+    pub resume: PathBuf,
+    /// The stage's folder: best and numbered weights.
+    pub folder: PathBuf,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The epoch in progress, from 0, as upstream's file counts.
+    pub epoch: u64,
+    /// Micro-batches done in it.
+    pub step_in_epoch: u64,
+}
+
+/// What our files hold beside weights and optimizer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedState {
+    /// Hash of the settings, data and start weights that led here.
+    pub content_hash: String,
+    /// Updates made.
+    pub updates: u64,
+    /// Real tokens seen.
+    pub tokens: u64,
+    /// Tokens since the last row of metrics.
+    pub tokens_since_row: u64,
+    /// Seconds trained.
+    pub elapsed_s: f64,
+    /// Gradient norm of an update since the last row of metrics.
+    pub grad_norm: Option<f64>,
+    /// Running mean of the loss, anomalies.
+    pub watch: Watch,
+    /// Best validation loss and its micro-batch.
+    pub best: Option<(f64, u64)>,
+    /// How far the metric files reach; the observer's own.
+    pub metrics: serde_json::Value,
+    /// Micro-batches of the whole run when this was written, to tell a changed data set.
+    pub total_steps: u64,
+}
+
+/// A resume file that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    value: Value,
+    path: PathBuf,
+    /// How far it is.
+    pub position: Position,
+    /// Ours; `None` for upstream's files.
+    pub state: Option<SavedState>,
+}
+
+/// Upstream's state dict: every parameter and, where it is tied, the output layer as well.
+pub fn state_dict(model: &CausalLm) -> Vec<(String, Tensor)> {
+    let params = model.params();
+    let mut dict: Vec<(String, Tensor)> =
+        params.names().iter().cloned().zip(params.tensors().iter().map(Tensor::shallow_clone)).collect();
+    if model.config().tie_word_embeddings {
+        dict.push(("lm_head.weight".to_owned(), model.lm_head().shallow_clone()));
+    }
+    dict
+}
+
+fn tensor_dict(tensors: &[(String, Tensor)]) -> Result<Value> {
+    let hosts = bridge::borrow_all(tensors.iter().map(|(_, t)| t))?;
+    Ok(Value::dict(tensors.iter().map(|(name, _)| name.clone()).zip(hosts.into_iter().map(Value::Tensor))))
+}
+
+/// A weight file's contents at the given precision; tied weights stay one storage.
+pub fn weights_value(model: &CausalLm, kind: Kind) -> Result<Value> {
+    let dict = state_dict(model);
+    let mut seen: Vec<(usize, Tensor)> = Vec::new();
+    let mut cast = Vec::with_capacity(dict.len());
+    for (name, tensor) in dict {
+        let address = tensor.data_ptr() as usize;
+        let known = seen.iter().find(|(a, _)| *a == address).map(|(_, t)| t.shallow_clone());
+        let made = match known {
+            Some(tensor) => tensor,
+            None => tensor.detach().f_to_device(tch::Device::Cpu)?.f_to_kind(kind)?,
+        };
+        seen.push((address, made.shallow_clone()));
+        cast.push((name, made));
+    }
+    tensor_dict(&cast)
+}
+
+/// Writes everything needed to go on.
+pub fn save(
+    files: &Files,
+    model: &CausalLm,
+    optimizer: &AdamW,
+    lr: f64,
+    scaler: Option<&GradScaler>,
+    position: Position,
+    state: &SavedState,
+) -> Result<()> {
+    let as_json = |e: serde_json::Error| Error::failed("cannot describe the run's state").because(e);
+    let scaler = match scaler {
+        None => Value::Dict(Vec::new()),
+        Some(s) => Value::dict([
+            ("scale", Value::Float(s.scale)),
+            ("growth_factor", Value::Float(s.growth_factor)),
+            ("backoff_factor", Value::Float(s.backoff_factor)),
+            ("growth_interval", Value::Int(s.growth_interval as i64)),
+            ("_growth_tracker", Value::Int(s.growth_tracker as i64)),
+        ]),
+    };
+    let value = Value::dict([
+        ("model", tensor_dict(&state_dict(model))?),
+        ("optimizer", optimizer_value(optimizer, lr)?),
+        ("epoch", Value::Int(position.epoch as i64)),
+        ("step", Value::Int(position.step_in_epoch as i64)),
+        ("world_size", Value::Int(1)),
+        ("wandb_id", Value::None),
+        ("scaler", scaler),
+        ("minimind", Value::Str(serde_json::to_string(state).map_err(as_json)?)),
+        ("rng_state", Value::Tensor(bridge::to_host(&native::rng_state(model.device())?)?)),
+    ]);
+    pth::write(&files.resume, &value, &[])
+}
+
+/// `torch.optim.AdamW`'s `state_dict`.
+fn optimizer_value(optimizer: &AdamW, lr: f64) -> Result<Value> {
+    let AdamWConfig { betas, eps, weight_decay } = optimizer.config();
+    let mut tensors = Vec::new();
+    for i in 0..optimizer.len() {
+        let state = optimizer.state(i);
+        tensors.extend([Tensor::from(state.step as f32), state.exp_avg, state.exp_avg_sq]);
+    }
+    let mut hosts = bridge::borrow_all(tensors.iter())?.into_iter();
+    let mut entries = Vec::new();
+    for i in 0..optimizer.len() {
+        let mut part = |name: &str| (name.to_owned(), Value::Tensor(hosts.next().expect("three tensors a parameter")));
+        let parts = [part("step"), part("exp_avg"), part("exp_avg_sq")];
+        entries.push((Value::Int(i as i64), Value::dict(parts)));
+    }
+    let group = Value::dict([
+        ("lr", Value::Float(lr)),
+        ("betas", Value::Tuple(vec![Value::Float(betas.0), Value::Float(betas.1)])),
+        ("eps", Value::Float(eps)),
+        ("weight_decay", Value::Float(weight_decay)),
+        ("amsgrad", Value::Bool(false)),
+        ("maximize", Value::Bool(false)),
+        ("foreach", Value::None),
+        ("capturable", Value::Bool(false)),
+        ("differentiable", Value::Bool(false)),
+        ("fused", Value::None),
+        ("decoupled_weight_decay", Value::Bool(true)),
+        ("params", Value::List((0..optimizer.len()).map(|i| Value::Int(i as i64)).collect())),
+    ]);
+    Ok(Value::dict([("state", Value::Dict(entries)), ("param_groups", Value::List(vec![group]))]))
+}
+
+/// Reads a resume file, ours or upstream's, without touching a model yet.
+pub fn load(path: &std::path::Path) -> Result<Loaded> {
+    let value = pth::read(path)?;
+    let place = || Place::file(path);
+    let number = |key: &str| {
+        value.get(key).and_then(Value::as_i64).and_then(|n| u64::try_from(n).ok()).ok_or_else(|| {
+            Error::failed(format!("this resume file has no whole number `{key}`"))
+                .at(place())
+                .hint("delete it to start over, or run with --resume never")
+        })
+    };
+    let position = Position { epoch: number("epoch")?, step_in_epoch: number("step")? };
+    let state = match value.get("minimind").and_then(Value::as_str) {
+        None => None,
+        Some(text) => Some(serde_json::from_str(text).map_err(|e| {
+            Error::failed("this resume file's `minimind` entry cannot be read").at(place()).because(e)
+        })?),
+    };
+    Ok(Loaded { value, path: path.to_owned(), position, state })
+}
+
+impl Loaded {
+    /// Puts weights, moments, scaler and random state back.
+    pub fn restore(&self, model: &CausalLm, optimizer: &mut AdamW, scaler: Option<&mut GradScaler>) -> Result<()> {
+        let at = |e: Error| e.at(Place::file(&self.path));
+        self.restore_weights(model).map_err(at)?;
+        self.restore_optimizer(optimizer).map_err(at)?;
+        if let Some(scaler) = scaler
+            && let Some(saved) = self.value.get("scaler")
+            && let Some(scale) = saved.get("scale").and_then(Value::as_f64)
+        {
+            scaler.scale = scale;
+            scaler.growth_tracker = saved.get("_growth_tracker").and_then(Value::as_i64).unwrap_or(0).max(0) as u64;
+        }
+        if let Some(rng) = self.value.get("rng_state").and_then(Value::as_tensor) {
+            native::set_rng_state(model.device(), &bridge::to_tensor(rng)?)?;
+        }
+        Ok(())
+    }
+
+    fn restore_weights(&self, model: &CausalLm) -> Result<()> {
+        let dict = self
+            .value
+            .get("model")
+            .and_then(Value::as_dict)
+            .ok_or_else(|| Error::failed("this resume file has no `model`"))?;
+        let mut found = std::collections::HashMap::new();
+        for (name, value) in dict {
+            if let (Some(name), Some(tensor)) = (name.as_str(), value.as_tensor()) {
+                found.insert(crate::checkpoint::strip_prefix(name), tensor);
+            }
+        }
+        let params = model.params();
+        for (name, param) in params.names().iter().zip(params.tensors()) {
+            let saved = found
+                .get(name.as_str())
+                .ok_or_else(|| Error::failed(format!("this resume file has no weight `{name}`")))?;
+            if saved.shape() != param.size() {
+                let (got, want) = (saved.shape(), param.size());
+                return Err(Error::failed(format!("`{name}` has shape {got:?} in the resume file, the model wants {want:?}"))
+                    .hint("the model in the recipe changed: run with --resume never to start over"));
+            }
+            let saved = bridge::to_tensor(saved)?;
+            tch::no_grad(|| param.shallow_clone().f_copy_(&saved))?;
+        }
+        Ok(())
+    }
+
+    fn restore_optimizer(&self, optimizer: &mut AdamW) -> Result<()> {
+        let states = self
+            .value
+            .get("optimizer")
+            .and_then(|o| o.get("state"))
+            .ok_or_else(|| Error::failed("this resume file has no `optimizer` state"))?;
+        // PyTorch keeps no state for parameters that never had a gradient: theirs stays empty.
+        for i in 0..optimizer.len() {
+            let Some(saved) = states.get_index(i as i64) else { continue };
+            let moment = |key: &str| {
+                saved
+                    .get(key)
+                    .and_then(Value::as_tensor)
+                    .ok_or_else(|| Error::failed(format!("optimizer state {i} has no `{key}`")))
+                    .and_then(bridge::to_tensor)
+            };
+            let step = match saved.get("step") {
+                Some(Value::Tensor(t)) => bridge::to_tensor(t)?.to_kind(Kind::Double).sum(Kind::Double).double_value(&[]),
+                Some(other) => other.as_f64().unwrap_or(0.0),
+                None => 0.0,
+            };
+            optimizer.set_state(i, &ParamState { step, exp_avg: moment("exp_avg")?, exp_avg_sq: moment("exp_avg_sq")? })?;
+        }
+        Ok(())
+    }
+}

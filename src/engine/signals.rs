@@ -1,0 +1,75 @@
+//! Ctrl-C and SIGTERM: the first asks a training loop to save and stop, the second stops at once.
+//!
+//! Outside a loop there is nothing to save (every file is written whole or not at all), so the first
+//! signal already ends the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::error::{Error, Result};
+
+/// What the handlers have seen.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    /// The signal that asked to stop; 0 for none.
+    asked: Arc<AtomicUsize>,
+    /// Whether the next signal ends the process at once.
+    armed: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// Installs the handlers; call once.
+    pub fn install() -> Result<Self> {
+        let signals = Self::none();
+        for signal in [SIGINT, SIGTERM] {
+            let register = || -> std::io::Result<()> {
+                // Handlers run in this order: leave when armed, else arm and remember.
+                flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signals.armed))?;
+                flag::register(signal, Arc::clone(&signals.armed))?;
+                flag::register_usize(signal, Arc::clone(&signals.asked), signal as usize)?;
+                Ok(())
+            };
+            register().map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
+        }
+        Ok(signals)
+    }
+
+    /// Signals that never come; for tests and tools.
+    pub fn none() -> Self {
+        Self { asked: Arc::new(AtomicUsize::new(0)), armed: Arc::new(AtomicBool::new(true)) }
+    }
+
+    /// From now until the guard is dropped, the first signal is only remembered.
+    pub fn hold(&self) -> Held {
+        self.armed.store(false, Ordering::SeqCst);
+        Held { armed: Arc::clone(&self.armed) }
+    }
+
+    /// The signal that asked to stop, if one did.
+    pub fn asked(&self) -> Option<i32> {
+        match self.asked.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(signal as i32),
+        }
+    }
+
+    /// Acts as if `signal` had come; for tests of the loop.
+    pub fn pretend(&self, signal: i32) {
+        self.asked.store(signal as usize, Ordering::SeqCst);
+    }
+}
+
+/// While it lives, a first signal does not end the process.
+#[derive(Debug)]
+pub struct Held {
+    armed: Arc<AtomicBool>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+}
