@@ -1,12 +1,89 @@
-//! `minimind doctor`.
+//! `minimind doctor`: what was found on this machine, and what is wrong with it.
 
+use std::time::Instant;
+
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+
+use crate::engine::device;
 use crate::error::Result;
+use crate::plan::machine::Machine;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Side of the square matrices that are multiplied.
+const SIDE: i64 = 1024;
+
+/// Floating-point operations a second of fp32 matrix products: the median of five.
+pub fn matrix_speed(device: Device) -> f64 {
+    let x = Tensor::ones([SIDE, SIDE], (Kind::Float, device));
+    let _ = x.matmul(&x);
+    let mut speeds: Vec<f64> = (0..5)
+        .map(|_| {
+            let started = Instant::now();
+            // Reading a number waits for the device.
+            let _ = x.matmul(&x).double_value(&[0, 0]);
+            2.0 * (SIDE as f64).powi(3) / started.elapsed().as_secs_f64()
+        })
+        .collect();
+    speeds.sort_by(f64::total_cmp);
+    speeds[2]
+}
 
 /// Carries the command out.
-pub fn run(_args: Args) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
+    let machine = Machine::read();
+    tch::set_num_threads(machine.cores as i32);
+    let mut wrong = Vec::new();
+    let chosen = match device::resolve(device::Wanted::Auto, &machine.libtorch_dir, machine.gpu) {
+        Ok(device) => device,
+        Err(error) => {
+            wrong.push(error.to_string());
+            Device::Cpu
+        }
+    };
+    if machine.gpu && chosen == Device::Cpu {
+        wrong.push("there is a GPU, but this libtorch cannot use it: install PyTorch's CUDA build, then scripts/setup".into());
+    }
+    if machine.memory_available < 2 << 30 {
+        wrong.push(format!("only {:.1} GB of memory are free", machine.memory_available as f64 / 1e9));
+    }
+    let gflops = matrix_speed(chosen) / 1e9;
+    if args.json {
+        let value = json!({
+            "minimind": env!("CARGO_PKG_VERSION"),
+            "libtorch": {"version": "2.11.0", "path": machine.libtorch_dir},
+            "device": device::name(chosen),
+            "gpu": machine.gpu,
+            "threads": machine.cores,
+            "memory_bytes": machine.memory_total,
+            "memory_available_bytes": machine.memory_available,
+            "matrix_gflops": gflops,
+            "cache": machine.cache_dir,
+            "wrong": wrong,
+        });
+        println!("{value}");
+        return Ok(());
+    }
+    println!("minimind  {}", env!("CARGO_PKG_VERSION"));
+    println!("libtorch  2.11.0 in {}", machine.libtorch_dir.display());
+    println!("device    {} (GPU {})", device::name(chosen), if machine.gpu { "seen" } else { "not seen" });
+    println!("threads   {}", machine.cores);
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    println!("memory    {:.1} GB, {:.1} free", gb(machine.memory_total), gb(machine.memory_available));
+    println!("matrix    {gflops:.0} GFLOP/s in fp32 (median of five {SIDE} x {SIDE} products)");
+    println!("cache     {}", machine.cache_dir.display());
+    for fault in &wrong {
+        println!("wrong     {fault}");
+    }
+    if wrong.is_empty() {
+        println!("wrong     nothing");
+    }
     Ok(())
 }

@@ -1,12 +1,80 @@
-//! `minimind eval`.
+//! `minimind eval`: measure a model on a file.
 
-use crate::error::Result;
+use std::path::PathBuf;
+
+use super::open::{OpenArgs, open};
+use crate::data::{Batching, DataConfig, DataFormat, DataSource, OnBadRow, Validation};
+use crate::error::{Error, Result};
+use crate::plan::EvalTask;
+use crate::plan::machine::Machine;
+use crate::stage::eval::{Measurement, measure};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    open: OpenArgs,
+    /// Rows to measure on: .jsonl with `text` or `conversations`, or .safetensors with ids and labels.
+    #[arg(long)]
+    data: PathBuf,
+    /// What to measure; without it: loss, and exact_match where rows hold an `answer`.
+    #[arg(long, value_name = "NAME", value_enum)]
+    task: Vec<EvalTask>,
+    /// Rows a batch.
+    #[arg(long, default_value_t = 16)]
+    batch_size: usize,
+    /// Longest row in tokens.
+    #[arg(long, default_value_t = 512)]
+    max_seq_len: usize,
+    /// Longest answer in tokens.
+    #[arg(long, default_value_t = 64)]
+    max_new_tokens: usize,
+    /// Most questions.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
 
 /// Carries the command out.
-pub fn run(_args: Args) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
+    let machine = Machine::read();
+    let opened = open(&args.open)?;
+    let (format, has_answers) = crate::data::sniff(&args.data)?;
+    if format != DataFormat::Tokens && opened.tokenizer.is_none() {
+        return Err(Error::input("no tokenizer was found beside the model").hint("name one with --tokenizer DIR"));
+    }
+    let tasks = match (args.task.is_empty(), has_answers) {
+        (false, _) => args.task,
+        (true, true) => vec![EvalTask::Loss, EvalTask::ExactMatch],
+        (true, false) => vec![EvalTask::Loss],
+    };
+    let data = DataConfig {
+        source: DataSource::Paths(vec![args.data]),
+        format,
+        shuffle: false,
+        validation: Validation::Off,
+        batching: Batching::Bucket,
+        on_bad_row: OnBadRow::Error,
+    };
+    let what = Measurement {
+        data: &data,
+        tasks: &tasks,
+        batch_size: args.batch_size,
+        max_seq_len: args.max_seq_len,
+        max_new_tokens: args.max_new_tokens,
+        limit: args.limit,
+        compute: opened.compute,
+        cache_dir: &machine.cache_dir,
+    };
+    let result = measure(&opened.model, opened.tokenizer.as_ref(), &what)?;
+    if args.json {
+        println!("{result}");
+        return Ok(());
+    }
+    for (name, value) in result["metrics"].as_object().into_iter().flatten() {
+        println!("{name:<16} {value}");
+    }
     Ok(())
 }

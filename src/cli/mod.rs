@@ -1,15 +1,90 @@
 //! The command line: one file a command, each an `Args` (clap) and a `run`.
+//!
+//! stdout carries results, stderr progress and logs. Exit 0 done, 1 failed, 2 the input is wrong.
 
-pub mod run;
-pub mod plan;
-pub mod validate;
-pub mod recipes;
-pub mod schema;
 pub mod chat;
-pub mod generate;
-pub mod eval;
-pub mod tokenizer;
 pub mod data;
-pub mod inspect;
-pub mod report;
 pub mod doctor;
+pub mod eval;
+pub mod generate;
+pub mod inspect;
+pub mod logging;
+pub mod open;
+pub mod plan;
+pub mod recipes;
+pub mod report;
+pub mod run;
+pub mod schema;
+pub mod tokenizer;
+pub mod validate;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+/// Train a small language model through its whole life from one YAML recipe.
+#[derive(Debug, Parser)]
+#[command(name = "minimind", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "First steps: minimind recipes list, minimind plan RECIPE, minimind run RECIPE, minimind chat --model RUN")]
+pub struct Cli {
+    /// Tell more (-vv: everything).
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// How logs are written to stderr.
+    #[arg(long, value_enum, default_value = "text", global = true)]
+    log_format: logging::LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Carry a recipe out, going on from where it stopped.
+    Run(run::Args),
+    /// Show what a recipe will do: parameters, tokens, steps, memory, time.
+    Plan(plan::Args),
+    /// Check recipes and name every fault at its place.
+    Validate(validate::Args),
+    /// List, show or copy the recipes that come with the program.
+    Recipes(recipes::Args),
+    /// Print the JSON Schema of a recipe, for editors.
+    Schema(schema::Args),
+    /// Talk to a model.
+    Chat(chat::Args),
+    /// Complete one prompt.
+    Generate(generate::Args),
+    /// Measure a model: loss, perplexity, bits per byte, exact answers.
+    Eval(eval::Args),
+    /// Train a tokenizer, or turn text into ids and back.
+    Tokenizer(tokenizer::Args),
+    /// Look at data files, or write the built-in world out.
+    Data(data::Args),
+    /// Show what is in a weight file or a run.
+    Inspect(inspect::Args),
+    /// Write a run's report and print its table of results.
+    Report(report::Args),
+    /// Tell what this machine offers and what is wrong.
+    Doctor(doctor::Args),
+}
+
+impl Cli {
+    /// Carries the command out.
+    pub fn run(self) -> Result<()> {
+        logging::start(self.verbose, self.log_format);
+        match self.command {
+            Command::Run(args) => run::run(args),
+            Command::Plan(args) => plan::run(args),
+            Command::Validate(args) => validate::run(args),
+            Command::Recipes(args) => recipes::run(args),
+            Command::Schema(args) => schema::run(args),
+            Command::Chat(args) => chat::run(args),
+            Command::Generate(args) => generate::run(args),
+            Command::Eval(args) => eval::run(args),
+            Command::Tokenizer(args) => tokenizer::run(args),
+            Command::Data(args) => data::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Report(args) => report::run(args),
+            Command::Doctor(args) => doctor::run(args),
+        }
+    }
+}

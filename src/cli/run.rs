@@ -1,12 +1,67 @@
-//! `minimind run`.
+//! `minimind run RECIPE`: carry it out.
 
+use std::path::PathBuf;
+
+use crate::engine::{Signals, device};
 use crate::error::Result;
+use crate::plan::machine::Machine;
+use crate::plan::{self, Plan, StageConfig};
+use crate::report::console::ConsoleMode;
+use crate::report::table::console_table;
+use crate::stage::{self, Resume, RunOptions};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Ctrl-C saves and stops; the same command goes on. A second Ctrl-C stops at once.")]
+pub struct Args {
+    /// The recipe: a YAML file.
+    recipe: PathBuf,
+    /// Change a key: --set stages.sft.learning_rate=1e-5 (repeatable).
+    #[arg(long = "set", value_name = "A.B=V")]
+    sets: Vec<String>,
+    /// Run this stage alone.
+    #[arg(long, value_name = "STAGE")]
+    only: Option<String>,
+    /// Run this stage and those below it, done or not.
+    #[arg(long, value_name = "STAGE", conflicts_with = "only")]
+    from: Option<String>,
+    /// Whether to go on from checkpoints.
+    #[arg(long, value_enum, default_value = "auto")]
+    resume: Resume,
+    /// Write here instead of the recipe's `output`.
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
 
 /// Carries the command out.
-pub fn run(_args: Args) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
+    let machine = Machine::read();
+    let mut plan = plan::load(&args.recipe, &args.sets)?;
+    if let Some(output) = args.output {
+        plan.output = output;
+    }
+    let device = device::resolve(plan.runtime.device, &machine.libtorch_dir, machine.gpu)?;
+    let compute = plan::compute(plan.runtime.precision, device);
+    tch::set_num_threads(plan.runtime.threads.unwrap_or(machine.cores) as i32);
+    let options = RunOptions {
+        only: args.only,
+        from: args.from,
+        resume: args.resume,
+        console: if machine.stderr_is_terminal { ConsoleMode::Bar } else { ConsoleMode::Lines },
+        cache_dir: machine.cache_dir.clone(),
+    };
+    let signals = Signals::install()?;
+    stage::run(&plan, &options, device, compute, &signals)?;
+    println!("{}", console_table(&plan.output)?);
+    say_next(&plan);
     Ok(())
+}
+
+/// What to type now.
+fn say_next(plan: &Plan) {
+    let output = plan.output.display();
+    println!("report: {output}/report.html");
+    if plan.stages.iter().any(|s| matches!(s.config, StageConfig::Pretrain(_) | StageConfig::Sft(_))) {
+        println!("next:   minimind chat --model {output}");
+    }
 }

@@ -47,6 +47,13 @@ impl CausalLm {
         }
     }
 
+    /// The same parameters with dropout while training.
+    pub fn with_dropout(self, dropout: f64) -> Self {
+        let mut config = self.config;
+        config.dropout = dropout;
+        Self::new(&config, self.params)
+    }
+
     /// The architecture.
     pub fn config(&self) -> &ModelConfig {
         &self.config

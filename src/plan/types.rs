@@ -230,3 +230,15 @@ pub enum EvalTask {
     /// Greedy answers compared with the verifiable answer.
     ExactMatch,
 }
+
+impl StageConfig {
+    /// The kind's name in recipes.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            StageConfig::Tokenizer(_) => "tokenizer",
+            StageConfig::Pretrain(_) => "pretrain",
+            StageConfig::Sft(_) => "sft",
+            StageConfig::Eval(_) => "eval",
+        }
+    }
+}

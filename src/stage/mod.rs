@@ -1,1 +1,15 @@
-//! One file a kind of stage.
+//! What a recipe's stages do, one file a kind: tokenizer, train (pretrain and sft), eval; `runner` walks
+//! through them, skips what is done, and keeps each stage's record.
+//!
+//! Read `runner` first, then `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
+
+pub mod eval;
+pub mod inputs;
+pub mod measure;
+pub mod record;
+pub mod runner;
+pub mod tokenizer;
+pub mod train;
+pub mod watch;
+
+pub use runner::{Resume, RunOptions, run};

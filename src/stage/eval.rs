@@ -1,0 +1,115 @@
+//! The eval stage, and what `minimind eval` shares with it: loss on rows, exact answers to questions.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::inputs;
+use super::measure::{self, Question};
+use super::runner::{Context, Finished};
+use crate::data::loader::{Loader, LoaderConfig, PrepareContext, prepare};
+use crate::data::{self, Batching, DataConfig, DataFormat, Tokenizer};
+use crate::engine::Compute;
+use crate::error::{Error, Result};
+use crate::model::CausalLm;
+use crate::plan::{EvalConfig, EvalTask};
+
+/// What to measure, and how.
+#[derive(Debug)]
+pub struct Measurement<'a> {
+    /// Rows.
+    pub data: &'a DataConfig,
+    /// Loss, exact answers, or both.
+    pub tasks: &'a [EvalTask],
+    /// Rows a batch.
+    pub batch_size: usize,
+    /// Longest row in tokens.
+    pub max_seq_len: usize,
+    /// Longest answer in tokens.
+    pub max_new_tokens: usize,
+    /// Most questions.
+    pub limit: Option<usize>,
+    /// Arithmetic.
+    pub compute: Compute,
+    /// Where tokenised rows are kept.
+    pub cache_dir: &'a Path,
+}
+
+/// Measures; `metrics` and up to ten `answers` as JSON.
+pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measurement<'_>) -> Result<Value> {
+    let mut metrics = Map::new();
+    let mut answers = Vec::new();
+    if what.tasks.contains(&EvalTask::Loss) {
+        let context = PrepareContext {
+            tokenizer,
+            chat: what.data.format == DataFormat::Chat,
+            max_seq_len: what.max_seq_len,
+            seed: 0,
+            cache_dir: what.cache_dir,
+            system_prompt_ratio: 0.0,
+            empty_think_ratio: 0.0,
+        };
+        let rows = prepare(what.data, &context)?.train;
+        let settings = LoaderConfig {
+            batch_size: what.batch_size,
+            max_seq_len: what.max_seq_len,
+            batching: Batching::Bucket,
+            shuffle: false,
+            seed: 0,
+            pad_id: tokenizer.map_or(0, Tokenizer::pad_id),
+        };
+        let values = measure::loss(model, &Loader::new(rows, settings), what.compute)?;
+        // Here nothing else was trained on: the names need no `val_`.
+        metrics.extend(values.into_iter().map(|(k, v)| (k.trim_start_matches("val_").to_owned(), json!(v))));
+    }
+    if what.tasks.contains(&EvalTask::ExactMatch) {
+        let tokenizer = tokenizer.ok_or_else(|| {
+            Error::input("exact_match needs a tokenizer").hint("name one, or measure `tasks: [loss]` alone")
+        })?;
+        let questions = questions(what)?;
+        let answered = measure::exact_match(model, tokenizer, &questions, what.max_new_tokens)?;
+        let correct = answered.iter().filter(|a| a.correct).count();
+        metrics.insert("exact_match".into(), json!(correct as f64 / answered.len() as f64));
+        metrics.insert("questions".into(), json!(answered.len()));
+        // Wrong ones first: they are what a person wants to see.
+        let mut shown: Vec<_> = answered.iter().filter(|a| !a.correct).take(5).collect();
+        shown.extend(answered.iter().filter(|a| a.correct).take(5));
+        answers.extend(shown.iter().map(|a| {
+            json!({"question": a.question, "expected": a.expected, "got": a.got, "correct": a.correct})
+        }));
+    }
+    Ok(json!({"metrics": metrics, "answers": answers}))
+}
+
+fn questions(what: &Measurement<'_>) -> Result<Vec<Question>> {
+    let mut questions = Vec::new();
+    for row in data::chat_rows(what.data)? {
+        if what.limit.is_some_and(|limit| questions.len() >= limit) {
+            break;
+        }
+        questions.extend(Question::from_row(&row?));
+    }
+    if questions.is_empty() {
+        return Err(Error::input("no row holds a question with an answer")
+            .hint("exact_match wants conversations that end in an assistant turn"));
+    }
+    Ok(questions)
+}
+
+/// Measures a stage's model.
+pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<Finished> {
+    let tokenizer = inputs::tokenizer(context, config.tokenizer.as_ref())?;
+    let model = inputs::model(context, &config.init, config.model.as_ref(), tokenizer.as_ref(), 0.0)?;
+    inputs::check_vocabulary(&model, tokenizer.as_ref())?;
+    let what = Measurement {
+        data: &config.data,
+        tasks: &config.tasks,
+        batch_size: config.batch_size,
+        max_seq_len: config.max_seq_len,
+        max_new_tokens: config.max_new_tokens,
+        limit: config.limit,
+        compute: context.compute,
+        cache_dir: &context.cache_dir,
+    };
+    Ok(Finished { outputs: Vec::new(), summary: measure(&model, tokenizer.as_ref(), &what)? })
+}

@@ -1,0 +1,151 @@
+//! Measuring a model: loss with what follows from it, and exact answers to verifiable questions.
+//!
+//! B batch, T tokens.
+
+use tch::{Kind, Tensor};
+
+use crate::data::loader::Loader;
+use crate::data::tokenizer::RenderOptions;
+use crate::data::{Batch, Tokenizer, synthetic};
+use crate::engine::Compute;
+use crate::error::{Error, Result};
+use crate::loss::cross_entropy::{self, Targets};
+use crate::model::{CausalLm, Mask};
+use crate::rollout::generate::{GenerateConfig, generate_batch};
+
+/// Token ids of a batch on a device, `[B, T]`.
+pub fn upload(batch: &Batch, device: tch::Device) -> Tensor {
+    let (b, t) = batch.input_ids.dim();
+    let flat: Vec<i64> = batch.input_ids.iter().copied().collect();
+    Tensor::from_slice(&flat).view([b as i64, t as i64]).to_device(device)
+}
+
+/// Cross-entropy over all rows of a loader: `val_loss`, `val_perplexity` and, where the text's bytes are
+/// known, `val_bits_per_byte`. The mean is over tokens, whatever the batches.
+pub fn loss(model: &CausalLm, loader: &Loader, compute: Compute) -> Result<Vec<(&'static str, f64)>> {
+    let device = model.device();
+    let (mut total, mut tokens, mut bytes) = (0.0, 0u64, 0u64);
+    for index in 0..loader.steps_per_epoch() {
+        let batch = loader.batch(0, index)?;
+        let targets = Targets::new(&batch.labels, device);
+        if targets.count == 0 {
+            continue;
+        }
+        let ids = upload(&batch, device);
+        let sum = tch::no_grad(|| {
+            compute.run(device, || {
+                let (hidden, _) = model.hidden(&ids, Mask::Causal, false);
+                cross_entropy::sum(&hidden, model.lm_head(), &targets)
+            })
+        })?;
+        total += sum.to_kind(Kind::Double).double_value(&[]);
+        tokens += targets.count as u64;
+        bytes += batch.loss_bytes as u64;
+    }
+    if tokens == 0 {
+        return Ok(Vec::new());
+    }
+    let mean = total / tokens as f64;
+    let mut values = vec![("val_loss", mean), ("val_perplexity", mean.exp())];
+    if bytes > 0 {
+        values.push(("val_bits_per_byte", total / std::f64::consts::LN_2 / bytes as f64));
+    }
+    Ok(values)
+}
+
+/// A question and the one answer that counts.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The conversation up to the answer.
+    pub messages: Vec<serde_json::Value>,
+    /// The answer.
+    pub answer: String,
+}
+
+impl Question {
+    /// Reads `{"conversations": [...], "answer"?}`; without `answer` the last assistant turn counts.
+    pub fn from_row(row: &serde_json::Value) -> Option<Self> {
+        let mut messages = row.get("conversations")?.as_array()?.clone();
+        let last = messages.pop()?;
+        if last.get("role")?.as_str()? != "assistant" || messages.is_empty() {
+            return None;
+        }
+        let given = row.get("answer").and_then(|a| a.as_str());
+        let answer = given.or_else(|| last.get("content")?.as_str())?.to_owned();
+        Some(Self { messages, answer })
+    }
+}
+
+/// A question with what the model said.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    /// The last user turn.
+    pub question: String,
+    /// What was expected.
+    pub expected: String,
+    /// What came.
+    pub got: String,
+    /// Whether it is the same.
+    pub correct: bool,
+}
+
+/// Greedy answers to all questions.
+pub fn exact_match(
+    model: &CausalLm,
+    tokenizer: &Tokenizer,
+    questions: &[Question],
+    max_new_tokens: usize,
+) -> Result<Vec<Answered>> {
+    let prompts = questions
+        .iter()
+        .map(|q| prompt_ids(tokenizer, &serde_json::Value::Array(q.messages.clone())))
+        .collect::<Result<Vec<_>>>()?;
+    let config = GenerateConfig::greedy(max_new_tokens, Some(tokenizer.eos_id()));
+    let answers = generate_batch(model, &prompts, &config)?;
+    questions
+        .iter()
+        .zip(answers)
+        .map(|(question, ids)| {
+            let got = tokenizer.decode(&ids, true)?.trim().to_owned();
+            let last = question.messages.last().and_then(|m| m.get("content")).and_then(|c| c.as_str());
+            Ok(Answered {
+                question: last.unwrap_or_default().to_owned(),
+                expected: question.answer.clone(),
+                correct: synthetic::verify(&question.answer, &got),
+                got,
+            })
+        })
+        .collect()
+}
+
+/// Ids of a conversation that waits for the assistant.
+pub fn prompt_ids(tokenizer: &Tokenizer, messages: &serde_json::Value) -> Result<Vec<u32>> {
+    let options = RenderOptions { add_generation_prompt: true, open_thinking: false };
+    tokenizer.encode(&tokenizer.render(messages, None, options)?)
+}
+
+/// Greedy continuations of `prompts`: as chat for a fine-tuned model, as plain text for a pretrained one.
+pub fn samples(
+    model: &CausalLm,
+    tokenizer: &Tokenizer,
+    prompts: &[String],
+    chat: bool,
+    max_new_tokens: usize,
+) -> Result<Vec<String>> {
+    let ids = prompts
+        .iter()
+        .map(|prompt| {
+            if chat {
+                return prompt_ids(tokenizer, &serde_json::json!([{"role": "user", "content": prompt}]));
+            }
+            let mut ids = vec![tokenizer.bos_id()];
+            ids.extend(tokenizer.encode(prompt)?);
+            Ok(ids)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if ids.iter().any(Vec::is_empty) {
+        return Err(Error::input("a sample prompt is empty").hint("give `samples` non-empty texts"));
+    }
+    let config = GenerateConfig::greedy(max_new_tokens, Some(tokenizer.eos_id()));
+    generate_batch(model, &ids, &config)?.iter().map(|ids| tokenizer.decode(ids, true)).collect()
+}

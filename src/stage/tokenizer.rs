@@ -1,0 +1,47 @@
+//! The tokenizer stage: byte-level BPE learned from a stage's text.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::runner::{Context, Finished};
+use crate::data::{self, DataSource};
+use crate::error::{Error, Result};
+use crate::plan::TokenizerConfig;
+
+/// Learns a tokenizer into `folder`.
+pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Result<Finished> {
+    let texts = data::texts(&config.data)?;
+    let mut left = config.max_bytes.unwrap_or(u64::MAX);
+    let signals = context.signals.clone();
+    let limited = texts.map_while(move |text| {
+        if let Some(signal) = signals.asked() {
+            return Some(Err(Error::interrupted(signal, "the tokenizer stage was stopped before it was done")));
+        }
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => return Some(Err(error)),
+        };
+        if left == 0 {
+            return None;
+        }
+        left = left.saturating_sub(text.len() as u64);
+        Some(Ok(text))
+    });
+    let report = data::tokenizer::train::train(limited, config.vocab_size, folder)?;
+    if report.texts == 0 {
+        return Err(Error::input("the tokenizer's data holds no text").hint("look at it with minimind data stats"));
+    }
+    let source = match &config.data.source {
+        DataSource::Synthetic(_) => "synthetic".to_owned(),
+        DataSource::Paths(paths) => paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
+    };
+    let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(Finished {
+        outputs: vec![format!("{name}/tokenizer.json"), format!("{name}/tokenizer_config.json")],
+        summary: json!({
+            "metrics": {"vocab_size": report.vocab_size},
+            "data": {"source": source, "rows": report.texts, "bytes": report.bytes},
+        }),
+    })
+}
