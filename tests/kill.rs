@@ -1,0 +1,71 @@
+//! A run killed at any moment goes on to the same bits as one that was not.
+//!
+//! Short in the suite; `MINIMIND_KILLS=50 cargo test --test kill` is the full form.
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::{minimind, rows, succeed};
+
+fn recipe(folder: &Path, output: &Path) -> std::path::PathBuf {
+    let path = folder.join("kill.yaml");
+    let text = format!(
+        "name: kill\nseed: 3\nruntime: {{device: cpu, precision: fp32, threads: 1}}\noutput: {}\ntokenizer: tok\n\
+         model: {{preset: minimind3, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1}}\n\
+         stages:\n  - tokenizer: {{name: tok, data: {{synthetic: {{rows: 400}}}}, vocab_size: 400}}\n\
+         \x20 - pretrain: {{init: scratch, data: {{synthetic: {{rows: 600}}, validation: 0.05}}, epochs: 2, batch_size: 8,\n\
+         \x20     accumulation_steps: 4, max_seq_len: 64, learning_rate: 1.0e-3, log_interval: 5, save_interval: 6,\n\
+         \x20     dropout: 0.1, keep_last: 2}}\n",
+        output.display()
+    );
+    std::fs::write(&path, text).expect("a recipe is written");
+    path
+}
+
+/// Rows without the columns that hold time.
+fn timeless(output: &Path) -> Vec<serde_json::Value> {
+    let mut rows = rows(&output.join("pretrain/metrics.jsonl"));
+    for row in &mut rows {
+        let row = row.as_object_mut().expect("a row is a map");
+        row.remove("elapsed_s");
+        row.remove("tokens_per_s");
+    }
+    rows
+}
+
+#[test]
+fn killed_runs_end_with_the_same_bits() {
+    let kills: u64 = std::env::var("MINIMIND_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = folder.path().join("whole");
+    let whole_recipe = recipe(folder.path(), &whole);
+    let started = std::time::Instant::now();
+    succeed(minimind().arg("run").arg(&whole_recipe));
+    let length = started.elapsed();
+
+    let killed = folder.path().join("killed");
+    let killed_recipe = recipe(folder.path(), &killed);
+    let mut ended_early = 0;
+    for kill in 0..kills {
+        let mut child = minimind()
+            .arg("run")
+            .arg(&killed_recipe)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        // Moments spread over the run by the golden ratio; how far each gets does not matter to the result.
+        let share = 0.1 + 0.8 * (kill as f64 * 0.618_033_988_7).fract();
+        std::thread::sleep(Duration::from_secs_f64(length.as_secs_f64() * share));
+        child.kill().expect("killed");
+        ended_early += u64::from(!child.wait().expect("ended").success());
+    }
+    succeed(minimind().arg("run").arg(&killed_recipe));
+    println!("{ended_early} of {kills} kills came before the end");
+    assert!(ended_early > 0, "no kill came in time: the test tried nothing");
+    let bytes = |run: &Path| std::fs::read(run.join("pretrain_64.pth")).expect("weights");
+    assert!(bytes(&whole) == bytes(&killed), "the weights differ");
+    assert_eq!(timeless(&whole), timeless(&killed));
+}

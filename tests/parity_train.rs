@@ -1,0 +1,108 @@
+//! Pretraining through a recipe against what the reference recorded: from the start weights, and going on
+//! from the file that the reference saved. fp32, CPU.
+
+mod common;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use common::{json, minimind, number, rows, succeed, variants};
+use minimind::checkpoint::load::named_tensors;
+use tch::{Kind, Tensor};
+
+/// Trains on a fixture's batches in `output`; `extra` goes to the command line.
+fn train(fixture: &Path, output: &Path, extra: &[&str]) {
+    let recorded = json(&fixture.join("train.json"));
+    let recipe = output.join("recipe-under-test.yaml");
+    let text = format!(
+        "name: parity\nruntime: {{device: cpu, precision: fp32, threads: 1}}\noutput: {out}\n\
+         model: {{config: {fixture}/config.json}}\nstages:\n  - pretrain:\n      init: {fixture}/weights_fp32.pth\n\
+         \x20     data: {{path: {fixture}/train_batches.safetensors, format: tokens, shuffle: false}}\n\
+         \x20     epochs: 1\n      accumulation_steps: {acc}\n      learning_rate: {lr}\n      grad_clip: {clip}\n\
+         \x20     max_seq_len: 24\n      log_interval: 1\n      save_dtype: fp32\n",
+        out = output.display(),
+        fixture = fixture.display(),
+        acc = recorded["accumulation_steps"],
+        lr = recorded["learning_rate"],
+        clip = recorded["grad_clip"],
+    );
+    std::fs::write(&recipe, text).expect("a recipe is written");
+    succeed(minimind().arg("run").arg(&recipe).args(extra));
+}
+
+fn weights(output: &Path) -> HashMap<String, Tensor> {
+    let file = std::fs::read_dir(output)
+        .expect("the run's folder")
+        .map(|e| e.expect("an entry").path())
+        .find(|p| p.to_string_lossy().ends_with(".pth") && !p.to_string_lossy().contains("_resume"))
+        .expect("a weight file");
+    named_tensors(&file).expect("it reads")
+}
+
+/// Share of elements farther than `near`, and the farthest.
+fn distance(ours: &HashMap<String, Tensor>, file: &Path, near: f64) -> (f64, f64) {
+    let (mut beyond, mut all, mut most) = (0.0, 0.0, 0.0f64);
+    let recorded = named_tensors(file).expect("the recorded weights");
+    assert!(recorded.len() > 10);
+    for (name, want) in recorded {
+        let Some(got) = ours.get(&name) else { panic!("our file has no {name}") };
+        let far = (got.to_kind(Kind::Float) - want).abs();
+        most = most.max(far.max().double_value(&[]));
+        beyond += far.gt(near).sum(Kind::Double).double_value(&[]);
+        all += far.numel() as f64;
+    }
+    (beyond / all, most)
+}
+
+fn compare(got: &[serde_json::Value], want: &[serde_json::Value], tolerance: impl Fn(usize, &str) -> f64) {
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        for key in ["step", "loss", "aux_loss", "lr", "grad_norm"] {
+            let Some(expected) = want.get(key).and_then(|v| v.as_f64()) else { continue };
+            let far = (number(got, key) - expected).abs();
+            let allowed = tolerance(i, key);
+            assert!(far <= allowed, "row {i}, {key}: {got} against {want}: {far:e} > {allowed:e}");
+        }
+    }
+}
+
+#[test]
+fn training_from_the_start_follows_the_reference() {
+    for fixture in variants("train_batches.safetensors") {
+        let run = tempfile::tempdir().expect("a folder");
+        train(&fixture, run.path(), &[]);
+        let recorded = json(&fixture.join("train.json"));
+        let want = recorded["steps"].as_array().expect("steps");
+        let got = rows(&run.path().join("pretrain/metrics.jsonl"));
+        compare(&got, want, |i, key| match key {
+            "grad_norm" if i < 2 => 2e-5,
+            "grad_norm" => 5e-3,
+            "lr" | "step" => 1e-12,
+            _ if i < 2 => 2e-5,
+            _ => 5e-4,
+        });
+        let (share, most) = distance(&weights(run.path()), &fixture.join("train_final.safetensors"), 1e-3);
+        println!("{}: {share:.5} beyond 1e-3, farthest {most:.1e}", fixture.display());
+        assert!(share <= 1e-3 && most <= 2e-2, "{share} {most}");
+    }
+}
+
+#[test]
+fn going_on_from_the_references_file_is_sharp() {
+    for fixture in variants("train_resumed_final.safetensors") {
+        let run = tempfile::tempdir().expect("a folder");
+        for entry in std::fs::read_dir(fixture.join("resume")).expect("resume") {
+            let path = entry.expect("an entry").path();
+            std::fs::copy(&path, run.path().join(path.file_name().expect("a name"))).expect("copied");
+        }
+        train(&fixture, run.path(), &["--resume", "must"]);
+        let recorded = json(&fixture.join("train.json"));
+        let want = recorded["resumed_from_file"].as_array().expect("steps");
+        let got = rows(&run.path().join("pretrain/metrics.jsonl"));
+        compare(&got, want, |_, key| if matches!(key, "lr" | "step") { 1e-12 } else { 5e-6 });
+        let (_, most) =
+            distance(&weights(run.path()), &fixture.join("train_resumed_final.safetensors"), 5e-6);
+        println!("{}: farthest {most:.1e}", fixture.display());
+        assert!(most <= 5e-6, "{most}");
+    }
+}
