@@ -13,6 +13,8 @@ use super::svg::{Series, chart, smoothed};
 
 /// Columns that say where a row stands, or only repeat the clock.
 const NOT_DRAWN: [&str; 5] = ["stage", "epoch", "step", "tokens", "elapsed_s"];
+/// From here on a line is smoothed.
+const MANY_POINTS: usize = 80;
 /// Columns with a title of their own, in the order they are drawn.
 const TITLED: [(&str, &str); 3] =
     [("lr", "Learning rate"), ("tokens_per_s", "Tokens per second"), ("grad_norm", "Gradient norm")];
@@ -80,11 +82,7 @@ fn charts(stage: &Stage, out: &mut String) {
     let loss = stage.series("loss");
     let validation = columns.iter().find(|c| is_validation(c));
     if !loss.is_empty() || validation.is_some() {
-        let mut lines = Vec::new();
-        if loss.len() >= 80 {
-            lines.push(Series { name: "raw".to_owned(), class: "raw", points: loss.clone() });
-        }
-        lines.push(Series { name: "train".to_owned(), class: "s0", points: smoothed(&loss) });
+        let mut lines = lines("train", loss);
         let points = validation.map(|name| stage.series(name)).unwrap_or_default();
         lines.push(Series { name: "validation".to_owned(), class: "s1", points });
         out.push_str(&chart("Loss", &lines));
@@ -99,10 +97,20 @@ fn charts(stage: &Stage, out: &mut String) {
         let points = stage.series(name);
         // A column that was zero throughout (aux_loss of a dense model) tells nothing.
         if points.iter().any(|p| p.1 != 0.0) {
-            out.push_str(&chart(title, &[Series { name: title.to_owned(), class: "s0", points }]));
+            out.push_str(&chart(title, &lines(title, points)));
         }
     }
     out.push_str("</div>");
+}
+
+/// A column's line; of many points a smoothed one over the faint rows.
+fn lines(name: &str, points: Vec<(f64, f64)>) -> Vec<Series> {
+    let main = |points| Series { name: name.to_owned(), class: "s0", points };
+    if points.len() < MANY_POINTS {
+        return vec![main(points)];
+    }
+    let smooth = main(smoothed(&points));
+    vec![Series { name: "rows".to_owned(), class: "raw", points }, smooth]
 }
 
 fn samples(stage: &Stage, out: &mut String) {

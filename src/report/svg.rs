@@ -154,9 +154,9 @@ fn label(value: f64) -> String {
     if value.abs() >= 1e3 { compact(value) } else { digits(value, 3) }
 }
 
-/// A running mean over about a fortieth of the points: what came before, never what comes after.
+/// A running mean over about a hundredth of the points: what came before, never what comes after.
 pub fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let keep = 1.0 - 1.0 / (points.len() as f64 / 40.0).max(1.0);
+    let keep = 1.0 - 1.0 / (points.len() as f64 / 100.0).max(1.0);
     let (mut sum, mut weight) = (0.0, 0.0);
     let mut mean = |&(x, y): &(f64, f64)| {
         if !y.is_finite() {
