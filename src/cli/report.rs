@@ -28,7 +28,8 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         let run = report::folder::Run::read(&args.run)?;
         let stage = |s: &report::folder::Stage| {
-            let metrics: serde_json::Map<_, _> = s.metrics().into_iter().map(|(k, v)| (k, v.into())).collect();
+            let metrics: serde_json::Map<_, _> =
+                s.metrics().into_iter().map(|(k, v)| (k, v.into())).collect();
             serde_json::json!({
                 "name": s.name, "kind": s.kind, "status": s.status(), "seconds": s.number("seconds"),
                 "parameters": s.number("parameters"), "tokens": s.number("tokens"),

@@ -50,7 +50,8 @@ impl Console {
     pub fn new(stage: &str, total: u64, mode: ConsoleMode) -> Self {
         let bar = (mode == ConsoleMode::Bar).then(|| {
             let template = "{prefix:.bold} {bar:24.cyan/black.bright} {pos}/{len}  {msg}  eta {eta}";
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             bar.set_style(style.progress_chars("━╸─"));
             bar.set_prefix(stage.to_owned());
@@ -95,8 +96,13 @@ impl Console {
 
     fn line(&mut self, step: u64, facts: &str) {
         let done = step + 1 - self.first_step.unwrap_or(step);
-        let left = self.started.elapsed().as_secs_f64() / done as f64 * self.total.saturating_sub(step) as f64;
-        let eta = if done > 1 && step < self.total { format!("  eta {}", format::duration(left)) } else { String::new() };
+        let left =
+            self.started.elapsed().as_secs_f64() / done as f64 * self.total.saturating_sub(step) as f64;
+        let eta = if done > 1 && step < self.total {
+            format!("  eta {}", format::duration(left))
+        } else {
+            String::new()
+        };
         eprintln!("{}  {step}/{}  {facts}{eta}", self.stage, self.total);
         self.shown = Some(Instant::now());
         self.last_shown = step;

@@ -49,7 +49,9 @@ impl Run {
             return Err(Error::input(what)
                 .at(Place::file(folder))
                 .because("it has no plan.json, which `minimind run` writes first")
-                .hint("name the recipe's `output` folder, for example `minimind report checkpoints/example`"));
+                .hint(
+                    "name the recipe's `output` folder, for example `minimind report checkpoints/example`",
+                ));
         }
         let plan = json(&path)?;
         let stages = plan.get("stages").and_then(Value::as_array).into_iter().flatten();
@@ -102,7 +104,10 @@ impl Stage {
     /// The results by name; of an unfinished stage its last loss.
     pub fn metrics(&self) -> Vec<(String, f64)> {
         if let Some(metrics) = self.summary.get("metrics").and_then(Value::as_object) {
-            return metrics.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect();
+            return metrics
+                .iter()
+                .filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)))
+                .collect();
         }
         let loss = self.rows.iter().rev().find_map(|row| row.get("loss")?.as_f64());
         loss.map(|loss| ("loss".to_owned(), loss)).into_iter().collect()
@@ -110,7 +115,8 @@ impl Stage {
 
     /// The points of one column: step and value, `NaN` where the value was not finite.
     pub fn series(&self, name: &str) -> Vec<(f64, f64)> {
-        let point = |row: &Value| Some((row.get("step")?.as_f64()?, row.get(name)?.as_f64().unwrap_or(f64::NAN)));
+        let point =
+            |row: &Value| Some((row.get("step")?.as_f64()?, row.get(name)?.as_f64().unwrap_or(f64::NAN)));
         self.rows.iter().filter_map(point).collect()
     }
 

@@ -40,7 +40,11 @@ fn page(run: &Run) -> String {
         out.push_str(&section::stage(stage));
     }
     reproduce(run, &mut out);
-    let _ = write!(out, "<footer>Written by minimind {}.</footer>\n</main></body></html>\n", env!("CARGO_PKG_VERSION"));
+    let _ = write!(
+        out,
+        "<footer>Written by minimind {}.</footer>\n</main></body></html>\n",
+        env!("CARGO_PKG_VERSION")
+    );
     out
 }
 
@@ -79,7 +83,9 @@ fn last_result(stages: &[Stage]) -> Option<(&'static str, String)> {
     stages.iter().rev().find_map(|stage| {
         let metrics = stage.metrics();
         let find = |validation: bool| {
-            metrics.iter().find(|(name, _)| if validation { section::is_validation(name) } else { name == "loss" })
+            metrics
+                .iter()
+                .find(|(name, _)| if validation { section::is_validation(name) } else { name == "loss" })
         };
         let (title, (_, value)) =
             find(true).map(|m| ("Validation loss", m)).or_else(|| find(false).map(|m| ("Last loss", m)))?;
@@ -114,28 +120,41 @@ fn stage_table(run: &Run, out: &mut String) {
             let _ = write!(out, "<td class=\"n\">{cell}</td>");
         }
         let results = stage.metrics();
-        let results: Vec<String> =
-            results.iter().map(|(name, value)| format!("{} <b>{}</b>", escape(name), digits(*value, 4))).collect();
-        let _ = write!(out, "<td class=\"wide\">{}</td></tr>", if results.is_empty() { "–".to_owned() } else { results.join(", ") });
+        let results: Vec<String> = results
+            .iter()
+            .map(|(name, value)| format!("{} <b>{}</b>", escape(name), digits(*value, 4)))
+            .collect();
+        let _ = write!(
+            out,
+            "<td class=\"wide\">{}</td></tr>",
+            if results.is_empty() { "–".to_owned() } else { results.join(", ") }
+        );
     }
     out.push_str("</tbody></table></div>\n");
 }
 
 fn reproduce(run: &Run, out: &mut String) {
     let recipe = run.plan.get("recipe").and_then(Value::as_str).unwrap_or("recipe.yaml");
+    let output = run.plan.get("output").and_then(Value::as_str).unwrap_or("RUN").trim_end_matches('/');
     let _ = write!(
         out,
         "<h2>Run it again</h2><p>The run’s own copy of the recipe holds every <code>--set</code> that was given. \
          The same recipe, data and seed give the same plan.</p><pre>minimind run {}\n\
-         # or exactly as here, from the run’s folder:\n\
-         minimind run recipe.yaml --output ../again</pre>",
-        escape(&shell_word(recipe))
+         # or from the run’s own copy, into another folder:\n\
+         minimind run {} --output {}</pre>",
+        escape(&shell_word(recipe)),
+        escape(&shell_word(&format!("{output}/recipe.yaml"))),
+        escape(&shell_word(&format!("{output}-again")))
     );
     if !run.recipe.is_empty() {
         let _ = write!(out, "<h2>Recipe</h2><pre>{}</pre>", escape(run.recipe.trim_end()));
     }
     let plan = serde_json::to_string_pretty(&run.plan).unwrap_or_default();
-    let _ = write!(out, "<details><summary>The plan, with every default filled</summary><pre>{}</pre></details>", escape(&plan));
+    let _ = write!(
+        out,
+        "<details><summary>The plan, with every default filled</summary><pre>{}</pre></details>",
+        escape(&plan)
+    );
 }
 
 fn shell_word(text: &str) -> String {
@@ -179,7 +198,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let evil = "<script>alert(1)</script>";
         let stage = serde_json::json!({"name": "s", "config": {evil: {}}});
-        plan(folder.path(), &serde_json::json!({"name": evil, "recipe": evil, "stages": [stage]}).to_string());
+        plan(
+            folder.path(),
+            &serde_json::json!({"name": evil, "recipe": evil, "stages": [stage]}).to_string(),
+        );
         std::fs::write(folder.path().join("recipe.yaml"), evil).unwrap();
         std::fs::create_dir(folder.path().join("s")).unwrap();
         let summary = serde_json::json!({

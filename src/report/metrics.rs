@@ -86,8 +86,13 @@ impl Log {
     /// Keeps at most `kept` bytes of what is there, and of those only whole records.
     fn open(path: PathBuf, kept: u64, whole: fn(&[u8]) -> usize) -> Result<Self> {
         let fault = |e| Error::io("open metrics", &path, e);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(fault)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(fault)?;
         let mut bytes = Vec::new();
         (&mut file).take(kept).read_to_end(&mut bytes).map_err(fault)?;
         let length = whole(&bytes) as u64;

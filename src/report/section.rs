@@ -41,8 +41,14 @@ pub(crate) fn stage(stage: &Stage) -> String {
         rows("", data, &mut out);
         out.push_str("</tbody></table></div>");
     }
-    let notes: Vec<&str> =
-        stage.summary.get("notes").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let notes: Vec<&str> = stage
+        .summary
+        .get("notes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     if !notes.is_empty() {
         out.push_str("<h3>Notes</h3><ul class=\"notes\">");
         for note in notes {
@@ -106,7 +112,8 @@ fn charts(stage: &Stage, out: &mut String) {
 /// A column's line; of many points a smoothed one over the faint rows.
 fn lines(name: &str, points: Vec<(f64, f64)>) -> Vec<Series> {
     let main = |points| Series { name: name.to_owned(), class: "s0", points };
-    if points.len() < MANY_POINTS {
+    // The rate is set, not measured: there is no noise to smooth.
+    if points.len() < MANY_POINTS || name == TITLED[0].1 {
         return vec![main(points)];
     }
     let smooth = main(smoothed(&points));
@@ -119,8 +126,10 @@ fn samples(stage: &Stage, out: &mut String) {
     out.push_str("<h3>Samples before and after</h3>");
     for sample in samples {
         let text = |key: &str| sample.get(key).and_then(Value::as_str);
-        let answers: Vec<(&str, &str)> =
-            [("before", text("before")), ("after", text("after"))].into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+        let answers: Vec<(&str, &str)> = [("before", text("before")), ("after", text("after"))]
+            .into_iter()
+            .filter_map(|(k, v)| Some((k, v?)))
+            .collect();
         let one = if answers.len() == 1 { " one" } else { "" };
         let _ = write!(
             out,
@@ -129,7 +138,11 @@ fn samples(stage: &Stage, out: &mut String) {
         );
         for (key, answer) in answers {
             let shown = if answer.trim().is_empty() { "(nothing)" } else { answer };
-            let _ = write!(out, "<div class=\"{key}\"><span>{key}</span><p dir=\"auto\">{}</p></div>", escape(shown));
+            let _ = write!(
+                out,
+                "<div class=\"{key}\"><span>{key}</span><p dir=\"auto\">{}</p></div>",
+                escape(shown)
+            );
         }
         out.push_str("</div></div>");
     }
@@ -143,7 +156,11 @@ fn is_empty(value: &Value) -> bool {
 fn rows(prefix: &str, value: &Value, out: &mut String) {
     if let Value::Object(map) = value {
         for (key, value) in map {
-            let name = if prefix.is_empty() { key.replace('_', " ") } else { format!("{prefix} {}", key.replace('_', " ")) };
+            let name = if prefix.is_empty() {
+                key.replace('_', " ")
+            } else {
+                format!("{prefix} {}", key.replace('_', " "))
+            };
             rows(&name, value, out);
         }
         return;

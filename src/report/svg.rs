@@ -31,9 +31,12 @@ pub struct Series {
 
 /// A chart of `series` over steps.
 pub fn chart(title: &str, series: &[Series]) -> String {
-    let finite = |s: &Series| s.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect::<Vec<_>>();
+    let finite = |s: &Series| {
+        s.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect::<Vec<_>>()
+    };
     let all: Vec<(f64, f64)> = series.iter().flat_map(finite).collect();
-    let mut out = format!("<figure><figcaption><span>{}</span>{}</figcaption>", escape(title), legend(series));
+    let mut out =
+        format!("<figure><figcaption><span>{}</span>{}</figcaption>", escape(title), legend(series));
     if all.is_empty() {
         out.push_str("<p class=\"none\">no values yet</p></figure>");
         return out;
@@ -49,15 +52,30 @@ pub fn chart(title: &str, series: &[Series]) -> String {
     );
     for tick in ticks(y_low, y_high, 5) {
         let y = y_at(tick);
-        let _ = write!(out, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>", WIDTH - RIGHT);
-        let _ = write!(out, "<text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT - 7.0, y + 3.5, label(tick));
+        let _ = write!(
+            out,
+            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
+            WIDTH - RIGHT
+        );
+        let _ =
+            write!(out, "<text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT - 7.0, y + 3.5, label(tick));
     }
     let base = HEIGHT - BOTTOM;
-    let _ = write!(out, "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{base}\" y2=\"{base}\"/>", WIDTH - RIGHT);
+    let _ = write!(
+        out,
+        "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{base}\" y2=\"{base}\"/>",
+        WIDTH - RIGHT
+    );
     let single = all.iter().all(|p| p.0 == all[0].0);
     let x_ticks = if single { vec![all[0].0] } else { ticks(x_low, x_high, 5) };
     for tick in x_ticks.into_iter().filter(|t| t.fract() == 0.0) {
-        let _ = write!(out, "<text class=\"x\" x=\"{:.1}\" y=\"{}\">{}</text>", x_at(tick), base + 17.0, compact(tick));
+        let _ = write!(
+            out,
+            "<text class=\"x\" x=\"{:.1}\" y=\"{}\">{}</text>",
+            x_at(tick),
+            base + 17.0,
+            compact(tick)
+        );
     }
     for line in series {
         out.push_str(&path(line, x_at, y_at));
@@ -81,11 +99,12 @@ pub fn chart(title: &str, series: &[Series]) -> String {
 
 fn legend(series: &[Series]) -> String {
     let named: Vec<&Series> = series.iter().filter(|s| s.class != "raw" && !s.points.is_empty()).collect();
+    let alone = if series.iter().any(|s| s.class == "raw") { "smoothed" } else { "last" };
     let mut out = String::from("<span class=\"legend\">");
     for line in &named {
         let last = line.points.iter().rev().find(|p| p.1.is_finite());
         let value = last.map(|p| format!(" <b>{}</b>", digits(p.1, 4))).unwrap_or_default();
-        let name = if named.len() > 1 { escape(&line.name) } else { "last".to_owned() };
+        let name = if named.len() > 1 { escape(&line.name) } else { alone.to_owned() };
         let _ = write!(out, "<span><i class=\"{}\"></i>{name}{value}</span>", line.class);
     }
     out + "</span>"
@@ -108,7 +127,13 @@ fn path(line: &Series, x_at: impl Fn(f64) -> f64, y_at: impl Fn(f64) -> f64) -> 
     // A path of few points is hard to see; one of one point is invisible.
     if known <= 12 {
         for &(x, y) in points.iter().filter(|p| p.1.is_finite()) {
-            let _ = write!(out, "<circle class=\"dot {}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"/>", line.class, x_at(x), y_at(y));
+            let _ = write!(
+                out,
+                "<circle class=\"dot {}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"/>",
+                line.class,
+                x_at(x),
+                y_at(y)
+            );
         }
     }
     out
@@ -122,7 +147,8 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut out = Vec::with_capacity(MOST_POINTS + 2);
     for group in points.chunks(points.len().div_ceil(MOST_POINTS / 2)) {
         let order = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
-        let mut ends = [group.iter().min_by(order), group.iter().max_by(order)].map(|p| p.copied().unwrap_or_default());
+        let mut ends =
+            [group.iter().min_by(order), group.iter().max_by(order)].map(|p| p.copied().unwrap_or_default());
         ends.sort_by(|a, b| a.0.total_cmp(&b.0));
         out.extend(ends);
     }

@@ -15,7 +15,8 @@ pub(crate) const TITLES: [&str; 7] = ["stage", "kind", "status", "time", "tokens
 pub(crate) fn cells(stage: &Stage) -> [String; 7] {
     let number = |key: &str, show: fn(f64) -> String| stage.number(key).map_or_else(|| "–".to_owned(), show);
     let results = stage.metrics();
-    let results: Vec<String> = results.iter().map(|(name, value)| format!("{name} {}", format::digits(*value, 4))).collect();
+    let results: Vec<String> =
+        results.iter().map(|(name, value)| format!("{name} {}", format::digits(*value, 4))).collect();
     [
         stage.name.clone(),
         stage.kind.clone(),
@@ -37,7 +38,8 @@ pub fn console_table(run: &Path) -> Result<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..TITLES.len()).map(width).collect();
     let line = |row: &[String; 7]| {
-        let padded: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         format!("{}\n", padded.join("  ").trim_end())
     };
     Ok(rows.iter().map(line).collect())

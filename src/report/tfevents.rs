@@ -95,7 +95,9 @@ pub fn whole_records(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some(length) = bytes.get(at..at + 8) {
         let size = u64::from_le_bytes(length.try_into().unwrap_or_default());
-        let Some(end) = usize::try_from(size).ok().and_then(|size| (at + 12).checked_add(size)) else { break };
+        let Some(end) = usize::try_from(size).ok().and_then(|size| (at + 12).checked_add(size)) else {
+            break;
+        };
         let Some(message) = bytes.get(at + 12..end) else { break };
         let sums = [(at + 8, masked(length)), (end, masked(message))];
         if sums.iter().any(|&(from, sum)| bytes.get(from..from + 4) != Some(&sum.to_le_bytes()[..])) {
