@@ -1,0 +1,138 @@
+//! Progress on stderr: a bar on a terminal, plain lines elsewhere, or nothing.
+//!
+//! Only progress: results go to stdout and logs through `tracing`. Lines come at most every ten
+//! seconds, with the first and the last step always among them. Next: `metrics`, what is kept.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::format;
+
+/// Seconds between two plain lines.
+const LINE_INTERVAL_SECS: u64 = 10;
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleMode {
+    /// A bar that redraws itself; for terminals.
+    Bar,
+    /// A line now and then; for log files.
+    Lines,
+    /// Nothing.
+    Quiet,
+}
+
+impl ConsoleMode {
+    /// A bar where stderr is a terminal, else lines.
+    pub fn auto() -> Self {
+        use std::io::IsTerminal;
+        if std::io::stderr().is_terminal() { Self::Bar } else { Self::Lines }
+    }
+}
+
+/// A stage's progress.
+#[derive(Debug)]
+pub struct Console {
+    stage: String,
+    total: u64,
+    mode: ConsoleMode,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    first_step: Option<u64>,
+    shown: Option<Instant>,
+    last: Option<(u64, String)>,
+    last_shown: u64,
+}
+
+impl Console {
+    /// A stage of `total` steps.
+    pub fn new(stage: &str, total: u64, mode: ConsoleMode) -> Self {
+        let bar = (mode == ConsoleMode::Bar).then(|| {
+            let template = "{prefix:.bold} {bar:24.cyan/black.bright} {pos}/{len}  {msg}  eta {eta}";
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            bar.set_style(style.progress_chars("━╸─"));
+            bar.set_prefix(stage.to_owned());
+            bar
+        });
+        Self {
+            stage: stage.to_owned(),
+            total,
+            mode,
+            bar,
+            started: Instant::now(),
+            first_step: None,
+            shown: None,
+            last: None,
+            last_shown: 0,
+        }
+    }
+
+    /// Step `step` (from 1) is done.
+    pub fn tick(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64) {
+        if self.mode == ConsoleMode::Quiet {
+            return;
+        }
+        let first = *self.first_step.get_or_insert(step);
+        let facts = format!("loss {loss:.4}  lr {lr:.2e}  {} tok/s", format::compact(tokens_per_s));
+        if let Some(bar) = &self.bar {
+            if step == first && first > 1 {
+                bar.set_position(first - 1);
+                bar.reset_eta();
+            }
+            bar.set_message(facts);
+            bar.set_position(step);
+            return;
+        }
+        let due = self.shown.is_none_or(|at| at.elapsed() >= Duration::from_secs(LINE_INTERVAL_SECS));
+        if due || step == self.total {
+            self.line(step, &facts);
+        } else {
+            self.last = Some((step, facts));
+        }
+    }
+
+    fn line(&mut self, step: u64, facts: &str) {
+        let done = step + 1 - self.first_step.unwrap_or(step);
+        let left =
+            self.started.elapsed().as_secs_f64() / done as f64 * self.total.saturating_sub(step) as f64;
+        let eta = if done > 1 && step < self.total {
+            format!("  eta {}", format::duration(left))
+        } else {
+            String::new()
+        };
+        eprintln!("{}  {step}/{}  {facts}{eta}", self.stage, self.total);
+        self.shown = Some(Instant::now());
+        self.last_shown = step;
+        self.last = None;
+    }
+
+    /// Something a person should read; shown in every mode but [`ConsoleMode::Quiet`].
+    pub fn note(&mut self, text: &str) {
+        match (&self.bar, self.mode) {
+            (Some(bar), _) => bar.suspend(|| eprintln!("{}: {text}", self.stage)),
+            (None, ConsoleMode::Quiet) => {}
+            (None, _) => eprintln!("{}: {text}", self.stage),
+        }
+    }
+
+    /// The stage ended, or stopped: the last step is shown and stays.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.abandon();
+        }
+        if let Some((step, facts)) = self.last.take()
+            && step > self.last_shown
+        {
+            self.line(step, &facts);
+        }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

@@ -1,0 +1,219 @@
+//! `report.html`: one page about a run that a person wants to look at.
+//!
+//! Self-contained: no request goes out, no script runs, and everything a file or a model wrote is
+//! escaped. Light and dark follow the reader's system. Next: `section` (a stage's part) and `svg`.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::folder::{Run, Stage};
+use super::format::{compact, digits, duration, escape};
+use super::{section, table};
+use crate::error::{Error, Result};
+
+/// Writes `report.html` into the run's folder and returns its path.
+///
+/// # Errors
+/// The folder is not a run's (input), or a file cannot be read or written.
+pub fn write_report(run: &Path) -> Result<PathBuf> {
+    let page = page(&Run::read(run)?);
+    let path = run.join("report.html");
+    let draft = run.join("report.html.tmp");
+    std::fs::write(&draft, page).map_err(|e| Error::io("write the report", &draft, e))?;
+    std::fs::rename(&draft, &path).map_err(|e| Error::io("write the report", &path, e))?;
+    Ok(path)
+}
+
+fn page(run: &Run) -> String {
+    let name = escape(&run.name);
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{name} – minimind report</title>\
+         <style>{}</style></head><body><main>\n",
+        include_str!("page.css")
+    );
+    header(run, &mut out);
+    stage_table(run, &mut out);
+    for stage in &run.stages {
+        out.push_str(&section::stage(stage));
+    }
+    reproduce(run, &mut out);
+    let _ = write!(
+        out,
+        "<footer>Written by minimind {}.</footer>\n</main></body></html>\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    out
+}
+
+fn header(run: &Run, out: &mut String) {
+    let done = run.stages.iter().filter(|s| section::tone(s.status()) == "ok").count();
+    let runtime = run.plan.get("runtime");
+    let setting = |key: &str| runtime.and_then(|r| r.get(key)).and_then(Value::as_str);
+    let facts = [
+        run.plan.get("seed").map(|seed| format!("seed {seed}")),
+        setting("device").map(|d| format!("device {d}")),
+        setting("precision").map(|p| format!("precision {p}")),
+    ];
+    let facts: Vec<String> = facts.into_iter().flatten().collect();
+    let _ = write!(out, "<h1>{}</h1><p class=\"soft\">{}</p>", escape(&run.name), escape(&facts.join(", ")));
+    let sum = |key: &str| {
+        let values: Vec<f64> = run.stages.iter().filter_map(|s| s.number(key)).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>())
+    };
+    let parameters = run.stages.iter().filter_map(|s| s.number("parameters")).reduce(f64::max);
+    let figures = [
+        Some(("Stages done", format!("{done} of {}", run.stages.len()))),
+        parameters.map(|p| ("Parameters", compact(p))),
+        sum("tokens").map(|t| ("Tokens trained", compact(t))),
+        sum("seconds").map(|s| ("Time", duration(s))),
+        last_result(&run.stages),
+    ];
+    out.push_str("<dl class=\"figures\">");
+    for (name, value) in figures.into_iter().flatten() {
+        let _ = write!(out, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(&value));
+    }
+    out.push_str("</dl>\n");
+}
+
+/// The loss of the last stage that has one: on held-out data where it was measured.
+fn last_result(stages: &[Stage]) -> Option<(&'static str, String)> {
+    stages.iter().rev().find_map(|stage| {
+        let metrics = stage.metrics();
+        let find = |validation: bool| {
+            metrics
+                .iter()
+                .find(|(name, _)| if validation { section::is_validation(name) } else { name == "loss" })
+        };
+        let (title, (_, value)) =
+            find(true).map(|m| ("Validation loss", m)).or_else(|| find(false).map(|m| ("Last loss", m)))?;
+        Some((title, digits(*value, 4)))
+    })
+}
+
+fn stage_table(run: &Run, out: &mut String) {
+    out.push_str("<h2>Stages</h2>");
+    if run.stages.is_empty() {
+        out.push_str("<p class=\"none\">The plan has no stages.</p>");
+        return;
+    }
+    out.push_str("<div class=\"scroll\"><table><thead><tr>");
+    let numeric = |column: usize| if (3..6).contains(&column) { " class=\"n\"" } else { "" };
+    for (column, title) in table::TITLES.iter().enumerate() {
+        let _ = write!(out, "<th{}>{title}</th>", numeric(column));
+    }
+    out.push_str("</tr></thead><tbody>");
+    for stage in &run.stages {
+        let cells = table::cells(stage).map(|cell| escape(&cell));
+        let _ = write!(
+            out,
+            "<tr><td><a href=\"#{}\">{}</a></td><td>{}</td><td class=\"{}\">{}</td>",
+            section::anchor(&stage.name),
+            cells[0],
+            cells[1],
+            section::tone(stage.status()),
+            cells[2]
+        );
+        for cell in &cells[3..6] {
+            let _ = write!(out, "<td class=\"n\">{cell}</td>");
+        }
+        let results = stage.metrics();
+        let results: Vec<String> = results
+            .iter()
+            .map(|(name, value)| format!("{} <b>{}</b>", escape(name), digits(*value, 4)))
+            .collect();
+        let _ = write!(
+            out,
+            "<td class=\"wide\">{}</td></tr>",
+            if results.is_empty() { "–".to_owned() } else { results.join(", ") }
+        );
+    }
+    out.push_str("</tbody></table></div>\n");
+}
+
+fn reproduce(run: &Run, out: &mut String) {
+    let recipe = run.plan.get("recipe").and_then(Value::as_str).unwrap_or("recipe.yaml");
+    let output = run.plan.get("output").and_then(Value::as_str).unwrap_or("RUN").trim_end_matches('/');
+    let _ = write!(
+        out,
+        "<h2>Run it again</h2><p>The run’s own copy of the recipe holds every <code>--set</code> that was given. \
+         The same recipe, data and seed give the same plan.</p><pre>minimind run {}\n\
+         # or from the run’s own copy, into another folder:\n\
+         minimind run {} --output {}</pre>",
+        escape(&shell_word(recipe)),
+        escape(&shell_word(&format!("{output}/recipe.yaml"))),
+        escape(&shell_word(&format!("{output}-again")))
+    );
+    if !run.recipe.is_empty() {
+        let _ = write!(out, "<h2>Recipe</h2><pre>{}</pre>", escape(run.recipe.trim_end()));
+    }
+    let plan = serde_json::to_string_pretty(&run.plan).unwrap_or_default();
+    let _ = write!(
+        out,
+        "<details><summary>The plan, with every default filled</summary><pre>{}</pre></details>",
+        escape(&plan)
+    );
+}
+
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{console_table, markdown_table};
+
+    fn plan(folder: &Path, text: &str) {
+        std::fs::write(folder.join("plan.json"), text).unwrap();
+    }
+
+    #[test]
+    fn a_folder_without_a_plan_is_the_users_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path().to_owned(), folder.path().join("nowhere")] {
+            let fault = write_report(&path).unwrap_err();
+            assert_eq!(fault.exit_code(), 2);
+            assert!(fault.hint_text().unwrap().contains("output"));
+        }
+        assert!(!folder.path().join("report.html").exists());
+    }
+
+    #[test]
+    fn a_run_that_has_not_started_has_a_report() {
+        let folder = tempfile::tempdir().unwrap();
+        plan(folder.path(), r#"{"name": "x", "stages": [{"name": "sft", "config": {"sft": {}}}]}"#);
+        let page = std::fs::read_to_string(write_report(folder.path()).unwrap()).unwrap();
+        assert!(page.contains("0 of 1") && page.contains("not run"));
+        assert_eq!(markdown_table(folder.path()).unwrap().lines().count(), 3);
+        plan(folder.path(), "{}");
+        assert!(std::fs::read_to_string(write_report(folder.path()).unwrap()).unwrap().contains("no stages"));
+    }
+
+    #[test]
+    fn what_models_and_files_say_stays_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let evil = "<script>alert(1)</script>";
+        let stage = serde_json::json!({"name": "s", "config": {evil: {}}});
+        plan(
+            folder.path(),
+            &serde_json::json!({"name": evil, "recipe": evil, "stages": [stage]}).to_string(),
+        );
+        std::fs::write(folder.path().join("recipe.yaml"), evil).unwrap();
+        std::fs::create_dir(folder.path().join("s")).unwrap();
+        let summary = serde_json::json!({
+            "kind": evil, "status": evil, "metrics": {evil: 1.0}, "data": {evil: evil}, "notes": [evil],
+            "samples": [{"prompt": evil, "before": evil, "after": evil}],
+        });
+        std::fs::write(folder.path().join("s/summary.json"), summary.to_string()).unwrap();
+        let row = serde_json::json!({"step": 1, "loss": 2.0, evil: 3.0});
+        std::fs::write(folder.path().join("s/metrics.jsonl"), format!("{row}\n{{\"st")).unwrap();
+        let page = std::fs::read_to_string(write_report(folder.path()).unwrap()).unwrap();
+        assert!(!page.contains("<script") && page.matches("&lt;script&gt;").count() > 10);
+        assert!(!page.contains("http://") && !page.contains("https://"));
+        assert!(console_table(folder.path()).unwrap().starts_with("stage"));
+    }
+}
