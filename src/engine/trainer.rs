@@ -94,7 +94,7 @@ pub trait Observer {
     /// Keeps a row.
     fn row(&mut self, metrics: &Metrics) -> Result<()>;
     /// How far the kept rows reach; goes into the checkpoint.
-    fn position(&mut self) -> Result<serde_json::Value>;
+    fn position(&self) -> Result<serde_json::Value>;
     /// Called after each micro-batch.
     fn tick(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64);
     /// Something a person should read.

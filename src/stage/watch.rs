@@ -43,7 +43,7 @@ impl Observer for Watch {
         self.file.row(metrics.epoch, metrics.step, &metrics.values)
     }
 
-    fn position(&mut self) -> Result<serde_json::Value> {
+    fn position(&self) -> Result<serde_json::Value> {
         self.file.position()
     }
 
