@@ -12,6 +12,9 @@ use super::format;
 /// Seconds between two plain lines.
 const LINE_INTERVAL_SECS: u64 = 10;
 
+/// The bar: stage, progress, figures, time left.
+const TEMPLATE: &str = "{prefix:.bold} {bar:24.cyan/black.bright} {pos}/{len}  {msg}  eta {eta}";
+
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsoleMode {
@@ -49,9 +52,8 @@ impl Console {
     /// A stage of `total` steps.
     pub fn new(stage: &str, total: u64, mode: ConsoleMode) -> Self {
         let bar = (mode == ConsoleMode::Bar).then(|| {
-            let template = "{prefix:.bold} {bar:24.cyan/black.bright} {pos}/{len}  {msg}  eta {eta}";
             let style =
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+                ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             bar.set_style(style.progress_chars("━╸─"));
             bar.set_prefix(stage.to_owned());
@@ -134,5 +136,32 @@ impl Console {
 impl Drop for Console {
     fn drop(&mut self) {
         self.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_keeps_its_place_and_its_template_is_known() {
+        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
+        let mut console = Console::new("sft", 10, ConsoleMode::Bar);
+        console.tick(6, 2.0, 1e-4, 1500.0);
+        let bar = console.bar.clone().unwrap();
+        assert_eq!((bar.position(), bar.message().as_str()), (6, "loss 2.0000  lr 1.00e-4  1.5k tok/s"));
+        console.finish();
+        assert!(bar.is_finished());
+    }
+
+    #[test]
+    fn lines_show_the_first_and_the_last_step() {
+        let mut console = Console::new("sft", 10, ConsoleMode::Lines);
+        console.tick(1, 2.0, 1e-4, 1500.0);
+        assert_eq!(console.last_shown, 1);
+        console.tick(2, 2.0, 1e-4, 1500.0);
+        assert_eq!(console.last_shown, 1);
+        console.finish();
+        assert_eq!(console.last_shown, 2);
     }
 }
