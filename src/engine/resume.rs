@@ -52,6 +52,10 @@ pub struct SavedState {
     pub elapsed_s: f64,
     /// Gradient norm of an update since the last row of metrics.
     pub grad_norm: Option<f64>,
+    /// The last micro-batch's loss.
+    pub loss: Option<f64>,
+    /// The last validation's numbers.
+    pub validation: Vec<(String, f64)>,
     /// Running mean of the loss, anomalies.
     pub watch: Watch,
     /// Best validation loss and its micro-batch.

@@ -115,7 +115,7 @@ pub struct Outcome {
     /// Last micro-batch's loss.
     pub loss: Option<f64>,
     /// Last validation.
-    pub validation: Vec<(&'static str, f64)>,
+    pub validation: Vec<(String, f64)>,
     /// Best validation loss and its micro-batch.
     pub best: Option<(f64, u64)>,
     /// Anomalies met.
@@ -139,8 +139,6 @@ struct Trainer<'a> {
     started: Instant,
     elapsed_before: f64,
     row_at: f64,
-    loss: Option<f64>,
-    validation: Vec<(&'static str, f64)>,
 }
 
 /// Trains to the end, or until a signal; starts from `resume` where given.
@@ -176,8 +174,6 @@ pub fn train(
         started: Instant::now(),
         elapsed_before: 0.0,
         row_at: 0.0,
-        loss: None,
-        validation: Vec::new(),
     };
     if let Some(loaded) = resume {
         trainer.go_on_from(loaded)?;
@@ -218,7 +214,7 @@ impl Trainer<'_> {
             let step = self.objective.backward(self.model, epoch, index, scale)?;
             self.state.tokens += step.tokens;
             self.state.tokens_since_row += step.tokens;
-            self.loss = Some(step.loss);
+            self.state.loss = Some(step.loss);
             bad = bad.or(self.state.watch.judge(step.loss, self.config.spike_factor));
             let at_end = self.step == self.total;
             let boundary = (index + 1) % self.config.accumulation_steps == 0 || index + 1 == self.per_epoch || at_end;
@@ -247,14 +243,12 @@ impl Trainer<'_> {
         let due = |interval: u64| boundary && (at_end || self.step / interval > self.step.saturating_sub(window) / interval);
         let save = due(self.config.save_interval);
         let validate = self.config.eval_interval.map_or(save, due);
-        if validate {
-            self.validation = self.objective.validate(self.model)?;
+        let validation = if validate { self.objective.validate(self.model)? } else { Vec::new() };
+        if self.step % self.config.log_interval == 0 || at_end || !validation.is_empty() {
+            self.row(epoch, step, &validation)?;
         }
-        let validated = validate && !self.validation.is_empty();
-        if self.step % self.config.log_interval == 0 || at_end || validated {
-            self.row(epoch, step, validated)?;
-        }
-        if validated && let Some(&(_, loss)) = self.validation.first() {
+        if let Some(&(_, loss)) = validation.first() {
+            self.state.validation = validation.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
             let better = self.state.best.is_none_or(|(best, _)| loss < best);
             if better && loss.is_finite() {
                 self.state.best = Some((loss, self.step));
@@ -332,7 +326,7 @@ impl Trainer<'_> {
         self.state.tokens_since_row as f64 / (self.elapsed() - self.row_at).max(1e-9)
     }
 
-    fn row(&mut self, epoch: u64, step: &StepLoss, validated: bool) -> Result<()> {
+    fn row(&mut self, epoch: u64, step: &StepLoss, validation: &[(&'static str, f64)]) -> Result<()> {
         let mut values = vec![("loss", step.loss), ("aux_loss", step.aux_loss), ("lr", self.lr)];
         values.extend(self.state.grad_norm.take().map(|norm| ("grad_norm", norm)));
         let elapsed = self.elapsed();
@@ -342,9 +336,7 @@ impl Trainer<'_> {
             ("elapsed_s", elapsed),
         ]);
         values.extend(step.extra.iter().copied());
-        if validated {
-            values.extend(self.validation.iter().copied());
-        }
+        values.extend(validation.iter().copied());
         self.observer.row(&Metrics { epoch: epoch + 1, step: self.step, values })?;
         self.state.tokens_since_row = 0;
         self.row_at = elapsed;
@@ -406,8 +398,8 @@ impl Trainer<'_> {
             updates: self.state.updates,
             tokens: self.state.tokens,
             elapsed_s: self.elapsed(),
-            loss: self.loss,
-            validation: self.validation,
+            loss: self.state.loss,
+            validation: self.state.validation,
             best: self.state.best,
             anomalies: self.state.watch.total,
         })

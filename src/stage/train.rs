@@ -148,7 +148,7 @@ pub fn run(
     let (parameters, active) = params::count(model.config());
     let mut metrics = serde_json::Map::new();
     metrics.extend(outcome.loss.map(|loss| ("loss".to_owned(), json!(loss))));
-    metrics.extend(outcome.validation.iter().map(|(key, value)| ((*key).to_owned(), json!(value))));
+    metrics.extend(outcome.validation.iter().map(|(key, value)| (key.clone(), json!(value))));
     metrics.extend(outcome.best.map(|(loss, _)| ("best_val_loss".to_owned(), json!(loss))));
     Ok(Finished {
         outputs: vec![format!("{stem}.pth")],
