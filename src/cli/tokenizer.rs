@@ -93,7 +93,11 @@ pub fn run(args: Args) -> Result<()> {
                 eprintln!("note: the corpus has pairs for {} ids only, not {vocab_size}", report.vocab_size);
             }
             let (texts, bytes) = (report.texts, report.bytes);
-            print(&format!("{}: {} ids from {texts} texts, {bytes} bytes\n", out.display(), report.vocab_size))
+            print(&format!(
+                "{}: {} ids from {texts} texts, {bytes} bytes\n",
+                out.display(),
+                report.vocab_size
+            ))
         }
         Command::Encode { tokenizer, text, json } => {
             let tokenizer = Tokenizer::load(&tokenizer)?;

@@ -250,7 +250,9 @@ fn configured_templates(config: &Value) -> Vec<(String, String)> {
         Value::String(text) => vec![("default".to_owned(), text.clone())],
         Value::Array(list) => list
             .iter()
-            .filter_map(|entry| Some((entry["name"].as_str()?.to_owned(), entry["template"].as_str()?.to_owned())))
+            .filter_map(|entry| {
+                Some((entry["name"].as_str()?.to_owned(), entry["template"].as_str()?.to_owned()))
+            })
             .collect(),
         _ => Vec::new(),
     }

@@ -36,9 +36,11 @@ impl ChatTemplate {
     /// Parses a template; `file` is where it was found, for messages.
     pub fn parse(source: &str, file: &Path) -> Result<Self> {
         let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|error| {
-            Error::failed("the template engine refused its settings").because(error)
-        })?;
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|error| Error::failed("the template engine refused its settings").because(error))?;
         env.set_syntax(syntax);
         env.set_auto_escape_callback(|_| AutoEscape::None);
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -84,7 +86,9 @@ fn refused(error: minijinja::Error) -> Error {
 fn format_as_python(out: &mut Output, _: &mut State, value: &Jinja) -> Result<(), minijinja::Error> {
     match value.kind() {
         ValueKind::Undefined => Ok(()),
-        ValueKind::String => out.write_str(value.as_str().unwrap_or_default()).map_err(minijinja::Error::from),
+        ValueKind::String => {
+            out.write_str(value.as_str().unwrap_or_default()).map_err(minijinja::Error::from)
+        }
         _ => match from_jinja(value) {
             Ok(plain) => out.write_str(&python_str(&plain)).map_err(minijinja::Error::from),
             Err(_) => out.write_str(&value.to_string()).map_err(minijinja::Error::from),
@@ -150,7 +154,9 @@ fn to_jinja(value: &Value) -> Jinja {
         },
         Value::String(text) => Jinja::from(text.as_str()),
         Value::Array(items) => items.iter().map(to_jinja).collect(),
-        Value::Object(map) => Jinja::from_pairs(map.iter().map(|(key, value)| (key.clone(), to_jinja(value)))),
+        Value::Object(map) => {
+            Jinja::from_pairs(map.iter().map(|(key, value)| (key.clone(), to_jinja(value))))
+        }
     }
 }
 

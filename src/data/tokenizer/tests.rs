@@ -122,7 +122,10 @@ fn training_is_deterministic_and_says_what_is_too_small() {
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (one, two) = (trained(a.path()), trained(b.path()));
     assert_eq!(one.fingerprint(), two.fingerprint());
-    assert_eq!((one.token_id("<think>"), one.token_id("<|buffer9|>"), one.token_id("!")), (Some(25), Some(35), Some(36)));
+    assert_eq!(
+        (one.token_id("<think>"), one.token_id("<|buffer9|>"), one.token_id("!")),
+        (Some(25), Some(35), Some(36))
+    );
     let fault = train(std::iter::empty(), 291, a.path()).unwrap_err();
     assert_eq!(fault.exit_code(), 2);
     let small = train(std::iter::once(Ok("ab".to_owned())), 1000, b.path()).unwrap();
@@ -147,10 +150,17 @@ fn a_split_emoji_is_never_shown_broken() {
 #[test]
 fn templates_print_as_python_does() {
     let source = "{{ x | tojson }}|{{ y }}|{{ z }}|{% generation %}g{%- endgeneration %}\n{{ raise_exception('no') if stop }}";
-    let template = ChatTemplate::parse(&source.replace("x |", "messages |").replace("y", "messages.y").replace("z", "messages.z"), Path::new("t")).unwrap();
+    let template = ChatTemplate::parse(
+        &source.replace("x |", "messages |").replace("y", "messages.y").replace("z", "messages.z"),
+        Path::new("t"),
+    )
+    .unwrap();
     let render = |value: Value| template.render(&value, None, RenderOptions::default(), &BTreeMap::new());
     let text = render(json!({"y": 1e-5, "z": [null, true, "a'b"], "한": "<&\n"})).unwrap();
-    assert_eq!(text, "{\"y\": 1e-05, \"z\": [null, true, \"a'b\"], \"한\": \"<&\\n\"}|1e-05|[None, True, \"a'b\"]|g");
+    assert_eq!(
+        text,
+        "{\"y\": 1e-05, \"z\": [null, true, \"a'b\"], \"한\": \"<&\\n\"}|1e-05|[None, True, \"a'b\"]|g"
+    );
 }
 
 proptest! {
