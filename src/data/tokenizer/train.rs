@@ -143,14 +143,14 @@ fn count_all(texts: impl Iterator<Item = Result<String>>) -> Result<(Counts, usi
 }
 
 fn count_portion(texts: &[String]) -> Result<Counts> {
-    texts.par_iter().try_fold(Counts::new, count_text).try_reduce(Counts::new, |mut left, right| {
+    texts.par_iter().try_fold(Counts::new, |counts, text| count_text(counts, text)).try_reduce(Counts::new, |mut left, right| {
         merge(&mut left, right);
         Ok(left)
     })
 }
 
-fn count_text(mut counts: Counts, text: &String) -> Result<Counts> {
-    let mut pieces = PreTokenizedString::from(text.as_str());
+fn count_text(mut counts: Counts, text: &str) -> Result<Counts> {
+    let mut pieces = PreTokenizedString::from(text);
     ByteLevel::new(false, true, true).pre_tokenize(&mut pieces).map_err(failed)?;
     for (word, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
         match counts.get_mut(word) {
