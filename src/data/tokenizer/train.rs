@@ -143,10 +143,13 @@ fn count_all(texts: impl Iterator<Item = Result<String>>) -> Result<(Counts, usi
 }
 
 fn count_portion(texts: &[String]) -> Result<Counts> {
-    texts.par_iter().try_fold(Counts::new, |counts, text| count_text(counts, text)).try_reduce(Counts::new, |mut left, right| {
-        merge(&mut left, right);
-        Ok(left)
-    })
+    texts.par_iter().try_fold(Counts::new, |counts, text| count_text(counts, text)).try_reduce(
+        Counts::new,
+        |mut left, right| {
+            merge(&mut left, right);
+            Ok(left)
+        },
+    )
 }
 
 fn count_text(mut counts: Counts, text: &str) -> Result<Counts> {
