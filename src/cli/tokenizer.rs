@@ -1,12 +1,175 @@
-//! `minimind tokenizer`.
+//! `minimind tokenizer`: trains a tokenizer, or shows what one does with a text, ids or messages.
+//!
+//! `render` and `decode` print the exact text; `encode` prints ids with spaces between, or JSON.
+//! The work is in [`crate::data::tokenizer`].
 
-use crate::error::Result;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::data::tokenizer::{RenderOptions, Tokenizer, train};
+use crate::error::{Error, Place, Result};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Train a byte-level BPE tokenizer on JSONL rows (`text`, or `conversations`)
+    Train {
+        /// JSONL files
+        #[arg(long, required = true, num_args = 1..)]
+        data: Vec<PathBuf>,
+        /// Ids in the vocabulary, the 36 reserved ones included
+        #[arg(long, default_value_t = 6400)]
+        vocab_size: usize,
+        /// The folder to write
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Print the ids of a text
+    Encode {
+        /// A folder with tokenizer.json
+        #[arg(long)]
+        tokenizer: PathBuf,
+        /// The text; standard input without it
+        #[arg(long)]
+        text: Option<String>,
+        /// Print `{"ids": [...]}`
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the text of ids
+    Decode {
+        /// A folder with tokenizer.json
+        #[arg(long)]
+        tokenizer: PathBuf,
+        /// Ids, with commas between
+        #[arg(long, value_delimiter = ',', required = true)]
+        ids: Vec<u32>,
+        /// Leave special tokens out
+        #[arg(long)]
+        skip_special: bool,
+        /// Print `{"text": "..."}`
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the prompt of a conversation, exactly and nothing more
+    Render {
+        /// A folder with tokenizer.json and a chat template
+        #[arg(long)]
+        tokenizer: PathBuf,
+        /// A JSON file: the list of messages
+        #[arg(long)]
+        messages: PathBuf,
+        /// A JSON file: the list of tools
+        #[arg(long)]
+        tools: Option<PathBuf>,
+        /// Open an assistant turn at the end
+        #[arg(long)]
+        add_generation_prompt: bool,
+        /// Open a think block in that turn
+        #[arg(long)]
+        thinking: bool,
+    },
+}
 
 /// Carries the command out.
-pub fn run(_args: Args) -> Result<()> {
-    Ok(())
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Train { data, vocab_size, out } => {
+            let mut rows = Vec::with_capacity(data.len());
+            for file in data {
+                rows.push(texts(file)?);
+            }
+            let report = train(rows.into_iter().flatten(), vocab_size, &out)?;
+            if report.vocab_size < vocab_size {
+                eprintln!("note: the corpus has pairs for {} ids only, not {vocab_size}", report.vocab_size);
+            }
+            let (texts, bytes) = (report.texts, report.bytes);
+            print(&format!(
+                "{}: {} ids from {texts} texts, {bytes} bytes\n",
+                out.display(),
+                report.vocab_size
+            ))
+        }
+        Command::Encode { tokenizer, text, json } => {
+            let tokenizer = Tokenizer::load(&tokenizer)?;
+            let text = text.map_or_else(stdin, Ok)?;
+            let ids = tokenizer.encode(&text)?;
+            if json {
+                return print(&format!("{}\n", json!({ "ids": ids })));
+            }
+            print(&(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ") + "\n"))
+        }
+        Command::Decode { tokenizer, ids, skip_special, json } => {
+            let text = Tokenizer::load(&tokenizer)?.decode(&ids, skip_special)?;
+            if json {
+                return print(&format!("{}\n", json!({ "text": text })));
+            }
+            print(&text)
+        }
+        Command::Render { tokenizer, messages, tools, add_generation_prompt, thinking } => {
+            let tokenizer = Tokenizer::load(&tokenizer)?;
+            let messages = read_json(&messages)?;
+            let tools = tools.as_deref().map(read_json).transpose()?;
+            let options = RenderOptions { add_generation_prompt, open_thinking: thinking };
+            print(&tokenizer.render(&messages, tools.as_ref(), options)?)
+        }
+    }
+}
+
+/// Standard output may be a closed pipe: a fault, not a panic.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::failed("cannot write to standard output").because(error))
+}
+
+fn stdin() -> Result<String> {
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .map_err(|error| Error::input("standard input is not UTF-8 text").because(error))?;
+    Ok(text)
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io("read the file", path, error))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Error::input("this is not JSON")
+            .at(Place::line_column(path, error.line(), error.column()))
+            .because(error)
+    })
+}
+
+/// The texts of a JSONL file, one a row; empty lines are passed over.
+fn texts(path: PathBuf) -> Result<impl Iterator<Item = Result<String>>> {
+    let file = File::open(&path).map_err(|error| Error::io("read the data", &path, error))?;
+    let lines = BufReader::new(file).lines().enumerate();
+    Ok(lines.filter_map(move |(i, line)| match line {
+        Ok(line) if line.trim().is_empty() => None,
+        Ok(line) => Some(row_text(&line).map_err(|error| error.at(Place::line(&path, i + 1)))),
+        Err(error) => Some(Err(Error::io("read the data", &path, error))),
+    }))
+}
+
+fn row_text(line: &str) -> Result<String> {
+    let row: Value =
+        serde_json::from_str(line).map_err(|error| Error::input("the row is not JSON").because(error))?;
+    if let Some(text) = row["text"].as_str() {
+        return Ok(text.to_owned());
+    }
+    let turns = row["conversations"].as_array().ok_or_else(|| {
+        Error::input("the row has neither `text` nor `conversations`")
+            .hint(r#"a row is {"text": "..."} or {"conversations": [{"role": "user", "content": "..."}]}"#)
+    })?;
+    Ok(turns.iter().filter_map(|turn| turn["content"].as_str()).collect::<Vec<_>>().join("\n"))
 }

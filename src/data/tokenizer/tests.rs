@@ -1,0 +1,184 @@
+//! The recorded prompts, ids and labels (where the fixtures are present), and tests that need no files.
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn shared() -> Option<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared"));
+    if path.join("fixtures").is_dir() {
+        return Some(path.to_owned());
+    }
+    println!("skipped: no fixtures at {}", path.display());
+    None
+}
+
+fn cases(shared: &Path, era: &str, name: &str) -> Vec<Value> {
+    let path = shared.join(format!("fixtures/{era}/tokenizer/{name}.json"));
+    let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert!(cases.len() >= 7);
+    cases
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn trained(dir: &Path) -> Tokenizer {
+    let texts = ["Hello world, hello there", "안녕하세요 세계", "你好，世界 你好", "🙂 smile 🙂🙃"];
+    let report = train(texts.iter().map(|text| Ok((*text).to_owned())), 320, dir).unwrap();
+    assert_eq!((report.vocab_size, report.texts), (320, 4));
+    Tokenizer::load(dir).unwrap()
+}
+
+#[test]
+fn recorded_encodings_match() {
+    let Some(shared) = shared() else { return };
+    for era in ["minimind2", "minimind3"] {
+        let tokenizer = Tokenizer::load(&shared.join("upstream").join(era)).unwrap();
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id()), (1, 2, 0));
+        assert_eq!(tokenizer.vocab_size(), 6400);
+        for case in cases(&shared, era, "encodings") {
+            let expected = ids(&case["ids"]);
+            assert_eq!(tokenizer.encode(case["text"].as_str().unwrap()).unwrap(), expected);
+            assert_eq!(tokenizer.decode(&expected, false).unwrap(), case["decoded"]);
+            assert_eq!(tokenizer.decode(&expected, true).unwrap(), case["decoded_skip_special"]);
+            let mut stream = StreamDecoder::new(true);
+            let mut text = String::new();
+            for id in expected {
+                text += &stream.push(&tokenizer, id).unwrap();
+            }
+            text += &stream.finish(&tokenizer).unwrap();
+            assert_eq!(text, case["decoded_skip_special"]);
+        }
+    }
+}
+
+fn rendered(tokenizer: &Tokenizer, case: &Value) -> String {
+    let options = RenderOptions {
+        add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap(),
+        open_thinking: case["open_thinking"].as_bool().unwrap(),
+    };
+    let tools = Some(&case["tools"]).filter(|tools| !tools.is_null());
+    tokenizer.render(&case["messages"], tools, options).unwrap()
+}
+
+#[test]
+fn recorded_prompts_match() {
+    let Some(shared) = shared() else { return };
+    for era in ["minimind2", "minimind3"] {
+        let tokenizer = Tokenizer::load(&shared.join("upstream").join(era)).unwrap();
+        for case in cases(&shared, era, "chat_template") {
+            let text = rendered(&tokenizer, &case);
+            assert_eq!(text, case["rendered"]);
+            assert_eq!(tokenizer.encode(&text).unwrap(), ids(&case["ids"]));
+        }
+    }
+}
+
+#[test]
+fn our_template_renders_the_recorded_prompts() {
+    let Some(shared) = shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = trained(dir.path());
+    for case in cases(&shared, "minimind3", "chat_template") {
+        assert_eq!(rendered(&tokenizer, &case), case["rendered"]);
+    }
+}
+
+#[test]
+fn recorded_labels_match() {
+    let Some(shared) = shared() else { return };
+    for era in ["minimind2", "minimind3"] {
+        let tokenizer = Tokenizer::load(&shared.join("upstream").join(era)).unwrap();
+        for case in cases(&shared, era, "sft_labels") {
+            let text = remove_empty_think(render_conversation(&tokenizer, &case).unwrap(), false);
+            assert_eq!(text, case["text"]);
+            let mut got = tokenizer.encode(&text).unwrap();
+            got.truncate(case["max_length"].as_u64().unwrap() as usize);
+            assert_eq!(got, ids(&case["input_ids"]));
+            let labels: Vec<i64> = serde_json::from_value(case["labels"].clone()).unwrap();
+            assert_eq!(sft_labels(&tokenizer, &got), labels);
+        }
+    }
+}
+
+#[test]
+fn an_answer_cut_open_is_learned_to_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = trained(dir.path());
+    let ids = tokenizer.encode("<|im_start|>assistant\nhi<|im_end|>").unwrap();
+    let labels = sft_labels(&tokenizer, &ids);
+    let open = tokenizer.encode("<|im_start|>assistant\n").unwrap().len();
+    assert!(labels[..open].iter().all(|label| *label == -100));
+    assert!(labels[open..].iter().zip(&ids[open..]).all(|(label, id)| *label == i64::from(*id)));
+}
+
+#[test]
+fn training_is_deterministic_and_says_what_is_too_small() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two) = (trained(a.path()), trained(b.path()));
+    assert_eq!(one.fingerprint(), two.fingerprint());
+    assert_eq!(
+        (one.token_id("<think>"), one.token_id("<|buffer9|>"), one.token_id("!")),
+        (Some(25), Some(35), Some(36))
+    );
+    let fault = train(std::iter::empty(), 291, a.path()).unwrap_err();
+    assert_eq!(fault.exit_code(), 2);
+    let small = train(std::iter::once(Ok("ab".to_owned())), 1000, b.path()).unwrap();
+    assert_eq!(small.vocab_size, train::MIN_VOCAB_SIZE + 1);
+}
+
+#[test]
+fn a_split_emoji_is_never_shown_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = trained(dir.path());
+    let text = "a🦀é한<|im_end|>b";
+    let mut stream = StreamDecoder::new(true);
+    let mut pieces = String::new();
+    for id in tokenizer.encode(text).unwrap() {
+        let piece = stream.push(&tokenizer, id).unwrap();
+        assert!(!piece.contains('\u{fffd}'));
+        pieces += &piece;
+    }
+    assert_eq!(pieces + &stream.finish(&tokenizer).unwrap(), "a🦀é한b");
+}
+
+#[test]
+fn templates_print_as_python_does() {
+    let source = "{{ x | tojson }}|{{ y }}|{{ z }}|{% generation %}g{%- endgeneration %}\n{{ raise_exception('no') if stop }}";
+    let template = ChatTemplate::parse(
+        &source.replace("x |", "messages |").replace("y", "messages.y").replace("z", "messages.z"),
+        Path::new("t"),
+    )
+    .unwrap();
+    let render = |value: Value| template.render(&value, None, RenderOptions::default(), &BTreeMap::new());
+    let text = render(json!({"y": 1e-5, "z": [null, true, "a'b"], "한": "<&\n"})).unwrap();
+    assert_eq!(
+        text,
+        "{\"y\": 1e-05, \"z\": [null, true, \"a'b\"], \"한\": \"<&\\n\"}|1e-05|[None, True, \"a'b\"]|g"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_text_comes_back(text in "\\PC{0,40}") {
+        thread_local! {
+            static TOKENIZER: Tokenizer = trained(tempfile::tempdir().unwrap().path());
+        }
+        TOKENIZER.with(|tokenizer| {
+            let ids = tokenizer.encode(&text).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+            let mut stream = StreamDecoder::new(false);
+            let mut pieces = String::new();
+            for id in ids {
+                pieces += &stream.push(tokenizer, id).unwrap();
+            }
+            assert_eq!(pieces + &stream.finish(tokenizer).unwrap(), text);
+        });
+    }
+}

@@ -1,0 +1,217 @@
+//! Trains a byte-level BPE tokenizer and writes it as Hugging Face folders are.
+//!
+//! The layout is upstream's: 36 reserved ids, the 256 bytes, then merges. Words are counted on all cores
+//! while the texts stream by, so memory follows the number of distinct words, not the corpus.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
+use crate::error::{Error, Result};
+
+/// Our chat template.
+const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
+
+/// The reserved ids from 0 on; those before [`PLAIN_FROM`] are special (hidden by `skip_special`).
+const RESERVED: [&str; 36] = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|audio_start|>",
+    "<|audio_end|>",
+    "<|audio_pad|>",
+    "<tts_pad>",
+    "<tts_text_bos>",
+    "<tts_text_eod>",
+    "<tts_text_bos_single>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+    "<|buffer1|>",
+    "<|buffer2|>",
+    "<|buffer3|>",
+    "<|buffer4|>",
+    "<|buffer5|>",
+    "<|buffer6|>",
+    "<|buffer7|>",
+    "<|buffer8|>",
+    "<|buffer9|>",
+];
+const PLAIN_FROM: usize = 21;
+
+/// The smallest vocabulary: the reserved ids and every byte.
+pub const MIN_VOCAB_SIZE: usize = RESERVED.len() + 256;
+
+/// Texts are counted in parallel in portions of about this many bytes.
+const PORTION_BYTES: usize = 8 << 20;
+
+/// What came of a training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrainReport {
+    /// The size reached; less than asked where the corpus has too few pairs to merge.
+    pub vocab_size: usize,
+    /// Texts read.
+    pub texts: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Trains on `texts` and writes `tokenizer.json` and `tokenizer_config.json` into `out`.
+pub fn train(
+    texts: impl Iterator<Item = Result<String>>,
+    vocab_size: usize,
+    out: &Path,
+) -> Result<TrainReport> {
+    if vocab_size < MIN_VOCAB_SIZE {
+        return Err(Error::input(format!("vocab_size {vocab_size} is too small"))
+            .because(format!("{} reserved ids and 256 bytes come before any merge", RESERVED.len()))
+            .hint(format!("use {MIN_VOCAB_SIZE} or more; 6400 is usual")));
+    }
+    let (words, texts, bytes) = count_all(texts)?;
+    if texts == 0 {
+        return Err(Error::input("there is no text to train the tokenizer on").hint("check the data files"));
+    }
+
+    let tokens = reserved_tokens();
+    let trainer = BpeTrainer::builder()
+        .vocab_size(vocab_size)
+        .show_progress(false)
+        .special_tokens(tokens.clone())
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let mut model = BPE::default();
+    let words = words.into_iter().map(|(word, count)| (word.into(), count)).collect();
+    trainer.do_train(&words, &mut model).map_err(failed)?;
+
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    tokenizer.add_tokens(tokens).map_err(failed)?;
+
+    std::fs::create_dir_all(out).map_err(|error| Error::io("make the folder", out, error))?;
+    write_beside(&out.join("tokenizer.json"), &tokenizer.to_string(true).map_err(failed)?)?;
+    let config = serde_json::to_string_pretty(&config()).map_err(failed)?;
+    write_beside(&out.join("tokenizer_config.json"), &(config + "\n"))?;
+    Ok(TrainReport { vocab_size: tokenizer.get_vocab_size(true), texts, bytes })
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::failed("the tokenizer could not be trained").because(error)
+}
+
+type Counts = HashMap<String, u64>;
+
+fn count_all(texts: impl Iterator<Item = Result<String>>) -> Result<(Counts, usize, u64)> {
+    let mut counts = Counts::new();
+    let (mut portion, mut portion_bytes) = (Vec::new(), 0);
+    let (mut count, mut bytes) = (0, 0);
+    for text in texts {
+        let text = text?;
+        count += 1;
+        bytes += text.len() as u64;
+        portion_bytes += text.len();
+        portion.push(text);
+        if portion_bytes >= PORTION_BYTES {
+            merge(&mut counts, count_portion(&portion)?);
+            portion.clear();
+            portion_bytes = 0;
+        }
+    }
+    merge(&mut counts, count_portion(&portion)?);
+    Ok((counts, count, bytes))
+}
+
+fn count_portion(texts: &[String]) -> Result<Counts> {
+    texts.par_iter().try_fold(Counts::new, |counts, text| count_text(counts, text)).try_reduce(
+        Counts::new,
+        |mut left, right| {
+            merge(&mut left, right);
+            Ok(left)
+        },
+    )
+}
+
+fn count_text(mut counts: Counts, text: &str) -> Result<Counts> {
+    let mut pieces = PreTokenizedString::from(text);
+    ByteLevel::new(false, true, true).pre_tokenize(&mut pieces).map_err(failed)?;
+    for (word, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+        match counts.get_mut(word) {
+            Some(count) => *count += 1,
+            None => {
+                counts.insert(word.to_owned(), 1);
+            }
+        }
+    }
+    Ok(counts)
+}
+
+fn merge(into: &mut Counts, from: Counts) {
+    for (word, count) in from {
+        *into.entry(word).or_default() += count;
+    }
+}
+
+fn reserved_tokens() -> Vec<AddedToken> {
+    let token = |(id, text): (usize, &&str)| AddedToken::from(*text, id < PLAIN_FROM).normalized(false);
+    RESERVED.iter().enumerate().map(token).collect()
+}
+
+fn config() -> Value {
+    let entry = |(id, text): (usize, &&str)| {
+        let token = json!({
+            "content": text, "lstrip": false, "normalized": false, "rstrip": false,
+            "single_word": false, "special": id < PLAIN_FROM,
+        });
+        (id.to_string(), token)
+    };
+    let decoder: Map<String, Value> = RESERVED.iter().enumerate().map(entry).collect();
+    json!({
+        "add_bos_token": false,
+        "add_eos_token": false,
+        "add_prefix_space": false,
+        "added_tokens_decoder": decoder,
+        "additional_special_tokens": RESERVED[1..PLAIN_FROM],
+        "bos_token": RESERVED[1],
+        "eos_token": RESERVED[2],
+        "pad_token": RESERVED[0],
+        "unk_token": RESERVED[0],
+        "clean_up_tokenization_spaces": false,
+        "spaces_between_special_tokens": false,
+        "model_max_length": 131_072,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": CHAT_TEMPLATE,
+    })
+}
+
+/// Writes beside and renames, so that a reader sees the old file or the whole new one.
+fn write_beside(path: &Path, text: &str) -> Result<()> {
+    let beside = path.with_extension("json.part");
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)
+    };
+    write().map_err(|error| Error::io("write the tokenizer", path, error))
+}
