@@ -1,0 +1,288 @@
+//! The generation loop over a preallocated KV cache, for one prompt or many.
+//!
+//! B rows, T tokens, D hidden, V vocab.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use tch::{Kind, Tensor};
+
+use super::sample::{Sampler, Sampling};
+use crate::error::{Error, Result};
+use crate::model::{CausalLm, KvCache};
+
+/// Rows that are decoded together at the most.
+const ROWS: usize = 64;
+
+/// How long and how to choose.
+#[derive(Debug, Clone)]
+pub struct GenerateConfig {
+    /// Most new tokens.
+    pub max_new_tokens: usize,
+    /// How to choose.
+    pub sampling: Sampling,
+    /// Ends the answer; `None` goes on to the limit.
+    pub eos_id: Option<u32>,
+}
+
+impl GenerateConfig {
+    /// The likeliest token each time.
+    pub fn greedy(max_new_tokens: usize, eos_id: Option<u32>) -> Self {
+        Self { max_new_tokens, sampling: Sampling::GREEDY, eos_id }
+    }
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model said so.
+    Stop,
+    /// The limit was reached.
+    Length,
+    /// The caller asked for it.
+    Cancelled,
+}
+
+/// What was generated.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// New tokens, without the end mark.
+    pub ids: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Tokens of the prompt.
+    pub prefill_tokens: usize,
+    /// Seconds for the prompt.
+    pub prefill_s: f64,
+    /// Seconds for the new tokens after the first.
+    pub decode_s: f64,
+}
+
+impl Generation {
+    /// Prompt tokens a second.
+    pub fn prefill_tokens_per_s(&self) -> f64 {
+        self.prefill_tokens as f64 / self.prefill_s.max(1e-9)
+    }
+
+    /// New tokens a second; the first one comes with the prompt.
+    pub fn decode_tokens_per_s(&self) -> f64 {
+        self.ids.len().saturating_sub(1) as f64 / self.decode_s.max(1e-9)
+    }
+}
+
+/// New tokens that still fit, or why the prompt cannot be used.
+fn room(model: &CausalLm, prompt: &[u32], wanted: usize) -> Result<usize> {
+    let (positions, vocab) = (model.config().max_position_embeddings as usize, model.config().vocab_size);
+    if prompt.is_empty() {
+        return Err(Error::input("the prompt holds no token").hint("give at least one"));
+    }
+    if let Some(id) = prompt.iter().find(|&&id| i64::from(id) >= vocab) {
+        return Err(Error::input(format!("token id {id} is outside the model's vocabulary of {vocab}"))
+            .hint("use the tokenizer the weights were trained with"));
+    }
+    if prompt.len() >= positions {
+        return Err(Error::input(format!("the prompt has {} tokens, the model sees {positions}", prompt.len()))
+            .hint("shorten the prompt"));
+    }
+    Ok(wanted.min(positions - prompt.len()))
+}
+
+fn ids_tensor(rows: &[&[u32]], model: &CausalLm) -> Tensor {
+    let flat: Vec<i64> = rows.iter().flat_map(|row| row.iter().map(|&id| i64::from(id))).collect();
+    Tensor::from_slice(&flat).view([rows.len() as i64, -1]).to_device(model.device())
+}
+
+/// Logits after the last token of each row, on the host, `B` rows of `[V]`.
+fn last_logits(model: &CausalLm, ids: &Tensor, cache: &mut KvCache) -> Result<Vec<Vec<f32>>> {
+    let hidden = model.hidden_cached(ids, cache); // [B, T, D]
+    let (_, t, _) = hidden.size3().expect("hidden states are [B, T, D]");
+    let logits = model.logits(&hidden.select(1, t - 1)).to_kind(Kind::Float).to_device(tch::Device::Cpu); // [B, V]
+    let (b, v) = logits.size2().expect("logits are [B, V]");
+    let mut flat = vec![0f32; (b * v) as usize];
+    let count = flat.len();
+    logits.contiguous().f_copy_data(&mut flat, count)?;
+    Ok(flat.chunks(v as usize).map(<[f32]>::to_vec).collect())
+}
+
+/// Continues one prompt; `on_token` sees each new token and may end it.
+pub fn generate(
+    model: &CausalLm,
+    prompt: &[u32],
+    config: &GenerateConfig,
+    on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+) -> Result<Generation> {
+    let limit = room(model, prompt, config.max_new_tokens)?;
+    let _no_grad = tch::no_grad_guard();
+    let capacity = (prompt.len() + limit) as i64;
+    let mut cache = KvCache::new(model.config(), 1, capacity, model.kind(), model.device())?;
+    let mut sampler = Sampler::new(config.sampling);
+    let mut seen = prompt.to_vec();
+    let started = Instant::now();
+    let mut logits = last_logits(model, &ids_tensor(&[prompt], model), &mut cache)?;
+    let prefill_s = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let mut finish = Finish::Length;
+    while seen.len() - prompt.len() < limit {
+        let token = sampler.choose(&mut logits[0], &seen);
+        if Some(token) == config.eos_id {
+            finish = Finish::Stop;
+            break;
+        }
+        seen.push(token);
+        if on_token(token).is_break() {
+            finish = Finish::Cancelled;
+            break;
+        }
+        if seen.len() - prompt.len() < limit {
+            logits = last_logits(model, &ids_tensor(&[&[token]], model), &mut cache)?;
+        }
+    }
+    Ok(Generation {
+        ids: seen.split_off(prompt.len()),
+        finish,
+        prefill_tokens: prompt.len(),
+        prefill_s,
+        decode_s: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Continues many prompts; answers stand in the prompts' order and do not depend on their neighbours
+/// beyond rounding. Prompts of one length are decoded together, and finished rows leave the batch.
+pub fn generate_batch(
+    model: &CausalLm,
+    prompts: &[Vec<u32>],
+    config: &GenerateConfig,
+) -> Result<Vec<Vec<u32>>> {
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&i| prompts[i].len());
+    let mut answers = vec![Vec::new(); prompts.len()];
+    for group in order.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len()) {
+        for rows in group.chunks(ROWS) {
+            together(model, prompts, rows, config, &mut answers)?;
+        }
+    }
+    Ok(answers)
+}
+
+/// Decodes rows whose prompts have one length.
+fn together(
+    model: &CausalLm,
+    prompts: &[Vec<u32>],
+    rows: &[usize],
+    config: &GenerateConfig,
+    answers: &mut [Vec<u32>],
+) -> Result<()> {
+    let mut limit = config.max_new_tokens;
+    for &row in rows {
+        limit = room(model, &prompts[row], limit)?;
+    }
+    let _no_grad = tch::no_grad_guard();
+    let inputs: Vec<&[u32]> = rows.iter().map(|&row| prompts[row].as_slice()).collect();
+    let capacity = (inputs[0].len() + limit) as i64;
+    let mut cache = KvCache::new(model.config(), rows.len() as i64, capacity, model.kind(), model.device())?;
+    let mut alive: Vec<(usize, Sampler)> = rows
+        .iter()
+        .map(|&row| {
+            // Each row has choices of its own, whatever stands beside it.
+            let seed = config.sampling.seed.wrapping_add(row as u64);
+            (row, Sampler::new(Sampling { seed, ..config.sampling }))
+        })
+        .collect();
+    let mut logits = last_logits(model, &ids_tensor(&inputs, model), &mut cache)?;
+    for made in 0..limit {
+        let mut next = Vec::new();
+        let mut stays = Vec::new();
+        let mut left = Vec::new();
+        for (i, (row, mut sampler)) in alive.into_iter().enumerate() {
+            let seen: Vec<u32> = prompts[row].iter().chain(&answers[row]).copied().collect();
+            let token = sampler.choose(&mut logits[i], &seen);
+            if Some(token) == config.eos_id {
+                continue;
+            }
+            answers[row].push(token);
+            next.push(token);
+            stays.push(i as i64);
+            left.push((row, sampler));
+        }
+        alive = left;
+        if alive.is_empty() || made + 1 == limit {
+            break;
+        }
+        if stays.len() < logits.len() {
+            cache.select_rows(&Tensor::from_slice(&stays).to_device(model.device()));
+        }
+        let step: Vec<&[u32]> = next.chunks(1).collect();
+        logits = last_logits(model, &ids_tensor(&step, model), &mut cache)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ModelOverrides, Params};
+
+    fn model(moe: bool) -> CausalLm {
+        let config = ModelOverrides {
+            hidden_size: Some(32),
+            num_hidden_layers: Some(2),
+            num_attention_heads: Some(4),
+            num_key_value_heads: Some(2),
+            vocab_size: Some(50),
+            max_position_embeddings: Some(64),
+            use_moe: Some(moe),
+            ..ModelOverrides::default()
+        }
+        .resolve()
+        .unwrap();
+        tch::manual_seed(3);
+        CausalLm::new(&config, Params::init(&config, tch::Device::Cpu).unwrap())
+    }
+
+    fn alone(model: &CausalLm, prompt: &[u32], config: &GenerateConfig) -> Generation {
+        generate(model, prompt, config, &mut |_| ControlFlow::Continue(())).unwrap()
+    }
+
+    #[test]
+    fn rows_do_not_depend_on_their_neighbours() {
+        for moe in [false, true] {
+            let model = model(moe);
+            let prompts = vec![vec![1, 2, 3], vec![9, 8, 7], vec![4], vec![5, 5, 5], vec![20, 21]];
+            let probe = alone(&model, &prompts[0], &GenerateConfig::greedy(12, None));
+            // A token that some rows meet and others may not ends them at different times.
+            let config = GenerateConfig::greedy(12, Some(probe.ids[4]));
+            let together = generate_batch(&model, &prompts, &config).unwrap();
+            for (prompt, ids) in prompts.iter().zip(&together) {
+                assert_eq!(&alone(&model, prompt, &config).ids, ids);
+            }
+        }
+    }
+
+    #[test]
+    fn the_cache_gives_what_a_full_forward_gives() {
+        let model = model(false);
+        let config = GenerateConfig::greedy(10, None);
+        let got = alone(&model, &[3, 1, 4, 1, 5], &config).ids;
+        let mut ids = vec![3u32, 1, 4, 1, 5];
+        for _ in 0..10 {
+            let (hidden, _) = model.hidden(&ids_tensor(&[&ids], &model), crate::model::Mask::Causal, false);
+            let last = model.logits(&hidden).select(1, ids.len() as i64 - 1);
+            ids.push(last.argmax(-1, false).int64_value(&[0]) as u32);
+        }
+        assert_eq!(got, ids[5..]);
+    }
+
+    #[test]
+    fn limits_are_kept_and_said() {
+        let model = model(false);
+        let config = GenerateConfig::greedy(1000, None);
+        let long = alone(&model, &[1; 60], &config);
+        assert_eq!((long.ids.len(), long.finish), (4, Finish::Length));
+        let all = &mut |_| ControlFlow::Continue(());
+        assert!(generate(&model, &[1; 64], &config, all).unwrap_err().to_string().contains("64 tokens"));
+        assert!(generate(&model, &[], &config, all).is_err());
+        assert!(generate(&model, &[50], &config, all).unwrap_err().to_string().contains("vocabulary"));
+        let cut = generate(&model, &[1], &config, &mut |_| ControlFlow::Break(())).unwrap();
+        assert_eq!((cut.ids.len(), cut.finish), (1, Finish::Cancelled));
+    }
+}
