@@ -6,7 +6,9 @@
 mod libtorch;
 mod mmap;
 mod system;
+mod tensor_bytes;
 
 pub use libtorch::{AdamWStep, AutocastGuard, fused_adamw, load_cuda, rng_state, set_rng_state};
 pub use mmap::map_file;
 pub use system::{die_on_broken_pipe, peak_memory_bytes};
+pub use tensor_bytes::tensor_bytes;

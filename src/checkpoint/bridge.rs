@@ -1,0 +1,68 @@
+//! Between libtorch's tensors and host tensors.
+//!
+//! Tensors on the CPU are looked at where they lie, so that saving a model needs no second copy of it;
+//! those that share memory share a storage. Next: `value`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tch::{Device, Tensor};
+
+use super::value::{DType, HostTensor, Storage};
+use crate::error::{Error, Result};
+
+/// Looks at tensors where they lie; only those of other devices or with gaps are copied.
+pub fn borrow_all<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Vec<HostTensor>> {
+    let mut seen: HashMap<(usize, usize, DType), Arc<Storage>> = HashMap::new();
+    tensors
+        .map(|tensor| {
+            let dtype = DType::from_kind(tensor.kind())
+                .ok_or_else(|| Error::failed(format!("a tensor of type {:?} cannot be saved", tensor.kind())))?;
+            // A tensor of another device is known by its address there; it stays alive while we look.
+            let (numel, address) = (tensor.numel(), tensor.data_ptr() as usize);
+            let whole = numel > 0 && tensor.is_contiguous();
+            let key = (address, numel, dtype);
+            let storage = match seen.get(&key).filter(|_| whole) {
+                Some(storage) => Arc::clone(storage),
+                None => {
+                    let here = tensor.detach().f_to_device(Device::Cpu)?.f_contiguous()?;
+                    Storage::borrowed(here)?
+                }
+            };
+            if whole {
+                seen.insert(key, Arc::clone(&storage));
+            }
+            HostTensor::contiguous(dtype, tensor.size(), storage)
+        })
+        .collect()
+}
+
+/// One tensor.
+pub fn to_host(tensor: &Tensor) -> Result<HostTensor> {
+    let mut all = borrow_all(std::iter::once(tensor))?;
+    all.pop().ok_or_else(|| Error::failed("no tensor to save"))
+}
+
+/// A CPU tensor of its own with the same type, shape and elements.
+pub fn to_tensor(host: &HostTensor) -> Result<Tensor> {
+    Ok(Tensor::f_from_data_size(&host.bytes()?, &host.shape(), host.dtype().kind())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn tensors_go_there_and_back_and_ties_stay() {
+        let a = Tensor::arange(6, (Kind::BFloat16, Device::Cpu)).view([2, 3]);
+        let turned = a.transpose(0, 1);
+        let hosts = borrow_all([&a, &a.shallow_clone(), &turned].into_iter()).unwrap();
+        assert!(Arc::ptr_eq(hosts[0].storage(), hosts[1].storage()));
+        assert_eq!(hosts[2].shape(), turned.size());
+        assert!(to_tensor(&hosts[0]).unwrap().equal(&a));
+        assert!(to_tensor(&hosts[2]).unwrap().equal(&turned));
+        let none = Tensor::zeros([0, 3], (Kind::Float, Device::Cpu));
+        assert_eq!(to_tensor(&to_host(&none).unwrap()).unwrap().size(), [0, 3]);
+    }
+}

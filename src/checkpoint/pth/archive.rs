@@ -1,0 +1,170 @@
+//! The zip around a `.pth`: every record stored as it is, so that storages can be mapped.
+//!
+//! A record's checksum is verified when it is asked for. Names never become paths: they are looked up in
+//! this archive's own directory and nowhere else.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Cursor, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
+
+use super::pickler::Pickled;
+use crate::checkpoint::value::Storage;
+use crate::error::{Error, Result};
+use crate::native;
+
+/// The folder inside the zip that our files use; PyTorch takes the file's name, readers take any.
+const ROOT: &str = "archive";
+
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    start: usize,
+    len: usize,
+    crc: u32,
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct Archive {
+    map: Arc<Mmap>,
+    root: String,
+    records: HashMap<String, Record>,
+}
+
+fn damaged(why: impl std::fmt::Display) -> Error {
+    Error::failed("this checkpoint is damaged")
+        .because(why)
+        .hint("copy or download it again; a file cut short cannot be repaired")
+}
+
+impl Archive {
+    /// Maps the file and reads its directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("read the checkpoint", path, e))?;
+        let map = Arc::new(native::map_file(&file).map_err(|e| Error::io("read the checkpoint", path, e))?);
+        if !map.starts_with(b"PK") {
+            return Err(not_a_zip(&map));
+        }
+        let mut zip = ZipArchive::new(Cursor::new(&map[..])).map_err(damaged)?;
+        let mut records = HashMap::new();
+        let mut root = None;
+        for i in 0..zip.len() {
+            let entry = zip.by_index_raw(i).map_err(damaged)?;
+            let name = entry.name().map_err(damaged)?.into_owned();
+            if name.starts_with('/') || name.contains('\\') || name.split('/').any(|part| part == "..") {
+                return Err(damaged(format!("a record is called `{}`", name.escape_debug())));
+            }
+            if name.ends_with('/') {
+                continue;
+            }
+            if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
+                return Err(damaged(format!("`{name}` is compressed or encrypted, which PyTorch never does")));
+            }
+            let start = entry.data_start().and_then(|n| usize::try_from(n).ok());
+            let len = usize::try_from(entry.size()).ok();
+            let (Some(start), Some(len)) = (start, len) else { return Err(damaged(format!("`{name}` has no place"))) };
+            if entry.size() != entry.compressed_size() || start.checked_add(len).is_none_or(|end| end > map.len()) {
+                return Err(damaged(format!("`{name}` reaches past the end of the file")));
+            }
+            if let Some(folder) = name.strip_suffix("data.pkl").filter(|f| f.matches('/').count() <= 1)
+                && (folder.is_empty() || folder.ends_with('/'))
+            {
+                root = Some(folder.to_owned());
+            }
+            if records.insert(name.clone(), Record { start, len, crc: entry.crc32() }).is_some() {
+                return Err(damaged(format!("two records are called `{name}`")));
+            }
+        }
+        let root = root.ok_or_else(|| {
+            Error::failed("this zip is not a PyTorch checkpoint").because("it holds no `data.pkl`")
+        })?;
+        let archive = Self { map, root, records };
+        if archive.has("constants.pkl") {
+            return Err(Error::failed("this is a TorchScript program, not a checkpoint")
+                .hint("give the .pth or .safetensors that it was exported from"));
+        }
+        if archive.has("byteorder") && archive.bytes("byteorder")? != b"little" {
+            return Err(Error::failed("this checkpoint was written on a big-endian machine"));
+        }
+        Ok(archive)
+    }
+
+    /// Whether there is a record of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.records.contains_key(&format!("{}{name}", self.root))
+    }
+
+    /// The file's size in bytes.
+    pub fn size(&self) -> usize {
+        self.map.len()
+    }
+
+    fn record(&self, name: &str) -> Result<Record> {
+        let record = self.records.get(&format!("{}{name}", self.root));
+        let record = *record.ok_or_else(|| damaged(format!("record `{}` is missing", name.escape_debug())))?;
+        let found = crc32fast::hash(&self.map[record.start..record.start + record.len]);
+        if found != record.crc {
+            return Err(damaged(format!("record `{name}` has checksum {found:08x}, expected {:08x}", record.crc)));
+        }
+        Ok(record)
+    }
+
+    /// A record's bytes, its checksum verified.
+    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
+        self.record(name).map(|r| &self.map[r.start..r.start + r.len])
+    }
+
+    /// A record as a storage, its checksum verified.
+    pub fn storage(&self, key: &str) -> Result<Arc<Storage>> {
+        let record = self.record(&format!("data/{key}"))?;
+        Storage::mapped(&self.map, record.start, record.len).ok_or_else(|| damaged("a storage reaches past the end"))
+    }
+}
+
+fn not_a_zip(bytes: &[u8]) -> Error {
+    if bytes.first() == Some(&0x80) {
+        return Error::failed("this checkpoint is in the format from before PyTorch 1.6, which is not read here")
+            .hint("in Python: torch.save(torch.load(OLD, weights_only=True), NEW)");
+    }
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Error::failed("this is a Git LFS pointer, not the checkpoint itself").hint("run `git lfs pull`");
+    }
+    Error::failed("this file is not a PyTorch checkpoint")
+        .because(if bytes.is_empty() { "it is empty" } else { "it is not a zip" })
+}
+
+/// Writes a whole file.
+pub fn write(out: &mut BufWriter<File>, path: &Path, pickled: &Pickled, extra: &[(&str, &[u8])]) -> Result<()> {
+    let fault = |e: zip::result::ZipError| match e {
+        zip::result::ZipError::Io(e) => Error::io("write the checkpoint", path, e),
+        other => Error::failed("cannot write the checkpoint").because(other),
+    };
+    let mut zip = ZipWriter::new(out);
+    let mut put = |name: &str, bytes: &[u8]| -> Result<()> {
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .last_modified_time(DateTime::default())
+            .unix_permissions(0o644)
+            .with_alignment(64)
+            .large_file(bytes.len() >= u32::MAX as usize);
+        zip.start_file(format!("{ROOT}/{name}"), options).map_err(fault)?;
+        zip.write_all(bytes).map_err(|e| Error::io("write the checkpoint", path, e))
+    };
+    put("data.pkl", &pickled.bytes)?;
+    put("byteorder", b"little")?;
+    for (key, (storage, len)) in pickled.storages.iter().enumerate() {
+        let bytes = storage.bytes().get(..*len);
+        put(&format!("data/{key}"), bytes.ok_or_else(|| Error::failed("a tensor changed while it was saved"))?)?;
+    }
+    put("version", b"3\n")?;
+    for (name, bytes) in extra {
+        put(name, bytes)?;
+    }
+    zip.finish().map_err(fault)?;
+    Ok(())
+}

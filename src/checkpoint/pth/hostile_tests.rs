@@ -1,0 +1,149 @@
+//! Files that mean harm or are broken: each is an error, none a panic.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+
+use proptest::prelude::*;
+
+use super::pickler::Pickled;
+use super::tests::sample_file;
+use super::{archive, read};
+use crate::checkpoint::value::Storage;
+
+/// The fault of a file with this pickle and one storage of 16 bytes.
+fn fault(pickle: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pth");
+    let mut pickled = Pickled { bytes: pickle.to_vec(), ..Pickled::default() };
+    pickled.storages.push((Storage::owned(vec![0; 16]), 16));
+    let mut out = BufWriter::new(File::create(&path).unwrap());
+    archive::write(&mut out, &path, &pickled, &[]).unwrap();
+    out.flush().unwrap();
+    read(&path).unwrap_err().to_string()
+}
+
+fn tensor(key: &str, numel: i32, offset: i32, size: i32, stride: i32) -> Vec<u8> {
+    let mut code = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n".to_vec();
+    let int = |code: &mut Vec<u8>, n: i32| {
+        code.push(b'J');
+        code.extend_from_slice(&n.to_le_bytes());
+    };
+    code.push(b'X');
+    code.extend_from_slice(&(key.len() as u32).to_le_bytes());
+    code.extend_from_slice(key.as_bytes());
+    code.extend_from_slice(b"X\x03\0\0\0cpu");
+    int(&mut code, numel);
+    code.extend_from_slice(b"tQ");
+    int(&mut code, offset);
+    code.push(b'(');
+    int(&mut code, size);
+    code.extend_from_slice(b"t(");
+    int(&mut code, stride);
+    code.extend_from_slice(b"t\x89NtR.");
+    code
+}
+
+#[test]
+fn code_is_refused_by_name() {
+    let text = fault(b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.");
+    assert!(text.contains("would run code") && text.contains("`os.system`"), "{text}");
+    let text = fault(b"\x80\x04\x8c\x05posix\x8c\x06system\x93.");
+    assert!(text.contains("`posix.system`"), "{text}");
+    assert!(fault(b"\x80\x02cbuiltins\neval\n.").contains("builtins.eval"));
+}
+
+#[test]
+fn storages_stay_inside_the_file() {
+    for (code, want) in [
+        (tensor("0", 5, 0, 4, 1), "should hold"),
+        (tensor("0", -1, 0, 4, 1), "should hold"),
+        (tensor("0", 4, 1, 4, 1), "outside its storage"),
+        (tensor("0", 4, 0, 4, 1_000_000), "outside its storage"),
+        (tensor("0", 4, 0, i32::MAX, 0), "far larger"),
+        (tensor("0", 4, -1, 1, 1), "negative"),
+        (tensor("../../x", 4, 0, 4, 1), "is called"),
+        (tensor("9", 4, 0, 4, 1), "missing"),
+    ] {
+        let text = fault(&code);
+        assert!(text.contains(want), "{want}: {text}");
+    }
+}
+
+#[test]
+fn nesting_cycles_and_repetition_end() {
+    let deep = [b"\x80\x02".to_vec(), vec![b']'; 100_000], vec![b'a'; 99_999], b".".to_vec()].concat();
+    assert!(fault(&deep).contains("nested deeper"));
+    // A list that holds itself.
+    assert!(fault(b"\x80\x02]q\0h\0a.").contains("nested deeper"));
+    // Each list holds the one before ten times.
+    let mut laughs = b"\x80\x02]q\0".to_vec();
+    for i in 0..30u8 {
+        laughs.extend_from_slice(b"](");
+        (0..10).for_each(|_| laughs.extend_from_slice(&[b'h', i]));
+        laughs.extend_from_slice(&[b'e', b'q', i + 1]);
+    }
+    laughs.push(b'.');
+    assert!(fault(&laughs).contains("too often"));
+    for code in [&b""[..], b".", b"(", b"e", b"0", b"h\x01.", b"X\xff\xff\xff\xff", b"R.", b"}\x88s.", b"\x8a\xff"] {
+        fault(code);
+    }
+}
+
+#[test]
+fn damage_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sample_file(folder.path());
+    let whole = std::fs::read(&path).unwrap();
+    let mut faults = Vec::new();
+    let mut put = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        let fault = read(&path).unwrap_err().to_string();
+        faults.push(fault.clone());
+        fault
+    };
+    for cut in [1, 30, whole.len() / 2, whole.len() - 1] {
+        put(&whole[..cut]);
+    }
+    let mut flipped = whole.clone();
+    let at = flipped.windows(8).position(|w| w == b"_rebuild").unwrap();
+    flipped[at] ^= 1;
+    assert!(put(&flipped).contains("checksum"));
+    let renamed: Vec<u8> = String::from_utf8_lossy(b"archive/version").bytes().collect();
+    let mut tricked = whole.clone();
+    for at in 0..tricked.len() - renamed.len() {
+        if tricked[at..].starts_with(&renamed) {
+            tricked[at..at + renamed.len()].copy_from_slice(b"../hive/version");
+        }
+    }
+    assert!(put(&tricked).contains("is called"));
+    assert!(put(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("before PyTorch 1.6"));
+    put(b"");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn flipped_bytes_never_panic(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = sample_file(folder.path());
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (at, to) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let _ = read(&path);
+    }
+
+    #[test]
+    fn random_pickles_never_panic(mut code in prop::collection::vec(prop::sample::select(
+        b"(}])tdluesaqrhNJKMGXcRQb.\x85\x86\x87\x88\x89\x8a\x00\x01\x02".to_vec()), 0..60)) {
+        code.push(b'.');
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.pth");
+        let mut out = BufWriter::new(File::create(&path).unwrap());
+        archive::write(&mut out, &path, &Pickled { bytes: code, ..Pickled::default() }, &[]).unwrap();
+        out.flush().unwrap();
+        let _ = read(&path);
+    }
+}

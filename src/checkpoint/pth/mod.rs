@@ -1,0 +1,51 @@
+//! PyTorch's `.pth`: a zip of stored records, one of which is a pickle that names the others.
+//!
+//! Reading runs nothing: [`unpickler`] is a small machine with a list of what it may build. Storages are
+//! mapped, not read. Writing gives the same bytes for the same contents, and every file can be read by
+//! `torch.load(path, weights_only=True)`. Next: `archive` (the zip), `pickler`.
+
+mod archive;
+mod pickler;
+mod unpickler;
+
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use super::atomic;
+use super::value::Value;
+use crate::error::{Error, Place, Result};
+use archive::Archive;
+
+/// Reads a file's tree; its tensors look at the mapped file.
+///
+/// # Errors
+/// Whatever is not plain data: code, damage, sizes that do not fit, the format from before PyTorch 1.6.
+pub fn read(path: &Path) -> Result<Value> {
+    let at = |e: Error| e.at(Place::file(path));
+    let archive = Archive::open(path).map_err(at)?;
+    unpickler::unpickle(&archive).map_err(at)
+}
+
+/// A record that [`write`] put beside the tree; `None` where the file has no such record.
+pub fn read_extra(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    let at = |e: Error| e.at(Place::file(path));
+    let archive = Archive::open(path).map_err(at)?;
+    archive.has(name).then(|| archive.bytes(name).map(<[u8]>::to_vec)).transpose().map_err(at)
+}
+
+/// Replaces the file with `value` and records of our own, which PyTorch passes over.
+pub fn write(path: &Path, value: &Value, extra: &[(&str, &[u8])]) -> Result<()> {
+    let pickled = pickler::pickle(value)?;
+    let fixed = ["data.pkl", "byteorder", "version"];
+    for (name, _) in extra {
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if !plain || name.is_empty() || name.contains("..") || fixed.contains(name) {
+            return Err(Error::failed(format!("`{name}` cannot be a record of a checkpoint")));
+        }
+    }
+    atomic::replace(path, |out| archive::write(out, path, &pickled, extra))
+}

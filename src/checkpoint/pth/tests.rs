@@ -1,0 +1,91 @@
+//! Round trips, and the fixtures where they are at hand.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{read, read_extra, write};
+use crate::checkpoint::{Value, bridge};
+
+/// A tree with every kind of value.
+pub fn sample() -> Value {
+    let a = Tensor::arange(6, (Kind::BFloat16, Device::Cpu)).view([2, 3]);
+    let turned = a.transpose(0, 1);
+    let mut entries = Vec::new();
+    let tensors = [&a, &a, &turned];
+    for (i, host) in bridge::borrow_all(tensors.into_iter()).unwrap().into_iter().enumerate() {
+        entries.push((format!("t{i}"), Value::Tensor(host)));
+    }
+    for kind in [Kind::Float, Kind::Half, Kind::Int64, Kind::Bool, Kind::Uint8, Kind::Double] {
+        let t = Tensor::ones([3], (kind, Device::Cpu));
+        entries.push((format!("{kind:?}"), Value::Tensor(bridge::to_host(&t).unwrap())));
+    }
+    entries.push(("scalar".into(), Value::Tensor(bridge::to_host(&Tensor::from(2.5f32)).unwrap())));
+    entries.push(("bytes".into(), Value::Bytes(vec![0, 127, 128, 255])));
+    entries.push(("text".into(), Value::Str("中文 \"x\"".into())));
+    entries.push(("big".into(), Value::Int(1 << 40)));
+    entries.push(("minus".into(), Value::Int(-3)));
+    entries.push(("pair".into(), Value::Tuple(vec![Value::Float(0.9), Value::None])));
+    entries.push(("list".into(), Value::List(vec![Value::Bool(true), Value::Bool(false)])));
+    entries.push(("ints".into(), Value::Dict(vec![(Value::Int(7), Value::dict([("k", Value::Int(1))]))])));
+    Value::dict(entries)
+}
+
+/// Writes the sample.
+pub fn sample_file(folder: &Path) -> PathBuf {
+    let path = folder.join("sample.pth");
+    write(&path, &sample(), &[("minimind.json", b"{}")]).unwrap();
+    path
+}
+
+#[test]
+fn every_value_comes_back_and_bytes_repeat() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sample_file(folder.path());
+    let back = read(&path).unwrap();
+    for ((key, want), (_, got)) in sample().entries().iter().zip(back.entries()) {
+        match (want, got) {
+            (Value::Tensor(want), Value::Tensor(got)) => {
+                assert_eq!((want.dtype(), want.shape()), (got.dtype(), got.shape()), "{key:?}");
+                assert_eq!(want.bytes().unwrap(), got.bytes().unwrap(), "{key:?}");
+            }
+            _ => assert_eq!(format!("{want:?}"), format!("{got:?}")),
+        }
+    }
+    let storage = |key: &str| Arc::clone(back.get(key).unwrap().as_tensor().unwrap().storage());
+    assert!(Arc::ptr_eq(&storage("t0"), &storage("t1")));
+    assert_eq!(back.get("ints").unwrap().get_index(7).unwrap().get("k").unwrap().as_i64(), Some(1));
+    assert_eq!(read_extra(&path, "minimind.json").unwrap().unwrap(), b"{}");
+    assert!(read_extra(&path, "other.json").unwrap().is_none());
+    let first = std::fs::read(&path).unwrap();
+    sample_file(folder.path());
+    assert_eq!(std::fs::read(&path).unwrap(), first);
+    if let Ok(keep) = std::env::var("MINIMIND_KEEP_SAMPLE") {
+        std::fs::copy(&path, keep).unwrap();
+    }
+    assert!(write(&path, &Value::None, &[("../x", b"")]).is_err());
+}
+
+#[test]
+fn fixtures_of_the_reference_are_read() {
+    let root = std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+    if !root.join("fixtures").exists() {
+        return println!("skipped: no fixtures under {}", root.display());
+    }
+    let mut count = 0;
+    for era in ["minimind2", "minimind3"] {
+        for shape in ["dense", "moe"] {
+            for folder in ["", "resume"] {
+                for entry in std::fs::read_dir(root.join("fixtures").join(era).join(shape).join(folder)).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.extension().is_some_and(|e| e == "pth") {
+                        assert!(!read(&path).unwrap().entries().is_empty(), "{}", path.display());
+                        count += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(count >= 12, "{count}");
+}

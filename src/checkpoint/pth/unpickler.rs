@@ -1,0 +1,432 @@
+//! A pickle machine that builds plain data and tensors and cannot do anything else.
+//!
+//! What a pickle may name is the list in [`global`]; all else is refused by name, so no file runs code.
+//! Depth, nodes and tensor bytes are bounded by the file's own size.
+//! Containers live in an arena while they are built, because a pickle fills them after naming them.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::archive::Archive;
+use super::pickler::MAX_DEPTH;
+use crate::checkpoint::value::{DType, HostTensor, Storage, Value};
+use crate::error::{Error, Result};
+
+/// What a pickle may call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Global {
+    OrderedDict,
+    RebuildTensor,
+    RebuildParameter,
+    Size,
+    Encode,
+    Storage(DType),
+}
+
+fn global(module: &str, name: &str) -> Result<Global> {
+    Ok(match (module, name) {
+        ("collections", "OrderedDict") => Global::OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensor,
+        ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
+        ("torch", "Size") => Global::Size,
+        ("_codecs", "encode") => Global::Encode,
+        ("torch", class) if DType::from_storage_class(class).is_some() => {
+            Global::Storage(DType::from_storage_class(class).ok_or_else(|| broken("storage"))?)
+        }
+        _ => {
+            let called = format!("{}.{}", module.escape_debug(), name.escape_debug());
+            return Err(Error::failed("this file would run code")
+                .because(format!("it names `{called}`, which is not among the types a checkpoint needs"))
+                .hint("do not load it elsewhere unless you trust it; save a plain state_dict instead"));
+        }
+    })
+}
+
+#[derive(Debug, Clone)]
+enum Item {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Rc<str>),
+    Bytes(Rc<[u8]>),
+    Tensor(HostTensor),
+    Global(Global),
+    Storage(DType, Arc<Storage>),
+    Node(usize),
+}
+
+#[derive(Debug)]
+enum Node {
+    List(Vec<Item>),
+    Tuple(Vec<Item>),
+    Dict(Vec<(Item, Item)>),
+}
+
+fn broken(what: &str) -> Error {
+    Error::failed("this checkpoint's pickle is damaged").because(what)
+}
+
+struct Machine<'a> {
+    archive: &'a Archive,
+    code: &'a [u8],
+    at: usize,
+    stack: Vec<Item>,
+    marks: Vec<usize>,
+    memo: HashMap<u32, Item>,
+    nodes: Vec<Node>,
+    storages: HashMap<String, Arc<Storage>>,
+    tensor_budget: usize,
+    node_budget: usize,
+}
+
+/// Reads the archive's tree.
+pub fn unpickle(archive: &Archive) -> Result<Value> {
+    let code = archive.bytes("data.pkl")?;
+    let mut machine = Machine {
+        archive,
+        code,
+        at: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        nodes: Vec::new(),
+        storages: HashMap::new(),
+        // Views may overlap (ties, expanded tensors), but not blow a small file up.
+        tensor_budget: archive.size().saturating_mul(16).saturating_add(1 << 20),
+        node_budget: code.len().saturating_mul(64).saturating_add(1 << 16),
+    };
+    let root = machine.run()?;
+    machine.finish(&root, 0)
+}
+
+impl<'a> Machine<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
+        let end = self.at.checked_add(n).filter(|end| *end <= self.code.len());
+        let end = end.ok_or_else(|| broken("it ends in the middle"))?;
+        let bytes = &self.code[self.at..end];
+        self.at = end;
+        Ok(bytes)
+    }
+
+    fn number(&mut self, width: usize) -> Result<usize> {
+        let bytes = self.take(width)?;
+        let n = bytes.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+        usize::try_from(n).map_err(|_| broken("a length overflows"))
+    }
+
+    fn line(&mut self) -> Result<&'a str> {
+        let rest = &self.code[self.at..];
+        let end = rest.iter().position(|b| *b == b'\n').ok_or_else(|| broken("it ends in the middle"))?;
+        self.at += end + 1;
+        std::str::from_utf8(&rest[..end]).map_err(|_| broken("a name is not text"))
+    }
+
+    fn text(&mut self, width: usize) -> Result<Item> {
+        let n = self.number(width)?;
+        let text = std::str::from_utf8(self.take(n)?).map_err(|_| broken("a text is not UTF-8"))?;
+        Ok(Item::Str(text.into()))
+    }
+
+    fn pop(&mut self) -> Result<Item> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() <= floor {
+            return Err(broken("its stack runs empty"));
+        }
+        self.stack.pop().ok_or_else(|| broken("its stack runs empty"))
+    }
+
+    fn pop_mark(&mut self) -> Result<Vec<Item>> {
+        let mark = self.marks.pop().ok_or_else(|| broken("a mark is missing"))?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn node(&mut self, node: Node) {
+        self.nodes.push(node);
+        self.stack.push(Item::Node(self.nodes.len() - 1));
+    }
+
+    fn top(&mut self) -> Result<&mut Node> {
+        match self.stack.last() {
+            Some(Item::Node(id)) => self.nodes.get_mut(*id).ok_or_else(|| broken("node")),
+            _ => Err(broken("it fills something that is not a container")),
+        }
+    }
+
+    fn tuple(&mut self, n: usize) -> Result<()> {
+        let mut items = (0..n).map(|_| self.pop()).collect::<Result<Vec<_>>>()?;
+        items.reverse();
+        self.node(Node::Tuple(items));
+        Ok(())
+    }
+
+    fn set_items(&mut self, items: Vec<Item>) -> Result<()> {
+        let Node::Dict(entries) = self.top()? else { return Err(broken("it sets items of what is no dict")) };
+        let mut items = items.into_iter();
+        while let Some(key) = items.next() {
+            let value = items.next().ok_or_else(|| broken("a key has no value"))?;
+            entries.push((key, value));
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, items: Vec<Item>) -> Result<()> {
+        let Node::List(list) = self.top()? else { return Err(broken("it appends to what is no list")) };
+        list.extend(items);
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<Item> {
+        loop {
+            let op = self.take(1)?[0];
+            let item = match op {
+                0x80 => {
+                    let version = self.number(1)?;
+                    if version > 5 {
+                        return Err(broken(&format!("protocol {version} is unknown")));
+                    }
+                    continue;
+                }
+                0x95 => {
+                    self.take(8)?;
+                    continue;
+                }
+                b'.' => return self.pop(),
+                b'N' => Item::None,
+                0x88 => Item::Bool(true),
+                0x89 => Item::Bool(false),
+                b'J' => Item::Int(i64::from(self.number(4)? as u32 as i32)),
+                b'K' => Item::Int(self.number(1)? as i64),
+                b'M' => Item::Int(self.number(2)? as i64),
+                0x8a => self.long()?,
+                b'G' => {
+                    let bytes = self.take(8)?.try_into().map_err(|_| broken("float"))?;
+                    Item::Float(f64::from_be_bytes(bytes))
+                }
+                b'X' => self.text(4)?,
+                0x8c => self.text(1)?,
+                0x8d => self.text(8)?,
+                b'C' | b'B' => {
+                    let n = self.number(if op == b'C' { 1 } else { 4 })?;
+                    Item::Bytes(self.take(n)?.into())
+                }
+                b'c' => {
+                    let (module, name) = (self.line()?, self.line()?);
+                    Item::Global(global(module, name)?)
+                }
+                0x93 => match (self.pop()?, self.pop()?) {
+                    (Item::Str(name), Item::Str(module)) => Item::Global(global(&module, &name)?),
+                    _ => return Err(broken("a name is not text")),
+                },
+                b'h' | b'j' => {
+                    let key = self.number(if op == b'h' { 1 } else { 4 })? as u32;
+                    self.memo.get(&key).cloned().ok_or_else(|| broken("it recalls what it never kept"))?
+                }
+                _ => {
+                    self.build(op)?;
+                    continue;
+                }
+            };
+            self.stack.push(item);
+        }
+    }
+
+    fn long(&mut self) -> Result<Item> {
+        let n = self.number(1)?;
+        let bytes = self.take(n)?;
+        if n > 8 {
+            return Err(broken("a whole number needs more than 64 bits"));
+        }
+        let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
+        let mut wide = [if negative { 0xff } else { 0 }; 8];
+        wide[..n].copy_from_slice(bytes);
+        Ok(Item::Int(i64::from_le_bytes(wide)))
+    }
+
+    /// Opcodes that change what is on the stack.
+    fn build(&mut self, op: u8) -> Result<()> {
+        match op {
+            b'(' => self.marks.push(self.stack.len()),
+            b'}' => self.node(Node::Dict(Vec::new())),
+            b']' => self.node(Node::List(Vec::new())),
+            b')' => self.tuple(0)?,
+            0x85..=0x87 => self.tuple(usize::from(op - 0x84))?,
+            b't' | b'l' => {
+                let items = self.pop_mark()?;
+                self.node(if op == b't' { Node::Tuple(items) } else { Node::List(items) });
+            }
+            b'd' => {
+                let items = self.pop_mark()?;
+                self.node(Node::Dict(Vec::new()));
+                self.set_items(items)?;
+            }
+            b'u' => {
+                let items = self.pop_mark()?;
+                self.set_items(items)?;
+            }
+            b'e' => {
+                let items = self.pop_mark()?;
+                self.append(items)?;
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set_items(vec![key, value])?;
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(vec![item])?;
+            }
+            b'q' | b'r' | 0x94 => {
+                let key = match op {
+                    b'q' => self.number(1)?,
+                    b'r' => self.number(4)?,
+                    _ => self.memo.len(),
+                };
+                let top = self.stack.last().cloned().ok_or_else(|| broken("its stack runs empty"))?;
+                self.memo.insert(key as u32, top);
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                let storage = self.storage(&id)?;
+                self.stack.push(storage);
+            }
+            b'R' => {
+                let (args, callee) = (self.pop()?, self.pop()?);
+                self.reduce(&callee, &args)?;
+            }
+            // Attributes of an OrderedDict (`_metadata` of a state dict): nothing we use.
+            b'b' => {
+                self.pop()?;
+                if !matches!(self.top()?, Node::Dict(_)) {
+                    return Err(broken("it sets the state of an object"));
+                }
+            }
+            _ => {
+                return Err(broken(&format!("it uses instruction 0x{op:02x}, which plain data does not need"))
+                    .hint("save a plain state_dict with torch.save"));
+            }
+        }
+        Ok(())
+    }
+
+    fn items(&self, item: &Item) -> Result<&[Item]> {
+        match item {
+            Item::Node(id) => match self.nodes.get(*id) {
+                Some(Node::Tuple(items) | Node::List(items)) => Ok(items),
+                _ => Err(broken("a tuple is expected")),
+            },
+            _ => Err(broken("a tuple is expected")),
+        }
+    }
+
+    fn ints(&self, item: &Item) -> Result<Vec<i64>> {
+        let whole = |item: &Item| if let Item::Int(n) = item { Ok(*n) } else { Err(broken("a size is not a number")) };
+        self.items(item)?.iter().map(whole).collect()
+    }
+
+    fn storage(&mut self, id: &Item) -> Result<Item> {
+        let (dtype, key, numel) = match self.items(id)? {
+            [Item::Str(tag), Item::Global(Global::Storage(dtype)), Item::Str(key), Item::Str(_), Item::Int(numel)]
+                if &**tag == "storage" =>
+            {
+                (*dtype, Rc::clone(key), *numel)
+            }
+            _ => return Err(broken("a storage is not described as PyTorch does")),
+        };
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric()) {
+            return Err(broken(&format!("a storage is called `{}`", key.escape_debug())));
+        }
+        let storage = match self.storages.get(&*key) {
+            Some(storage) => Arc::clone(storage),
+            None => self.archive.storage(&key)?,
+        };
+        let need = usize::try_from(numel).ok().and_then(|n| n.checked_mul(dtype.size()));
+        if need.is_none_or(|need| need > storage.bytes().len()) {
+            let held = storage.bytes().len();
+            return Err(broken(&format!("storage {key} should hold {numel} elements, but has {held} bytes")));
+        }
+        self.storages.insert(key.to_string(), Arc::clone(&storage));
+        Ok(Item::Storage(dtype, storage))
+    }
+
+    fn reduce(&mut self, callee: &Item, args: &Item) -> Result<()> {
+        let Item::Global(callee) = callee else { return Err(broken("it calls what is no function")) };
+        let args = self.items(args)?.to_vec();
+        let made = match (callee, &args[..]) {
+            (Global::OrderedDict, []) => {
+                self.node(Node::Dict(Vec::new()));
+                return Ok(());
+            }
+            (Global::OrderedDict, [pairs]) => {
+                let mut flat = Vec::new();
+                for pair in self.items(pairs)? {
+                    let [key, value] = self.items(pair)? else { return Err(broken("a pair is expected")) };
+                    flat.extend([key.clone(), value.clone()]);
+                }
+                self.node(Node::Dict(Vec::new()));
+                return self.set_items(flat);
+            }
+            (Global::RebuildTensor, [Item::Storage(dtype, storage), Item::Int(offset), size, stride, ..]) => {
+                let (size, stride) = (self.ints(size)?, self.ints(stride)?);
+                let tensor = HostTensor::new(*dtype, size, stride, *offset, Arc::clone(storage))?;
+                let left = self.tensor_budget.checked_sub(tensor.numel() * dtype.size());
+                self.tensor_budget = left.ok_or_else(|| broken("its tensors are far larger than the file"))?;
+                Item::Tensor(tensor)
+            }
+            (Global::RebuildParameter, [tensor @ Item::Tensor(_), ..]) => tensor.clone(),
+            (Global::Size, [size @ Item::Node(_)]) => size.clone(),
+            (Global::Encode, [Item::Str(text), Item::Str(how)]) if &**how == "latin1" => {
+                let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
+                Item::Bytes(bytes.ok_or_else(|| broken("bytes are out of range"))?.into())
+            }
+            _ => return Err(broken(&format!("{callee:?} is called in a way PyTorch does not"))),
+        };
+        self.stack.push(made);
+        Ok(())
+    }
+
+    /// The finished tree; a container that holds itself runs out of depth, one repeated too often of nodes.
+    fn finish(&mut self, item: &Item, depth: usize) -> Result<Value> {
+        let cost = match item {
+            Item::Str(s) => s.len() + 1,
+            Item::Bytes(b) => b.len() + 1,
+            _ => 1,
+        };
+        let left = self.node_budget.checked_sub(cost);
+        self.node_budget = left.ok_or_else(|| broken("it repeats its contents too often"))?;
+        if depth > MAX_DEPTH {
+            return Err(broken(&format!("it is nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(match item {
+            Item::None => Value::None,
+            Item::Bool(on) => Value::Bool(*on),
+            Item::Int(n) => Value::Int(*n),
+            Item::Float(x) => Value::Float(*x),
+            Item::Str(s) => Value::Str(s.to_string()),
+            Item::Bytes(b) => Value::Bytes(b.to_vec()),
+            Item::Tensor(t) => Value::Tensor(t.clone()),
+            Item::Global(_) | Item::Storage(..) => return Err(broken("it holds a type where a value belongs")),
+            Item::Node(id) => {
+                // Taken out while its children are finished: a cycle finds an empty place and ends.
+                let node = std::mem::replace(&mut self.nodes[*id], Node::Tuple(vec![Item::Node(*id)]));
+                let made = match &node {
+                    Node::List(items) => Value::List(self.finish_all(items, depth)?),
+                    Node::Tuple(items) => Value::Tuple(self.finish_all(items, depth)?),
+                    Node::Dict(entries) => Value::Dict(
+                        entries
+                            .iter()
+                            .map(|(k, v)| Ok((self.finish(k, depth + 1)?, self.finish(v, depth + 1)?)))
+                            .collect::<Result<_>>()?,
+                    ),
+                };
+                self.nodes[*id] = node;
+                made
+            }
+        })
+    }
+
+    fn finish_all(&mut self, items: &[Item], depth: usize) -> Result<Vec<Value>> {
+        items.iter().map(|item| self.finish(item, depth + 1)).collect()
+    }
+}
