@@ -196,6 +196,10 @@ pub struct TrainConfig {
     pub empty_think_ratio: f64,
     /// Prompts answered before and after the stage, for the report.
     pub samples: Vec<String>,
+    /// The token that ends a row; `None`: the tokenizer's.
+    pub eos_token_id: Option<i64>,
+    /// The token that fills a row; `None`: the tokenizer's, and 0 where there is none.
+    pub pad_token_id: Option<i64>,
 }
 
 /// Measures a model.

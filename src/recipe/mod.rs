@@ -1,1 +1,14 @@
-//! (recipe)
+//! What the user wrote: typed, with the place of every key, and nothing filled in.
+//!
+//! [`read`] gives every fault of a file at once. It knows no tensor and no default: `plan::resolve`
+//! turns a [`Recipe`] into a plan. Next: `schema` (the keys), `places`, `faults`, `reader`.
+
+pub mod faults;
+pub mod places;
+pub mod reader;
+pub mod schema;
+pub mod stages;
+
+pub use places::{Places, Steps};
+pub use reader::{Recipe, read, read_all};
+pub use schema::Root;

@@ -1,0 +1,408 @@
+//! A recipe becomes a plan: defaults filled (upstream's), names resolved, every number checked.
+//!
+//! All faults are collected; each points at the line it comes from. Next: `settings` (model, runtime,
+//! data), `types`.
+
+use std::path::{Path, PathBuf};
+
+use super::types::*;
+use crate::error::{Error, Result};
+use crate::recipe::faults::nearest;
+use crate::recipe::schema::*;
+use crate::recipe::{Recipe, Steps};
+
+/// Reads a recipe file and resolves it, with the faults of both steps together.
+///
+/// # Errors
+/// Every fault, joined.
+pub fn load(path: &Path, sets: &[String]) -> Result<Plan> {
+    let (recipe, faults) = crate::recipe::read_all(path, sets)?;
+    finish(&recipe, faults)
+}
+
+/// Resolves a recipe.
+///
+/// # Errors
+/// Every fault, joined.
+pub fn resolve(recipe: &Recipe) -> Result<Plan> {
+    finish(recipe, Vec::new())
+}
+
+/// Resolves a recipe whose reading left `faults`.
+///
+/// # Errors
+/// Those and the new ones, joined.
+pub fn finish(recipe: &Recipe, faults: Vec<Error>) -> Result<Plan> {
+    let mut resolver = Resolver { recipe, faults, above: Vec::new() };
+    let plan = resolver.plan();
+    let mut seen = std::collections::HashSet::new();
+    resolver.faults.retain(|fault| seen.insert(fault.to_string()));
+    Error::all(resolver.faults).map_or(Ok(plan), Err)
+}
+
+/// A stage above, as later stages may name it.
+struct Above {
+    name: String,
+    trains: bool,
+    tokenizer: Option<TokenizerSource>,
+    model: Option<ModelPlan>,
+    max_seq_len: usize,
+}
+
+pub(super) struct Resolver<'a> {
+    pub(super) recipe: &'a Recipe,
+    pub(super) faults: Vec<Error>,
+    above: Vec<Above>,
+}
+
+/// `base` with one more step.
+pub(super) fn join(base: &[String], key: &str) -> Steps {
+    base.iter().cloned().chain([key.to_owned()]).collect()
+}
+
+impl Resolver<'_> {
+    /// A fault of the value at `path`.
+    pub(super) fn fault(&mut self, path: &[String], what: impl Into<String>, hint: impl Into<String>) {
+        self.faults.push(Error::input(what).at(self.recipe.places.value(path)).hint(hint));
+    }
+
+    /// A fault unless the value was set aside already for a fault of its own.
+    pub(super) fn missing(&mut self, base: &[String], key: &str, what: impl Into<String>, hint: impl Into<String>) {
+        if !self.recipe.aside.contains(&join(base, key)) {
+            self.faults.push(Error::input(what).at(self.recipe.places.key(base)).hint(hint));
+        }
+    }
+
+    /// A whole number of at least `least`.
+    pub(super) fn whole(&mut self, base: &[String], key: &str, value: Option<i64>, least: i64) -> Option<usize> {
+        let value = value?;
+        if value < least {
+            self.fault(&join(base, key), format!("`{key}` is {value}"), format!("give a whole number of at least {least}"));
+            return Some(least as usize);
+        }
+        Some(value as usize)
+    }
+
+    /// A number for which `fits` holds.
+    fn real(&mut self, base: &[String], key: &str, value: Option<f64>, range: &str, fits: fn(f64) -> bool) -> Option<f64> {
+        let value = value?;
+        if !fits(value) {
+            self.fault(&join(base, key), format!("`{key}` is {value}"), format!("give a number {range}"));
+        }
+        Some(value)
+    }
+
+    fn ratio(&mut self, base: &[String], key: &str, value: Option<f64>) -> Option<f64> {
+        self.real(base, key, value, "between 0 and 1", |v| (0.0..=1.0).contains(&v))
+    }
+
+    fn plan(&mut self) -> Plan {
+        let root = &self.recipe.root;
+        let stem = self.recipe.path.file_stem().map_or("recipe".into(), |s| s.to_string_lossy().into_owned());
+        let name = root.name.clone().unwrap_or(stem);
+        if name.is_empty() || name.contains(['/', '\\']) {
+            self.fault(&["name".to_owned()], format!("`name` is `{name}`"), "a name is not empty and has no slash");
+        }
+        let seed = self.whole(&[], "seed", root.seed, 0).unwrap_or(42) as u64;
+        let runtime = self.runtime();
+        let output = root.output.clone().map_or_else(|| Path::new("checkpoints").join(&name), PathBuf::from);
+        if let Some(model) = &root.model {
+            self.model(&["model".to_owned()], model); // faults even where no stage uses it
+        }
+        let stages = root.stages.clone().unwrap_or_default();
+        if stages.is_empty() {
+            self.missing(&[], "stages", "the recipe has no stages", "add `stages:` with a list such as `- pretrain: {...}`");
+        }
+        let names: Vec<String> = stages.iter().map(|s| s.as_ref().map_or(String::new(), |s| s.name().to_owned())).collect();
+        let mut planned = Vec::new();
+        for (index, stage) in stages.iter().enumerate() {
+            let base: Steps = vec!["stages".to_owned(), index.to_string()];
+            let Some(stage) = stage else {
+                if !self.recipe.aside.contains(&base) {
+                    self.fault(&base, "a stage is empty", "give it a kind: tokenizer, pretrain, sft, eval");
+                }
+                continue;
+            };
+            let base = join(&base, stage.kind);
+            let name = stage.name().to_owned();
+            let named = join(&base, "name");
+            if names[..index].contains(&name) {
+                self.fault(&named, format!("two stages are named `{name}`"), "give one of them a `name` of its own");
+            }
+            if name.is_empty() || name == "scratch" || name.contains(['/', '\\', ':']) || name.starts_with('.') {
+                self.fault(&named, format!("a stage cannot be named `{name}`"), "use letters, digits, `-` and `_`");
+            }
+            let config = match &stage.body {
+                StageBody::Tokenizer(section) => self.tokenizer(&base, section, seed),
+                StageBody::Train(section) => self.train(&base, stage.kind, section, seed, &names[index..]),
+                StageBody::Eval(section) => self.eval(&base, section, seed, &names[index..]),
+            };
+            self.note(&name, &config);
+            planned.push(StagePlan { name, place: Some(self.recipe.places.key(&base)), config });
+        }
+        Plan {
+            name,
+            recipe: self.recipe.path.clone(),
+            recipe_text: self.recipe.text.clone(),
+            seed,
+            output,
+            runtime,
+            stages: planned,
+        }
+    }
+
+    fn note(&mut self, name: &str, config: &StageConfig) {
+        let above = match config {
+            StageConfig::Pretrain(c) | StageConfig::Sft(c) => Above {
+                name: name.to_owned(),
+                trains: true,
+                tokenizer: c.tokenizer.clone(),
+                model: c.model.clone(),
+                max_seq_len: c.max_seq_len,
+            },
+            StageConfig::Tokenizer(_) => Above {
+                name: name.to_owned(),
+                trains: false,
+                tokenizer: Some(TokenizerSource::Stage(name.to_owned())),
+                model: None,
+                max_seq_len: 0,
+            },
+            StageConfig::Eval(_) => return,
+        };
+        self.above.push(above);
+    }
+
+    fn tokenizer(&mut self, base: &[String], section: &TokenizerSection, seed: u64) -> StageConfig {
+        let vocab_size = self.whole(base, "vocab_size", section.vocab_size, 300).unwrap_or(6400);
+        let max_bytes = self.whole(base, "max_bytes", section.max_bytes, 1).map(|v| v as u64);
+        let data = self.data(base, section.data.as_ref(), "tokenizer", seed, None);
+        if data.format == DataFormat::Tokens {
+            self.fault(&join(base, "data"), "a tokenizer learns from text, not from tokens", "give a .jsonl file");
+        }
+        StageConfig::Tokenizer(TokenizerConfig { data, vocab_size, max_bytes })
+    }
+
+    fn train(&mut self, base: &[String], kind: &str, s: &TrainSection, seed: u64, below: &[String]) -> StageConfig {
+        let pretrain = kind == "pretrain";
+        let (batch, accumulation, rate, length) = if pretrain { (32, 8, 5e-4, 340) } else { (16, 1, 1e-5, 768) };
+        let last = self.above.iter().rev().find(|a| a.trains).map(|a| Init::Stage(a.name.clone()));
+        let init = match &s.init {
+            Some(init) => self.init(&join(base, "init"), init, below),
+            None if pretrain => Init::Scratch,
+            None => last.unwrap_or_else(|| {
+                self.missing(base, "init", format!("stage `{kind}` needs `init`"), "give a stage above, a weight file, or scratch");
+                Init::Scratch
+            }),
+        };
+        let model = self.stage_model(base, s.model.as_ref(), &init);
+        let data = self.data(base, s.data.as_ref(), kind, seed, s.on_bad_row);
+        let tokenizer = self.tokenizer_of(base, s.tokenizer.as_deref(), &init, data.format, below);
+        let positive = |v: f64| v > 0.0 && v.is_finite();
+        let not_negative = |v: f64| v >= 0.0 && v.is_finite();
+        let betas = match s.betas.as_deref() {
+            None => (0.9, 0.999),
+            Some([Some(a), Some(b)]) if (0.0..1.0).contains(a) && (0.0..1.0).contains(b) => (*a, *b),
+            Some(list) => {
+                if list.iter().all(Option::is_some) {
+                    self.fault(&join(base, "betas"), "`betas` is not two numbers of 0 up to, not with, 1", "for example [0.9, 0.999]");
+                }
+                (0.9, 0.999)
+            }
+        };
+        let dropout = model.as_ref().map_or(0.0, |m| m.config.dropout);
+        let max_seq_len = self.whole(base, "max_seq_len", s.max_seq_len, 2).unwrap_or(length);
+        self.fits_positions(base, max_seq_len, model.as_ref());
+        let config = TrainConfig {
+            epochs: self.whole(base, "epochs", s.epochs, 1).unwrap_or(2),
+            batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(batch),
+            accumulation_steps: self.whole(base, "accumulation_steps", s.accumulation_steps, 1).unwrap_or(accumulation),
+            learning_rate: self.real(base, "learning_rate", s.learning_rate, "above 0", positive).unwrap_or(rate),
+            max_seq_len,
+            grad_clip: self.real(base, "grad_clip", s.grad_clip, "of at least 0", not_negative).unwrap_or(1.0),
+            weight_decay: self.real(base, "weight_decay", s.weight_decay, "of at least 0", not_negative).unwrap_or(0.01),
+            betas,
+            eps: self.real(base, "eps", s.eps, "above 0", positive).unwrap_or(1e-8),
+            schedule: match s.schedule {
+                None | Some(ScheduleName::Upstream) => ScheduleKind::Upstream,
+                Some(ScheduleName::Cosine) => ScheduleKind::Cosine,
+                Some(ScheduleName::Linear) => ScheduleKind::Linear,
+                Some(ScheduleName::Constant) => ScheduleKind::Constant,
+            },
+            warmup_steps: self.whole(base, "warmup_steps", s.warmup_steps, 0).unwrap_or(0),
+            max_steps: self.whole(base, "max_steps", s.max_steps, 1),
+            log_interval: self.whole(base, "log_interval", s.log_interval, 1).unwrap_or(100),
+            save_interval: self.whole(base, "save_interval", s.save_interval, 1).unwrap_or(1000),
+            eval_interval: self.whole(base, "eval_interval", s.eval_interval, 1),
+            keep_last: self.whole(base, "keep_last", s.keep_last, 0).unwrap_or(0),
+            save_dtype: match s.save_dtype {
+                None | Some(SaveDtypeName::Fp16) => SaveDtype::Fp16,
+                Some(SaveDtypeName::Bf16) => SaveDtype::Bf16,
+                Some(SaveDtypeName::Fp32) => SaveDtype::Fp32,
+            },
+            on_nan: anomaly(s.on_nan, OnAnomaly::Stop),
+            on_spike: anomaly(s.on_spike, OnAnomaly::Skip),
+            spike_factor: self.real(base, "spike_factor", s.spike_factor, "above 1", |v| v > 1.0),
+            dropout: self.real(base, "dropout", s.dropout, "from 0 up to, not with, 1", |v| (0.0..1.0).contains(&v)).unwrap_or(dropout),
+            system_prompt_ratio: self.ratio(base, "system_prompt_ratio", s.system_prompt_ratio).unwrap_or(0.2),
+            empty_think_ratio: self.ratio(base, "empty_think_ratio", s.empty_think_ratio).unwrap_or(0.2),
+            samples: s.samples.iter().flatten().flatten().cloned().collect(),
+            eos_token_id: self.whole(base, "eos_token_id", s.eos_token_id, 0).map(|v| v as i64),
+            pad_token_id: self.whole(base, "pad_token_id", s.pad_token_id, 0).map(|v| v as i64),
+            init,
+            model,
+            tokenizer,
+            data,
+        };
+        if pretrain { StageConfig::Pretrain(config) } else { StageConfig::Sft(config) }
+    }
+
+    fn eval(&mut self, base: &[String], s: &EvalSection, seed: u64, below: &[String]) -> StageConfig {
+        if s.from.is_some() && s.init.is_some() {
+            self.fault(&join(base, "init"), "`from` and `init` mean the same here", "keep `from`");
+        }
+        let (key, given) = if s.from.is_some() { ("from", &s.from) } else { ("init", &s.init) };
+        let last = self.above.iter().rev().find(|a| a.trains).map(|a| Init::Stage(a.name.clone()));
+        let init = match given {
+            Some(init) => self.init(&join(base, key), init, below),
+            None => last.unwrap_or_else(|| {
+                self.missing(base, "from", "stage `eval` needs `from`", "give a training stage above, or a weight file");
+                Init::Scratch
+            }),
+        };
+        let model = self.stage_model(base, None, &init);
+        let data = self.data(base, s.data.as_ref(), "eval", seed, None);
+        let tokenizer = self.tokenizer_of(base, s.tokenizer.as_deref(), &init, data.format, below);
+        let trained = match &init {
+            Init::Stage(name) => self.above.iter().find(|a| a.name == *name).map_or(768, |a| a.max_seq_len.max(2)),
+            _ => 768,
+        };
+        let mut tasks: Vec<EvalTask> = Vec::new();
+        for task in s.tasks.iter().flatten().flatten() {
+            let task = match task {
+                TaskName::Loss => EvalTask::Loss,
+                TaskName::ExactMatch => EvalTask::ExactMatch,
+            };
+            if !tasks.contains(&task) {
+                tasks.push(task);
+            }
+        }
+        if tasks.is_empty() {
+            tasks.push(EvalTask::Loss);
+        }
+        if tasks.contains(&EvalTask::ExactMatch) && data.format != DataFormat::Chat {
+            self.fault(&join(base, "tasks"), "`exact_match` needs conversations", "set data.format: chat, or leave exact_match out");
+        }
+        StageConfig::Eval(EvalConfig {
+            init,
+            model,
+            tokenizer,
+            data,
+            tasks,
+            batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(16),
+            max_seq_len: self.whole(base, "max_seq_len", s.max_seq_len, 2).unwrap_or(trained),
+            max_new_tokens: self.whole(base, "max_new_tokens", s.max_new_tokens, 1).unwrap_or(64),
+            limit: self.whole(base, "limit", s.limit, 1),
+        })
+    }
+
+    fn init(&mut self, path: &[String], given: &str, below: &[String]) -> Init {
+        if given == "scratch" {
+            return Init::Scratch;
+        }
+        if let Some(above) = self.above.iter().find(|a| a.name == given) {
+            if !above.trains {
+                self.fault(path, format!("stage `{given}` makes no weights"), "name a training stage");
+            }
+            return Init::Stage(given.to_owned());
+        }
+        if !Path::new(given).exists() {
+            let key = path.last().map_or("init", |k| k.as_str()).to_owned();
+            let hint = if below.iter().any(|name| name == given) {
+                format!("stage `{given}` does not stand above this one; move it up")
+            } else {
+                let known = self.above.iter().filter(|a| a.trains).map(|a| a.name.as_str()).chain(["scratch"]);
+                let list: Vec<&str> = known.clone().collect();
+                nearest(given, known).map_or_else(
+                    || format!("give a path that exists, or one of: {}", list.join(", ")),
+                    |name| format!("did you mean `{name}`?"),
+                )
+            };
+            self.fault(path, format!("`{key}: {given}` is no stage above and no file"), hint);
+        }
+        Init::Path(PathBuf::from(given))
+    }
+
+    fn stage_model(&mut self, base: &[String], own: Option<&ModelSection>, init: &Init) -> Option<ModelPlan> {
+        if let Some(section) = own {
+            return self.model(&join(base, "model"), section);
+        }
+        if let Init::Stage(name) = init {
+            return self.above.iter().find(|a| a.name == *name).and_then(|a| a.model.clone());
+        }
+        match &self.recipe.root.model {
+            Some(section) => self.model(&["model".to_owned()], section),
+            None if *init == Init::Scratch => self.model(&["model".to_owned()], &ModelSection::default()),
+            None => None,
+        }
+    }
+
+    fn fits_positions(&mut self, base: &[String], length: usize, model: Option<&ModelPlan>) {
+        if let Some(most) = model.map(|m| m.config.max_position_embeddings)
+            && length as i64 > most
+        {
+            self.fault(
+                &join(base, "max_seq_len"),
+                format!("`max_seq_len` is {length}, above the model's max_position_embeddings {most}"),
+                "lower it, or raise model.max_position_embeddings",
+            );
+        }
+    }
+
+    fn tokenizer_of(
+        &mut self,
+        base: &[String],
+        own: Option<&str>,
+        init: &Init,
+        format: DataFormat,
+        below: &[String],
+    ) -> Option<TokenizerSource> {
+        let (path, given) = match (own, self.recipe.root.tokenizer.as_deref()) {
+            (Some(name), _) => (join(base, "tokenizer"), name),
+            (None, Some(name)) => (vec!["tokenizer".to_owned()], name),
+            (None, None) => {
+                let inherited = match init {
+                    Init::Stage(name) => self.above.iter().find(|a| a.name == *name).and_then(|a| a.tokenizer.clone()),
+                    _ => None,
+                };
+                let last = || self.above.iter().rev().find(|a| !a.trains).map(|a| TokenizerSource::Stage(a.name.clone()));
+                let found = inherited.or_else(last);
+                if found.is_none() && format != DataFormat::Tokens && !self.recipe.aside.contains(&vec!["tokenizer".to_owned()]) {
+                    self.missing(base, "tokenizer", "this stage needs a tokenizer", "set `tokenizer:` to a folder with tokenizer.json, or add a tokenizer stage above");
+                }
+                return found;
+            }
+        };
+        if self.above.iter().any(|a| !a.trains && a.name == given) {
+            return Some(TokenizerSource::Stage(given.to_owned()));
+        }
+        if !Path::new(given).join("tokenizer.json").is_file() {
+            let known = self.above.iter().filter(|a| !a.trains).map(|a| a.name.as_str());
+            let hint = match nearest(given, known) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None if below.iter().any(|name| name == given) => format!("stage `{given}` stands below; move it up"),
+                None => "give a tokenizer stage above, or a folder with tokenizer.json".to_owned(),
+            };
+            self.fault(&path, format!("`tokenizer: {given}` is no tokenizer stage above and no folder with tokenizer.json"), hint);
+        }
+        Some(TokenizerSource::Folder(PathBuf::from(given)))
+    }
+}
+
+fn anomaly(given: Option<OnAnomalyName>, default: OnAnomaly) -> OnAnomaly {
+    match given {
+        None => default,
+        Some(OnAnomalyName::Stop) => OnAnomaly::Stop,
+        Some(OnAnomalyName::Skip) => OnAnomaly::Skip,
+        Some(OnAnomalyName::Rollback) => OnAnomaly::Rollback,
+    }
+}

@@ -1,0 +1,268 @@
+//! The parts of a recipe that several stages share: runtime, model, data.
+//!
+//! Same rules as `resolve`: fill, check, collect faults, go on.
+
+use std::path::{Path, PathBuf};
+
+use super::resolve::{Resolver, join};
+use super::types::*;
+use crate::model::config::{ModelOverrides, PRESETS, preset};
+use crate::model::Era;
+use crate::recipe::faults::hint;
+use crate::recipe::schema::*;
+
+impl Resolver<'_> {
+    pub(super) fn runtime(&mut self) -> Runtime {
+        let base = ["runtime".to_owned()];
+        let section = self.recipe.root.runtime.clone().unwrap_or_default();
+        let device = section.device.as_deref().unwrap_or("auto");
+        let device = parse_device(device).unwrap_or_else(|| {
+            self.fault(
+                &join(&base, "device"),
+                format!("`device` is `{device}`"),
+                hint(device, &["auto", "cpu", "cuda", "cuda:0", "mps"], "allowed"),
+            );
+            Wanted::Auto
+        });
+        let threads = match section.threads {
+            None => None,
+            Some(NumberOrText::Text(text)) if text == "auto" => None,
+            Some(NumberOrText::Number(n)) if n >= 1.0 && n.fract() == 0.0 && n <= 4096.0 => Some(n as usize),
+            Some(other) => {
+                let shown = match other {
+                    NumberOrText::Number(n) => n.to_string(),
+                    NumberOrText::Text(text) => text,
+                };
+                self.fault(&join(&base, "threads"), format!("`threads` is `{shown}`"), "give auto or a whole number of at least 1");
+                None
+            }
+        };
+        let precision = match section.precision {
+            None | Some(PrecisionName::Auto) => Precision::Auto,
+            Some(PrecisionName::Fp32) => Precision::Fp32,
+            Some(PrecisionName::Bf16) => Precision::Bf16,
+            Some(PrecisionName::Fp16) => Precision::Fp16,
+        };
+        Runtime { device, precision, threads }
+    }
+
+    pub(super) fn model(&mut self, base: &[String], s: &ModelSection) -> Option<ModelPlan> {
+        let before = self.faults.len();
+        let mut start = ModelOverrides::default();
+        if let Some(name) = &s.preset {
+            match preset(name) {
+                Some(found) => start = found,
+                None => self.fault(&join(base, "preset"), format!("unknown preset `{name}`"), hint(name, &PRESETS, "presets")),
+            }
+            if s.config.is_some() {
+                self.fault(&join(base, "config"), "a model has a preset or a config, not both", "remove one of them");
+            }
+        } else if let Some(file) = &s.config {
+            match read_config(Path::new(file)) {
+                Ok(found) => start = found,
+                Err(why) => self.fault(&join(base, "config"), format!("cannot use the model config {file}: {why}"), "give a config.json"),
+            }
+        } else {
+            start = preset("minimind3").unwrap_or_default();
+            if let Some(era) = s.era {
+                // Another era without a preset: its own defaults, not those of the preset of this one.
+                start = ModelOverrides { era: Some(era_of(era)), ..ModelOverrides::default() };
+            }
+        }
+        for (key, value, least) in [
+            ("hidden_size", s.hidden_size, 1),
+            ("num_hidden_layers", s.num_hidden_layers, 1),
+            ("num_attention_heads", s.num_attention_heads, 1),
+            ("num_key_value_heads", s.num_key_value_heads, 1),
+            ("head_dim", s.head_dim, 2),
+            ("vocab_size", s.vocab_size, 1),
+            ("intermediate_size", s.intermediate_size, 1),
+            ("max_position_embeddings", s.max_position_embeddings, 1),
+            ("num_experts", s.num_experts, 1),
+            ("num_experts_per_tok", s.num_experts_per_tok, 1),
+            ("n_shared_experts", s.n_shared_experts, 0),
+            ("moe_intermediate_size", s.moe_intermediate_size, 1),
+        ] {
+            self.whole(base, key, value, least);
+        }
+        for (key, value, fits, range) in [
+            ("rms_norm_eps", s.rms_norm_eps, s.rms_norm_eps.is_none_or(|v| v > 0.0), "above 0"),
+            ("rope_theta", s.rope_theta, s.rope_theta.is_none_or(|v| v > 0.0), "above 0"),
+            ("aux_loss_coef", s.aux_loss_coef, s.aux_loss_coef.is_none_or(|v| v >= 0.0), "of at least 0"),
+            ("dropout", s.dropout, s.dropout.is_none_or(|v| (0.0..1.0).contains(&v)), "from 0 up to, not with, 1"),
+        ] {
+            if !fits {
+                let shown = value.unwrap_or_default();
+                self.fault(&join(base, key), format!("`{key}` is {shown}"), format!("give a number {range}"));
+            }
+        }
+        if self.faults.len() > before {
+            return None;
+        }
+        let own = ModelOverrides {
+            era: s.era.map(era_of),
+            hidden_size: s.hidden_size,
+            num_hidden_layers: s.num_hidden_layers,
+            num_attention_heads: s.num_attention_heads,
+            num_key_value_heads: s.num_key_value_heads,
+            head_dim: s.head_dim,
+            vocab_size: s.vocab_size,
+            intermediate_size: s.intermediate_size,
+            max_position_embeddings: s.max_position_embeddings,
+            rms_norm_eps: s.rms_norm_eps,
+            rope_theta: s.rope_theta,
+            tie_word_embeddings: s.tie_word_embeddings,
+            inference_rope_scaling: s.inference_rope_scaling,
+            dropout: s.dropout,
+            use_moe: s.use_moe,
+            num_experts: s.num_experts,
+            num_experts_per_tok: s.num_experts_per_tok,
+            n_shared_experts: s.n_shared_experts,
+            moe_intermediate_size: s.moe_intermediate_size,
+            aux_loss_coef: s.aux_loss_coef,
+            norm_topk_prob: s.norm_topk_prob,
+            seq_aux: s.seq_aux,
+        };
+        let all = own.over(start);
+        let vocab_size_given = all.vocab_size.is_some();
+        match all.resolve() {
+            Ok(config) => Some(ModelPlan { config, vocab_size_given }),
+            Err(error) => {
+                // The message begins with the key it is about, as a bare word.
+                let key = error.what().split(|c: char| !c.is_alphanumeric() && c != '_').find(|w| !w.is_empty()).unwrap_or_default().to_owned();
+                self.faults.push(error.at(self.recipe.places.value(&join(base, &key))));
+                None
+            }
+        }
+    }
+
+    pub(super) fn data(
+        &mut self,
+        stage: &[String],
+        section: Option<&DataSection>,
+        kind: &str,
+        seed: u64,
+        on_bad_row: Option<OnBadRowName>,
+    ) -> DataConfig {
+        let base = join(stage, "data");
+        if section.is_none() {
+            self.missing(stage, "data", format!("stage `{kind}` needs `data`"), "add data: {path: FILE} or data: {synthetic: true}");
+        }
+        let d = section.cloned().unwrap_or_default();
+        let synthetic = d.synthetic.clone().and_then(|s| s.0);
+        let given = usize::from(d.path.is_some()) + usize::from(d.paths.is_some()) + usize::from(synthetic.is_some());
+        let aside = ["path", "paths", "synthetic"].iter().any(|key| self.recipe.aside.iter().any(|p| p.starts_with(&join(&base, key))));
+        if section.is_some() && given != 1 && !aside {
+            let what = if given == 0 { "`data` names no rows" } else { "`data` takes one of path, paths, synthetic" };
+            self.fault(&base, what, "give path: FILE, paths: [FILE, ...] or synthetic: true");
+        }
+        let mut files: Vec<(Vec<String>, String)> = Vec::new();
+        files.extend(d.path.iter().map(|p| (join(&base, "path"), p.clone())));
+        for (index, path) in d.paths.iter().flatten().enumerate() {
+            files.extend(path.iter().map(|p| (join(&join(&base, "paths"), &index.to_string()), p.clone())));
+        }
+        for (at, file) in &files {
+            self.file(at, file);
+        }
+        let tokens = files.iter().any(|(_, file)| file.ends_with(".safetensors"));
+        let format = match d.format {
+            Some(FormatName::Text) => DataFormat::Text,
+            Some(FormatName::Chat) => DataFormat::Chat,
+            Some(FormatName::Tokens) => DataFormat::Tokens,
+            None | Some(FormatName::Auto) if tokens => DataFormat::Tokens,
+            None | Some(FormatName::Auto) if matches!(kind, "sft" | "eval") => DataFormat::Chat,
+            None | Some(FormatName::Auto) => DataFormat::Text,
+        };
+        if synthetic.is_some() && format == DataFormat::Tokens {
+            self.fault(&join(&base, "format"), "synthetic rows have no format `tokens`", "use text or chat");
+        }
+        let source = match synthetic {
+            Some(s) => {
+                let at = join(&base, "synthetic");
+                let split = match s.split {
+                    Some(SplitName::Heldout) => SyntheticSplit::Heldout,
+                    Some(SplitName::Train) => SyntheticSplit::Train,
+                    None if kind == "eval" => SyntheticSplit::Heldout,
+                    None => SyntheticSplit::Train,
+                };
+                DataSource::Synthetic(SyntheticConfig {
+                    rows: self.whole(&at, "rows", s.rows, 1),
+                    seed: self.whole(&at, "seed", s.seed, 0).map_or(seed, |v| v as u64),
+                    split,
+                })
+            }
+            None => DataSource::Paths(files.into_iter().map(|(_, file)| PathBuf::from(file)).collect()),
+        };
+        let validation = match d.validation {
+            None => Validation::Off,
+            Some(NumberOrText::Number(0.0)) => Validation::Off,
+            Some(NumberOrText::Number(share)) => {
+                if !(share > 0.0 && share < 1.0) {
+                    self.fault(&join(&base, "validation"), format!("`validation` is {share}"), "give a share from 0 up to, not with, 1, or a file");
+                }
+                Validation::Share(share)
+            }
+            Some(NumberOrText::Text(file)) => {
+                self.file(&join(&base, "validation"), &file);
+                Validation::Path(PathBuf::from(file))
+            }
+        };
+        DataConfig {
+            source,
+            format,
+            shuffle: d.shuffle.unwrap_or(true),
+            validation,
+            batching: match d.batching {
+                Some(BatchingName::Pad) => Batching::Pad,
+                None | Some(BatchingName::Bucket) => Batching::Bucket,
+            },
+            on_bad_row: match d.on_bad_row.or(on_bad_row) {
+                Some(OnBadRowName::Skip) => OnBadRow::Skip,
+                None | Some(OnBadRowName::Error) => OnBadRow::Error,
+            },
+        }
+    }
+
+    fn file(&mut self, at: &[String], file: &str) {
+        let path = Path::new(file);
+        if path.is_file() {
+            return;
+        }
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let beside: Vec<String> = std::fs::read_dir(folder)
+            .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
+            .unwrap_or_default();
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let near = crate::recipe::faults::nearest(&name, beside.iter().map(String::as_str));
+        let what = if path.is_dir() { format!("{file} is a folder, not a file") } else { format!("no file {file}") };
+        let hint = near.filter(|n| *n != name).map_or_else(
+            || "paths count from the current folder".to_owned(),
+            |n| format!("did you mean `{}`?", path.with_file_name(n).display()),
+        );
+        self.fault(at, what, hint);
+    }
+}
+
+/// `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
+pub fn parse_device(text: &str) -> Option<Wanted> {
+    Some(match text {
+        "auto" => Wanted::Auto,
+        "cpu" => Wanted::Cpu,
+        "cuda" => Wanted::Cuda(0),
+        "mps" => Wanted::Mps,
+        _ => Wanted::Cuda(text.strip_prefix("cuda:")?.parse().ok()?),
+    })
+}
+
+fn era_of(era: EraName) -> Era {
+    match era {
+        EraName::Minimind2 => Era::MiniMind2,
+        EraName::Minimind3 => Era::MiniMind3,
+    }
+}
+
+fn read_config(file: &Path) -> Result<ModelOverrides, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    ModelOverrides::from_json(&value).map_err(|error| error.what().to_owned())
+}

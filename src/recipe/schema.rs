@@ -1,0 +1,233 @@
+//! The keys of a recipe, as written: every field optional, unknown keys refused.
+//!
+//! Descriptions here are the JSON Schema's (`minimind schema`). Defaults are filled by `plan::resolve`.
+//! Lists hold optional elements, so that a faulty element can be set aside and its neighbours still read.
+//! Next: `stages` for the one-key maps.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub use super::stages::{Stage, StageBody};
+mod parts;
+pub use parts::*;
+
+/// A recipe: what to train, on what, in which order.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Root {
+    /// The run's name; the file's name without its ending where left out.
+    pub name: Option<String>,
+    /// Seed of every random choice (42).
+    pub seed: Option<i64>,
+    /// Device, precision and threads.
+    pub runtime: Option<RuntimeSection>,
+    /// The run's folder (checkpoints/<name>).
+    pub output: Option<String>,
+    /// A tokenizer stage, or a folder with tokenizer.json; a stage may name its own.
+    pub tokenizer: Option<String>,
+    /// What `init: scratch` builds.
+    pub model: Option<ModelSection>,
+    /// Stages in order; each a map with one key, the kind.
+    pub stages: Option<Vec<Option<Stage>>>,
+    /// Anything; ignored. A place for anchors.
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub x: Option<serde::de::IgnoredAny>,
+}
+
+/// Where and how tensors are computed.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeSection {
+    /// auto, cpu, cuda, cuda:N or mps (auto).
+    pub device: Option<String>,
+    /// Arithmetic of forward and backward (auto: bf16 on a GPU that has it, else fp32).
+    pub precision: Option<PrecisionName>,
+    /// Threads of the CPU, or auto (all cores).
+    pub threads: Option<NumberOrText>,
+}
+
+/// The architecture. Start from a preset or a config file and override any field.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// minimind2-small, minimind2, minimind2-moe, minimind3 or minimind3-moe (minimind3).
+    pub preset: Option<String>,
+    /// A config.json to start from, instead of a preset.
+    pub config: Option<String>,
+    /// Whose arithmetic: minimind2 or minimind3.
+    pub era: Option<EraName>,
+    /// Width of the residual stream.
+    pub hidden_size: Option<i64>,
+    /// Blocks.
+    pub num_hidden_layers: Option<i64>,
+    /// Query heads.
+    pub num_attention_heads: Option<i64>,
+    /// Key and value heads; divides the query heads.
+    pub num_key_value_heads: Option<i64>,
+    /// Width of a head (hidden_size / num_attention_heads).
+    pub head_dim: Option<i64>,
+    /// Rows of the embedding (the tokenizer's size).
+    pub vocab_size: Option<i64>,
+    /// Inner width of the feed-forward (from hidden_size by the era's rule).
+    pub intermediate_size: Option<i64>,
+    /// Longest sequence in tokens (32768).
+    pub max_position_embeddings: Option<i64>,
+    /// Epsilon of RMS norm.
+    pub rms_norm_eps: Option<f64>,
+    /// Base of the rotary frequencies (1e6).
+    pub rope_theta: Option<f64>,
+    /// Whether the output layer is the embedding (true).
+    pub tie_word_embeddings: Option<bool>,
+    /// Whether YaRN stretches the rotary frequencies (false).
+    pub inference_rope_scaling: Option<bool>,
+    /// Dropout probability while training (0).
+    pub dropout: Option<f64>,
+    /// Whether the feed-forward is a mixture of experts (false).
+    pub use_moe: Option<bool>,
+    /// Routed experts (4).
+    pub num_experts: Option<i64>,
+    /// Experts a token visits.
+    pub num_experts_per_tok: Option<i64>,
+    /// Experts every token visits.
+    pub n_shared_experts: Option<i64>,
+    /// Inner width of an expert.
+    pub moe_intermediate_size: Option<i64>,
+    /// Weight of the load-balancing loss.
+    pub aux_loss_coef: Option<f64>,
+    /// Whether the chosen experts' weights are made to sum to one.
+    pub norm_topk_prob: Option<bool>,
+    /// Load per sequence rather than over the batch.
+    pub seq_aux: Option<bool>,
+}
+
+/// Rows and how they become batches. Give one of path, paths, synthetic.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    /// One file.
+    pub path: Option<String>,
+    /// Several files, read one after another.
+    pub paths: Option<Vec<Option<String>>>,
+    /// The built-in world: `true`, or a map.
+    pub synthetic: Option<Synthetic>,
+    /// The shape of rows (auto: by the file's ending and the stage's kind).
+    pub format: Option<FormatName>,
+    /// Whether each epoch draws a new order (true).
+    pub shuffle: Option<bool>,
+    /// Validation rows: a share 0..1 of these rows, or a file (0: none).
+    pub validation: Option<NumberOrText>,
+    /// bucket pads to the batch's longest row, pad to max_seq_len (bucket).
+    pub batching: Option<BatchingName>,
+    /// Stop at a row that cannot be used, or skip and count it (error).
+    pub on_bad_row: Option<OnBadRowName>,
+}
+
+/// Learns a byte-level BPE tokenizer.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSection {
+    /// The stage's name (its kind).
+    pub name: Option<String>,
+    /// Text to learn from.
+    pub data: Option<DataSection>,
+    /// Entries, the reserved ones included (6400).
+    pub vocab_size: Option<i64>,
+    /// Most bytes of text to read (all).
+    pub max_bytes: Option<i64>,
+}
+
+/// Pretraining and fine-tuning.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSection {
+    /// The stage's name (its kind).
+    pub name: Option<String>,
+    /// Start weights: scratch, a stage above, or a path (pretrain: scratch; sft: the training stage above).
+    pub init: Option<String>,
+    /// A tokenizer stage above or a folder (the recipe's).
+    pub tokenizer: Option<String>,
+    /// The architecture, where it is not the recipe's.
+    pub model: Option<ModelSection>,
+    /// The rows.
+    pub data: Option<DataSection>,
+    /// Passes over the data (2).
+    pub epochs: Option<i64>,
+    /// Rows a micro-batch (pretrain 32, sft 16).
+    pub batch_size: Option<i64>,
+    /// Micro-batches an update (pretrain 8, sft 1).
+    pub accumulation_steps: Option<i64>,
+    /// Peak learning rate (pretrain 5e-4, sft 1e-5).
+    pub learning_rate: Option<f64>,
+    /// Longest row in tokens (pretrain 340, sft 768).
+    pub max_seq_len: Option<i64>,
+    /// Largest global gradient norm; 0 turns clipping off (1.0).
+    pub grad_clip: Option<f64>,
+    /// AdamW's decay (0.01).
+    pub weight_decay: Option<f64>,
+    /// AdamW's betas ([0.9, 0.999]).
+    pub betas: Option<Vec<Option<f64>>>,
+    /// AdamW's epsilon (1e-8).
+    pub eps: Option<f64>,
+    /// The learning rate over time (upstream: a cosine from the peak to a tenth).
+    pub schedule: Option<ScheduleName>,
+    /// Micro-batches of linear warm-up (0).
+    pub warmup_steps: Option<i64>,
+    /// Stop after this many micro-batches (the epochs decide).
+    pub max_steps: Option<i64>,
+    /// Micro-batches between rows of metrics (100).
+    pub log_interval: Option<i64>,
+    /// Micro-batches between checkpoints (1000).
+    pub save_interval: Option<i64>,
+    /// Micro-batches between validations (at each checkpoint).
+    pub eval_interval: Option<i64>,
+    /// Numbered checkpoints to keep beside the newest (0).
+    pub keep_last: Option<i64>,
+    /// Type of the numbers in the weight file (fp16).
+    pub save_dtype: Option<SaveDtypeName>,
+    /// What to do about a loss that is not a number (stop).
+    pub on_nan: Option<OnAnomalyName>,
+    /// What to do about a spike of the loss (skip).
+    pub on_spike: Option<OnAnomalyName>,
+    /// How many times its running mean a loss must be to count as a spike (never).
+    pub spike_factor: Option<f64>,
+    /// Dropout probability (the model's).
+    pub dropout: Option<f64>,
+    /// Chance of a random system prompt before a conversation without one (0.2).
+    pub system_prompt_ratio: Option<f64>,
+    /// Chance that empty think blocks stay in a conversation (0.2).
+    pub empty_think_ratio: Option<f64>,
+    /// Prompts answered before and after the stage, for the report.
+    pub samples: Option<Vec<Option<String>>>,
+    /// Stop at a row that cannot be used, or skip and count it (error).
+    pub on_bad_row: Option<OnBadRowName>,
+    /// The token that ends a row (the tokenizer's).
+    pub eos_token_id: Option<i64>,
+    /// The token that fills a row (the tokenizer's).
+    pub pad_token_id: Option<i64>,
+}
+
+/// Measures a model.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EvalSection {
+    /// The stage's name (its kind).
+    pub name: Option<String>,
+    /// Which weights: a stage above or a path (the training stage above).
+    pub from: Option<String>,
+    /// The same as `from`.
+    pub init: Option<String>,
+    /// A tokenizer stage above or a folder (the model's stage's, else the recipe's).
+    pub tokenizer: Option<String>,
+    /// What to measure on.
+    pub data: Option<DataSection>,
+    /// loss, exact_match, or both ([loss]).
+    pub tasks: Option<Vec<Option<TaskName>>>,
+    /// Rows a batch (16).
+    pub batch_size: Option<i64>,
+    /// Longest row in tokens (768).
+    pub max_seq_len: Option<i64>,
+    /// Longest answer in tokens (64).
+    pub max_new_tokens: Option<i64>,
+    /// Most rows to measure (all).
+    pub limit: Option<i64>,
+}

@@ -1,0 +1,99 @@
+//! A stage as written: a map with one key, its kind.
+//!
+//! Read by hand: serde's tagged enums lose the place of a fault inside them.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::Deserialize;
+
+use super::schema::{EvalSection, TokenizerSection, TrainSection};
+
+/// Kinds this version runs.
+pub const KINDS: [&str; 4] = ["tokenizer", "pretrain", "sft", "eval"];
+/// Kinds that are named but not in this version.
+pub const LATER: [&str; 11] =
+    ["lora", "merge", "reason", "distill", "dpo", "ppo", "grpo", "spo", "agent", "reward", "export"];
+
+/// One stage.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// The key.
+    pub kind: &'static str,
+    /// What it holds.
+    pub body: StageBody,
+}
+
+/// The value of the one key.
+#[derive(Debug, Clone)]
+pub enum StageBody {
+    /// `tokenizer`.
+    Tokenizer(Box<TokenizerSection>),
+    /// `pretrain`, `sft`.
+    Train(Box<TrainSection>),
+    /// `eval`.
+    Eval(Box<EvalSection>),
+}
+
+impl Stage {
+    /// The name given, else the kind.
+    pub fn name(&self) -> &str {
+        match &self.body {
+            StageBody::Tokenizer(s) => s.name.as_deref(),
+            StageBody::Train(s) => s.name.as_deref(),
+            StageBody::Eval(s) => s.name.as_deref(),
+        }
+        .unwrap_or(self.kind)
+    }
+}
+
+impl<'de> Deserialize<'de> for Stage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Stage;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map with one key, the stage's kind")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Stage, A::Error> {
+                let Some(kind) = map.next_key::<String>()? else {
+                    return Err(A::Error::custom("stage is empty"));
+                };
+                let Some(known) = KINDS.iter().copied().find(|k| *k == kind) else {
+                    map.next_value::<IgnoredAny>()?;
+                    return Err(A::Error::custom(format!("stage kind `{kind}`")));
+                };
+                let body = match known {
+                    "tokenizer" => StageBody::Tokenizer(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "eval" => StageBody::Eval(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    _ => StageBody::Train(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                };
+                if let Some(second) = map.next_key::<String>()? {
+                    return Err(A::Error::custom(format!("second key `{second}`")));
+                }
+                Ok(Stage { kind: known, body })
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
+}
+
+impl JsonSchema for Stage {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Stage".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let tokenizer = generator.subschema_for::<TokenizerSection>();
+        let train = generator.subschema_for::<TrainSection>();
+        let eval = generator.subschema_for::<EvalSection>();
+        json_schema!({
+            "type": "object",
+            "description": "A map with one key, the stage's kind.",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": false,
+            "properties": {"tokenizer": tokenizer, "pretrain": train, "sft": train, "eval": eval}
+        })
+    }
+}
