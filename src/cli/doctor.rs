@@ -1,10 +1,12 @@
 //! `minimind doctor`: what was found on this machine, and what is wrong with it.
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
+use super::open::LIBTORCH_DIR;
 use crate::engine::device;
 use crate::error::Result;
 use crate::plan::machine::Machine;
@@ -38,29 +40,29 @@ pub fn matrix_speed(device: Device) -> f64 {
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
-    let machine = Machine::read();
+    let machine = Machine::detect();
     tch::set_num_threads(machine.cores as i32);
     let mut wrong = Vec::new();
-    let chosen = match device::resolve(device::Wanted::Auto, &machine.libtorch_dir, machine.gpu) {
+    let chosen = match device::resolve(device::Wanted::Auto, Path::new(LIBTORCH_DIR), machine.gpu_seen) {
         Ok(device) => device,
         Err(error) => {
             wrong.push(error.to_string());
             Device::Cpu
         }
     };
-    if machine.gpu && chosen == Device::Cpu {
+    if machine.gpu_seen && chosen == Device::Cpu {
         wrong.push("there is a GPU, but this libtorch cannot use it: install PyTorch's CUDA build, then scripts/setup".into());
     }
-    if machine.memory_available < 2 << 30 {
-        wrong.push(format!("only {:.1} GB of memory are free", machine.memory_available as f64 / 1e9));
+    if let Some(free) = machine.memory_available.filter(|&free| free < 2 << 30) {
+        wrong.push(format!("only {:.1} GB of memory are free", free as f64 / 1e9));
     }
     let gflops = matrix_speed(chosen) / 1e9;
     if args.json {
         let value = json!({
             "minimind": env!("CARGO_PKG_VERSION"),
-            "libtorch": {"version": "2.11.0", "path": machine.libtorch_dir},
+            "libtorch": {"version": "2.11.0", "path": LIBTORCH_DIR},
             "device": device::name(chosen),
-            "gpu": machine.gpu,
+            "gpu": machine.gpu_seen,
             "threads": machine.cores,
             "memory_bytes": machine.memory_total,
             "memory_available_bytes": machine.memory_available,
@@ -72,10 +74,10 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     println!("minimind  {}", env!("CARGO_PKG_VERSION"));
-    println!("libtorch  2.11.0 in {}", machine.libtorch_dir.display());
-    println!("device    {} (GPU {})", device::name(chosen), if machine.gpu { "seen" } else { "not seen" });
+    println!("libtorch  2.11.0 in {}", LIBTORCH_DIR);
+    println!("device    {} (GPU {})", device::name(chosen), if machine.gpu_seen { "seen" } else { "not seen" });
     println!("threads   {}", machine.cores);
-    let gb = |bytes: u64| bytes as f64 / 1e9;
+    let gb = |bytes: Option<u64>| bytes.unwrap_or(0) as f64 / 1e9;
     println!("memory    {:.1} GB, {:.1} free", gb(machine.memory_total), gb(machine.memory_available));
     println!("matrix    {gflops:.0} GFLOP/s in fp32 (median of five {SIDE} x {SIDE} products)");
     println!("cache     {}", machine.cache_dir.display());

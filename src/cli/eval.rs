@@ -39,7 +39,7 @@ pub struct Args {
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
-    let machine = Machine::read();
+    let machine = Machine::detect();
     let opened = open(&args.open)?;
     let (format, has_answers) = crate::data::sniff(&args.data)?;
     if format != DataFormat::Tokens && opened.tokenizer.is_none() {

@@ -1,13 +1,14 @@
 //! `minimind run RECIPE`: carry it out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::open::LIBTORCH_DIR;
 use crate::engine::{Signals, device};
 use crate::error::Result;
 use crate::plan::machine::Machine;
 use crate::plan::{self, Plan, StageConfig};
-use crate::report::console::ConsoleMode;
-use crate::report::table::console_table;
+use crate::report::ConsoleMode;
+use crate::report::console_table;
 use crate::stage::{self, Resume, RunOptions};
 
 /// Arguments.
@@ -35,19 +36,19 @@ pub struct Args {
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
-    let machine = Machine::read();
+    let machine = Machine::detect();
     let mut plan = plan::load(&args.recipe, &args.sets)?;
     if let Some(output) = args.output {
         plan.output = output;
     }
-    let device = device::resolve(plan.runtime.device, &machine.libtorch_dir, machine.gpu)?;
-    let compute = plan::compute(plan.runtime.precision, device);
+    let device = device::resolve(plan.runtime.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
+    let compute = plan.runtime.precision.compute(device);
     tch::set_num_threads(plan.runtime.threads.unwrap_or(machine.cores) as i32);
     let options = RunOptions {
         only: args.only,
         from: args.from,
         resume: args.resume,
-        console: if machine.stderr_is_terminal { ConsoleMode::Bar } else { ConsoleMode::Lines },
+        console: ConsoleMode::auto(),
         cache_dir: machine.cache_dir.clone(),
     };
     let signals = Signals::install()?;

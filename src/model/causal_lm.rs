@@ -54,6 +54,13 @@ impl CausalLm {
         Self::new(&config, self.params)
     }
 
+    /// The same parameters with YaRN's rotary positions.
+    pub fn with_yarn(self) -> Self {
+        let mut config = self.config;
+        config.inference_rope_scaling = true;
+        Self::new(&config, self.params)
+    }
+
     /// The architecture.
     pub fn config(&self) -> &ModelConfig {
         &self.config

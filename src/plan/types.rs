@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use crate::data::config::*;
+use crate::engine::Compute;
 pub use crate::engine::OnAnomaly;
 pub use crate::engine::device::Wanted;
 use crate::error::Place;
@@ -44,7 +45,7 @@ pub struct Runtime {
 }
 
 /// Arithmetic of the forward and backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// fp32 on the CPU, bf16 on a GPU.
@@ -226,13 +227,27 @@ pub struct EvalConfig {
 }
 
 /// What an evaluation measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum EvalTask {
     /// Cross-entropy, perplexity, bits per byte.
     Loss,
     /// Greedy answers compared with the verifiable answer.
     ExactMatch,
+}
+
+impl Precision {
+    /// The arithmetic on a device: `auto` is fp32 on the CPU and bf16 on a GPU.
+    pub fn compute(self, device: tch::Device) -> Compute {
+        match self {
+            Precision::Fp32 => Compute::Fp32,
+            Precision::Bf16 => Compute::Bf16,
+            Precision::Fp16 => Compute::Fp16,
+            Precision::Auto if matches!(device, tch::Device::Cuda(_)) => Compute::Bf16,
+            Precision::Auto => Compute::Fp32,
+        }
+    }
 }
 
 impl StageConfig {

@@ -1,0 +1,170 @@
+//! Opening a model and its tokenizer by what the user named: shared by generate, chat and eval.
+
+use std::path::{Path, PathBuf};
+
+use tch::Kind;
+
+use crate::checkpoint::{load, pth};
+use crate::data::Tokenizer;
+use crate::engine::{Compute, device};
+use crate::error::{Error, Place, Result};
+use crate::model::{CausalLm, ModelConfig, ModelOverrides};
+use crate::plan::machine::Machine;
+use crate::plan::{Precision, Wanted};
+
+/// Where the libtorch of this build lies.
+pub const LIBTORCH_DIR: &str = env!("MINIMIND_LIBTORCH_LIB");
+
+/// Which model, and where it runs.
+#[derive(Debug, clap::Args)]
+pub struct OpenArgs {
+    /// A .pth, a .safetensors, a Hugging Face folder, or a run's folder (RUN or RUN:stage).
+    #[arg(long, value_name = "M")]
+    model: String,
+    /// Folder with tokenizer.json; without it, the one beside the model.
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// A config.json that states the architecture.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Stretch rotary positions with YaRN, for long inputs.
+    #[arg(long)]
+    yarn: bool,
+    /// auto, cpu, cuda, cuda:N or mps.
+    #[arg(long, default_value = "auto", value_parser = parse_device)]
+    device: Wanted,
+    /// Arithmetic.
+    #[arg(long, value_enum, default_value = "auto")]
+    precision: Precision,
+}
+
+fn parse_device(text: &str) -> std::result::Result<Wanted, String> {
+    match text {
+        "auto" => Ok(Wanted::Auto),
+        "cpu" => Ok(Wanted::Cpu),
+        "mps" => Ok(Wanted::Mps),
+        "cuda" => Ok(Wanted::Cuda(0)),
+        _ => text
+            .strip_prefix("cuda:")
+            .and_then(|n| n.parse().ok())
+            .map(Wanted::Cuda)
+            .ok_or_else(|| "expected auto, cpu, cuda, cuda:N or mps".to_owned()),
+    }
+}
+
+/// A model ready to run.
+#[derive(Debug)]
+pub struct Opened {
+    /// The model.
+    pub model: CausalLm,
+    /// Its tokenizer, where one was found.
+    pub tokenizer: Option<Tokenizer>,
+    /// The arithmetic asked for.
+    pub compute: Compute,
+}
+
+impl Opened {
+    /// The tokenizer, or what to do without one.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            Error::input("no tokenizer was found beside the model").hint("name one with --tokenizer DIR")
+        })
+    }
+}
+
+/// Loads what was named; says aloud what had to be guessed.
+pub fn open(args: &OpenArgs) -> Result<Opened> {
+    let machine = Machine::detect();
+    tch::set_num_threads(machine.cores as i32);
+    let device = device::resolve(args.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
+    let path = load::resolve_model_path(&args.model)?;
+    let compute = args.precision.compute(device);
+    let kind = match compute {
+        Compute::Fp32 => Kind::Float,
+        Compute::Bf16 => Kind::BFloat16,
+        Compute::Fp16 => Kind::Half,
+    };
+    let given = args.config.as_deref().map(read_config).transpose()?;
+    let loaded = load::load_model(&path, given.as_ref(), device, kind)?;
+    for note in &loaded.notes {
+        tracing::info!("{note}");
+    }
+    tracing::debug!("architecture from {}", loaded.architecture_from);
+    let model = if args.yarn { loaded.model.with_yarn() } else { loaded.model };
+    let tokenizer = match &args.tokenizer {
+        Some(folder) => Some(Tokenizer::load(folder)?),
+        None => beside(&path)?.map(|folder| Tokenizer::load(&folder)).transpose()?,
+    };
+    Ok(Opened { model, tokenizer, compute })
+}
+
+fn read_config(path: &Path) -> Result<ModelConfig> {
+    let at = |e: Error| e.at(Place::file(path));
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read the model config", path, e))?;
+    let value = serde_json::from_str(&text)
+        .map_err(|e| Error::input("the model config is not JSON").at(Place::file(path)).because(e))?;
+    ModelOverrides::from_json(&value).map_err(at)?.resolve().map_err(at)
+}
+
+/// The tokenizer that belongs to a weight file: named in it, in its folder, or in a folder below.
+fn beside(path: &Path) -> Result<Option<PathBuf>> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let mut candidates = Vec::new();
+    if path.extension().is_some_and(|e| e == "pth")
+        && let Some(bytes) = pth::read_extra(path, "minimind.json")?
+        && let Ok(said) = serde_json::from_slice::<serde_json::Value>(&bytes)
+        && let Some(name) = said["tokenizer"].as_str()
+    {
+        candidates.push(folder.join(name));
+    }
+    candidates.extend([folder.to_owned(), folder.join("tokenizer"), folder.join("tok")]);
+    Ok(candidates.into_iter().find(|f| f.join("tokenizer.json").exists()))
+}
+
+/// How tokens are chosen.
+#[derive(Debug, clap::Args)]
+pub struct SamplingArgs {
+    /// Take the likeliest token each time.
+    #[arg(long)]
+    greedy: bool,
+    /// Higher is more varied; 0 is greedy.
+    #[arg(long, default_value_t = 0.85)]
+    temperature: f64,
+    /// Choose among this many of the likeliest tokens; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the likeliest tokens that have this probability together.
+    #[arg(long, default_value_t = 0.85)]
+    top_p: f64,
+    /// Above 1: tokens already seen become less likely.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f64,
+    /// Seed of the choices.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    /// Checks the ranges.
+    pub fn sampling(&self) -> Result<crate::rollout::Sampling> {
+        let wrong = |what: &str, value: f64, range: &str| {
+            Err(Error::input(format!("--{what} is {value}")).hint(format!("give a number {range}")))
+        };
+        if !(0.0..=100.0).contains(&self.temperature) {
+            return wrong("temperature", self.temperature, "from 0 to 100");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return wrong("top-p", self.top_p, "above 0, up to 1");
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return wrong("repetition-penalty", self.repetition_penalty, "above 0");
+        }
+        Ok(crate::rollout::Sampling {
+            temperature: if self.greedy { 0.0 } else { self.temperature },
+            top_k: self.top_k,
+            top_p: self.top_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        })
+    }
+}
