@@ -20,15 +20,24 @@ pub fn stated(json: &Json) -> Result<ModelOverrides> {
         "qwen3" | "qwen3_moe" => stated.era = stated.era.or(Some(Era::MiniMind3)),
         _ => {}
     }
-    if let Some(theta) = json.get("rope_parameters").and_then(|r| r.get("rope_theta")).and_then(Json::as_f64) {
+    if let Some(theta) = json.get("rope_parameters").and_then(|r| r.get("rope_theta")).and_then(Json::as_f64)
+    {
         stated.rope_theta = Some(theta);
     }
     if kin == "qwen3_moe" {
         stated.use_moe = Some(true);
     }
+    for key in ["rope_scaling", "rope_parameters"] {
+        let scaling = json.get(key).and_then(|r| r.get("rope_type").or(r.get("type"))).and_then(Json::as_str);
+        if let Some(kind) = scaling.filter(|kind| !["default", "yarn"].contains(kind)) {
+            return Err(Error::failed(format!("`{key}` of the model is {kind}; only yarn is supported")));
+        }
+    }
     match json.get("hidden_act").and_then(Json::as_str) {
         None | Some("silu" | "swish") => Ok(stated),
-        Some(other) => Err(Error::failed(format!("the model's activation is {other}; only silu is supported"))),
+        Some(other) => {
+            Err(Error::failed(format!("the model's activation is {other}; only silu is supported")))
+        }
     }
 }
 
@@ -52,7 +61,8 @@ pub fn inferred(tensors: &HashMap<String, HostTensor>, heads: Option<i64>) -> (M
             Some(8)
         }),
     };
-    let head_dim = norm.or_else(|| q.zip(heads).filter(|(_, h)| *h > 0).map(|(q, h)| q / h)).filter(|e| *e > 0);
+    let head_dim =
+        norm.or_else(|| q.zip(heads).filter(|(_, h)| *h > 0).map(|(q, h)| q / h)).filter(|e| *e > 0);
     let experts = dim(&format!("{block}.mlp.gate.weight"), 0);
     let inner = |part: &str| dim(&format!("{block}.mlp.{part}gate_proj.weight"), 0);
     let hidden = dim("model.embed_tokens.weight", 1);
@@ -83,4 +93,21 @@ pub fn inferred(tensors: &HashMap<String, HostTensor>, heads: Option<i64>) -> (M
         ..ModelOverrides::default()
     };
     (told, notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_models_keys_are_mapped_or_refused() {
+        let llama = serde_json::json!({"model_type": "llama", "hidden_act": "silu", "rope_scaling": null});
+        let told = stated(&llama).unwrap();
+        assert_eq!((told.era, told.rope_theta), (Some(Era::MiniMind2), Some(1e4)));
+        let qwen = serde_json::json!({"model_type": "qwen3_moe", "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}});
+        let told = stated(&qwen).unwrap();
+        assert_eq!((told.era, told.rope_theta, told.use_moe), (Some(Era::MiniMind3), Some(5e5), Some(true)));
+        assert!(stated(&serde_json::json!({"rope_scaling": {"rope_type": "llama3"}})).is_err());
+        assert!(stated(&serde_json::json!({"hidden_act": "gelu"})).is_err());
+    }
 }

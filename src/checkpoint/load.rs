@@ -41,7 +41,8 @@ pub struct Weights {
 }
 
 fn json(path: &Path, bytes: &[u8]) -> Result<Json> {
-    serde_json::from_slice(bytes).map_err(|e| Error::failed("this JSON cannot be read").at(Place::file(path)).because(e))
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::failed("this JSON cannot be read").at(Place::file(path)).because(e))
 }
 
 fn read_json(path: &Path) -> Result<Json> {
@@ -51,7 +52,8 @@ fn read_json(path: &Path) -> Result<Json> {
 /// The tensors of a tree: a state dict, or a resume file's `model`.
 pub fn tensors_of(value: &Value) -> HashMap<String, HostTensor> {
     let dict = value.get("model").filter(|m| m.as_dict().is_some()).unwrap_or(value);
-    let entry = |(k, v): &(Value, Value)| Some((strip_prefix(k.as_str()?).to_owned(), v.as_tensor()?.clone()));
+    let entry =
+        |(k, v): &(Value, Value)| Some((strip_prefix(k.as_str()?).to_owned(), v.as_tensor()?.clone()));
     dict.entries().iter().filter_map(entry).collect()
 }
 
@@ -81,18 +83,24 @@ fn read_folder(folder: &Path) -> Result<Weights> {
     let index = folder.join("model.safetensors.index.json");
     if !folder.join("model.safetensors").is_file() && index.is_file() {
         let map = read_json(&index)?;
-        let files: HashSet<&str> = map["weight_map"].as_object().into_iter().flatten().filter_map(|(_, f)| f.as_str()).collect();
+        let files: HashSet<&str> =
+            map["weight_map"].as_object().into_iter().flatten().filter_map(|(_, f)| f.as_str()).collect();
         let mut tensors = HashMap::new();
         for file in files {
             if Path::new(file).components().count() != 1 || file == ".." {
-                return Err(Error::failed(format!("the index names a file outside its folder: `{file}`")).at(Place::file(&index)));
+                return Err(Error::failed(format!("the index names a file outside its folder: `{file}`"))
+                    .at(Place::file(&index)));
             }
             tensors.extend(read_weights(&folder.join(file))?.tensors);
         }
         return Ok(Weights { tensors, metadata: None });
     }
     let file = super::resolve::FOLDER_WEIGHTS.iter().map(|n| folder.join(n)).find(|p| p.is_file());
-    let missing = || Error::input("this folder holds no weights").at(Place::file(folder)).hint("it needs model.safetensors or pytorch_model.bin");
+    let missing = || {
+        Error::input("this folder holds no weights")
+            .at(Place::file(folder))
+            .hint("it needs model.safetensors or pytorch_model.bin")
+    };
     read_weights(&file.ok_or_else(missing)?)
 }
 
@@ -110,7 +118,9 @@ pub fn architecture(path: &Path, weights: &Weights) -> Result<(ModelConfig, Stri
     } else if let Some(config) = sibling(path) {
         (architecture::stated(&config)?, "the weight file beside it".to_owned())
     } else if beside.is_file() {
-        let stated = read_json(&beside).and_then(|j| architecture::stated(&j)).map_err(|e| e.at(Place::file(&beside)))?;
+        let stated = read_json(&beside)
+            .and_then(|j| architecture::stated(&j))
+            .map_err(|e| e.at(Place::file(&beside)))?;
         (stated, beside.display().to_string())
     } else {
         (ModelOverrides::default(), "names and shapes of the weights".to_owned())
@@ -120,7 +130,10 @@ pub fn architecture(path: &Path, weights: &Weights) -> Result<(ModelConfig, Stri
         notes.retain(|note| !note.starts_with("experts"));
     }
     let config = stated.over(told).resolve().map_err(|e| {
-        Error::failed("the architecture of these weights is not clear").at(Place::file(path)).because(e.what()).hint("put a config.json beside them, or give --config")
+        Error::failed("the architecture of these weights is not clear")
+            .at(Place::file(path))
+            .because(e.what())
+            .hint("put a config.json beside them, or give --config")
     })?;
     Ok((config, from, notes))
 }
@@ -133,8 +146,19 @@ fn sibling(path: &Path) -> Option<Json> {
 }
 
 /// Builds the model that `path` holds; `given` wins over what the file says of itself.
-pub fn load_model(path: &Path, given: Option<&ModelConfig>, device: Device, kind: Kind) -> Result<LoadedModel> {
+pub fn load_model(
+    path: &Path,
+    given: Option<&ModelConfig>,
+    device: Device,
+    kind: Kind,
+) -> Result<LoadedModel> {
     let mut weights = read_weights(path)?;
+    // Files without shared storages may keep tied weights under the output layer's name alone.
+    if !weights.tensors.contains_key("model.embed_tokens.weight")
+        && let Some(head) = weights.tensors.get("lm_head.weight").cloned()
+    {
+        weights.tensors.insert("model.embed_tokens.weight".to_owned(), head);
+    }
     let (config, architecture_from, notes) = match given {
         Some(config) => (config.clone(), "the given config".to_owned(), Vec::new()),
         None => architecture(path, &weights)?,
@@ -159,10 +183,13 @@ pub fn load_into(model: &CausalLm, mut tensors: HashMap<String, HostTensor>) -> 
 /// Takes out what is known to be derived, then demands the table of parameters exactly.
 fn check(config: &ModelConfig, tensors: &mut HashMap<String, HostTensor>) -> Result<()> {
     // Tables of rotary positions and the like, which older files carry.
-    tensors.retain(|name, _| !(name.ends_with("freqs_cos") || name.ends_with("freqs_sin") || name.ends_with("rotary_emb.inv_freq")));
+    tensors.retain(|name, _| {
+        !(name.ends_with("freqs_cos") || name.ends_with("freqs_sin") || name.ends_with("rotary_emb.inv_freq"))
+    });
     let mut faults = Vec::new();
     if config.tie_word_embeddings
-        && let (Some(head), Some(embedding)) = (tensors.remove("lm_head.weight"), tensors.get("model.embed_tokens.weight"))
+        && let (Some(head), Some(embedding)) =
+            (tensors.remove("lm_head.weight"), tensors.get("model.embed_tokens.weight"))
         && head.bytes()? != embedding.bytes()?
     {
         faults.push("differs from the embedding, which the architecture ties: lm_head.weight".to_owned());
@@ -171,7 +198,10 @@ fn check(config: &ModelConfig, tensors: &mut HashMap<String, HostTensor>) -> Res
     for spec in &table {
         match tensors.get(&spec.name).map(HostTensor::shape) {
             None => faults.push(format!("missing: {}", spec.name)),
-            Some(shape) if shape != spec.shape => faults.push(format!("misshapen: {} is {shape:?}, the architecture wants {:?}", spec.name, spec.shape)),
+            Some(shape) if shape != spec.shape => faults.push(format!(
+                "misshapen: {} is {shape:?}, the architecture wants {:?}",
+                spec.name, spec.shape
+            )),
             Some(_) => {}
         }
     }
@@ -223,8 +253,34 @@ mod tests {
     }
 
     #[test]
+    fn the_references_models_are_loaded() {
+        let root =
+            std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+        if !root.join("fixtures").exists() {
+            return println!("skipped: no fixtures under {}", root.display());
+        }
+        for (era, shape, suffix) in [
+            ("minimind2", "dense", ""),
+            ("minimind2", "moe", "_moe"),
+            ("minimind3", "dense", ""),
+            ("minimind3", "moe", "_moe"),
+        ] {
+            let folder = root.join("fixtures").join(era).join(shape);
+            let loaded =
+                load_model(&folder.join("weights_fp16.pth"), None, Device::Cpu, Kind::Float).unwrap();
+            let config = loaded.model.config().clone();
+            assert_eq!((config.era.name(), config.moe.is_some()), (era, shape == "moe"));
+            assert!(loaded.architecture_from.ends_with("config.json") && loaded.notes.is_empty());
+            let resume = folder.join(format!("resume/pretrain_32{suffix}_resume.pth"));
+            let given = load_model(&resume, Some(&config), Device::Cpu, Kind::Float).unwrap();
+            assert_eq!(given.model.config(), &config);
+        }
+    }
+
+    #[test]
     fn a_hugging_face_folder_is_read() {
-        let root = std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+        let root =
+            std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
         let folder = root.join("models/stories260K-hf");
         if !folder.exists() {
             return println!("skipped: no {}", folder.display());

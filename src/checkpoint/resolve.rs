@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Place, Result};
 
 /// Weights in a Hugging Face folder, in the order in which they are looked for.
-pub const FOLDER_WEIGHTS: [&str; 3] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+pub const FOLDER_WEIGHTS: [&str; 3] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
 
 /// The file or Hugging Face folder that `spec` names; `RUN:stage` names a stage's weights in a run's folder.
 ///
@@ -36,7 +37,10 @@ fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(run).map_err(read)? {
         let path = entry.map_err(read)?.path();
-        let Some(stem) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".pth")) else { continue };
+        let Some(stem) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".pth"))
+        else {
+            continue;
+        };
         let wanted = match stage {
             Some(stage) => stem.strip_prefix(stage).and_then(|s| s.strip_prefix('_')).is_some_and(is_size),
             // An adapter alone is no model.

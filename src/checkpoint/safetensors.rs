@@ -69,7 +69,9 @@ pub fn read(path: &Path) -> Result<Contents> {
 
 /// Replaces the file; tensors that share a storage are written each, as the format demands.
 pub fn write(path: &Path, tensors: &[(String, HostTensor)], metadata: HashMap<String, String>) -> Result<()> {
-    let wrong = |e: safetensors::SafeTensorError| Error::failed("cannot write safetensors").at(Place::file(path)).because(e);
+    let wrong = |e: safetensors::SafeTensorError| {
+        Error::failed("cannot write safetensors").at(Place::file(path)).because(e)
+    };
     let bytes: Vec<Cow<'_, [u8]>> = tensors.iter().map(|(_, t)| t.bytes()).collect::<Result<_>>()?;
     let mut views = Vec::new();
     for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {

@@ -68,7 +68,8 @@ pub fn look(path: &Path) -> Result<Json> {
     let mut total = 0u64;
     for (_, tensor) in &tensors {
         // A tied weight is one parameter under two names.
-        let own = seen.insert((std::sync::Arc::as_ptr(tensor.storage()) as usize, tensor.offset(), tensor.shape()));
+        let own =
+            seen.insert((std::sync::Arc::as_ptr(tensor.storage()) as usize, tensor.offset(), tensor.shape()));
         if own {
             total += tensor.numel() as u64;
             *kinds.entry(tensor.dtype().name()).or_default() += tensor.numel() as u64;
@@ -116,7 +117,8 @@ fn architecture(path: &Path, weights: &Weights) -> Json {
 
 fn position(value: &Value) -> Json {
     let whole = |key: &str| value.get(key).and_then(Value::as_i64);
-    let ours = value.get("minimind").and_then(Value::as_str).and_then(|s| serde_json::from_str::<Json>(s).ok());
+    let ours =
+        value.get("minimind").and_then(Value::as_str).and_then(|s| serde_json::from_str::<Json>(s).ok());
     json!({"epoch": whole("epoch"), "step": whole("step"), "world_size": whole("world_size"), "minimind": ours})
 }
 
@@ -144,7 +146,8 @@ fn describe(found: &Json) -> String {
         lines.push(format!("resume: epoch {} step {}", found["resume"]["epoch"], found["resume"]["step"]));
     }
     for tensor in found["tensors"].as_array().into_iter().flatten() {
-        let (name, dtype) = (tensor["name"].as_str().unwrap_or_default(), tensor["dtype"].as_str().unwrap_or_default());
+        let (name, dtype) =
+            (tensor["name"].as_str().unwrap_or_default(), tensor["dtype"].as_str().unwrap_or_default());
         lines.push(format!("  {name:<60} {dtype:<5} {}", tensor["shape"]));
     }
     lines.join("\n")
@@ -170,9 +173,16 @@ mod tests {
     fn a_resume_file_tells_its_position() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a_resume.pth");
-        let value = Value::dict([("model", Value::dict([("w", Value::None)])), ("epoch", Value::Int(1)), ("step", Value::Int(7))]);
+        let value = Value::dict([
+            ("model", Value::dict([("w", Value::None)])),
+            ("epoch", Value::Int(1)),
+            ("step", Value::Int(7)),
+        ]);
         pth::write(&path, &value, &[]).unwrap();
         let found = look(&path).unwrap();
-        assert_eq!((found["kind"].as_str(), found["resume"]["step"].as_i64()), (Some("resume checkpoint"), Some(7)));
+        assert_eq!(
+            (found["kind"].as_str(), found["resume"]["step"].as_i64()),
+            (Some("resume checkpoint"), Some(7))
+        );
     }
 }
