@@ -41,7 +41,9 @@ fn fill(path: &Path, part: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Re
     #[cfg(unix)]
     {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io("flush the folder", folder, e))?;
+        File::open(folder)
+            .and_then(|f| f.sync_all())
+            .map_err(|e| Error::io("flush the folder", folder, e))?;
     }
     Ok(())
 }

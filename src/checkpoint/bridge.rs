@@ -16,8 +16,9 @@ pub fn borrow_all<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Vec<H
     let mut seen: HashMap<(usize, usize, DType), Arc<Storage>> = HashMap::new();
     tensors
         .map(|tensor| {
-            let dtype = DType::from_kind(tensor.kind())
-                .ok_or_else(|| Error::failed(format!("a tensor of type {:?} cannot be saved", tensor.kind())))?;
+            let dtype = DType::from_kind(tensor.kind()).ok_or_else(|| {
+                Error::failed(format!("a tensor of type {:?} cannot be saved", tensor.kind()))
+            })?;
             // A tensor of another device is known by its address there; it stays alive while we look.
             let (numel, address) = (tensor.numel(), tensor.data_ptr() as usize);
             let whole = numel > 0 && tensor.is_contiguous();

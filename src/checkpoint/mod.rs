@@ -4,11 +4,17 @@
 //! formats, [`atomic`] how any file is replaced, [`load`] how a file or folder becomes a model.
 //! Nothing here trains; `engine::resume` decides what a resume file holds.
 
+pub mod architecture;
 pub mod atomic;
 pub mod bridge;
+pub mod load;
 pub mod pth;
+pub mod resolve;
+pub mod safetensors;
 pub mod value;
 
+pub use load::{LoadedModel, load_into, load_model, named_tensors};
+pub use resolve::resolve_model_path;
 pub use value::{DType, HostTensor, Value};
 
 /// The weight's own name, without what data-parallel and compiled modules put before it.

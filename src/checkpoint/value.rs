@@ -135,9 +135,16 @@ impl HostTensor {
     ///
     /// # Errors
     /// The view reaches outside its storage, or its size is negative or overflows.
-    pub fn new(dtype: DType, shape: Vec<i64>, strides: Vec<i64>, offset: i64, storage: Arc<Storage>) -> Result<Self> {
+    pub fn new(
+        dtype: DType,
+        shape: Vec<i64>,
+        strides: Vec<i64>,
+        offset: i64,
+        storage: Arc<Storage>,
+    ) -> Result<Self> {
         let wrong = |why: &str| {
-            Err(Error::failed(format!("a tensor of shape {shape:?} is not possible here")).because(why.to_owned()))
+            Err(Error::failed(format!("a tensor of shape {shape:?} is not possible here"))
+                .because(why.to_owned()))
         };
         if shape.len() != strides.len() || shape.len() > 64 {
             return wrong("its numbers of sizes and strides do not fit");

@@ -1,12 +1,188 @@
-//! `minimind inspect`.
+//! `minimind inspect`: what is in a checkpoint, a safetensors file, a folder of weights or a run.
+//!
+//! Nothing is built: shapes and types are read from the file, so any size is quick. Results go to stdout.
 
-use crate::error::Result;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+
+use crate::checkpoint::load::{self, Weights};
+use crate::checkpoint::value::HostTensor;
+use crate::checkpoint::{Value, pth, resolve_model_path};
+use crate::error::{Error, Kind, Place, Result};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// A .pth, a .safetensors, a folder with weights, a run's folder, or RUN:stage
+    pub file: String,
+    /// Print one JSON value
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Carries the command out.
-pub fn run(_args: Args) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
+    let path = resolve_model_path(&args.file)?;
+    let found = look(&path).map_err(as_input)?;
+    let text = if args.json {
+        serde_json::to_string_pretty(&found).map_err(|e| Error::failed("cannot write JSON").because(e))?
+    } else {
+        describe(&found)
+    };
+    println!("{text}");
     Ok(())
+}
+
+/// A file that cannot be read is the user's input here: exit code 2.
+fn as_input(fault: Error) -> Error {
+    if fault.kind() == Kind::Input {
+        return fault;
+    }
+    // The whole fault is kept as the cause; only whose it is changes.
+    let text = fault.to_string();
+    let cause = text.lines().find_map(|line| line.strip_prefix("  cause: "));
+    let mut input = Error::input(fault.what());
+    if let Some(place) = fault.place() {
+        input = input.at(Place::clone(place));
+    }
+    if let Some(cause) = cause {
+        input = input.because(cause);
+    }
+    match fault.hint_text() {
+        Some(hint) => input.hint(hint),
+        None => input,
+    }
+}
+
+/// What a file holds, as `--json` prints it.
+pub fn look(path: &Path) -> Result<Json> {
+    let is_pth = path.is_file() && !path.extension().is_some_and(|e| e == "safetensors");
+    let resume = if is_pth { pth::read(path).ok().filter(|v| v.get("model").is_some()) } else { None };
+    let weights = load::read_weights(path)?;
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut tensors: Vec<(&String, &HostTensor)> = weights.tensors.iter().collect();
+    tensors.sort_by(|a, b| natural(a.0).cmp(&natural(b.0)));
+    let mut seen = std::collections::HashSet::new();
+    let mut total = 0u64;
+    for (_, tensor) in &tensors {
+        // A tied weight is one parameter under two names.
+        let own =
+            seen.insert((std::sync::Arc::as_ptr(tensor.storage()) as usize, tensor.offset(), tensor.shape()));
+        if own {
+            total += tensor.numel() as u64;
+            *kinds.entry(tensor.dtype().name()).or_default() += tensor.numel() as u64;
+        }
+    }
+    let list: Vec<Json> = tensors
+        .iter()
+        .map(|(name, t)| json!({"name": name, "dtype": t.dtype().name(), "shape": t.shape()}))
+        .collect();
+    Ok(json!({
+        "path": path.display().to_string(),
+        "kind": kind_of(path, resume.is_some(), &weights.tensors),
+        "parameters": total,
+        "dtypes": kinds,
+        "architecture": architecture(path, &weights),
+        "resume": resume.as_ref().map(position),
+        "metadata": weights.metadata,
+        "tensors": list,
+    }))
+}
+
+fn kind_of(path: &Path, resume: bool, tensors: &HashMap<String, HostTensor>) -> &'static str {
+    if path.is_dir() {
+        "folder of weights"
+    } else if resume {
+        "resume checkpoint"
+    } else if tensors.keys().any(|name| name.contains(".lora.")) {
+        "LoRA adapter"
+    } else if path.extension().is_some_and(|e| e == "safetensors") {
+        "safetensors"
+    } else {
+        "weights"
+    }
+}
+
+fn architecture(path: &Path, weights: &Weights) -> Json {
+    if !weights.tensors.contains_key("model.embed_tokens.weight") {
+        return Json::Null;
+    }
+    match load::architecture(path, weights) {
+        Ok((config, from, notes)) => json!({"config": config.to_json(), "from": from, "notes": notes}),
+        Err(fault) => json!({"unknown": fault.to_string()}),
+    }
+}
+
+fn position(value: &Value) -> Json {
+    let whole = |key: &str| value.get(key).and_then(Value::as_i64);
+    let ours =
+        value.get("minimind").and_then(Value::as_str).and_then(|s| serde_json::from_str::<Json>(s).ok());
+    json!({"epoch": whole("epoch"), "step": whole("step"), "world_size": whole("world_size"), "minimind": ours})
+}
+
+/// Layers 2 and 10 in the order of their numbers.
+fn natural(name: &str) -> Vec<(u64, &str)> {
+    name.split('.').map(|part| (part.parse().unwrap_or(u64::MAX), part)).collect()
+}
+
+fn describe(found: &Json) -> String {
+    let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+    let mut lines = vec![format!("{}: {}", text("path"), text("kind"))];
+    let kinds = found["dtypes"].as_object().into_iter().flatten().map(|(k, n)| format!("{n} {k}"));
+    lines.push(format!("parameters: {} ({})", found["parameters"], kinds.collect::<Vec<_>>().join(", ")));
+    let architecture = &found["architecture"];
+    if let Some(config) = architecture["config"].as_object() {
+        let pairs: Vec<String> = config.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        lines.push(format!("architecture: {}", pairs.join(" ")));
+        lines.push(format!("  known from: {}", architecture["from"].as_str().unwrap_or_default()));
+        let notes = architecture["notes"].as_array().into_iter().flatten().filter_map(Json::as_str);
+        lines.extend(notes.map(|note| format!("  note: {note}")));
+    } else if let Some(why) = architecture["unknown"].as_str() {
+        lines.push(format!("architecture: unknown\n{why}"));
+    }
+    if found["resume"].is_object() {
+        lines.push(format!("resume: epoch {} step {}", found["resume"]["epoch"], found["resume"]["step"]));
+    }
+    for tensor in found["tensors"].as_array().into_iter().flatten() {
+        let (name, dtype) =
+            (tensor["name"].as_str().unwrap_or_default(), tensor["dtype"].as_str().unwrap_or_default());
+        lines.push(format!("  {name:<60} {dtype:<5} {}", tensor["shape"]));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_and_a_broken_file_are_input_faults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.pth");
+        let ask = |path: &PathBuf| run(Args { file: path.display().to_string(), json: true }).unwrap_err();
+        assert_eq!(ask(&path).exit_code(), 2);
+        std::fs::write(&path, "no zip").unwrap();
+        assert_eq!(ask(&path).exit_code(), 2);
+    }
+
+    #[test]
+    fn a_resume_file_tells_its_position() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a_resume.pth");
+        let value = Value::dict([
+            ("model", Value::dict([("w", Value::None)])),
+            ("epoch", Value::Int(1)),
+            ("step", Value::Int(7)),
+        ]);
+        pth::write(&path, &value, &[]).unwrap();
+        let found = look(&path).unwrap();
+        assert_eq!(
+            (found["kind"].as_str(), found["resume"]["step"].as_i64()),
+            (Some("resume checkpoint"), Some(7))
+        );
+    }
 }

@@ -63,12 +63,18 @@ impl Archive {
                 continue;
             }
             if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
-                return Err(damaged(format!("`{name}` is compressed or encrypted, which PyTorch never does")));
+                return Err(damaged(format!(
+                    "`{name}` is compressed or encrypted, which PyTorch never does"
+                )));
             }
             let start = entry.data_start().and_then(|n| usize::try_from(n).ok());
             let len = usize::try_from(entry.size()).ok();
-            let (Some(start), Some(len)) = (start, len) else { return Err(damaged(format!("`{name}` has no place"))) };
-            if entry.size() != entry.compressed_size() || start.checked_add(len).is_none_or(|end| end > map.len()) {
+            let (Some(start), Some(len)) = (start, len) else {
+                return Err(damaged(format!("`{name}` has no place")));
+            };
+            if entry.size() != entry.compressed_size()
+                || start.checked_add(len).is_none_or(|end| end > map.len())
+            {
                 return Err(damaged(format!("`{name}` reaches past the end of the file")));
             }
             if let Some(folder) = name.strip_suffix("data.pkl").filter(|f| f.matches('/').count() <= 1)
@@ -106,10 +112,14 @@ impl Archive {
 
     fn record(&self, name: &str) -> Result<Record> {
         let record = self.records.get(&format!("{}{name}", self.root));
-        let record = *record.ok_or_else(|| damaged(format!("record `{}` is missing", name.escape_debug())))?;
+        let record =
+            *record.ok_or_else(|| damaged(format!("record `{}` is missing", name.escape_debug())))?;
         let found = crc32fast::hash(&self.map[record.start..record.start + record.len]);
         if found != record.crc {
-            return Err(damaged(format!("record `{name}` has checksum {found:08x}, expected {:08x}", record.crc)));
+            return Err(damaged(format!(
+                "record `{name}` has checksum {found:08x}, expected {:08x}",
+                record.crc
+            )));
         }
         Ok(record)
     }
@@ -122,24 +132,36 @@ impl Archive {
     /// A record as a storage, its checksum verified.
     pub fn storage(&self, key: &str) -> Result<Arc<Storage>> {
         let record = self.record(&format!("data/{key}"))?;
-        Storage::mapped(&self.map, record.start, record.len).ok_or_else(|| damaged("a storage reaches past the end"))
+        Storage::mapped(&self.map, record.start, record.len)
+            .ok_or_else(|| damaged("a storage reaches past the end"))
     }
 }
 
 fn not_a_zip(bytes: &[u8]) -> Error {
     if bytes.first() == Some(&0x80) {
-        return Error::failed("this checkpoint is in the format from before PyTorch 1.6, which is not read here")
-            .hint("in Python: torch.save(torch.load(OLD, weights_only=True), NEW)");
+        return Error::failed(
+            "this checkpoint is in the format from before PyTorch 1.6, which is not read here",
+        )
+        .hint("in Python: torch.save(torch.load(OLD, weights_only=True), NEW)");
     }
     if bytes.starts_with(b"version https://git-lfs") {
-        return Error::failed("this is a Git LFS pointer, not the checkpoint itself").hint("run `git lfs pull`");
+        return Error::failed("this is a Git LFS pointer, not the checkpoint itself")
+            .hint("run `git lfs pull`");
     }
-    Error::failed("this file is not a PyTorch checkpoint")
-        .because(if bytes.is_empty() { "it is empty" } else { "it is not a zip" })
+    Error::failed("this file is not a PyTorch checkpoint").because(if bytes.is_empty() {
+        "it is empty"
+    } else {
+        "it is not a zip"
+    })
 }
 
 /// Writes a whole file.
-pub fn write(out: &mut BufWriter<File>, path: &Path, pickled: &Pickled, extra: &[(&str, &[u8])]) -> Result<()> {
+pub fn write(
+    out: &mut BufWriter<File>,
+    path: &Path,
+    pickled: &Pickled,
+    extra: &[(&str, &[u8])],
+) -> Result<()> {
     let fault = |e: zip::result::ZipError| match e {
         zip::result::ZipError::Io(e) => Error::io("write the checkpoint", path, e),
         other => Error::failed("cannot write the checkpoint").because(other),
@@ -159,7 +181,10 @@ pub fn write(out: &mut BufWriter<File>, path: &Path, pickled: &Pickled, extra: &
     put("byteorder", b"little")?;
     for (key, (storage, len)) in pickled.storages.iter().enumerate() {
         let bytes = storage.bytes().get(..*len);
-        put(&format!("data/{key}"), bytes.ok_or_else(|| Error::failed("a tensor changed while it was saved"))?)?;
+        put(
+            &format!("data/{key}"),
+            bytes.ok_or_else(|| Error::failed("a tensor changed while it was saved"))?,
+        )?;
     }
     put("version", b"3\n")?;
     for (name, bytes) in extra {

@@ -23,7 +23,8 @@ fn fault(pickle: &[u8]) -> String {
 }
 
 fn tensor(key: &str, numel: i32, offset: i32, size: i32, stride: i32) -> Vec<u8> {
-    let mut code = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n".to_vec();
+    let mut code =
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n".to_vec();
     let int = |code: &mut Vec<u8>, n: i32| {
         code.push(b'J');
         code.extend_from_slice(&n.to_le_bytes());
@@ -84,7 +85,9 @@ fn nesting_cycles_and_repetition_end() {
     }
     laughs.push(b'.');
     assert!(fault(&laughs).contains("too often"));
-    for code in [&b""[..], b".", b"(", b"e", b"0", b"h\x01.", b"X\xff\xff\xff\xff", b"R.", b"}\x88s.", b"\x8a\xff"] {
+    for code in
+        [&b""[..], b".", b"(", b"e", b"0", b"h\x01.", b"X\xff\xff\xff\xff", b"R.", b"}\x88s.", b"\x8a\xff"]
+    {
         fault(code);
     }
 }

@@ -19,7 +19,7 @@ pub struct Pickled {
     pub bytes: Vec<u8>,
     /// Records `data/0`, `data/1`, ...
     pub storages: Vec<(Arc<Storage>, usize)>,
-    keys: HashMap<(usize, DType), usize>,
+    pub(super) keys: HashMap<(usize, DType), usize>,
 }
 
 /// Turns a tree into a pickle.

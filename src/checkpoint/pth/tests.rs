@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use super::{read, read_extra, write};
-use crate::checkpoint::{Value, bridge};
+use crate::checkpoint::value::Storage;
+use crate::checkpoint::{DType, HostTensor, Value, bridge};
 
 /// A tree with every kind of value.
 pub fn sample() -> Value {
@@ -22,6 +23,9 @@ pub fn sample() -> Value {
         entries.push((format!("{kind:?}"), Value::Tensor(bridge::to_host(&t).unwrap())));
     }
     entries.push(("scalar".into(), Value::Tensor(bridge::to_host(&Tensor::from(2.5f32)).unwrap())));
+    let storage = Storage::owned((0..8).collect());
+    let strided = HostTensor::new(DType::U8, vec![3, 2], vec![1, 3], 1, storage).unwrap();
+    entries.push(("strided".into(), Value::Tensor(strided)));
     entries.push(("bytes".into(), Value::Bytes(vec![0, 127, 128, 255])));
     entries.push(("text".into(), Value::Str("中文 \"x\"".into())));
     entries.push(("big".into(), Value::Int(1 << 40)));
@@ -77,7 +81,9 @@ fn fixtures_of_the_reference_are_read() {
     for era in ["minimind2", "minimind3"] {
         for shape in ["dense", "moe"] {
             for folder in ["", "resume"] {
-                for entry in std::fs::read_dir(root.join("fixtures").join(era).join(shape).join(folder)).unwrap() {
+                for entry in
+                    std::fs::read_dir(root.join("fixtures").join(era).join(shape).join(folder)).unwrap()
+                {
                     let path = entry.unwrap().path();
                     if path.extension().is_some_and(|e| e == "pth") {
                         assert!(!read(&path).unwrap().entries().is_empty(), "{}", path.display());

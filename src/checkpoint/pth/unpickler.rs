@@ -303,8 +303,10 @@ impl<'a> Machine<'a> {
                 }
             }
             _ => {
-                return Err(broken(&format!("it uses instruction 0x{op:02x}, which plain data does not need"))
-                    .hint("save a plain state_dict with torch.save"));
+                return Err(broken(&format!(
+                    "it uses instruction 0x{op:02x}, which plain data does not need"
+                ))
+                .hint("save a plain state_dict with torch.save"));
             }
         }
         Ok(())
@@ -321,17 +323,21 @@ impl<'a> Machine<'a> {
     }
 
     fn ints(&self, item: &Item) -> Result<Vec<i64>> {
-        let whole = |item: &Item| if let Item::Int(n) = item { Ok(*n) } else { Err(broken("a size is not a number")) };
+        let whole = |item: &Item| {
+            if let Item::Int(n) = item { Ok(*n) } else { Err(broken("a size is not a number")) }
+        };
         self.items(item)?.iter().map(whole).collect()
     }
 
     fn storage(&mut self, id: &Item) -> Result<Item> {
         let (dtype, key, numel) = match self.items(id)? {
-            [Item::Str(tag), Item::Global(Global::Storage(dtype)), Item::Str(key), Item::Str(_), Item::Int(numel)]
-                if &**tag == "storage" =>
-            {
-                (*dtype, Rc::clone(key), *numel)
-            }
+            [
+                Item::Str(tag),
+                Item::Global(Global::Storage(dtype)),
+                Item::Str(key),
+                Item::Str(_),
+                Item::Int(numel),
+            ] if &**tag == "storage" => (*dtype, Rc::clone(key), *numel),
             _ => return Err(broken("a storage is not described as PyTorch does")),
         };
         if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric()) {
@@ -371,7 +377,8 @@ impl<'a> Machine<'a> {
                 let (size, stride) = (self.ints(size)?, self.ints(stride)?);
                 let tensor = HostTensor::new(*dtype, size, stride, *offset, Arc::clone(storage))?;
                 let left = self.tensor_budget.checked_sub(tensor.numel() * dtype.size());
-                self.tensor_budget = left.ok_or_else(|| broken("its tensors are far larger than the file"))?;
+                self.tensor_budget =
+                    left.ok_or_else(|| broken("its tensors are far larger than the file"))?;
                 Item::Tensor(tensor)
             }
             (Global::RebuildParameter, [tensor @ Item::Tensor(_), ..]) => tensor.clone(),
@@ -406,7 +413,9 @@ impl<'a> Machine<'a> {
             Item::Str(s) => Value::Str(s.to_string()),
             Item::Bytes(b) => Value::Bytes(b.to_vec()),
             Item::Tensor(t) => Value::Tensor(t.clone()),
-            Item::Global(_) | Item::Storage(..) => return Err(broken("it holds a type where a value belongs")),
+            Item::Global(_) | Item::Storage(..) => {
+                return Err(broken("it holds a type where a value belongs"));
+            }
             Item::Node(id) => {
                 // Taken out while its children are finished: a cycle finds an empty place and ends.
                 let node = std::mem::replace(&mut self.nodes[*id], Node::Tuple(vec![Item::Node(*id)]));

@@ -1,0 +1,291 @@
+//! From a file or folder to a model, strictly: every weight must fit, and all that do not are named.
+//!
+//! The architecture is what the caller gives, else what the file's own metadata states, else a
+//! `config.json` beside it, else what names and shapes tell. Next: `architecture`, `resolve`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+use tch::{Device, Kind, Tensor};
+
+use super::value::{HostTensor, Value};
+use super::{architecture, bridge, pth, safetensors, strip_prefix};
+use crate::error::{Error, Place, Result};
+use crate::model::{CausalLm, ModelConfig, ModelOverrides, Params, params};
+
+/// The record in our files, and the key in safetensors' metadata, that holds `{"config": {...}}`.
+pub const METADATA: &str = "minimind.json";
+
+/// A model and how it came to be known.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// The model.
+    pub model: CausalLm,
+    /// Where it lay.
+    pub path: PathBuf,
+    /// What told its architecture, for the user.
+    pub architecture_from: String,
+    /// What had to be assumed, for the user.
+    pub notes: Vec<String>,
+}
+
+/// A file's or folder's weights before they are a model.
+#[derive(Debug)]
+pub struct Weights {
+    /// By upstream's names, prefixes taken off.
+    pub tensors: HashMap<String, HostTensor>,
+    /// The file's own metadata, if it has any.
+    pub metadata: Option<Json>,
+}
+
+fn json(path: &Path, bytes: &[u8]) -> Result<Json> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::failed("this JSON cannot be read").at(Place::file(path)).because(e))
+}
+
+fn read_json(path: &Path) -> Result<Json> {
+    json(path, &fs::read(path).map_err(|e| Error::io("read", path, e))?)
+}
+
+/// The tensors of a tree: a state dict, or a resume file's `model`.
+pub fn tensors_of(value: &Value) -> HashMap<String, HostTensor> {
+    let dict = value.get("model").filter(|m| m.as_dict().is_some()).unwrap_or(value);
+    let entry =
+        |(k, v): &(Value, Value)| Some((strip_prefix(k.as_str()?).to_owned(), v.as_tensor()?.clone()));
+    dict.entries().iter().filter_map(entry).collect()
+}
+
+/// Reads weights of any kind we know, without building a model.
+pub fn read_weights(path: &Path) -> Result<Weights> {
+    if path.is_dir() {
+        return read_folder(path);
+    }
+    let head = fs::File::open(path).and_then(|f| {
+        let mut head = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(f, 9), &mut head).map(|_| head)
+    });
+    let head = head.map_err(|e| Error::io("read the weights", path, e))?;
+    let named = path.extension().is_some_and(|e| e == "safetensors");
+    if named || head.get(8) == Some(&b'{') {
+        let contents = safetensors::read(path)?;
+        let metadata = contents.metadata.get(METADATA).map(|text| json(path, text.as_bytes())).transpose()?;
+        let tensors = contents.tensors.into_iter().map(|(k, t)| (strip_prefix(&k).to_owned(), t)).collect();
+        return Ok(Weights { tensors, metadata });
+    }
+    let tensors = tensors_of(&pth::read(path)?);
+    let metadata = pth::read_extra(path, METADATA)?.map(|bytes| json(path, &bytes)).transpose()?;
+    Ok(Weights { tensors, metadata })
+}
+
+fn read_folder(folder: &Path) -> Result<Weights> {
+    let index = folder.join("model.safetensors.index.json");
+    if !folder.join("model.safetensors").is_file() && index.is_file() {
+        let map = read_json(&index)?;
+        let files: HashSet<&str> =
+            map["weight_map"].as_object().into_iter().flatten().filter_map(|(_, f)| f.as_str()).collect();
+        let mut tensors = HashMap::new();
+        for file in files {
+            if Path::new(file).components().count() != 1 || file == ".." {
+                return Err(Error::failed(format!("the index names a file outside its folder: `{file}`"))
+                    .at(Place::file(&index)));
+            }
+            tensors.extend(read_weights(&folder.join(file))?.tensors);
+        }
+        return Ok(Weights { tensors, metadata: None });
+    }
+    let file = super::resolve::FOLDER_WEIGHTS.iter().map(|n| folder.join(n)).find(|p| p.is_file());
+    let missing = || {
+        Error::input("this folder holds no weights")
+            .at(Place::file(folder))
+            .hint("it needs model.safetensors or pytorch_model.bin")
+    };
+    read_weights(&file.ok_or_else(missing)?)
+}
+
+/// Every tensor of a file or folder, on the CPU.
+pub fn named_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+    read_weights(path)?.tensors.iter().map(|(name, t)| Ok((name.clone(), bridge::to_tensor(t)?))).collect()
+}
+
+/// The architecture of weights: the config, what told it, and what was assumed.
+pub fn architecture(path: &Path, weights: &Weights) -> Result<(ModelConfig, String, Vec<String>)> {
+    let beside = if path.is_dir() { path.join("config.json") } else { path.with_file_name("config.json") };
+    let own = weights.metadata.as_ref().and_then(|m| m.get("config"));
+    let (stated, from) = if let Some(config) = own {
+        (architecture::stated(config)?, "the file's own metadata".to_owned())
+    } else if let Some(config) = sibling(path) {
+        (architecture::stated(&config)?, "the weight file beside it".to_owned())
+    } else if beside.is_file() {
+        let stated = read_json(&beside)
+            .and_then(|j| architecture::stated(&j))
+            .map_err(|e| e.at(Place::file(&beside)))?;
+        (stated, beside.display().to_string())
+    } else {
+        (ModelOverrides::default(), "names and shapes of the weights".to_owned())
+    };
+    let (told, mut notes) = architecture::inferred(&weights.tensors, stated.num_attention_heads);
+    if stated.num_experts_per_tok.is_some() {
+        notes.retain(|note| !note.starts_with("experts"));
+    }
+    let config = stated.over(told).resolve().map_err(|e| {
+        Error::failed("the architecture of these weights is not clear")
+            .at(Place::file(path))
+            .because(e.what())
+            .hint("put a config.json beside them, or give --config")
+    })?;
+    Ok((config, from, notes))
+}
+
+/// A resume file has no metadata of its own; the weights saved with it do.
+fn sibling(path: &Path) -> Option<Json> {
+    let stem = path.file_name()?.to_str()?.strip_suffix("_resume.pth")?;
+    let bytes = pth::read_extra(&path.with_file_name(format!("{stem}.pth")), METADATA).ok()??;
+    serde_json::from_slice::<Json>(&bytes).ok()?.get("config").cloned()
+}
+
+/// Builds the model that `path` holds; `given` wins over what the file says of itself.
+pub fn load_model(
+    path: &Path,
+    given: Option<&ModelConfig>,
+    device: Device,
+    kind: Kind,
+) -> Result<LoadedModel> {
+    let mut weights = read_weights(path)?;
+    // Files without shared storages may keep tied weights under the output layer's name alone.
+    if !weights.tensors.contains_key("model.embed_tokens.weight")
+        && let Some(head) = weights.tensors.get("lm_head.weight").cloned()
+    {
+        weights.tensors.insert("model.embed_tokens.weight".to_owned(), head);
+    }
+    let (config, architecture_from, notes) = match given {
+        Some(config) => (config.clone(), "the given config".to_owned(), Vec::new()),
+        None => architecture(path, &weights)?,
+    };
+    check(&config, &mut weights.tensors).map_err(|e| e.at(Place::file(path)))?;
+    let tensors = weights.tensors.iter().map(|(name, t)| Ok((name.clone(), bridge::to_tensor(t)?)));
+    let tensors = tensors.collect::<Result<HashMap<_, _>>>()?;
+    let params = Params::from_named(&config, tensors, device, kind)?;
+    Ok(LoadedModel { model: CausalLm::new(&config, params), path: path.to_owned(), architecture_from, notes })
+}
+
+/// Copies weights into a model, which keeps its type and device; strict as [`load_model`].
+pub fn load_into(model: &CausalLm, mut tensors: HashMap<String, HostTensor>) -> Result<()> {
+    check(model.config(), &mut tensors)?;
+    for (name, param) in model.params().names().iter().zip(model.params().tensors()) {
+        let saved = bridge::to_tensor(&tensors[name])?;
+        tch::no_grad(|| param.shallow_clone().f_copy_(&saved))?;
+    }
+    Ok(())
+}
+
+/// Takes out what is known to be derived, then demands the table of parameters exactly.
+fn check(config: &ModelConfig, tensors: &mut HashMap<String, HostTensor>) -> Result<()> {
+    // Tables of rotary positions and the like, which older files carry.
+    tensors.retain(|name, _| {
+        !(name.ends_with("freqs_cos") || name.ends_with("freqs_sin") || name.ends_with("rotary_emb.inv_freq"))
+    });
+    let mut faults = Vec::new();
+    if config.tie_word_embeddings
+        && let (Some(head), Some(embedding)) =
+            (tensors.remove("lm_head.weight"), tensors.get("model.embed_tokens.weight"))
+        && head.bytes()? != embedding.bytes()?
+    {
+        faults.push("differs from the embedding, which the architecture ties: lm_head.weight".to_owned());
+    }
+    let table = params::specs(config);
+    for spec in &table {
+        match tensors.get(&spec.name).map(HostTensor::shape) {
+            None => faults.push(format!("missing: {}", spec.name)),
+            Some(shape) if shape != spec.shape => faults.push(format!(
+                "misshapen: {} is {shape:?}, the architecture wants {:?}",
+                spec.name, spec.shape
+            )),
+            Some(_) => {}
+        }
+    }
+    let known: HashSet<&str> = table.iter().map(|s| s.name.as_str()).collect();
+    let mut extra: Vec<_> = tensors.keys().filter(|name| !known.contains(name.as_str())).collect();
+    extra.sort();
+    faults.extend(extra.into_iter().map(|name| format!("extra: {name}")));
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(Error::failed("the weights do not fit the architecture")
+        .because(faults.join("\n         "))
+        .hint("give the config they were trained with, or take another file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_come_back_and_faults_are_all_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sft_32.pth");
+        for name in ["minimind2", "minimind3-moe"] {
+            let mut stated = crate::model::config::preset(name).unwrap();
+            (stated.hidden_size, stated.num_hidden_layers, stated.vocab_size) = (Some(32), Some(2), Some(64));
+            let config = stated.resolve().unwrap();
+            let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+            let value = crate::engine::resume::weights_value(&model, Kind::Float).unwrap();
+            let meta = serde_json::json!({"config": config.to_json()}).to_string();
+            for extra in [&[(METADATA, meta.as_bytes())][..], &[]] {
+                pth::write(&path, &value, extra).unwrap();
+                let back = load_model(&path, None, Device::Cpu, Kind::Float).unwrap();
+                assert_eq!(back.model.config(), &config);
+                for (a, b) in back.model.params().tensors().iter().zip(model.params().tensors()) {
+                    assert!(a.equal(b));
+                }
+            }
+            let mut tensors = tensors_of(&value);
+            let norm = tensors.remove("model.norm.weight").unwrap();
+            tensors.insert("odd".into(), norm.clone());
+            tensors.insert("model.embed_tokens.weight".into(), norm);
+            tensors.remove("lm_head.weight");
+            let text = load_into(&model, tensors).unwrap_err().to_string();
+            for part in ["missing: model.norm.weight", "extra: odd", "misshapen: model.embed_tokens.weight"] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_references_models_are_loaded() {
+        let root =
+            std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+        if !root.join("fixtures").exists() {
+            return println!("skipped: no fixtures under {}", root.display());
+        }
+        for (era, shape, suffix) in [
+            ("minimind2", "dense", ""),
+            ("minimind2", "moe", "_moe"),
+            ("minimind3", "dense", ""),
+            ("minimind3", "moe", "_moe"),
+        ] {
+            let folder = root.join("fixtures").join(era).join(shape);
+            let loaded =
+                load_model(&folder.join("weights_fp16.pth"), None, Device::Cpu, Kind::Float).unwrap();
+            let config = loaded.model.config().clone();
+            assert_eq!((config.era.name(), config.moe.is_some()), (era, shape == "moe"));
+            assert!(loaded.architecture_from.ends_with("config.json") && loaded.notes.is_empty());
+            let resume = folder.join(format!("resume/pretrain_32{suffix}_resume.pth"));
+            let given = load_model(&resume, Some(&config), Device::Cpu, Kind::Float).unwrap();
+            assert_eq!(given.model.config(), &config);
+        }
+    }
+
+    #[test]
+    fn a_hugging_face_folder_is_read() {
+        let root =
+            std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+        let folder = root.join("models/stories260K-hf");
+        if !folder.exists() {
+            return println!("skipped: no {}", folder.display());
+        }
+        let loaded = load_model(&folder, None, Device::Cpu, Kind::Float).unwrap();
+        assert_eq!(loaded.model.config().num_attention_heads, 8);
+    }
+}

@@ -1,0 +1,88 @@
+//! What `--model` names: a file, a folder of weights, a run's folder or one of its stages.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Place, Result};
+
+/// Weights in a Hugging Face folder, in the order in which they are looked for.
+pub const FOLDER_WEIGHTS: [&str; 3] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+
+/// The file or Hugging Face folder that `spec` names; `RUN:stage` names a stage's weights in a run's folder.
+///
+/// # Errors
+/// There is nothing there that holds weights.
+pub fn resolve_model_path(spec: &str) -> Result<PathBuf> {
+    let path = Path::new(spec);
+    if path.is_file() {
+        return Ok(path.to_owned());
+    }
+    if path.is_dir() {
+        if FOLDER_WEIGHTS.iter().any(|name| path.join(name).is_file()) {
+            return Ok(path.to_owned());
+        }
+        return newest(path, None);
+    }
+    if let Some((run, stage)) = spec.rsplit_once(':')
+        && Path::new(run).is_dir()
+    {
+        return newest(Path::new(run), Some(stage));
+    }
+    Err(Error::input(format!("there is no model `{spec}`"))
+        .hint("give a .pth or .safetensors file, a folder with weights, a run's folder, or RUN:stage"))
+}
+
+fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
+    let read = |e| Error::io("look for weights", run, e);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(run).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        let Some(stem) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".pth"))
+        else {
+            continue;
+        };
+        let wanted = match stage {
+            Some(stage) => stem.strip_prefix(stage).and_then(|s| s.strip_prefix('_')).is_some_and(is_size),
+            // An adapter alone is no model.
+            None => !stem.ends_with("_resume") && !stem.starts_with("lora"),
+        };
+        if wanted {
+            let time = std::fs::metadata(&path).and_then(|m| m.modified()).map_err(read)?;
+            found.push((time, path));
+        }
+    }
+    found.sort();
+    found.pop().map(|(_, path)| path).ok_or_else(|| {
+        let what = stage.map_or("no weights".to_owned(), |s| format!("no weights of a stage `{s}`"));
+        Error::input(format!("this folder holds {what}"))
+            .at(Place::file(run))
+            .hint("a run's weights are called <stage>_<hidden>.pth")
+    })
+}
+
+/// `512` or `512_moe`.
+fn is_size(rest: &str) -> bool {
+    let digits = rest.strip_suffix("_moe").unwrap_or(rest);
+    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_and_stages_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path();
+        let spec = run.to_str().unwrap();
+        assert!(resolve_model_path(spec).is_err());
+        for name in ["sft_8.pth", "sft_8_resume.pth", "sft_long_8.pth", "lora_8.pth"] {
+            std::fs::write(run.join(name), "").unwrap();
+        }
+        assert_eq!(resolve_model_path(&format!("{spec}:sft")).unwrap(), run.join("sft_8.pth"));
+        assert_eq!(resolve_model_path(&format!("{spec}:lora")).unwrap(), run.join("lora_8.pth"));
+        let newest = resolve_model_path(spec).unwrap();
+        assert!(newest == run.join("sft_8.pth") || newest == run.join("sft_long_8.pth"));
+        assert!(resolve_model_path("nowhere:sft").is_err());
+    }
+}

@@ -1,0 +1,108 @@
+//! `.safetensors`: read through a map of the file, written whole.
+//!
+//! The format's own crate checks the header against the file's size. Next: `load`.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::atomic;
+use super::value::{DType, HostTensor, Storage};
+use crate::error::{Error, Place, Result};
+use crate::native;
+
+/// A file's contents.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Tensors by name, looking at the mapped file.
+    pub tensors: HashMap<String, HostTensor>,
+    /// Text beside them.
+    pub metadata: HashMap<String, String>,
+}
+
+const DTYPES: [(DType, Dtype); 10] = [
+    (DType::F64, Dtype::F64),
+    (DType::F32, Dtype::F32),
+    (DType::F16, Dtype::F16),
+    (DType::BF16, Dtype::BF16),
+    (DType::I64, Dtype::I64),
+    (DType::I32, Dtype::I32),
+    (DType::I16, Dtype::I16),
+    (DType::I8, Dtype::I8),
+    (DType::U8, Dtype::U8),
+    (DType::Bool, Dtype::BOOL),
+];
+
+/// Reads a file.
+pub fn read(path: &Path) -> Result<Contents> {
+    let io = |e| Error::io("read the weights", path, e);
+    let wrong = |e: safetensors::SafeTensorError| {
+        Error::failed("this safetensors file is damaged")
+            .at(Place::file(path))
+            .because(e)
+            .hint("copy or download it again; a Git LFS pointer needs `git lfs pull`")
+    };
+    let map = Arc::new(native::map_file(&File::open(path).map_err(io)?).map_err(io)?);
+    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(wrong)?;
+    SafeTensors::deserialize(&map).map_err(wrong)?;
+    let data = header + 8;
+    let mut contents = Contents::default();
+    for (name, info) in metadata.tensors() {
+        let at = |e: Error| e.at(Place::file(path));
+        let dtype = DTYPES.iter().find(|(_, theirs)| *theirs == info.dtype).map(|(ours, _)| *ours);
+        let dtype = dtype.ok_or_else(|| {
+            at(Error::failed(format!("`{name}` has type {:?}, which is not supported", info.dtype)))
+        })?;
+        let (start, end) = info.data_offsets;
+        let storage = Storage::mapped(&map, data.saturating_add(start), end.saturating_sub(start));
+        let storage = storage.ok_or_else(|| at(Error::failed(format!("`{name}` reaches past the end"))))?;
+        let shape = info.shape.iter().map(|n| *n as i64).collect();
+        contents.tensors.insert(name.clone(), HostTensor::contiguous(dtype, shape, storage).map_err(at)?);
+    }
+    contents.metadata = metadata.metadata().clone().unwrap_or_default();
+    Ok(contents)
+}
+
+/// Replaces the file; tensors that share a storage are written each, as the format demands.
+pub fn write(path: &Path, tensors: &[(String, HostTensor)], metadata: HashMap<String, String>) -> Result<()> {
+    let wrong = |e: safetensors::SafeTensorError| {
+        Error::failed("cannot write safetensors").at(Place::file(path)).because(e)
+    };
+    let bytes: Vec<Cow<'_, [u8]>> = tensors.iter().map(|(_, t)| t.bytes()).collect::<Result<_>>()?;
+    let mut views = Vec::new();
+    for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {
+        let dtype = DTYPES[tensor.dtype() as usize].1;
+        let shape = tensor.shape().iter().map(|n| *n as usize).collect();
+        views.push((name.as_str(), TensorView::new(dtype, shape, bytes).map_err(wrong)?));
+    }
+    let whole = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
+    atomic::write_bytes(path, &whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::bridge;
+    use tch::{Device, Kind, Tensor};
+
+    #[test]
+    fn tensors_and_text_come_back_and_damage_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let t = Tensor::arange(6, (Kind::BFloat16, Device::Cpu)).view([2, 3]).transpose(0, 1);
+        let tensors = [("t".to_owned(), bridge::to_host(&t).unwrap())];
+        write(&path, &tensors, HashMap::from([("k".to_owned(), "v".to_owned())])).unwrap();
+        let back = read(&path).unwrap();
+        assert!(bridge::to_tensor(&back.tensors["t"]).unwrap().equal(&t));
+        assert_eq!(back.metadata["k"], "v");
+        let whole = std::fs::read(&path).unwrap();
+        for cut in [0, 4, 20, whole.len() - 1] {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            assert!(read(&path).is_err(), "{cut}");
+        }
+    }
+}
