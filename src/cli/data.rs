@@ -1,12 +1,291 @@
-//! `minimind data`.
+//! `minimind data`: check a file row by row, count it, look at it, or write the built-in world.
+//!
+//! Results go to stdout; the faults of `check` come back as one error, exit code 2.
 
-use crate::error::Result;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::data::jsonl::{self, Lines};
+use crate::data::synthetic::{self, SyntheticKind};
+use crate::data::tokens::Tokens;
+use crate::data::tokenizer::labels;
+use crate::data::{SyntheticConfig, SyntheticSplit, Tokenizer, prepare};
+use crate::error::{Error, Place, Result};
+
+/// Faults shown in full; more are only counted.
+const SHOWN_FAULTS: usize = 1000;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Name every row that cannot be used; exit 2 if there is one
+    Check {
+        /// A .jsonl or .safetensors file
+        file: PathBuf,
+        /// Print one JSON value
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count rows, bytes and (with a tokenizer) tokens
+    Stats {
+        /// A .jsonl or .safetensors file
+        file: PathBuf,
+        /// Folder with tokenizer.json
+        #[arg(long, value_name = "DIR")]
+        tokenizer: Option<PathBuf>,
+        /// Print one JSON value
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the first rows
+    Show {
+        /// A .jsonl or .safetensors file
+        file: PathBuf,
+        /// Rows to print
+        #[arg(long, default_value_t = 3)]
+        rows: usize,
+        /// Print one JSON value
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write rows of the built-in world
+    Synth {
+        /// Shape of rows
+        #[arg(long)]
+        kind: KindArg,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Rows; default: 12000 for train, 300 for heldout
+        #[arg(long)]
+        rows: Option<usize>,
+        /// The same seed makes the same world
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+        /// Questions of one split never occur in the other
+        #[arg(long, default_value = "train")]
+        split: SplitArg,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KindArg {
+    Text,
+    Chat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SplitArg {
+    Train,
+    Heldout,
+}
 
 /// Carries the command out.
-pub fn run(_args: Args) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Check { file, json } => check(&file, json),
+        Command::Stats { file, tokenizer, json } => stats(&file, tokenizer.as_deref(), json),
+        Command::Show { file, rows, json } => show(&file, rows, json),
+        Command::Synth { kind, out, rows, seed, split } => synth(kind, &out, rows, seed, split),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::failed("cannot write JSON").because(e))?;
+    println!("{text}");
+    Ok(())
+}
+
+fn is_tokens(file: &Path) -> bool {
+    file.extension().is_some_and(|e| e == "safetensors")
+}
+
+/// Whether a row is meant as a chat; a file's first row with either field decides for all.
+fn looks_chat(row: &Value) -> Option<bool> {
+    match (row.get("conversations").is_some(), row.get("text").is_some()) {
+        (true, _) => Some(true),
+        (false, true) => Some(false),
+        _ => None,
+    }
+}
+
+fn check(file: &Path, json: bool) -> Result<()> {
+    if is_tokens(file) {
+        let tokens = Tokens::open(file)?;
+        if json {
+            return print_json(&serde_json::json!({"kind": "tokens", "rows": tokens.rows, "faults": 0}));
+        }
+        println!("{} rows of {} tokens, no fault", tokens.rows, tokens.row_len);
+        return Ok(());
+    }
+    let (mut good, mut bad, mut faults, mut chat) = (0usize, 0usize, Vec::new(), None);
+    for line in Lines::open(file)? {
+        let line = line?;
+        let usable = jsonl::parse(&line.bytes).and_then(|row| {
+            chat = chat.or(looks_chat(&row));
+            prepare::check(&row, chat.unwrap_or(false))
+        });
+        match usable {
+            Ok(()) => good += 1,
+            Err(fault) => {
+                bad += 1;
+                if faults.len() < SHOWN_FAULTS {
+                    faults.push(fault.at(file, line.number));
+                }
+            }
+        }
+    }
+    let kind = if chat.unwrap_or(false) { "chat" } else { "text" };
+    if json {
+        print_json(&serde_json::json!({"kind": kind, "rows": good, "faults": bad}))?;
+    } else {
+        println!("{good} {kind} rows can be used, {bad} cannot");
+    }
+    if bad > faults.len() {
+        faults.push(Error::input(format!("{} more rows cannot be used", bad - faults.len())).at(Place::file(file)));
+    }
+    if good + bad == 0 {
+        faults.push(Error::input("no rows").at(Place::file(file)).hint("one JSON object a line"));
+    }
+    Error::all(faults).map_or(Ok(()), Err)
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Stats {
+    kind: &'static str,
+    rows: usize,
+    bad_rows: usize,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    longest_tokens: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mean_tokens: Option<f64>,
+}
+
+fn stats(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
+    let found = if is_tokens(file) { token_stats(file)? } else { row_stats(file, tokenizer)? };
+    if json {
+        return print_json(&found);
+    }
+    println!("kind      {}\nrows      {}\nbad rows  {}\nbytes     {}", found.kind, found.rows, found.bad_rows, found.bytes);
+    if let (Some(tokens), Some(longest), Some(mean)) = (found.tokens, found.longest_tokens, found.mean_tokens) {
+        println!("tokens    {tokens}\nlongest   {longest}\nmean      {mean:.1}");
+    }
+    Ok(())
+}
+
+fn token_stats(file: &Path) -> Result<Stats> {
+    let tokens = Tokens::open(file)?;
+    let bytes = std::fs::metadata(file).map_err(|e| Error::io("read", file, e))?.len();
+    Ok(Stats {
+        kind: "tokens",
+        rows: tokens.rows,
+        bytes,
+        tokens: Some(tokens.rows * tokens.row_len),
+        longest_tokens: Some(tokens.row_len),
+        mean_tokens: Some(tokens.row_len as f64),
+        ..Stats::default()
+    })
+}
+
+fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
+    let tokenizer = tokenizer.map(Tokenizer::load).transpose()?;
+    let mut found = Stats { kind: "text", ..Stats::default() };
+    let (mut chat, mut tokens, mut longest) = (None, 0, 0);
+    for line in Lines::open(file)? {
+        let line = line?;
+        found.bytes += line.bytes.len() as u64 + 1;
+        let usable = jsonl::parse(&line.bytes).and_then(|row| {
+            chat = chat.or(looks_chat(&row));
+            prepare::check(&row, chat.unwrap_or(false)).map(|()| row)
+        });
+        let Ok(row) = usable else {
+            found.bad_rows += 1;
+            continue;
+        };
+        found.rows += 1;
+        if let Some(tokenizer) = &tokenizer {
+            let len = match row["text"].as_str() {
+                Some(text) if chat != Some(true) => tokenizer.encode(text)?.len() + 2,
+                _ => tokenizer.encode(&labels::render_conversation(tokenizer, &row)?)?.len(),
+            };
+            tokens += len;
+            longest = longest.max(len);
+        }
+    }
+    if chat == Some(true) {
+        found.kind = "chat";
+    }
+    if tokenizer.is_some() {
+        found.tokens = Some(tokens);
+        found.longest_tokens = Some(longest);
+        found.mean_tokens = Some(tokens as f64 / found.rows.max(1) as f64);
+    }
+    Ok(found)
+}
+
+fn show(file: &Path, rows: usize, json: bool) -> Result<()> {
+    let mut shown = Vec::new();
+    if is_tokens(file) {
+        let tokens = Tokens::open(file)?;
+        for row in 0..tokens.rows.min(rows) {
+            let (ids, labels) = tokens.row(row);
+            shown.push(serde_json::json!({"input_ids": ids, "labels": labels}));
+        }
+    } else {
+        for line in Lines::open(file)?.take(rows) {
+            let line = line?;
+            shown.push(jsonl::parse(&line.bytes).map_err(|fault| fault.at(file, line.number))?);
+        }
+    }
+    if json {
+        return print_json(&shown);
+    }
+    for row in shown {
+        match (row["text"].as_str(), row["conversations"].as_array()) {
+            (Some(text), _) => println!("{text}\n"),
+            (None, Some(messages)) => {
+                for message in messages {
+                    let role = message["role"].as_str().unwrap_or("?");
+                    println!("{role}: {}", message["content"].as_str().unwrap_or(""));
+                }
+                println!();
+            }
+            _ => println!("{row}\n"),
+        }
+    }
+    Ok(())
+}
+
+fn synth(kind: KindArg, out: &Path, rows: Option<usize>, seed: u64, split: SplitArg) -> Result<()> {
+    let split = match split {
+        SplitArg::Train => SyntheticSplit::Train,
+        SplitArg::Heldout => SyntheticSplit::Heldout,
+    };
+    let kind = match kind {
+        KindArg::Text => SyntheticKind::Text,
+        KindArg::Chat => SyntheticKind::Chat,
+    };
+    let io = |e| Error::io("write", out, e);
+    let mut file = std::io::BufWriter::new(std::fs::File::create(out).map_err(io)?);
+    let mut count = 0usize;
+    for row in synthetic::rows(&SyntheticConfig { rows, seed, split }, kind) {
+        writeln!(file, "{row}").map_err(io)?;
+        count += 1;
+    }
+    file.flush().map_err(io)?;
+    println!("{count} rows in {}", out.display());
     Ok(())
 }

@@ -1,9 +1,28 @@
 //! Bytes to batches.
+//!
+//! In reading order: `config` (what is asked for), `jsonl` (lines), `text` and `chat` (a row to ids),
+//! `cache` and `tokens` (where ids lie), `rows`, `prepare` (all of it together), `loader` (batches).
 
 pub mod batch;
+pub mod cache;
+pub mod chat;
 pub mod config;
+pub mod jsonl;
+pub mod loader;
+pub mod prepare;
+pub mod random;
+pub mod rows;
+pub mod synthetic;
+pub mod text;
 pub mod tokenizer;
+pub mod tokens;
+
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Batch, IGNORE};
 pub use config::*;
+pub use loader::{Loader, LoaderConfig, PaddingStats};
+pub use prepare::{DataFacts, PrepareContext, Prepared, prepare};
+pub use rows::{Row, Rows};
 pub use tokenizer::Tokenizer;

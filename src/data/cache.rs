@@ -1,0 +1,196 @@
+//! Rows tokenised once: a file of ids that later runs map into memory.
+//!
+//! Layout, little endian: header (64 bytes), ids (u32, the top bit marks a label with loss), index
+//! (per row: end of the row in ids u64, loss bytes u32, loss tokens u32). Streamed in chunks encoded
+//! on all cores, written beside and renamed, so that inputs larger than memory work and a killed run
+//! leaves no half file. A file that is short or whose checksum differs is made anew.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use memmap2::Mmap;
+use rayon::prelude::*;
+
+use super::jsonl::Line;
+use crate::error::{Error, Result};
+use crate::native::map_file;
+
+const MAGIC: &[u8; 8] = b"MMROWS01";
+const HEADER_BYTES: usize = 64;
+const INDEX_BYTES: usize = 16;
+const LOSS_BIT: u32 = 1 << 31;
+const CHUNK_ROWS: usize = 2048;
+const CHUNK_BYTES: usize = 16 << 20;
+
+/// One tokenised row.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Encoded {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Whether the label at a place (the id itself) carries loss.
+    pub loss: Vec<bool>,
+    /// UTF-8 bytes of the text with loss.
+    pub loss_bytes: usize,
+}
+
+/// A cache file in memory.
+#[derive(Debug)]
+pub struct Cache {
+    map: Mmap,
+    rows: usize,
+    tokens: usize,
+    /// Rows left out as unusable.
+    pub skipped: usize,
+    /// Bytes of the rows read.
+    pub source_bytes: u64,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+impl Cache {
+    /// Maps a whole and sound file; `None` otherwise.
+    pub fn open(path: &Path) -> Option<Self> {
+        let map = map_file(&File::open(path).ok()?).ok()?;
+        if map.len() < HEADER_BYTES || &map[..8] != MAGIC {
+            return None;
+        }
+        let number = |i: usize| usize::try_from(u64_at(&map, 8 * i)).ok();
+        let (rows, tokens, skipped) = (number(1)?, number(2)?, number(3)?);
+        let (source_bytes, sum) = (u64_at(&map, 32), u64_at(&map, 40));
+        let size = tokens.checked_mul(4)?.checked_add(rows.checked_mul(INDEX_BYTES)?)?.checked_add(HEADER_BYTES)?;
+        if size != map.len() || u64::from(crc32fast::hash(&map[HEADER_BYTES..])) != sum {
+            return None;
+        }
+        Some(Self { map, rows, tokens, skipped, source_bytes })
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn index_at(&self, row: usize) -> usize {
+        HEADER_BYTES + 4 * self.tokens + INDEX_BYTES * row
+    }
+
+    fn span(&self, row: usize) -> (usize, usize) {
+        let end = |row: usize| u64_at(&self.map, self.index_at(row)) as usize;
+        (if row == 0 { 0 } else { end(row - 1) }, end(row))
+    }
+
+    /// Tokens of a row.
+    pub fn row_len(&self, row: usize) -> usize {
+        let (start, end) = self.span(row);
+        end - start
+    }
+
+    /// (Loss bytes, labels with loss after the shift) of a row.
+    pub fn row_loss(&self, row: usize) -> (usize, usize) {
+        let at = self.index_at(row);
+        (u32_at(&self.map, at + 8) as usize, u32_at(&self.map, at + 12) as usize)
+    }
+
+    /// Ids and whether each carries loss.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = (u32, bool)> + '_ {
+        let (start, end) = self.span(row);
+        self.map[HEADER_BYTES + 4 * start..HEADER_BYTES + 4 * end].chunks_exact(4).map(|b| {
+            let x = u32_at(b, 0);
+            (x & !LOSS_BIT, x & LOSS_BIT != 0)
+        })
+    }
+}
+
+struct Summed<W> {
+    inner: W,
+    crc: crc32fast::Hasher,
+}
+
+impl<W: Write> Summed<W> {
+    fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.crc.update(bytes);
+        self.inner.write_all(bytes)
+    }
+}
+
+/// Encodes `lines` into `path`. `encode` answers `Ok(None)` for a row to skip.
+pub fn build(
+    path: &Path,
+    lines: impl Iterator<Item = Result<Line>>,
+    encode: impl Fn(&Line) -> Result<Option<Encoded>> + Sync,
+) -> Result<Cache> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(|e| Error::io("make the cache folder", dir, e))?;
+    }
+    let beside = path.with_extension(format!("tmp{}", std::process::id()));
+    let made = write(&beside, lines, encode)
+        .and_then(|()| fs::rename(&beside, path).map_err(|e| Error::io("rename the cache", path, e)));
+    if made.is_err() {
+        // The fault at hand matters more than a file that could not be removed.
+        let _ = fs::remove_file(&beside);
+    }
+    made?;
+    Cache::open(path).ok_or_else(|| Error::failed("the token cache just written does not read back").hint("check the disk"))
+}
+
+fn write(
+    path: &Path,
+    mut lines: impl Iterator<Item = Result<Line>>,
+    encode: impl Fn(&Line) -> Result<Option<Encoded>> + Sync,
+) -> Result<()> {
+    let io = |e| Error::io("write the token cache", path, e);
+    let file = File::create(path).map_err(io)?;
+    let mut out = Summed { inner: BufWriter::with_capacity(1 << 20, file), crc: crc32fast::Hasher::new() };
+    out.inner.write_all(&[0; HEADER_BYTES]).map_err(io)?;
+    let (mut index, mut tokens, mut skipped, mut source_bytes) = (Vec::new(), 0u64, 0u64, 0u64);
+    loop {
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        while chunk.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
+            let Some(line) = lines.next() else { break };
+            let line = line?;
+            bytes += line.bytes.len() + 1;
+            chunk.push(line);
+        }
+        if chunk.is_empty() {
+            break;
+        }
+        source_bytes += bytes as u64;
+        let encoded: Vec<_> = chunk.par_iter().map(&encode).collect();
+        for row in encoded {
+            // The first bad row in file order stops, whichever core found it.
+            let Some(row) = row? else {
+                skipped += 1;
+                continue;
+            };
+            let ids: Vec<u8> = row
+                .ids
+                .iter()
+                .zip(&row.loss)
+                .flat_map(|(id, loss)| (id | if *loss { LOSS_BIT } else { 0 }).to_le_bytes())
+                .collect();
+            out.put(&ids).map_err(io)?;
+            tokens += row.ids.len() as u64;
+            let shifted = row.loss.iter().skip(1).filter(|l| **l).count();
+            index.extend_from_slice(&tokens.to_le_bytes());
+            index.extend_from_slice(&(row.loss_bytes as u32).to_le_bytes());
+            index.extend_from_slice(&(shifted as u32).to_le_bytes());
+        }
+    }
+    out.put(&index).map_err(io)?;
+    let rows = (index.len() / INDEX_BYTES) as u64;
+    let sum = u64::from(out.crc.finalize());
+    let mut file = out.inner.into_inner().map_err(|e| io(e.into_error()))?;
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    let mut header = MAGIC.to_vec();
+    for number in [rows, tokens, skipped, source_bytes, sum] {
+        header.extend_from_slice(&number.to_le_bytes());
+    }
+    file.write_all(&header).map_err(io)?;
+    file.sync_all().map_err(io)
+}

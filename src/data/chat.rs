@@ -1,0 +1,100 @@
+//! `{"conversations"}` to ids: rendered by the chat template; loss on what the assistant says.
+//!
+//! Upstream's two random changes (a system prompt put first, empty think blocks removed) are decided
+//! by the seed and the row's number, so a row is the same in every run. Next: `tokenizer::labels`.
+
+use serde_json::{Value, json};
+
+use super::cache::Encoded;
+use super::jsonl::{RowFault, kind};
+use super::random::{chance, mix};
+use super::tokenizer::{Tokenizer, labels};
+use crate::error::Result;
+
+/// Our own system prompts, five Chinese and five English.
+pub const SYSTEM_PROMPTS: [&str; 10] = [
+    "你是一个可靠的小助手，请简明地回答问题。",
+    "请用清楚、友好的语言帮助用户。",
+    "你是一位耐心的对话伙伴，知道就说，不知道就说不知道。",
+    "请认真阅读用户的话，然后给出准确的回答。",
+    "你是一个小型语言模型，请尽力帮忙。",
+    "You are a reliable small assistant. Answer briefly.",
+    "Help the user in clear and friendly words.",
+    "You are a patient companion. Say so when you do not know.",
+    "Read what the user says with care, then answer exactly.",
+    "You are a small language model. Do your best to help.",
+];
+
+/// What shapes a chat row beside its text.
+#[derive(Debug, Clone, Copy)]
+pub struct ChatOptions {
+    /// Rows are cut at this many tokens.
+    pub max_seq_len: usize,
+    /// Seed of the random changes.
+    pub seed: u64,
+    /// Chance of a system prompt.
+    pub system_prompt_ratio: f64,
+    /// Chance that empty think blocks stay.
+    pub empty_think_ratio: f64,
+}
+
+/// The row's messages.
+pub fn conversations(row: &Value) -> Result<&Vec<Value>, RowFault> {
+    const FORM: &str = "a chat row is {\"conversations\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}";
+    let list = match row.get("conversations") {
+        None => return Err(RowFault::new("no field `conversations`", FORM)),
+        Some(Value::Array(list)) if list.is_empty() => return Err(RowFault::new("field `conversations` is empty", "remove the row")),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(RowFault::new(format!("field `conversations` is {}, not a list", kind(other)), FORM)),
+    };
+    for (i, message) in list.iter().enumerate() {
+        let field = |name: &str| format!("`conversations[{i}].{name}`");
+        if !message.is_object() {
+            return Err(RowFault::new(format!("`conversations[{i}]` is {}, not an object", kind(message)), FORM));
+        }
+        match message.get("role") {
+            Some(Value::String(_)) => {}
+            Some(other) => return Err(RowFault::new(format!("{} is {}, not a string", field("role"), kind(other)), FORM)),
+            None => return Err(RowFault::new(format!("no field {}", field("role")), FORM)),
+        }
+        match message.get("content") {
+            Some(Value::String(_)) => {}
+            Some(Value::Null) | None if message.get("tool_calls").is_some() => {}
+            Some(other) => return Err(RowFault::new(format!("{} is {}, not a string", field("content"), kind(other)), FORM)),
+            None => return Err(RowFault::new(format!("no field {}", field("content")), FORM)),
+        }
+    }
+    if !list.iter().any(|m| m["role"] == "assistant") {
+        return Err(RowFault::new("`conversations` has no assistant message, so nothing to learn", FORM));
+    }
+    Ok(list)
+}
+
+/// Puts a system prompt first, where chance has it and the row neither has one nor tools.
+pub fn with_system_prompt(row: &Value, number: usize, options: &ChatOptions) -> Value {
+    let mut row = row.clone();
+    if chance(options.seed, number as u64, 1) >= options.system_prompt_ratio {
+        return row;
+    }
+    if let Some(list) = row.get_mut("conversations").and_then(Value::as_array_mut) {
+        let tools = list.iter().any(|m| m.get("tools").is_some_and(|t| !t.is_null()));
+        if !tools && list.first().is_some_and(|m| m["role"] != "system") {
+            let which = mix(mix(options.seed ^ 2) ^ number as u64) as usize % SYSTEM_PROMPTS.len();
+            list.insert(0, json!({"role": "system", "content": SYSTEM_PROMPTS[which]}));
+        }
+    }
+    row
+}
+
+/// Ids of one conversation; `number` is the row's line.
+pub fn encode(tokenizer: &Tokenizer, row: &Value, number: usize, options: &ChatOptions) -> Result<Encoded> {
+    let row = with_system_prompt(row, number, options);
+    let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
+    let text = labels::remove_empty_think(labels::render_conversation(tokenizer, &row)?, keep);
+    let mut ids = tokenizer.encode(&text)?;
+    ids.truncate(options.max_seq_len);
+    let loss: Vec<bool> = labels::sft_labels(tokenizer, &ids).iter().map(|&l| l >= 0).collect();
+    let spoken: Vec<u32> = ids.iter().zip(&loss).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
+    let loss_bytes = tokenizer.decode(&spoken, true)?.len();
+    Ok(Encoded { ids, loss, loss_bytes })
+}

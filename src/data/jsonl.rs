@@ -1,0 +1,135 @@
+//! Lines of a JSON-lines file, in bounded memory, and faults that name `file:line` and the field.
+//!
+//! Blank lines are skipped. Not here: what a row means (`text`, `chat`).
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Place, Result};
+
+/// The longest line read; a longer one is a fault, not memory.
+pub const MAX_LINE_BYTES: u64 = 256 << 20;
+
+/// Why a row cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowFault {
+    /// What is wrong, with the field's name.
+    pub what: String,
+    /// The fix.
+    pub hint: &'static str,
+}
+
+impl RowFault {
+    /// A fault.
+    pub fn new(what: impl Into<String>, hint: &'static str) -> Self {
+        Self { what: what.into(), hint }
+    }
+
+    /// The fault as an error at its line.
+    pub fn at(self, path: &Path, line: usize) -> Error {
+        Error::input(self.what).at(Place::line(path, line)).hint(self.hint)
+    }
+}
+
+/// A line with its number, from 1.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// From 1.
+    pub number: usize,
+    /// The bytes without the line's end.
+    pub bytes: Vec<u8>,
+}
+
+/// Reads a file line by line.
+pub struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    number: usize,
+}
+
+impl Lines {
+    /// Opens a file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| missing(path, e))?;
+        if file.metadata().is_ok_and(|m| m.is_dir()) {
+            return Err(Error::input("a folder, not a file").at(Place::file(path)).hint("name the .jsonl file in it"));
+        }
+        Ok(Self { path: path.to_owned(), reader: BufReader::with_capacity(1 << 20, file), number: 0 })
+    }
+
+    fn read(&mut self) -> Result<Option<Line>> {
+        loop {
+            let mut bytes = Vec::new();
+            let read = (&mut self.reader)
+                .take(MAX_LINE_BYTES)
+                .read_until(b'\n', &mut bytes)
+                .map_err(|e| Error::io("read", &self.path, e))?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            if read as u64 == MAX_LINE_BYTES && bytes.last() != Some(&b'\n') {
+                return Err(RowFault::new(
+                    format!("a line longer than {} MiB", MAX_LINE_BYTES >> 20),
+                    "one JSON object a line: is this a JSON-lines file?",
+                )
+                .at(&self.path, self.number));
+            }
+            if self.number == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
+                bytes.drain(..3);
+            }
+            while bytes.last().is_some_and(u8::is_ascii_whitespace) {
+                bytes.pop();
+            }
+            if !bytes.iter().all(u8::is_ascii_whitespace) {
+                return Ok(Some(Line { number: self.number, bytes }));
+            }
+        }
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<Line>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+/// A missing file is the user's input being wrong; anything else failed.
+pub fn missing(path: &Path, error: std::io::Error) -> Error {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return Error::input("no such data file").at(Place::file(path)).hint("check the path");
+    }
+    Error::io("open", path, error)
+}
+
+/// A line as a JSON object.
+pub fn parse(bytes: &[u8]) -> Result<Value, RowFault> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| RowFault::new(format!("not UTF-8: {e}"), "save the file as UTF-8"))?;
+    let value: Value = serde_json::from_str(text).map_err(|e| {
+        let text = e.to_string();
+        let cause = text.split(" at line").next().unwrap_or_default().to_owned();
+        RowFault::new(format!("not JSON: {cause}, column {}", e.column()), "one complete JSON object a line")
+    })?;
+    if value.is_object() {
+        Ok(value)
+    } else {
+        Err(RowFault::new(format!("a JSON object is wanted, this is {}", kind(&value)), "one JSON object a line"))
+    }
+}
+
+/// What a value is, in words.
+pub fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,173 @@
+//! Rows to padded micro-batches in a seeded order, with a seek to any batch of any epoch.
+//!
+//! The order of an epoch is a Fisher-Yates permutation of (seed, epoch), made once and kept, so batch
+//! `index` does not depend on the batches read before it: resuming is seeking.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ndarray::Array2;
+
+use super::batch::{Batch, IGNORE};
+use super::config::Batching;
+use super::random::Stream;
+use super::rows::Rows;
+use crate::error::{Error, Result};
+
+/// Batches whose rows are sorted by length together.
+const WINDOW_BATCHES: usize = 64;
+/// Widths are rounded up to this, so that kernels see few shapes.
+const WIDTH_MULTIPLE: usize = 8;
+
+/// How to batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoaderConfig {
+    /// Rows of a micro-batch; a file of fixed micro-batches overrides it.
+    pub batch_size: usize,
+    /// No batch is wider, unless a token file is.
+    pub max_seq_len: usize,
+    /// How rows come together.
+    pub batching: Batching,
+    /// Whether each epoch draws a new order.
+    pub shuffle: bool,
+    /// Seed of the order.
+    pub seed: u64,
+    /// Fills short rows.
+    pub pad_id: u32,
+}
+
+/// Tokens of one epoch, for `plan`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PaddingStats {
+    /// Tokens of rows.
+    pub real_tokens: u64,
+    /// Tokens computed, padding included.
+    pub padded_tokens: u64,
+}
+
+/// The batches of one epoch: rows in order, and where each batch begins and ends.
+#[derive(Debug)]
+struct Order {
+    rows: Vec<u32>,
+    batches: Vec<Range<usize>>,
+}
+
+/// Makes batches.
+#[derive(Debug)]
+pub struct Loader {
+    rows: Rows,
+    config: LoaderConfig,
+    kept: Mutex<Option<(u64, Arc<Order>)>>,
+}
+
+impl Loader {
+    /// A loader over `rows`.
+    pub fn new(rows: Rows, mut config: LoaderConfig) -> Self {
+        config.batch_size = rows.micro_batch().unwrap_or(config.batch_size).max(1);
+        Self { rows, config, kept: Mutex::new(None) }
+    }
+
+    /// Micro-batches of an epoch, the same for every epoch; a last partial one counts.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.rows.len().div_ceil(self.config.batch_size) as u64
+    }
+
+    /// The rows behind.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    fn order(&self, epoch: u64) -> Arc<Order> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, order)) = &*kept
+            && *of == epoch
+        {
+            return order.clone();
+        }
+        let order = Arc::new(self.make_order(epoch));
+        *kept = Some((epoch, order.clone()));
+        order
+    }
+
+    fn make_order(&self, epoch: u64) -> Order {
+        let size = self.config.batch_size;
+        let mut random = Stream::new(self.config.seed, epoch.wrapping_add(1 << 32));
+        if self.rows.micro_batch().is_some() {
+            let mut units: Vec<u32> = (0..(self.rows.len() / size) as u32).collect();
+            if self.config.shuffle {
+                random.shuffle(&mut units);
+            }
+            let rows: Vec<u32> = units.iter().flat_map(|u| (0..size as u32).map(move |i| u * size as u32 + i)).collect();
+            return Order { batches: cut(rows.len(), size), rows };
+        }
+        let mut rows: Vec<u32> = (0..self.rows.len() as u32).collect();
+        let mut batches = cut(rows.len(), size);
+        if self.config.shuffle {
+            random.shuffle(&mut rows);
+            if self.config.batching == Batching::Bucket {
+                for window in rows.chunks_mut(size * WINDOW_BATCHES) {
+                    window.sort_by_key(|row| self.rows.row_len(*row as usize)); // stable: ties keep the drawn order
+                }
+                random.shuffle(&mut batches);
+            }
+        }
+        Order { rows, batches }
+    }
+
+    fn width(&self, longest: usize) -> usize {
+        let max = self.config.max_seq_len;
+        match self.config.batching {
+            _ if self.rows.micro_batch().is_some() => longest,
+            Batching::Pad => max.max(longest),
+            // A token file's rows may be longer than max_seq_len: they are not cut, so their width wins.
+            Batching::Bucket => longest.next_multiple_of(WIDTH_MULTIPLE).min(max).max(longest),
+        }
+    }
+
+    /// The rows of a batch, as indices into [`Loader::rows`].
+    pub fn batch_rows(&self, epoch: u64, index: u64) -> Result<Vec<usize>> {
+        let order = self.order(epoch);
+        let range = order.batches.get(index as usize).cloned().ok_or_else(|| {
+            Error::failed(format!("batch {index} is past the epoch's end ({} batches)", order.batches.len()))
+        })?;
+        Ok(order.rows[range].iter().map(|row| *row as usize).collect())
+    }
+
+    /// Batch `index` (from 0) of `epoch` (from 0).
+    pub fn batch(&self, epoch: u64, index: u64) -> Result<Batch> {
+        let rows: Vec<_> = self.batch_rows(epoch, index)?.into_iter().map(|row| self.rows.row(row)).collect();
+        let width = self.width(rows.iter().map(|row| row.ids.len()).max().unwrap_or(0));
+        let mut input_ids = Array2::from_elem((rows.len(), width), i64::from(self.config.pad_id)); // [B, T]
+        let mut labels = Array2::from_elem((rows.len(), width), IGNORE); // [B, T]
+        for (i, row) in rows.iter().enumerate() {
+            for (t, (id, label)) in row.ids.iter().zip(&row.labels).enumerate() {
+                input_ids[[i, t]] = *id;
+                labels[[i, t]] = *label;
+            }
+        }
+        Ok(Batch {
+            input_ids,
+            labels,
+            real_tokens: rows.iter().map(|row| row.ids.len()).sum(),
+            loss_tokens: rows.iter().map(|row| row.loss_tokens()).sum(),
+            loss_bytes: rows.iter().map(|row| row.loss_bytes).sum(),
+        })
+    }
+
+    /// Real and padded tokens of the first epoch.
+    pub fn padding_stats(&self) -> PaddingStats {
+        let order = self.order(0);
+        let (mut real, mut padded) = (0, 0);
+        for range in &order.batches {
+            let lens = order.rows[range.clone()].iter().map(|row| self.rows.row_len(*row as usize));
+            let longest = lens.clone().max().unwrap_or(0);
+            padded += (range.len() * self.width(longest)) as u64;
+            real += lens.sum::<usize>() as u64;
+        }
+        PaddingStats { real_tokens: real, padded_tokens: padded }
+    }
+}
+
+fn cut(rows: usize, size: usize) -> Vec<Range<usize>> {
+    (0..rows).step_by(size).map(|start| start..(start + size).min(rows)).collect()
+}

@@ -1,0 +1,243 @@
+//! From a stage's `DataConfig` to tokenised rows: hash the source, find or make its cache, split.
+//!
+//! Next: `loader`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::cache::{self, Cache, Encoded};
+use super::chat::{self, ChatOptions};
+use super::config::{DataConfig, DataFormat, DataSource, OnBadRow, Validation};
+use super::jsonl::{self, Line, Lines};
+use super::random::Stream;
+use super::rows::Rows;
+use super::synthetic::{self, SyntheticKind};
+use super::tokenizer::Tokenizer;
+use super::tokens::Tokens;
+use super::text;
+use crate::error::{Error, Place, Result};
+
+/// What preparing needs beside the data's own settings.
+#[derive(Debug)]
+pub struct PrepareContext<'a> {
+    /// Turns text into ids; not needed for token files.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// Whether rows are conversations.
+    pub chat: bool,
+    /// Rows are cut at this many tokens.
+    pub max_seq_len: usize,
+    /// Seed of validation rows and of random text changes.
+    pub seed: u64,
+    /// Where token caches lie.
+    pub cache_dir: &'a Path,
+    /// Chance of a system prompt before a chat without one.
+    pub system_prompt_ratio: f64,
+    /// Chance that empty think blocks stay.
+    pub empty_think_ratio: f64,
+}
+
+/// What was read, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DataFacts {
+    /// Rows for training.
+    pub rows: usize,
+    /// Rows left out as unusable.
+    pub skipped_rows: usize,
+    /// Tokens of the training rows.
+    pub tokens: usize,
+    /// Labels with loss.
+    pub loss_tokens: usize,
+    /// Tokens of the longest row.
+    pub longest: usize,
+    /// Bytes of the source.
+    pub bytes: u64,
+    /// SHA-256 of the source, in hex.
+    pub content_hash: String,
+}
+
+/// Rows to train and to validate on.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// Training rows.
+    pub train: Rows,
+    /// Validation rows.
+    pub validation: Option<Rows>,
+    /// Numbers of the training rows.
+    pub facts: DataFacts,
+}
+
+/// Reads, tokenises (or finds the cache) and splits.
+pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<Prepared> {
+    let whole = load(&config.source, config, ctx)?;
+    let (train, validation) = match &config.validation {
+        Validation::Off => (whole.rows.clone(), None),
+        Validation::Path(path) => {
+            let other = load(&DataSource::Paths(vec![path.clone()]), config, ctx)?;
+            (whole.rows.clone(), Some(other.rows))
+        }
+        Validation::Share(share) => split(&whole.rows, *share, ctx.seed)?,
+    };
+    let lens = || (0..train.len()).map(|i| train.row_len(i));
+    let facts = DataFacts {
+        rows: train.len(),
+        skipped_rows: whole.skipped,
+        tokens: lens().sum(),
+        loss_tokens: (0..train.len()).map(|i| train.loss_tokens(i)).sum(),
+        longest: lens().max().unwrap_or(0),
+        bytes: whole.bytes,
+        content_hash: whole.hash,
+    };
+    Ok(Prepared { train, validation, facts })
+}
+
+fn split(rows: &Rows, share: f64, seed: u64) -> Result<(Rows, Option<Rows>)> {
+    let units = rows.len() / rows.micro_batch().unwrap_or(1);
+    let held = (units as f64 * share).round() as usize;
+    if held == 0 {
+        return Ok((rows.clone(), None));
+    }
+    if held >= units {
+        return Err(Error::input(format!("validation takes {held} of {units} rows and leaves none to train on"))
+            .hint("lower `validation`, or name a validation file"));
+    }
+    let mut order: Vec<u32> = (0..units as u32).collect();
+    Stream::new(seed, 11).shuffle(&mut order);
+    let mut train = order.split_off(held);
+    train.sort_unstable();
+    order.sort_unstable();
+    Ok((rows.picked(train), Some(rows.picked(order))))
+}
+
+struct Whole {
+    rows: Rows,
+    skipped: usize,
+    bytes: u64,
+    hash: String,
+}
+
+fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Result<Whole> {
+    let (hash, bytes) = content(source, ctx.chat)?;
+    if config.format == DataFormat::Tokens {
+        let DataSource::Paths(paths) = source else {
+            return Err(Error::input("the built-in world has no tokens format").hint("use format: text or chat"));
+        };
+        let [path] = &paths[..] else {
+            return Err(Error::input(format!("format tokens reads one file, {} are named", paths.len())).hint("join the files"));
+        };
+        return Ok(Whole { rows: Rows::tokens(Tokens::open(path)?), skipped: 0, bytes, hash });
+    }
+    let tokenizer = ctx.tokenizer.ok_or_else(|| {
+        Error::input("text rows need a tokenizer").hint("name one: `tokenizer: PATH`, or use format: tokens")
+    })?;
+    let mut key = Sha256::new();
+    let skip = config.on_bad_row == OnBadRow::Skip;
+    key.update(format!("1|{hash}|{}|{}|{}|{skip}", tokenizer.fingerprint(), ctx.chat, ctx.max_seq_len));
+    if ctx.chat {
+        key.update(format!("|{}|{}|{}", ctx.seed, ctx.system_prompt_ratio, ctx.empty_think_ratio));
+    }
+    let path = ctx.cache_dir.join(format!("{}.rows", &hex(&key.finalize())[..32]));
+    let cache = match Cache::open(&path) {
+        Some(cache) => cache,
+        None => build(source, &path, tokenizer, skip, ctx)?,
+    };
+    if cache.rows() == 0 {
+        let fault = Error::input(format!("no usable row ({} skipped)", cache.skipped)).hint("look with `minimind data check FILE`");
+        return Err(match source {
+            DataSource::Paths(paths) if !paths.is_empty() => fault.at(Place::file(&paths[0])),
+            _ => fault,
+        });
+    }
+    let skipped = cache.skipped;
+    let bytes = if matches!(source, DataSource::Synthetic(_)) { cache.source_bytes } else { bytes };
+    Ok(Whole { rows: Rows::cached(cache), skipped, bytes, hash })
+}
+
+fn build(source: &DataSource, path: &Path, tokenizer: &Tokenizer, skip: bool, ctx: &PrepareContext) -> Result<Cache> {
+    // A row's number is its line, made unique over files by the file's place in the list.
+    let (files, lines): (Vec<PathBuf>, Box<dyn Iterator<Item = Result<Line>>>) = match source {
+        DataSource::Paths(paths) => {
+            let each = paths.clone().into_iter().enumerate().flat_map(|(i, path)| {
+                let (lines, fault) = match Lines::open(&path) {
+                    Ok(lines) => (Some(lines), None),
+                    Err(e) => (None, Some(Err(e))),
+                };
+                fault.into_iter().chain(lines.into_iter().flatten()).map(move |line| {
+                    line.map(|l| Line { number: l.number | i << 40, bytes: l.bytes })
+                })
+            });
+            (paths.clone(), Box::new(each))
+        }
+        DataSource::Synthetic(config) => {
+            let rows = synthetic::rows(config, SyntheticKind::of(ctx.chat)).enumerate();
+            let lines = rows.map(|(i, row)| Ok(Line { number: i + 1, bytes: row.to_string().into_bytes() }));
+            (vec![PathBuf::from("synthetic")], Box::new(lines))
+        }
+    };
+    let options = ChatOptions {
+        max_seq_len: ctx.max_seq_len,
+        seed: ctx.seed,
+        system_prompt_ratio: ctx.system_prompt_ratio,
+        empty_think_ratio: ctx.empty_think_ratio,
+    };
+    cache::build(path, lines, |line| {
+        let usable = jsonl::parse(&line.bytes).and_then(|row| check(&row, ctx.chat).map(|()| row));
+        match usable {
+            Ok(row) => encode(tokenizer, &row, line.number, &options, ctx.chat).map(Some),
+            Err(_) if skip => Ok(None),
+            Err(fault) => Err(fault.at(&files[line.number >> 40], line.number & ((1 << 40) - 1))),
+        }
+    })
+}
+
+fn encode(tokenizer: &Tokenizer, row: &Value, number: usize, options: &ChatOptions, chat: bool) -> Result<Encoded> {
+    if chat {
+        return chat::encode(tokenizer, row, number, options);
+    }
+    text::encode(tokenizer, row["text"].as_str().unwrap_or_default(), options.max_seq_len)
+}
+
+/// Whether a row has what its kind needs.
+pub fn check(row: &Value, chat: bool) -> Result<(), jsonl::RowFault> {
+    if chat { chat::conversations(row).map(|_| ()) } else { text::text(row).map(|_| ()) }
+}
+
+/// SHA-256 in hex and bytes of the source.
+fn content(source: &DataSource, chat: bool) -> Result<(String, u64)> {
+    let mut hash = Sha256::new();
+    let mut bytes = 0u64;
+    match source {
+        DataSource::Synthetic(config) => {
+            hash.update(format!("synthetic {} {config:?} {chat}", synthetic::VERSION));
+        }
+        DataSource::Paths(paths) => {
+            if paths.is_empty() {
+                return Err(Error::input("no data file is named").hint("add `data: {path: FILE}`"));
+            }
+            let mut buffer = vec![0u8; 1 << 20];
+            for path in paths {
+                let mut file = File::open(path).map_err(|e| jsonl::missing(path, e))?;
+                let mut len = 0u64;
+                loop {
+                    let read = file.read(&mut buffer).map_err(|e| Error::io("read", path, e))?;
+                    if read == 0 {
+                        break;
+                    }
+                    hash.update(&buffer[..read]);
+                    len += read as u64;
+                }
+                hash.update(len.to_le_bytes());
+                bytes += len;
+            }
+        }
+    }
+    Ok((hex(&hash.finalize()), bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,129 @@
+//! Tokenised rows, wherever they lie: a cache file or a token file, cheap to clone.
+//!
+//! Next: `prepare`, which makes them, and `loader`, which batches them.
+
+use std::sync::Arc;
+
+use super::batch::IGNORE;
+use super::cache::Cache;
+use super::tokens::Tokens;
+
+/// One row as a stage sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Token ids.
+    pub ids: Vec<i64>,
+    /// Unshifted labels, -100 without loss.
+    pub labels: Vec<i64>,
+    /// UTF-8 bytes of the text with loss; 0 if unknown.
+    pub loss_bytes: usize,
+}
+
+impl Row {
+    /// Labels with loss after the shift: column 0 never has.
+    pub fn loss_tokens(&self) -> usize {
+        self.labels.iter().skip(1).filter(|l| **l != IGNORE).count()
+    }
+}
+
+#[derive(Debug)]
+enum Store {
+    Cache(Cache),
+    Tokens(Tokens),
+}
+
+/// Rows, or a chosen part of them.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    store: Arc<Store>,
+    /// Indices of units (rows, or fixed micro-batches).
+    pick: Option<Arc<Vec<u32>>>,
+}
+
+impl Rows {
+    pub(super) fn cached(cache: Cache) -> Self {
+        Self { store: Arc::new(Store::Cache(cache)), pick: None }
+    }
+
+    pub(super) fn tokens(tokens: Tokens) -> Self {
+        Self { store: Arc::new(Store::Tokens(tokens)), pick: None }
+    }
+
+    pub(super) fn picked(&self, units: Vec<u32>) -> Self {
+        Self { store: self.store.clone(), pick: Some(Arc::new(units)) }
+    }
+
+    /// Rows of a micro-batch, where the file fixes them ([N, B, T]).
+    pub fn micro_batch(&self) -> Option<usize> {
+        match &*self.store {
+            Store::Tokens(tokens) => tokens.micro_batch,
+            Store::Cache(_) => None,
+        }
+    }
+
+    /// Rows.
+    pub fn len(&self) -> usize {
+        let unit = self.micro_batch().unwrap_or(1);
+        match (&self.pick, &*self.store) {
+            (Some(pick), _) => pick.len() * unit,
+            (None, Store::Cache(cache)) => cache.rows(),
+            (None, Store::Tokens(tokens)) => tokens.rows,
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The row's place in what was read, before validation rows were taken out.
+    pub fn source_index(&self, row: usize) -> usize {
+        match &self.pick {
+            None => row,
+            Some(pick) => {
+                let unit = self.micro_batch().unwrap_or(1);
+                pick[row / unit] as usize * unit + row % unit
+            }
+        }
+    }
+
+    /// Tokens of a row.
+    pub fn row_len(&self, row: usize) -> usize {
+        match &*self.store {
+            Store::Cache(cache) => cache.row_len(self.source_index(row)),
+            Store::Tokens(tokens) => tokens.row_len,
+        }
+    }
+
+    /// UTF-8 bytes of a row's text with loss; 0 if unknown.
+    pub fn loss_bytes(&self, row: usize) -> usize {
+        match &*self.store {
+            Store::Cache(cache) => cache.row_loss(self.source_index(row)).0,
+            Store::Tokens(_) => 0,
+        }
+    }
+
+    /// Labels with loss of a row, after the shift.
+    pub fn loss_tokens(&self, row: usize) -> usize {
+        match &*self.store {
+            Store::Cache(cache) => cache.row_loss(self.source_index(row)).1,
+            Store::Tokens(_) => self.row(row).loss_tokens(),
+        }
+    }
+
+    /// A row.
+    pub fn row(&self, row: usize) -> Row {
+        let index = self.source_index(row);
+        match &*self.store {
+            Store::Tokens(tokens) => {
+                let (ids, labels) = tokens.row(index);
+                Row { ids, labels, loss_bytes: 0 }
+            }
+            Store::Cache(cache) => {
+                let pairs = cache.row(index).map(|(id, loss)| (i64::from(id), if loss { i64::from(id) } else { IGNORE }));
+                let (ids, labels) = pairs.unzip();
+                Row { ids, labels, loss_bytes: cache.row_loss(index).0 }
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! `{"text"}` to ids: bos, the text cut to `max_seq_len - 2` tokens, eos; every id carries loss.
+//!
+//! Upstream's pretraining row. Next: `chat`.
+
+use serde_json::Value;
+
+use super::cache::Encoded;
+use super::jsonl::{RowFault, kind};
+use super::tokenizer::Tokenizer;
+use crate::error::Result;
+
+/// The row's text.
+pub fn text(row: &Value) -> Result<&str, RowFault> {
+    match row.get("text") {
+        None => Err(RowFault::new("no field `text`", "a text row is {\"text\": \"...\"}")),
+        Some(Value::String(text)) if text.trim().is_empty() => Err(RowFault::new("field `text` is empty", "remove the row")),
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => Err(RowFault::new(format!("field `text` is {}, not a string", kind(other)), "put the text in quotes")),
+    }
+}
+
+/// Ids of one text.
+pub fn encode(tokenizer: &Tokenizer, text: &str, max_seq_len: usize) -> Result<Encoded> {
+    let mut body = tokenizer.encode(text)?;
+    let room = max_seq_len.saturating_sub(2);
+    let mut loss_bytes = text.len();
+    if body.len() > room {
+        body.truncate(room);
+        loss_bytes = tokenizer.decode(&body, true)?.len();
+    }
+    let mut ids = Vec::with_capacity(body.len() + 2);
+    ids.push(tokenizer.bos_id());
+    ids.append(&mut body);
+    ids.push(tokenizer.eos_id());
+    let loss = vec![true; ids.len()];
+    Ok(Encoded { ids, loss, loss_bytes })
+}
