@@ -15,3 +15,6 @@ pub use hash::stage_hash;
 pub use machine::Machine;
 pub use resolve::{load, resolve};
 pub use types::*;
+
+#[cfg(test)]
+mod tests;
