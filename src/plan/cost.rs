@@ -76,44 +76,46 @@ pub struct StageCost {
 
 /// Total and active parameters; the shapes are the model's own.
 pub fn parameters(c: &ModelConfig) -> Parameters {
-    let (d, e) = (c.hidden_size, c.head_dim);
-    let (q, kv) = (c.num_attention_heads * e, c.num_key_value_heads * e);
+    // Wide, so that a mistyped size gives a large number and no overflow.
+    let (d, e, inner) = (c.hidden_size as i128, c.head_dim as i128, c.intermediate_size as i128);
+    let (q, kv) = (c.num_attention_heads as i128 * e, c.num_key_value_heads as i128 * e);
     let norms = 2 * d + if c.era == crate::model::Era::MiniMind3 { 2 * e } else { 0 };
     let attention = d * q + 2 * d * kv + q * d;
     let (mlp, active) = match &c.moe {
-        None => (3 * d * c.intermediate_size, 3 * d * c.intermediate_size),
+        None => (3 * d * inner, 3 * d * inner),
         Some(m) => {
-            let expert = 3 * d * m.moe_intermediate_size;
-            let gate = d * m.num_experts;
+            let expert = 3 * d * m.moe_intermediate_size as i128;
+            let gate = d * m.num_experts as i128;
+            let shared = m.n_shared_experts as i128;
             (
-                gate + expert * (m.num_experts + m.n_shared_experts),
-                gate + expert * (m.num_experts_per_tok + m.n_shared_experts),
+                gate + expert * (m.num_experts as i128 + shared),
+                gate + expert * (m.num_experts_per_tok as i128 + shared),
             )
         }
     };
-    let embedding = c.vocab_size * d * if c.tie_word_embeddings { 1 } else { 2 };
+    let embedding = c.vocab_size as i128 * d * if c.tie_word_embeddings { 1 } else { 2 };
     let rest = embedding + d;
-    let of = |mlp: i64| (rest + c.num_hidden_layers * (attention + norms + mlp)).max(0) as u64;
+    let of = |mlp: i128| (rest + c.num_hidden_layers as i128 * (attention + norms + mlp)).clamp(0, 1 << 56) as u64;
     Parameters { total: of(mlp), trained: of(mlp), active: of(active) }
 }
 
 /// FLOPs of a forward and backward pass over one token with a context of `length`.
 pub fn flops_per_token(c: &ModelConfig, active: u64, length: usize) -> f64 {
-    let attention = 6.0 * (c.num_hidden_layers * c.num_attention_heads * c.head_dim) as f64 * length as f64;
+    let attention = 6.0 * c.num_hidden_layers as f64 * (c.num_attention_heads as f64 * c.head_dim as f64) * length as f64;
     // The matrix product of an untied or tied head counts once; the table look-up costs nothing.
-    let lookup = if c.tie_word_embeddings { 0 } else { (c.vocab_size * c.hidden_size) as u64 };
+    let lookup = if c.tie_word_embeddings { 0 } else { c.vocab_size.saturating_mul(c.hidden_size) as u64 };
     6.0 * active.saturating_sub(lookup) as f64 + attention
 }
 
 fn activations(c: &ModelConfig, batch: usize, length: usize, half: bool, train: bool) -> u64 {
-    let tokens = (batch * length) as f64;
+    let tokens = batch as f64 * length as f64;
     let bytes = if half { 2.0 } else { 4.0 };
     let inner = match &c.moe {
-        None => c.intermediate_size,
-        Some(m) => m.moe_intermediate_size * (m.num_experts_per_tok + m.n_shared_experts),
-    } as f64;
+        None => c.intermediate_size as f64,
+        Some(m) => m.moe_intermediate_size as f64 * (m.num_experts_per_tok + m.n_shared_experts) as f64,
+    };
     // A block keeps for backward about 8 tensors of width D, its heads, and 4 of the inner width.
-    let heads = ((c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim) as f64;
+    let heads = (c.num_attention_heads + 2 * c.num_key_value_heads) as f64 * c.head_dim as f64;
     let block = 8.0 * c.hidden_size as f64 + 3.0 * heads + 4.0 * inner;
     let layers = if train { c.num_hidden_layers as f64 } else { 1.0 };
     // Logits in fp32, and their gradient.
@@ -246,7 +248,8 @@ fn training(
 }
 
 fn total(m: Memory) -> Memory {
-    Memory { total: m.weights + m.gradients + m.optimizer + m.activations, ..m }
+    let parts = [m.weights, m.gradients, m.optimizer, m.activations];
+    Memory { total: parts.iter().fold(0u64, |sum, part| sum.saturating_add(*part)), ..m }
 }
 
 fn blank(stage: &StagePlan, kind: &'static str) -> StageCost {

@@ -69,7 +69,9 @@ fn every_fault_of_a_bad_recipe_stands_at_its_place() {
     ] {
         assert!(found.iter().any(|f| f.starts_with(wanted)), "missing {wanted}\nfound:\n{}", found.join("\n"));
     }
+    assert!(found.iter().any(|f| f.starts_with("r.yaml:17:5: this stage needs a tokenizer")));
     assert_eq!(found.len(), 19, "{}", found.join("\n"));
+    assert!(found[0].starts_with("r.yaml:2:1") && found[18].starts_with("r.yaml:22:20"), "in the file's order");
 }
 
 #[test]
@@ -118,6 +120,9 @@ fn broken_texts_have_clear_faults() {
         ("stages:\n  - sft: {}\n    data: {}\n", "r.yaml:3:5: a stage has one key"),
         ("stages:\n  -\n", "r.yaml:2"),
         ("a: 1\n---\nb: 2\n", "r.yaml"),
+        ("x: !a {b: 1}\n", "r.yaml:1:1: the recipe has no stages"),
+        ("a: &a [*a]\n", "r.yaml:1:4: the recipe is not valid YAML"),
+        (&"[".repeat(100_000), "r.yaml: the recipe is nested too deep"),
     ] {
         let found = faults(text, &[]);
         assert!(found.iter().any(|f| f.starts_with(wanted)), "{text:?}: missing {wanted}\n{}", found.join("\n"));
