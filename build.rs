@@ -3,7 +3,28 @@
 
 use std::path::PathBuf;
 
+/// Writes the table of the recipes that lie in `recipes/`.
+fn embed_recipes() {
+    println!("cargo:rerun-if-changed=recipes");
+    let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root.join("recipes"))
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "yaml"));
+    files.sort();
+    let rows: String = files
+        .iter()
+        .map(|file| format!("    ({:?}, include_str!({:?})),\n", file.file_stem().expect("a name"), file))
+        .collect();
+    let table = format!(
+        "/// Name and text of each built-in recipe.\npub const RECIPES: &[(&str, &str)] = &[\n{rows}];\n"
+    );
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+    std::fs::write(out.join("recipes.rs"), table).expect("the build folder can be written");
+}
+
 fn main() {
+    embed_recipes();
     println!("cargo:rerun-if-changed=build.rs");
     let lib =
         PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies"));

@@ -1,12 +1,23 @@
-//! `minimind schema`.
+//! `minimind schema`: the JSON Schema of a recipe, for editors.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::recipe::Root;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
+/// The schema as JSON text.
+///
+/// # Errors
+/// Only where it cannot be written as JSON.
+pub fn text() -> Result<String> {
+    serde_json::to_string_pretty(&schemars::schema_for!(Root))
+        .map_err(|error| Error::failed("cannot write the schema").because(error))
+}
+
 /// Carries the command out.
 pub fn run(_args: Args) -> Result<()> {
+    println!("{}", text()?);
     Ok(())
 }

@@ -1,0 +1,321 @@
+//! What a plan will take: parameters, tokens, updates, memory, time. Formulas, no run.
+//!
+//! Compute: 6 FLOPs a token and active parameter (arXiv 2001.08361, section 2.1), plus 12 * layers *
+//! hidden * context for attention, half of it where causal. Evaluation takes a third.
+//! B rows, T tokens, D hidden, V vocabulary.
+
+use serde::Serialize;
+
+use super::machine::Machine;
+use super::types::*;
+use crate::model::ModelConfig;
+
+/// What is known of a stage's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Facts {
+    /// Rows.
+    pub rows: u64,
+    /// Real tokens of an epoch.
+    pub tokens: u64,
+    /// Tokens of an epoch with padding.
+    pub padded_tokens: u64,
+    /// Micro-batches of an epoch.
+    pub micro_batches_per_epoch: u64,
+}
+
+/// Numbers in the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Parameters {
+    /// All.
+    pub total: u64,
+    /// Those the stage changes.
+    pub trained: u64,
+    /// Those a token visits (fewer with experts).
+    pub active: u64,
+}
+
+/// Bytes at the peak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Memory {
+    /// Weights.
+    pub weights: u64,
+    /// Gradients.
+    pub gradients: u64,
+    /// Optimizer state.
+    pub optimizer: u64,
+    /// Activations and logits of one micro-batch.
+    pub activations: u64,
+    /// Their sum.
+    pub total: u64,
+}
+
+/// What a stage will take. `None`: not known from the plan alone.
+#[derive(Debug, Clone, Serialize)]
+pub struct StageCost {
+    /// The stage's name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Numbers in the model.
+    pub parameters: Option<Parameters>,
+    /// Rows over all epochs.
+    pub examples: Option<u64>,
+    /// Real tokens over all epochs.
+    pub tokens: Option<u64>,
+    /// Padding over all epochs.
+    pub padding_tokens: Option<u64>,
+    /// Micro-batches.
+    pub micro_batches: Option<u64>,
+    /// Optimizer updates.
+    pub updates: Option<u64>,
+    /// Bytes at the peak.
+    pub peak_memory: Option<Memory>,
+    /// Seconds.
+    pub seconds: Option<f64>,
+}
+
+/// Total and active parameters; the shapes are the model's own.
+pub fn parameters(c: &ModelConfig) -> Parameters {
+    // Wide, so that a mistyped size gives a large number and no overflow.
+    let (d, e, inner) = (c.hidden_size as i128, c.head_dim as i128, c.intermediate_size as i128);
+    let (q, kv) = (c.num_attention_heads as i128 * e, c.num_key_value_heads as i128 * e);
+    let norms = 2 * d + if c.era == crate::model::Era::MiniMind3 { 2 * e } else { 0 };
+    let attention = d * q + 2 * d * kv + q * d;
+    let (mlp, active) = match &c.moe {
+        None => (3 * d * inner, 3 * d * inner),
+        Some(m) => {
+            let expert = 3 * d * m.moe_intermediate_size as i128;
+            let gate = d * m.num_experts as i128;
+            let shared = m.n_shared_experts as i128;
+            (
+                gate + expert * (m.num_experts as i128 + shared),
+                gate + expert * (m.num_experts_per_tok as i128 + shared),
+            )
+        }
+    };
+    let embedding = c.vocab_size as i128 * d * if c.tie_word_embeddings { 1 } else { 2 };
+    let rest = embedding + d;
+    let of = |mlp: i128| (rest + c.num_hidden_layers as i128 * (attention + norms + mlp)).clamp(0, 1 << 56) as u64;
+    Parameters { total: of(mlp), trained: of(mlp), active: of(active) }
+}
+
+/// FLOPs of a forward and backward pass over one token with a context of `length`.
+pub fn flops_per_token(c: &ModelConfig, active: u64, length: usize) -> f64 {
+    let attention = 6.0 * c.num_hidden_layers as f64 * (c.num_attention_heads as f64 * c.head_dim as f64) * length as f64;
+    // The matrix product of an untied or tied head counts once; the table look-up costs nothing.
+    let lookup = if c.tie_word_embeddings { 0 } else { c.vocab_size.saturating_mul(c.hidden_size) as u64 };
+    6.0 * active.saturating_sub(lookup) as f64 + attention
+}
+
+fn activations(c: &ModelConfig, batch: usize, length: usize, half: bool, train: bool) -> u64 {
+    let tokens = batch as f64 * length as f64;
+    let bytes = if half { 2.0 } else { 4.0 };
+    let inner = match &c.moe {
+        None => c.intermediate_size as f64,
+        Some(m) => m.moe_intermediate_size as f64 * (m.num_experts_per_tok + m.n_shared_experts) as f64,
+    };
+    // A block keeps for backward about 8 tensors of width D, its heads, and 4 of the inner width.
+    let heads = (c.num_attention_heads + 2 * c.num_key_value_heads) as f64 * c.head_dim as f64;
+    let block = 8.0 * c.hidden_size as f64 + 3.0 * heads + 4.0 * inner;
+    let layers = if train { c.num_hidden_layers as f64 } else { 1.0 };
+    // Logits in fp32, and their gradient.
+    let logits = tokens.min(4096.0) * c.vocab_size as f64 * 4.0 * if train { 2.0 } else { 1.0 };
+    (tokens * block * layers * bytes + logits) as u64
+}
+
+/// A cost for each stage. `facts` knows the rows; `flops_per_s` is what the machine reaches.
+pub fn estimate(
+    plan: &Plan,
+    machine: &Machine,
+    facts: &dyn Fn(&StagePlan) -> Option<Facts>,
+    flops_per_s: f64,
+) -> Vec<StageCost> {
+    let half = match plan.runtime.precision {
+        Precision::Fp32 => false,
+        Precision::Bf16 | Precision::Fp16 => true,
+        Precision::Auto => match plan.runtime.device {
+            Wanted::Cuda(_) => true,
+            Wanted::Auto => machine.gpu_seen,
+            Wanted::Cpu | Wanted::Mps => false,
+        },
+    };
+    let learned = plan.stages.iter().find_map(|stage| match &stage.config {
+        StageConfig::Tokenizer(c) => Some(c.vocab_size as i64),
+        _ => None,
+    });
+    let sized = |model: &Option<ModelPlan>, tokenizer: &Option<TokenizerSource>| {
+        model.as_ref().map(|m| {
+            let mut config = m.config.clone();
+            if let (false, Some(TokenizerSource::Stage(_)), Some(size)) = (m.vocab_size_given, tokenizer, learned) {
+                config.vocab_size = size;
+            }
+            config
+        })
+    };
+    plan.stages
+        .iter()
+        .map(|stage| {
+            let known = facts(stage);
+            match &stage.config {
+                StageConfig::Tokenizer(_) => StageCost {
+                    examples: known.map(|f| f.rows),
+                    tokens: None,
+                    ..blank(stage, "tokenizer")
+                },
+                StageConfig::Pretrain(c) | StageConfig::Sft(c) => {
+                    let kind = if matches!(stage.config, StageConfig::Sft(_)) { "sft" } else { "pretrain" };
+                    let model = sized(&c.model, &c.tokenizer);
+                    training(stage, kind, c, model.as_ref(), known, half, flops_per_s)
+                }
+                StageConfig::Eval(c) => {
+                    let model = sized(&c.model, &c.tokenizer);
+                    let share = known.map(|f| c.limit.map_or(1.0, |l| (l as f64 / f.rows.max(1) as f64).min(1.0)));
+                    let part = |n: u64| (n as f64 * share.unwrap_or(1.0)).ceil() as u64;
+                    let count = model.as_ref().map(parameters).map(|p| Parameters { trained: 0, ..p });
+                    let seconds = known.zip(model.as_ref()).zip(count).map(|((f, m), p)| {
+                        part(f.padded_tokens) as f64 * flops_per_token(m, p.active, c.max_seq_len) / 3.0 / flops_per_s
+                    });
+                    let memory = model.as_ref().zip(count).map(|(m, p)| {
+                        total(Memory {
+                            weights: p.total * 4,
+                            activations: activations(m, c.batch_size, c.max_seq_len, half, false),
+                            ..Memory::default()
+                        })
+                    });
+                    StageCost {
+                        parameters: count,
+                        examples: known.map(|f| part(f.rows)),
+                        tokens: known.map(|f| part(f.tokens)),
+                        padding_tokens: known.map(|f| part(f.padded_tokens.saturating_sub(f.tokens))),
+                        micro_batches: known.map(|f| part(f.micro_batches_per_epoch)),
+                        updates: Some(0),
+                        peak_memory: memory,
+                        seconds,
+                        ..blank(stage, "eval")
+                    }
+                }
+            }
+        })
+        .collect()
+}
+
+fn training(
+    stage: &StagePlan,
+    kind: &'static str,
+    c: &TrainConfig,
+    model: Option<&ModelConfig>,
+    known: Option<Facts>,
+    half: bool,
+    flops_per_s: f64,
+) -> StageCost {
+    let count = model.map(parameters);
+    let steps = known.map(|f| {
+        let all = f.micro_batches_per_epoch * c.epochs as u64;
+        (f, c.max_steps.map_or(all, |most| all.min(most as u64)))
+    });
+    let scaled = |pick: fn(&Facts) -> u64| {
+        steps.map(|(f, steps)| (pick(&f) as f64 * steps as f64 / f.micro_batches_per_epoch.max(1) as f64).round() as u64)
+    };
+    let padded = scaled(|f| f.padded_tokens);
+    let updates = steps.map(|(f, steps)| {
+        let (epoch, group) = (f.micro_batches_per_epoch.max(1), c.accumulation_steps as u64);
+        // Each epoch's tail makes an update of its own.
+        (steps / epoch) * epoch.div_ceil(group) + (steps % epoch).div_ceil(group)
+    });
+    let memory = model.zip(count).map(|(m, p)| {
+        total(Memory {
+            weights: p.total * 4,
+            gradients: p.trained * 4,
+            optimizer: p.trained * 8,
+            activations: activations(m, c.batch_size, c.max_seq_len, half, true),
+            total: 0,
+        })
+    });
+    let seconds = padded.zip(model).zip(count).map(|((tokens, m), p)| {
+        tokens as f64 * flops_per_token(m, p.active, c.max_seq_len) / flops_per_s
+    });
+    StageCost {
+        parameters: count,
+        examples: scaled(|f| f.rows),
+        tokens: scaled(|f| f.tokens),
+        padding_tokens: scaled(|f| f.padded_tokens.saturating_sub(f.tokens)),
+        micro_batches: steps.map(|(_, steps)| steps),
+        updates,
+        peak_memory: memory,
+        seconds,
+        ..blank(stage, kind)
+    }
+}
+
+fn total(m: Memory) -> Memory {
+    let parts = [m.weights, m.gradients, m.optimizer, m.activations];
+    Memory { total: parts.iter().fold(0u64, |sum, part| sum.saturating_add(*part)), ..m }
+}
+
+fn blank(stage: &StagePlan, kind: &'static str) -> StageCost {
+    StageCost {
+        name: stage.name.clone(),
+        kind,
+        parameters: None,
+        examples: None,
+        tokens: None,
+        padding_tokens: None,
+        micro_batches: None,
+        updates: None,
+        peak_memory: None,
+        seconds: None,
+    }
+}
+
+/// The costs as a table for people.
+pub fn table(costs: &[StageCost]) -> String {
+    let head = ["stage", "kind", "parameters", "active", "rows", "tokens", "padding", "micro-batches", "updates", "memory", "time"];
+    let dash = || "-".to_owned();
+    let number = |n: Option<u64>| n.map_or_else(dash, short);
+    let rows: Vec<Vec<String>> = costs
+        .iter()
+        .map(|c| {
+            vec![
+                c.name.clone(),
+                c.kind.to_owned(),
+                number(c.parameters.map(|p| p.total)),
+                number(c.parameters.map(|p| p.active)),
+                number(c.examples),
+                number(c.tokens),
+                number(c.padding_tokens),
+                number(c.micro_batches),
+                number(c.updates),
+                c.peak_memory.map_or_else(dash, |m| format!("{:.2} GiB", m.total as f64 / (1u64 << 30) as f64)),
+                c.seconds.map_or_else(dash, time),
+            ]
+        })
+        .collect();
+    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &[String]| {
+        let cells = cells.iter().zip(&widths).enumerate().map(|(i, (cell, w))| {
+            if i < 2 { format!("{cell:<w$}") } else { format!("{cell:>w$}") }
+        });
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let head = head.map(str::to_owned);
+    std::iter::once(line(&head)).chain(rows.iter().map(|row| line(row))).collect()
+}
+
+fn short(n: u64) -> String {
+    match n {
+        0..10_000 => n.to_string(),
+        10_000..1_000_000 => format!("{:.1}k", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1}M", n as f64 / 1e6),
+        _ => format!("{:.2}B", n as f64 / 1e9),
+    }
+}
+
+fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.0} s"),
+        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
+        s if s < 360_000.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86400.0),
+    }
+}

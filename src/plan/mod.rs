@@ -3,15 +3,18 @@
 //! Reading order: `types` (the plan), `resolve` and `settings` (from a recipe to it), `hash` (what makes
 //! a stage done), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
-//pub mod cost;
+pub mod cost;
 pub mod hash;
 pub mod machine;
 pub mod resolve;
 pub mod settings;
 pub mod types;
 
-//pub use cost::{Facts, StageCost, estimate};
+pub use cost::{Facts, StageCost, estimate};
 pub use hash::stage_hash;
 pub use machine::Machine;
 pub use resolve::{load, resolve};
 pub use types::*;
+
+#[cfg(test)]
+mod tests;

@@ -37,8 +37,13 @@ pub fn finish(recipe: &Recipe, faults: Vec<Error>) -> Result<Plan> {
     let plan = resolver.plan();
     let mut seen = std::collections::HashSet::new();
     resolver.faults.retain(|fault| seen.insert(fault.to_string()));
+    let order = |fault: &Error| fault.place().map_or((usize::MAX, 0), |p| (p.line.unwrap_or(usize::MAX), p.column.unwrap_or(0)));
+    resolver.faults.sort_by_key(order);
     Error::all(resolver.faults).map_or(Ok(plan), Err)
 }
+
+/// No count in a recipe is larger; keeps every product of two of them in range.
+const MOST: i64 = 1_000_000_000;
 
 /// A stage above, as later stages may name it.
 struct Above {
@@ -78,6 +83,11 @@ impl Resolver<'_> {
         let value = value?;
         if value < least {
             self.fault(&join(base, key), format!("`{key}` is {value}"), format!("give a whole number of at least {least}"));
+            return Some(least as usize);
+        }
+        let most = if matches!(key, "seed" | "max_bytes") { i64::MAX } else { MOST };
+        if value > most {
+            self.fault(&join(base, key), format!("`{key}` is {value}"), format!("give a whole number of at most {most}"));
             return Some(least as usize);
         }
         Some(value as usize)

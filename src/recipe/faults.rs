@@ -17,7 +17,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     known
         .into_iter()
         .map(|k| (strsim::damerau_levenshtein(word, k), k))
-        .filter(|(distance, k)| *distance <= (word.len().max(k.len()) / 3).max(1))
+        .filter(|(distance, k)| *distance < word.len() && *distance <= (word.len().max(k.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, k)| k)
 }

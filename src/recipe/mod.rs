@@ -12,3 +12,6 @@ pub mod stages;
 pub use places::{Places, Steps};
 pub use reader::{Recipe, read, read_all};
 pub use schema::Root;
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,9 @@ use crate::error::{Error, Place, Result};
 /// No recipe has more faults than this worth reading.
 const MOST_FAULTS: usize = 200;
 
+/// Open brackets that no recipe needs, and that the parser would take minutes over.
+const MOST_DEPTH: usize = 500;
+
 /// What the user wrote.
 #[derive(Debug, Clone)]
 pub struct Recipe {
@@ -61,6 +64,9 @@ pub fn read_all(path: &Path, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
 /// # Errors
 /// Where nothing can be read.
 pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
+    if depth(text) > MOST_DEPTH {
+        return Err(Error::input("the recipe is nested too deep").at(Place::file(path)).hint("close its brackets"));
+    }
     let parsed = serde_yaml::from_str::<Value>(text);
     if let Err(error) = &parsed
         && !error.to_string().contains("duplicate")
@@ -139,6 +145,19 @@ fn syntax(path: &Path, text: &str, error: &serde_yaml::Error) -> Error {
     } else {
         fault.hint("check colons, brackets and indentation on this line and the one above")
     }
+}
+
+fn depth(text: &str) -> usize {
+    let mut open = 0usize;
+    let step = |c| {
+        open = match c {
+            '[' | '{' => open + 1,
+            ']' | '}' => open.saturating_sub(1),
+            _ => open,
+        };
+        open
+    };
+    text.chars().map(step).max().unwrap_or(0)
 }
 
 /// Tags go, and keys become texts.

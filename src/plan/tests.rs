@@ -1,0 +1,70 @@
+//! Defaults are upstream's; hashes tell what matters; costs add up.
+
+use std::path::Path;
+
+use super::*;
+
+fn plan(text: &str) -> Plan {
+    let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), text, &[]).unwrap();
+    resolve::finish(&recipe, faults).unwrap_or_else(|e| panic!("{e}"))
+}
+
+const LIFE: &str = "\
+stages:
+  - tokenizer: {data: {synthetic: true}}
+  - pretrain: {data: {synthetic: true}}
+  - sft: {data: {synthetic: true}}
+  - eval: {data: {synthetic: true}}
+";
+
+#[test]
+fn defaults_are_upstreams() {
+    let plan = plan(LIFE);
+    assert_eq!((plan.name.as_str(), plan.seed), ("r", 42));
+    assert_eq!(plan.output, Path::new("checkpoints/r"));
+    let StageConfig::Tokenizer(t) = &plan.stages[0].config else { panic!() };
+    assert_eq!(t.vocab_size, 6400);
+    let StageConfig::Pretrain(p) = &plan.stages[1].config else { panic!() };
+    let StageConfig::Sft(s) = &plan.stages[2].config else { panic!() };
+    let row = |c: &TrainConfig| (c.epochs, c.batch_size, c.accumulation_steps, c.learning_rate, c.max_seq_len);
+    assert_eq!(row(p), (2, 32, 8, 5e-4, 340));
+    assert_eq!(row(s), (2, 16, 1, 1e-5, 768));
+    for c in [p, s] {
+        assert_eq!((c.grad_clip, c.weight_decay, c.betas, c.eps), (1.0, 0.01, (0.9, 0.999), 1e-8));
+        assert_eq!((c.log_interval, c.save_interval, c.schedule), (100, 1000, ScheduleKind::Upstream));
+        assert_eq!((c.save_dtype, c.system_prompt_ratio, c.empty_think_ratio), (SaveDtype::Fp16, 0.2, 0.2));
+        assert_eq!(c.model.as_ref().unwrap().config.hidden_size, 768);
+        assert_eq!(c.tokenizer, Some(TokenizerSource::Stage("tokenizer".into())));
+    }
+    assert_eq!((&p.init, &s.init), (&Init::Scratch, &Init::Stage("pretrain".into())));
+    assert_eq!((p.data.format, s.data.format), (DataFormat::Text, DataFormat::Chat));
+    let StageConfig::Eval(e) = &plan.stages[3].config else { panic!() };
+    assert_eq!((&e.init, e.max_seq_len), (&Init::Stage("sft".into()), 768));
+    assert!(matches!(&e.data.source, DataSource::Synthetic(s) if s.split == SyntheticSplit::Heldout && s.seed == 42));
+}
+
+#[test]
+fn a_hash_follows_what_decides_the_result() {
+    let (a, b) = (plan(LIFE), plan(&format!("seed: 7\n{LIFE}")));
+    let of = |p: &Plan, inputs: &[String]| stage_hash(p, &p.stages[1], inputs);
+    assert_eq!(of(&a, &[]), of(&a.clone(), &[]));
+    assert_ne!(of(&a, &[]), of(&b, &[]));
+    assert_ne!(of(&a, &[]), of(&a, &["data".into()]));
+    assert_eq!(of(&a, &[]).len(), 64);
+}
+
+#[test]
+fn costs_add_up() {
+    let plan = plan(LIFE);
+    let facts = Facts { rows: 100, tokens: 1000, padded_tokens: 1200, micro_batches_per_epoch: 10 };
+    let costs = estimate(&plan, &Machine::detect(), &|_| Some(facts), 1e9);
+    let pretrain = &costs[1];
+    // Counted by hand: 8 layers of 768 with 8 and 4 heads of 96, inner 2432, 6400 tied rows.
+    assert_eq!(pretrain.parameters.unwrap().total, 63_912_192);
+    assert_eq!((pretrain.micro_batches, pretrain.updates), (Some(20), Some(4)));
+    assert_eq!((pretrain.tokens, pretrain.padding_tokens), (Some(2000), Some(400)));
+    let memory = pretrain.peak_memory.unwrap();
+    assert_eq!(memory.optimizer, 8 * 63_912_192);
+    assert_eq!(memory.total, memory.weights + memory.gradients + memory.optimizer + memory.activations);
+    assert!(cost::table(&costs).lines().count() == 5);
+}
