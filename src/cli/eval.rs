@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::open::{OpenArgs, open};
-use crate::data::{Batching, DataConfig, DataFormat, DataSource, OnBadRow, Validation};
+use crate::data::{DataConfig, DataFormat};
 use crate::error::{Error, Result};
 use crate::plan::EvalTask;
 use crate::plan::machine::Machine;
@@ -41,7 +41,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let machine = Machine::detect();
     let opened = open(&args.open)?;
-    let (format, has_answers) = crate::data::sniff(&args.data)?;
+    let (format, has_answers) = crate::data::source::sniff(&args.data)?;
     if format != DataFormat::Tokens && opened.tokenizer.is_none() {
         return Err(Error::input("no tokenizer was found beside the model").hint("name one with --tokenizer DIR"));
     }
@@ -50,14 +50,7 @@ pub fn run(args: Args) -> Result<()> {
         (true, true) => vec![EvalTask::Loss, EvalTask::ExactMatch],
         (true, false) => vec![EvalTask::Loss],
     };
-    let data = DataConfig {
-        source: DataSource::Paths(vec![args.data]),
-        format,
-        shuffle: false,
-        validation: Validation::Off,
-        batching: Batching::Bucket,
-        on_bad_row: OnBadRow::Error,
-    };
+    let data = DataConfig::files(vec![args.data], format);
     let what = Measurement {
         data: &data,
         tasks: &tasks,

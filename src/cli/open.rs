@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tch::Kind;
 
-use crate::checkpoint::{load, pth};
+use crate::checkpoint::{load, pth, resolve_model_path};
 use crate::data::Tokenizer;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
@@ -77,7 +77,7 @@ pub fn open(args: &OpenArgs) -> Result<Opened> {
     let machine = Machine::detect();
     tch::set_num_threads(machine.cores as i32);
     let device = device::resolve(args.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
-    let path = load::resolve_model_path(&args.model)?;
+    let path = resolve_model_path(&args.model)?;
     let compute = args.precision.compute(device);
     let kind = match compute {
         Compute::Fp32 => Kind::Float,

@@ -150,26 +150,3 @@ fn read_json(path: &Path) -> Result<Value> {
     })
 }
 
-/// The texts of a JSONL file, one a row; empty lines are passed over.
-fn texts(path: PathBuf) -> Result<impl Iterator<Item = Result<String>>> {
-    let file = File::open(&path).map_err(|error| Error::io("read the data", &path, error))?;
-    let lines = BufReader::new(file).lines().enumerate();
-    Ok(lines.filter_map(move |(i, line)| match line {
-        Ok(line) if line.trim().is_empty() => None,
-        Ok(line) => Some(row_text(&line).map_err(|error| error.at(Place::line(&path, i + 1)))),
-        Err(error) => Some(Err(Error::io("read the data", &path, error))),
-    }))
-}
-
-fn row_text(line: &str) -> Result<String> {
-    let row: Value =
-        serde_json::from_str(line).map_err(|error| Error::input("the row is not JSON").because(error))?;
-    if let Some(text) = row["text"].as_str() {
-        return Ok(text.to_owned());
-    }
-    let turns = row["conversations"].as_array().ok_or_else(|| {
-        Error::input("the row has neither `text` nor `conversations`")
-            .hint(r#"a row is {"text": "..."} or {"conversations": [{"role": "user", "content": "..."}]}"#)
-    })?;
-    Ok(turns.iter().filter_map(|turn| turn["content"].as_str()).collect::<Vec<_>>().join("\n"))
-}

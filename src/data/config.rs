@@ -95,3 +95,17 @@ pub struct DataConfig {
     /// What to do with bad rows.
     pub on_bad_row: OnBadRow,
 }
+
+impl DataConfig {
+    /// Files to look through in order, with no validation rows and no shuffling.
+    pub fn files(paths: Vec<PathBuf>, format: DataFormat) -> Self {
+        Self {
+            source: DataSource::Paths(paths),
+            format,
+            shuffle: false,
+            validation: Validation::Off,
+            batching: Batching::Bucket,
+            on_bad_row: OnBadRow::Error,
+        }
+    }
+}

@@ -12,6 +12,7 @@ pub mod loader;
 pub mod prepare;
 pub mod random;
 pub mod rows;
+pub mod source;
 pub mod synthetic;
 pub mod text;
 pub mod tokenizer;

@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use super::inputs;
 use super::measure::{self, Question};
 use super::runner::{Context, Finished};
-use crate::data::loader::{Loader, LoaderConfig, PrepareContext, prepare};
-use crate::data::{self, Batching, DataConfig, DataFormat, Tokenizer};
+
+use crate::data::source;
+use crate::data::{Batching, DataConfig, DataFormat, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare};
 use crate::engine::Compute;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
@@ -83,7 +84,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
 
 fn questions(what: &Measurement<'_>) -> Result<Vec<Question>> {
     let mut questions = Vec::new();
-    for row in data::chat_rows(what.data)? {
+    for row in source::rows(what.data)? {
         if what.limit.is_some_and(|limit| questions.len() >= limit) {
             break;
         }

@@ -7,7 +7,7 @@ use tch::Kind;
 
 use super::record::{Inputs, hex};
 use super::runner::Context;
-use crate::checkpoint::load;
+use crate::checkpoint::{load, resolve_model_path};
 use crate::data::{DataConfig, DataSource, Tokenizer, Validation};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, Params};
@@ -31,7 +31,7 @@ pub fn tokenizer(context: &Context<'_>, source: Option<&TokenizerSource>) -> Res
 
 /// `<stage>_<hidden>[_moe].pth` of a stage above, found by the file it left.
 pub fn stage_weights(context: &Context<'_>, name: &str) -> Result<PathBuf> {
-    load::resolve_model_path(&format!("{}:{name}", context.plan.output.display()))
+    resolve_model_path(&format!("{}:{name}", context.plan.output.display()))
 }
 
 /// The file behind `init`; `None` for fresh weights.
@@ -39,7 +39,7 @@ pub fn start_weights(context: &Context<'_>, init: &Init) -> Result<Option<PathBu
     Ok(match init {
         Init::Scratch => None,
         Init::Stage(name) => Some(stage_weights(context, name)?),
-        Init::Path(path) => Some(load::resolve_model_path(&path.to_string_lossy())?),
+        Init::Path(path) => Some(resolve_model_path(&path.to_string_lossy())?),
     })
 }
 

@@ -140,7 +140,6 @@ fn one(context: &Context<'_>, stage: &StagePlan, forced: bool) -> Result<bool> {
         (Verdict::New, _) => "not done yet".to_owned(),
         (Verdict::Changed(names), _) => format!("changed since it was done: {}", names.join(", ")),
         (Verdict::Missing(file), _) => format!("{file} is gone"),
-        (Verdict::Done, _) => unreachable!("a stage that is done and not forced was skipped"),
     };
     tracing::info!("{}: runs ({why})", stage.name);
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("create the stage's folder", &folder, e))?;

@@ -11,7 +11,7 @@ use crate::plan::TokenizerConfig;
 
 /// Learns a tokenizer into `folder`.
 pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Result<Finished> {
-    let texts = data::texts(&config.data)?;
+    let texts = data::source::texts(&config.data)?;
     let mut left = config.max_bytes.unwrap_or(u64::MAX);
     let signals = context.signals.clone();
     let limited = texts.map_while(move |text| {

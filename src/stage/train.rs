@@ -14,8 +14,7 @@ use super::measure;
 use super::record::Inputs;
 use super::runner::{Context, Finished, Resume};
 use super::watch::Watch;
-use crate::data::loader::{Loader, LoaderConfig, PrepareContext, Prepared, prepare};
-use crate::data::{DataFormat, Tokenizer};
+use crate::data::{DataFormat, Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
 use crate::engine::{Compute, Files, LoopConfig, Objective, StepLoss, resume, train};
 use crate::error::{Error, Place, Result};
 use crate::loss::cross_entropy::{self, Targets};
@@ -87,7 +86,7 @@ pub fn loaders(
             empty_think_ratio: config.empty_think_ratio,
         },
     )?;
-    let with = |rows: &crate::data::loader::Rows, shuffle: bool| {
+    let with = |rows: &Rows, shuffle: bool| {
         let settings = LoaderConfig {
             batch_size: config.batch_size,
             max_seq_len: config.max_seq_len,
