@@ -185,4 +185,22 @@ mod tests {
             (Some("resume checkpoint"), Some(7))
         );
     }
+
+    #[test]
+    fn a_reference_checkpoint_is_described() {
+        let root =
+            std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+        let path = root.join("fixtures/minimind3/dense/resume/pretrain_32_resume.pth");
+        if !path.exists() {
+            return println!("skipped: no {}", path.display());
+        }
+        let found = look(&path).unwrap();
+        assert_eq!(found["kind"], "resume checkpoint");
+        let text = describe(&found);
+        assert!(
+            text.contains("model.layers.1.self_attn.q_norm.weight") && text.contains("resume: epoch"),
+            "{text}"
+        );
+        println!("{text}");
+    }
 }
