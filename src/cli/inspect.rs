@@ -66,8 +66,13 @@ pub fn look(path: &Path) -> Result<Json> {
     tensors.sort_by(|a, b| natural(a.0).cmp(&natural(b.0)));
     let mut seen = std::collections::HashSet::new();
     let mut total = 0u64;
-    for (_, tensor) in &tensors {
-        // A tied weight is one parameter under two names.
+    let architecture = architecture(path, &weights);
+    let tied = architecture["config"]["tie_word_embeddings"] == true;
+    for (name, tensor) in &tensors {
+        // A tied weight is one parameter under two names; upstream's half copies no longer share a storage.
+        if tied && *name == "lm_head.weight" {
+            continue;
+        }
         let own =
             seen.insert((std::sync::Arc::as_ptr(tensor.storage()) as usize, tensor.offset(), tensor.shape()));
         if own {
@@ -84,7 +89,7 @@ pub fn look(path: &Path) -> Result<Json> {
         "kind": kind_of(path, resume.is_some(), &weights.tensors),
         "parameters": total,
         "dtypes": kinds,
-        "architecture": architecture(path, &weights),
+        "architecture": architecture,
         "resume": resume.as_ref().map(position),
         "metadata": weights.metadata,
         "tensors": list,
@@ -183,6 +188,24 @@ mod tests {
         assert_eq!(
             (found["kind"].as_str(), found["resume"]["step"].as_i64()),
             (Some("resume checkpoint"), Some(7))
+        );
+    }
+
+    #[test]
+    fn a_reference_checkpoint_is_described() {
+        let root =
+            std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+        let path = root.join("fixtures/minimind3/dense/resume/pretrain_32_resume.pth");
+        if !path.exists() {
+            return println!("skipped: no {}", path.display());
+        }
+        let found = look(&path).unwrap();
+        assert_eq!(found["kind"], "resume checkpoint");
+        assert_eq!(found["parameters"], 47296);
+        let text = describe(&found);
+        assert!(
+            text.contains("model.layers.1.self_attn.q_norm.weight") && text.contains("resume: epoch"),
+            "{text}"
         );
     }
 }

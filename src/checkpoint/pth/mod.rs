@@ -4,7 +4,9 @@
 //! mapped, not read. Writing gives the same bytes for the same contents, and every file can be read by
 //! `torch.load(path, weights_only=True)`. Next: `archive` (the zip), `pickler`.
 
+mod allowed;
 mod archive;
+mod items;
 mod pickler;
 mod unpickler;
 

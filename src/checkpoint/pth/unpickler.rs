@@ -1,6 +1,6 @@
 //! A pickle machine that builds plain data and tensors and cannot do anything else.
 //!
-//! What a pickle may name is the list in [`global`]; all else is refused by name, so no file runs code.
+//! What a pickle may name is the list in `allowed`; all else is refused by name, so no file runs code.
 //! Depth, nodes and tensor bytes are bounded by the file's own size.
 //! Containers live in an arena while they are built, because a pickle fills them after naming them.
 
@@ -8,65 +8,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::allowed::{Global, broken, global};
 use super::archive::Archive;
+use super::items::{Item, Node};
 use super::pickler::MAX_DEPTH;
-use crate::checkpoint::value::{DType, HostTensor, Storage, Value};
-use crate::error::{Error, Result};
-
-/// What a pickle may call.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Global {
-    OrderedDict,
-    RebuildTensor,
-    RebuildParameter,
-    Size,
-    Encode,
-    Storage(DType),
-}
-
-fn global(module: &str, name: &str) -> Result<Global> {
-    Ok(match (module, name) {
-        ("collections", "OrderedDict") => Global::OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensor,
-        ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
-        ("torch", "Size") => Global::Size,
-        ("_codecs", "encode") => Global::Encode,
-        ("torch", class) if DType::from_storage_class(class).is_some() => {
-            Global::Storage(DType::from_storage_class(class).ok_or_else(|| broken("storage"))?)
-        }
-        _ => {
-            let called = format!("{}.{}", module.escape_debug(), name.escape_debug());
-            return Err(Error::failed("this file would run code")
-                .because(format!("it names `{called}`, which is not among the types a checkpoint needs"))
-                .hint("do not load it elsewhere unless you trust it; save a plain state_dict instead"));
-        }
-    })
-}
-
-#[derive(Debug, Clone)]
-enum Item {
-    None,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Str(Rc<str>),
-    Bytes(Rc<[u8]>),
-    Tensor(HostTensor),
-    Global(Global),
-    Storage(DType, Arc<Storage>),
-    Node(usize),
-}
-
-#[derive(Debug)]
-enum Node {
-    List(Vec<Item>),
-    Tuple(Vec<Item>),
-    Dict(Vec<(Item, Item)>),
-}
-
-fn broken(what: &str) -> Error {
-    Error::failed("this checkpoint's pickle is damaged").because(what)
-}
+use crate::checkpoint::value::{HostTensor, Storage, Value};
+use crate::error::Result;
 
 struct Machine<'a> {
     archive: &'a Archive,

@@ -1,0 +1,35 @@
+//! What a pickle is made of while it is read: leaves, and containers that are still being filled.
+//!
+//! Containers are numbers into an arena, so that the memo and the stack can mean the same one.
+//! Next: `unpickler`, which fills them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::allowed::Global;
+use crate::checkpoint::value::{DType, HostTensor, Storage};
+
+/// What the machine's stack and memo hold.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub enum Item {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Rc<str>),
+    Bytes(Rc<[u8]>),
+    Tensor(HostTensor),
+    Global(Global),
+    Storage(DType, Arc<Storage>),
+    Node(usize),
+}
+
+/// A container of the arena, filled after it is named.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Node {
+    List(Vec<Item>),
+    Tuple(Vec<Item>),
+    Dict(Vec<(Item, Item)>),
+}
