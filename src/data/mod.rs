@@ -24,6 +24,6 @@ mod tests;
 pub use batch::{Batch, IGNORE};
 pub use config::*;
 pub use loader::{Loader, LoaderConfig, PaddingStats};
-pub use prepare::{DataFacts, PrepareContext, Prepared, prepare};
+pub use prepare::{DataFacts, PrepareContext, Prepared, QuickFacts, prepare, quick_facts};
 pub use rows::{Row, Rows};
 pub use tokenizer::Tokenizer;

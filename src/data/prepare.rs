@@ -95,6 +95,37 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<Prepared> {
     Ok(Prepared { train, validation, facts })
 }
 
+/// What a source is before it is tokenised, for `plan`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct QuickFacts {
+    /// Rows, bad ones included (validation rows too).
+    pub rows: usize,
+    /// Bytes of the files; 0 for the built-in world.
+    pub bytes: u64,
+}
+
+/// Counts rows and bytes in one pass over the lines, without a tokenizer.
+pub fn quick_facts(config: &DataConfig) -> Result<QuickFacts> {
+    let mut facts = QuickFacts { rows: 0, bytes: 0 };
+    match &config.source {
+        DataSource::Synthetic(world) => facts.rows = synthetic::row_count(world),
+        DataSource::Paths(paths) => {
+            for path in paths {
+                facts.bytes += std::fs::metadata(path).map_err(|e| jsonl::missing(path, e))?.len();
+                if config.format == DataFormat::Tokens {
+                    facts.rows += Tokens::open(path)?.rows;
+                } else {
+                    for line in Lines::open(path)? {
+                        line?;
+                        facts.rows += 1;
+                    }
+                }
+            }
+        }
+    }
+    Ok(facts)
+}
+
 fn split(rows: &Rows, share: f64, seed: u64) -> Result<(Rows, Option<Rows>)> {
     let units = rows.len() / rows.micro_batch().unwrap_or(1);
     let held = (units as f64 * share).round() as usize;

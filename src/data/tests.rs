@@ -235,7 +235,90 @@ fn prose_says_every_heldout_fact_and_no_heldout_sum() {
         let shown = format!(" {}{}.", question.ask.trim_end_matches('?'), question.answer);
         assert!(!text.contains(&shown), "{shown}");
     }
-    for question in synthetic::questions(42).iter().filter(|q| q.group == 0) {
-        assert!(text.contains(&question.answer), "{}", question.ask);
+    // Each fact's entity and value stand in one sentence somewhere.
+    let sentences: BTreeSet<&str> = text.split(['.', '\n']).collect();
+    for question in synthetic::questions(42).iter().filter(|q| q.group == 0 && q.heldout) {
+        let words: Vec<&str> = question.ask.split([' ', '?', '.']).collect();
+        let told = sentences.iter().any(|s| {
+            let said: Vec<&str> = s.split(' ').collect();
+            s.contains(&question.answer) && words.iter().any(|w| w.len() > 2 && said.contains(w))
+        });
+        assert!(told, "{}", question.ask);
     }
+}
+
+fn world_config(split: SyntheticSplit, validation: Validation) -> DataConfig {
+    DataConfig {
+        source: DataSource::Synthetic(SyntheticConfig { rows: Some(400), seed: 5, split }),
+        format: DataFormat::Text,
+        shuffle: true,
+        validation,
+        batching: Batching::Bucket,
+        on_bad_row: OnBadRow::Error,
+    }
+}
+
+fn world_tokenizer(dir: &Path) -> Tokenizer {
+    let texts = synth(5, SyntheticSplit::Train, SyntheticKind::Text);
+    let texts = texts.iter().take(500).map(|r| Ok(r["text"].as_str().unwrap().to_owned()));
+    tokenizer::train::train(texts, 600, dir).unwrap();
+    Tokenizer::load(dir).unwrap()
+}
+
+#[test]
+fn text_and_chat_rows_are_cached_and_a_broken_cache_is_remade() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = world_tokenizer(&dir.path().join("tok"));
+    let caches = dir.path().join("cache");
+    let ctx = |chat| PrepareContext { tokenizer: Some(&tokenizer), chat, ..context(&caches) };
+    let config = world_config(SyntheticSplit::Train, Validation::Off);
+
+    let text = prepare(&config, &ctx(false)).unwrap();
+    let row = text.train.row(0);
+    assert_eq!((row.ids[0], *row.ids.last().unwrap()), (tokenizer.bos_id().into(), tokenizer.eos_id().into()));
+    assert_eq!(row.labels, row.ids);
+    assert!(text.facts.longest <= 64 && text.facts.loss_tokens == text.facts.tokens - 400);
+
+    let chat = prepare(&config, &ctx(true)).unwrap();
+    assert_ne!(chat.facts.content_hash, text.facts.content_hash);
+    let answers = synthetic::rows(&SyntheticConfig { rows: Some(400), seed: 5, split: SyntheticSplit::Train }, SyntheticKind::Chat);
+    for (i, answer) in answers.enumerate().take(50) {
+        let row = chat.train.row(i);
+        let spoken: Vec<u32> = row.labels.iter().filter(|l| **l != IGNORE).map(|l| *l as u32).collect();
+        if row.ids.len() < 64 {
+            let said = tokenizer.decode(&spoken, true).unwrap();
+            assert!(said.trim().ends_with(answer["answer"].as_str().unwrap()), "{said}");
+        }
+    }
+
+    let files = || std::fs::read_dir(&caches).unwrap().map(|e| e.unwrap().path()).collect::<BTreeSet<_>>();
+    let before = files();
+    assert_eq!(before.len(), 2);
+    let when = |p: &PathBuf| std::fs::metadata(p).unwrap().modified().unwrap();
+    let times: Vec<_> = before.iter().map(when).collect();
+    assert_eq!(prepare(&config, &ctx(true)).unwrap().facts, chat.facts);
+    assert_eq!(before.iter().map(when).collect::<Vec<_>>(), times, "used again, not remade");
+    for path in &before {
+        let whole = std::fs::read(path).unwrap();
+        std::fs::remove_file(path).unwrap(); // the old rows are still mapped
+        std::fs::write(path, &whole[..whole.len() / 2]).unwrap();
+    }
+    assert_eq!(prepare(&config, &ctx(true)).unwrap().facts, chat.facts);
+}
+
+#[test]
+fn a_bad_row_stops_or_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = world_tokenizer(&dir.path().join("tok"));
+    let path = dir.path().join("two.jsonl");
+    std::fs::write(&path, "{\"text\":\"a b c\"}\n{\"txt\":1}\n").unwrap();
+    let caches = dir.path().join("cache");
+    let ctx = PrepareContext { tokenizer: Some(&tokenizer), ..context(&caches) };
+    let mut config = DataConfig { format: DataFormat::Text, ..tokens_config(&path, Validation::Off) };
+    let fault = prepare(&config, &ctx).unwrap_err();
+    assert!(fault.to_string().contains("two.jsonl:2: no field `text`"), "{fault}");
+    assert_eq!(fault.exit_code(), 2);
+    config.on_bad_row = OnBadRow::Skip;
+    let facts = prepare(&config, &ctx).unwrap().facts;
+    assert_eq!((facts.rows, facts.skipped_rows), (1, 1));
 }

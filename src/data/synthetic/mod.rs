@@ -38,10 +38,18 @@ impl SyntheticKind {
     }
 }
 
+/// How many rows a configuration makes.
+pub fn row_count(config: &SyntheticConfig) -> usize {
+    config.rows.unwrap_or(match config.split {
+        SyntheticSplit::Train => TRAIN_ROWS,
+        SyntheticSplit::Heldout => HELDOUT_ROWS,
+    })
+}
+
 /// Rows of the world.
 pub fn rows(config: &SyntheticConfig, kind: SyntheticKind) -> Box<dyn Iterator<Item = Value>> {
     let heldout = config.split == SyntheticSplit::Heldout;
-    let count = config.rows.unwrap_or(if heldout { HELDOUT_ROWS } else { TRAIN_ROWS });
+    let count = row_count(config);
     let world = world::World::new(config.seed);
     let mut random = Stream::new(config.seed, if heldout { 102 } else { 101 });
     if kind == SyntheticKind::Text {
