@@ -63,14 +63,26 @@ pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>
         println!("{text}");
         return Ok(());
     }
-    println!("{}: {} stages into {}, seed {}", plan.name, plan.stages.len(), plan.output.display(), plan.seed);
+    println!(
+        "{}: {} stages into {}, seed {}",
+        plan.name,
+        plan.stages.len(),
+        plan.output.display(),
+        plan.seed
+    );
     print!("{}", cost::table(&costs));
     let peak = costs.iter().filter_map(|c| c.peak_memory).map(|m| m.total).max().unwrap_or(0);
-    println!("estimated at {:.0} GFLOP/s; rows and tokens of files are counted, those of text guessed", flops_per_s / 1e9);
+    println!(
+        "estimated at {:.0} GFLOP/s; rows and tokens of files are counted, those of text guessed",
+        flops_per_s / 1e9
+    );
     if let (false, Some(free)) = (gpu, machine.memory_available)
         && peak > free
     {
-        println!("memory: the peak is above the {:.2} GiB that are free; lower batch_size", free as f64 / (1u64 << 30) as f64);
+        println!(
+            "memory: the peak is above the {:.2} GiB that are free; lower batch_size",
+            free as f64 / (1u64 << 30) as f64
+        );
     }
     Ok(())
 }

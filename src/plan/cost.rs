@@ -95,13 +95,15 @@ pub fn parameters(c: &ModelConfig) -> Parameters {
     };
     let embedding = c.vocab_size as i128 * d * if c.tie_word_embeddings { 1 } else { 2 };
     let rest = embedding + d;
-    let of = |mlp: i128| (rest + c.num_hidden_layers as i128 * (attention + norms + mlp)).clamp(0, 1 << 56) as u64;
+    let of =
+        |mlp: i128| (rest + c.num_hidden_layers as i128 * (attention + norms + mlp)).clamp(0, 1 << 56) as u64;
     Parameters { total: of(mlp), trained: of(mlp), active: of(active) }
 }
 
 /// FLOPs of a forward and backward pass over one token with a context of `length`.
 pub fn flops_per_token(c: &ModelConfig, active: u64, length: usize) -> f64 {
-    let attention = 6.0 * c.num_hidden_layers as f64 * (c.num_attention_heads as f64 * c.head_dim as f64) * length as f64;
+    let attention =
+        6.0 * c.num_hidden_layers as f64 * (c.num_attention_heads as f64 * c.head_dim as f64) * length as f64;
     // The matrix product of an untied or tied head counts once; the table look-up costs nothing.
     let lookup = if c.tie_word_embeddings { 0 } else { c.vocab_size.saturating_mul(c.hidden_size) as u64 };
     6.0 * active.saturating_sub(lookup) as f64 + attention
@@ -146,7 +148,9 @@ pub fn estimate(
     let sized = |model: &Option<ModelPlan>, tokenizer: &Option<TokenizerSource>| {
         model.as_ref().map(|m| {
             let mut config = m.config.clone();
-            if let (false, Some(TokenizerSource::Stage(_)), Some(size)) = (m.vocab_size_given, tokenizer, learned) {
+            if let (false, Some(TokenizerSource::Stage(_)), Some(size)) =
+                (m.vocab_size_given, tokenizer, learned)
+            {
                 config.vocab_size = size;
             }
             config
@@ -157,11 +161,9 @@ pub fn estimate(
         .map(|stage| {
             let known = facts(stage);
             match &stage.config {
-                StageConfig::Tokenizer(_) => StageCost {
-                    examples: known.map(|f| f.rows),
-                    tokens: None,
-                    ..blank(stage, "tokenizer")
-                },
+                StageConfig::Tokenizer(_) => {
+                    StageCost { examples: known.map(|f| f.rows), tokens: None, ..blank(stage, "tokenizer") }
+                }
                 StageConfig::Pretrain(c) | StageConfig::Sft(c) => {
                     let kind = if matches!(stage.config, StageConfig::Sft(_)) { "sft" } else { "pretrain" };
                     let model = sized(&c.model, &c.tokenizer);
@@ -169,11 +171,14 @@ pub fn estimate(
                 }
                 StageConfig::Eval(c) => {
                     let model = sized(&c.model, &c.tokenizer);
-                    let share = known.map(|f| c.limit.map_or(1.0, |l| (l as f64 / f.rows.max(1) as f64).min(1.0)));
+                    let share =
+                        known.map(|f| c.limit.map_or(1.0, |l| (l as f64 / f.rows.max(1) as f64).min(1.0)));
                     let part = |n: u64| (n as f64 * share.unwrap_or(1.0)).ceil() as u64;
                     let count = model.as_ref().map(parameters).map(|p| Parameters { trained: 0, ..p });
                     let seconds = known.zip(model.as_ref()).zip(count).map(|((f, m), p)| {
-                        part(f.padded_tokens) as f64 * flops_per_token(m, p.active, c.max_seq_len) / 3.0 / flops_per_s
+                        part(f.padded_tokens) as f64 * flops_per_token(m, p.active, c.max_seq_len)
+                            / 3.0
+                            / flops_per_s
                     });
                     let memory = model.as_ref().zip(count).map(|(m, p)| {
                         total(Memory {
@@ -214,7 +219,9 @@ fn training(
         (f, c.max_steps.map_or(all, |most| all.min(most as u64)))
     });
     let scaled = |pick: fn(&Facts) -> u64| {
-        steps.map(|(f, steps)| (pick(&f) as f64 * steps as f64 / f.micro_batches_per_epoch.max(1) as f64).round() as u64)
+        steps.map(|(f, steps)| {
+            (pick(&f) as f64 * steps as f64 / f.micro_batches_per_epoch.max(1) as f64).round() as u64
+        })
     };
     let padded = scaled(|f| f.padded_tokens);
     let updates = steps.map(|(f, steps)| {
@@ -231,9 +238,10 @@ fn training(
             total: 0,
         })
     });
-    let seconds = padded.zip(model).zip(count).map(|((tokens, m), p)| {
-        tokens as f64 * flops_per_token(m, p.active, c.max_seq_len) / flops_per_s
-    });
+    let seconds = padded
+        .zip(model)
+        .zip(count)
+        .map(|((tokens, m), p)| tokens as f64 * flops_per_token(m, p.active, c.max_seq_len) / flops_per_s);
     StageCost {
         parameters: count,
         examples: scaled(|f| f.rows),
@@ -269,7 +277,19 @@ fn blank(stage: &StagePlan, kind: &'static str) -> StageCost {
 
 /// The costs as a table for people.
 pub fn table(costs: &[StageCost]) -> String {
-    let head = ["stage", "kind", "parameters", "active", "rows", "tokens", "padding", "micro-batches", "updates", "memory", "time"];
+    let head = [
+        "stage",
+        "kind",
+        "parameters",
+        "active",
+        "rows",
+        "tokens",
+        "padding",
+        "micro-batches",
+        "updates",
+        "memory",
+        "time",
+    ];
     let dash = || "-".to_owned();
     let number = |n: Option<u64>| n.map_or_else(dash, short);
     let rows: Vec<Vec<String>> = costs
@@ -285,17 +305,21 @@ pub fn table(costs: &[StageCost]) -> String {
                 number(c.padding_tokens),
                 number(c.micro_batches),
                 number(c.updates),
-                c.peak_memory.map_or_else(dash, |m| format!("{:.2} GiB", m.total as f64 / (1u64 << 30) as f64)),
+                c.peak_memory
+                    .map_or_else(dash, |m| format!("{:.2} GiB", m.total as f64 / (1u64 << 30) as f64)),
                 c.seconds.map_or_else(dash, time),
             ]
         })
         .collect();
-    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
+    let width =
+        |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |cells: &[String]| {
-        let cells = cells.iter().zip(&widths).enumerate().map(|(i, (cell, w))| {
-            if i < 2 { format!("{cell:<w$}") } else { format!("{cell:>w$}") }
-        });
+        let cells = cells
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(i, (cell, w))| if i < 2 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     let head = head.map(str::to_owned);

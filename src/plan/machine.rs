@@ -47,7 +47,11 @@ impl Machine {
             memory_total: meminfo(&memory, "MemTotal").map(capped),
             memory_available: meminfo(&memory, "MemAvailable").map(capped),
             gpu_seen: Path::new("/dev/nvidia0").exists() || Path::new("/dev/dxg").exists(),
-            width: std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).filter(|c| *c >= 40).unwrap_or(100),
+            width: std::env::var("COLUMNS")
+                .ok()
+                .and_then(|c| c.parse().ok())
+                .filter(|c| *c >= 40)
+                .unwrap_or(100),
             stdout_is_terminal: std::io::stdout().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
             cache_dir: cache.join("minimind"),

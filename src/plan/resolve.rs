@@ -1,13 +1,12 @@
 //! A recipe becomes a plan: defaults filled (upstream's), names resolved, every number checked.
 //!
-//! All faults are collected; each points at the line it comes from. Next: `settings` (model, runtime,
-//! data), `types`.
+//! All faults are collected; each points at the line it comes from. Next: `evaluation` (eval
+//! stages), `references` (stages and files by name), `settings` (model, runtime, data), `types`.
 
 use std::path::{Path, PathBuf};
 
 use super::types::*;
 use crate::error::{Error, Result};
-use crate::recipe::faults::nearest;
 use crate::recipe::schema::*;
 use crate::recipe::{Recipe, Steps};
 
@@ -37,7 +36,9 @@ pub fn finish(recipe: &Recipe, faults: Vec<Error>) -> Result<Plan> {
     let plan = resolver.plan();
     let mut seen = std::collections::HashSet::new();
     resolver.faults.retain(|fault| seen.insert(fault.to_string()));
-    let order = |fault: &Error| fault.place().map_or((usize::MAX, 0), |p| (p.line.unwrap_or(usize::MAX), p.column.unwrap_or(0)));
+    let order = |fault: &Error| {
+        fault.place().map_or((usize::MAX, 0), |p| (p.line.unwrap_or(usize::MAX), p.column.unwrap_or(0)))
+    };
     resolver.faults.sort_by_key(order);
     Error::all(resolver.faults).map_or(Ok(plan), Err)
 }
@@ -46,18 +47,18 @@ pub fn finish(recipe: &Recipe, faults: Vec<Error>) -> Result<Plan> {
 const MOST: i64 = 1_000_000_000;
 
 /// A stage above, as later stages may name it.
-struct Above {
-    name: String,
-    trains: bool,
-    tokenizer: Option<TokenizerSource>,
-    model: Option<ModelPlan>,
-    max_seq_len: usize,
+pub(super) struct Above {
+    pub(super) name: String,
+    pub(super) trains: bool,
+    pub(super) tokenizer: Option<TokenizerSource>,
+    pub(super) model: Option<ModelPlan>,
+    pub(super) max_seq_len: usize,
 }
 
 pub(super) struct Resolver<'a> {
     pub(super) recipe: &'a Recipe,
     pub(super) faults: Vec<Error>,
-    above: Vec<Above>,
+    pub(super) above: Vec<Above>,
 }
 
 /// `base` with one more step.
@@ -72,29 +73,56 @@ impl Resolver<'_> {
     }
 
     /// A fault unless the value was set aside already for a fault of its own.
-    pub(super) fn missing(&mut self, base: &[String], key: &str, what: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn missing(
+        &mut self,
+        base: &[String],
+        key: &str,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         if !self.recipe.aside.contains(&join(base, key)) {
             self.faults.push(Error::input(what).at(self.recipe.places.key(base)).hint(hint));
         }
     }
 
     /// A whole number of at least `least`.
-    pub(super) fn whole(&mut self, base: &[String], key: &str, value: Option<i64>, least: i64) -> Option<usize> {
+    pub(super) fn whole(
+        &mut self,
+        base: &[String],
+        key: &str,
+        value: Option<i64>,
+        least: i64,
+    ) -> Option<usize> {
         let value = value?;
         if value < least {
-            self.fault(&join(base, key), format!("`{key}` is {value}"), format!("give a whole number of at least {least}"));
+            self.fault(
+                &join(base, key),
+                format!("`{key}` is {value}"),
+                format!("give a whole number of at least {least}"),
+            );
             return Some(least as usize);
         }
         let most = if matches!(key, "seed" | "max_bytes") { i64::MAX } else { MOST };
         if value > most {
-            self.fault(&join(base, key), format!("`{key}` is {value}"), format!("give a whole number of at most {most}"));
+            self.fault(
+                &join(base, key),
+                format!("`{key}` is {value}"),
+                format!("give a whole number of at most {most}"),
+            );
             return Some(least as usize);
         }
         Some(value as usize)
     }
 
     /// A number for which `fits` holds.
-    fn real(&mut self, base: &[String], key: &str, value: Option<f64>, range: &str, fits: fn(f64) -> bool) -> Option<f64> {
+    fn real(
+        &mut self,
+        base: &[String],
+        key: &str,
+        value: Option<f64>,
+        range: &str,
+        fits: fn(f64) -> bool,
+    ) -> Option<f64> {
         let value = value?;
         if !fits(value) {
             self.fault(&join(base, key), format!("`{key}` is {value}"), format!("give a number {range}"));
@@ -111,7 +139,11 @@ impl Resolver<'_> {
         let stem = self.recipe.path.file_stem().map_or("recipe".into(), |s| s.to_string_lossy().into_owned());
         let name = root.name.clone().unwrap_or(stem);
         if name.is_empty() || name.contains(['/', '\\']) {
-            self.fault(&["name".to_owned()], format!("`name` is `{name}`"), "a name is not empty and has no slash");
+            self.fault(
+                &["name".to_owned()],
+                format!("`name` is `{name}`"),
+                "a name is not empty and has no slash",
+            );
         }
         let seed = self.whole(&[], "seed", root.seed, 0).unwrap_or(42) as u64;
         let runtime = self.runtime();
@@ -121,9 +153,15 @@ impl Resolver<'_> {
         }
         let stages = root.stages.clone().unwrap_or_default();
         if stages.is_empty() {
-            self.missing(&[], "stages", "the recipe has no stages", "add `stages:` with a list such as `- pretrain: {...}`");
+            self.missing(
+                &[],
+                "stages",
+                "the recipe has no stages",
+                "add `stages:` with a list such as `- pretrain: {...}`",
+            );
         }
-        let names: Vec<String> = stages.iter().map(|s| s.as_ref().map_or(String::new(), |s| s.name().to_owned())).collect();
+        let names: Vec<String> =
+            stages.iter().map(|s| s.as_ref().map_or(String::new(), |s| s.name().to_owned())).collect();
         let mut planned = Vec::new();
         for (index, stage) in stages.iter().enumerate() {
             let base: Steps = vec!["stages".to_owned(), index.to_string()];
@@ -137,10 +175,22 @@ impl Resolver<'_> {
             let name = stage.name().to_owned();
             let named = join(&base, "name");
             if names[..index].contains(&name) {
-                self.fault(&named, format!("two stages are named `{name}`"), "give one of them a `name` of its own");
+                self.fault(
+                    &named,
+                    format!("two stages are named `{name}`"),
+                    "give one of them a `name` of its own",
+                );
             }
-            if name.is_empty() || name == "scratch" || name.contains(['/', '\\', ':']) || name.starts_with('.') {
-                self.fault(&named, format!("a stage cannot be named `{name}`"), "use letters, digits, `-` and `_`");
+            if name.is_empty()
+                || name == "scratch"
+                || name.contains(['/', '\\', ':'])
+                || name.starts_with('.')
+            {
+                self.fault(
+                    &named,
+                    format!("a stage cannot be named `{name}`"),
+                    "use letters, digits, `-` and `_`",
+                );
             }
             let config = match &stage.body {
                 StageBody::Tokenizer(section) => self.tokenizer(&base, section, seed),
@@ -187,20 +237,37 @@ impl Resolver<'_> {
         let max_bytes = self.whole(base, "max_bytes", section.max_bytes, 1).map(|v| v as u64);
         let data = self.data(base, section.data.as_ref(), "tokenizer", seed, None);
         if data.format == DataFormat::Tokens {
-            self.fault(&join(base, "data"), "a tokenizer learns from text, not from tokens", "give a .jsonl file");
+            self.fault(
+                &join(base, "data"),
+                "a tokenizer learns from text, not from tokens",
+                "give a .jsonl file",
+            );
         }
         StageConfig::Tokenizer(TokenizerConfig { data, vocab_size, max_bytes })
     }
 
-    fn train(&mut self, base: &[String], kind: &str, s: &TrainSection, seed: u64, below: &[String]) -> StageConfig {
+    fn train(
+        &mut self,
+        base: &[String],
+        kind: &str,
+        s: &TrainSection,
+        seed: u64,
+        below: &[String],
+    ) -> StageConfig {
         let pretrain = kind == "pretrain";
-        let (batch, accumulation, rate, length) = if pretrain { (32, 8, 5e-4, 340) } else { (16, 1, 1e-5, 768) };
+        let (batch, accumulation, rate, length) =
+            if pretrain { (32, 8, 5e-4, 340) } else { (16, 1, 1e-5, 768) };
         let last = self.above.iter().rev().find(|a| a.trains).map(|a| Init::Stage(a.name.clone()));
         let init = match &s.init {
             Some(init) => self.init(&join(base, "init"), init, below),
             None if pretrain => Init::Scratch,
             None => last.unwrap_or_else(|| {
-                self.missing(base, "init", format!("stage `{kind}` needs `init`"), "give a stage above, a weight file, or scratch");
+                self.missing(
+                    base,
+                    "init",
+                    format!("stage `{kind}` needs `init`"),
+                    "give a stage above, a weight file, or scratch",
+                );
                 Init::Scratch
             }),
         };
@@ -214,7 +281,11 @@ impl Resolver<'_> {
             Some([Some(a), Some(b)]) if (0.0..1.0).contains(a) && (0.0..1.0).contains(b) => (*a, *b),
             Some(list) => {
                 if list.iter().all(Option::is_some) {
-                    self.fault(&join(base, "betas"), "`betas` is not two numbers of 0 up to, not with, 1", "for example [0.9, 0.999]");
+                    self.fault(
+                        &join(base, "betas"),
+                        "`betas` is not two numbers of 0 up to, not with, 1",
+                        "for example [0.9, 0.999]",
+                    );
                 }
                 (0.9, 0.999)
             }
@@ -225,11 +296,19 @@ impl Resolver<'_> {
         let config = TrainConfig {
             epochs: self.whole(base, "epochs", s.epochs, 1).unwrap_or(2),
             batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(batch),
-            accumulation_steps: self.whole(base, "accumulation_steps", s.accumulation_steps, 1).unwrap_or(accumulation),
-            learning_rate: self.real(base, "learning_rate", s.learning_rate, "above 0", positive).unwrap_or(rate),
+            accumulation_steps: self
+                .whole(base, "accumulation_steps", s.accumulation_steps, 1)
+                .unwrap_or(accumulation),
+            learning_rate: self
+                .real(base, "learning_rate", s.learning_rate, "above 0", positive)
+                .unwrap_or(rate),
             max_seq_len,
-            grad_clip: self.real(base, "grad_clip", s.grad_clip, "of at least 0", not_negative).unwrap_or(1.0),
-            weight_decay: self.real(base, "weight_decay", s.weight_decay, "of at least 0", not_negative).unwrap_or(0.01),
+            grad_clip: self
+                .real(base, "grad_clip", s.grad_clip, "of at least 0", not_negative)
+                .unwrap_or(1.0),
+            weight_decay: self
+                .real(base, "weight_decay", s.weight_decay, "of at least 0", not_negative)
+                .unwrap_or(0.01),
             betas,
             eps: self.real(base, "eps", s.eps, "above 0", positive).unwrap_or(1e-8),
             schedule: match s.schedule {
@@ -252,8 +331,12 @@ impl Resolver<'_> {
             on_nan: anomaly(s.on_nan, OnAnomaly::Stop),
             on_spike: anomaly(s.on_spike, OnAnomaly::Skip),
             spike_factor: self.real(base, "spike_factor", s.spike_factor, "above 1", |v| v > 1.0),
-            dropout: self.real(base, "dropout", s.dropout, "from 0 up to, not with, 1", |v| (0.0..1.0).contains(&v)).unwrap_or(dropout),
-            system_prompt_ratio: self.ratio(base, "system_prompt_ratio", s.system_prompt_ratio).unwrap_or(0.2),
+            dropout: self
+                .real(base, "dropout", s.dropout, "from 0 up to, not with, 1", |v| (0.0..1.0).contains(&v))
+                .unwrap_or(dropout),
+            system_prompt_ratio: self
+                .ratio(base, "system_prompt_ratio", s.system_prompt_ratio)
+                .unwrap_or(0.2),
             empty_think_ratio: self.ratio(base, "empty_think_ratio", s.empty_think_ratio).unwrap_or(0.2),
             samples: s.samples.iter().flatten().flatten().cloned().collect(),
             eos_token_id: self.whole(base, "eos_token_id", s.eos_token_id, 0).map(|v| v as i64),
@@ -264,147 +347,6 @@ impl Resolver<'_> {
             data,
         };
         if pretrain { StageConfig::Pretrain(config) } else { StageConfig::Sft(config) }
-    }
-
-    fn eval(&mut self, base: &[String], s: &EvalSection, seed: u64, below: &[String]) -> StageConfig {
-        if s.from.is_some() && s.init.is_some() {
-            self.fault(&join(base, "init"), "`from` and `init` mean the same here", "keep `from`");
-        }
-        let (key, given) = if s.from.is_some() { ("from", &s.from) } else { ("init", &s.init) };
-        let last = self.above.iter().rev().find(|a| a.trains).map(|a| Init::Stage(a.name.clone()));
-        let init = match given {
-            Some(init) => self.init(&join(base, key), init, below),
-            None => last.unwrap_or_else(|| {
-                self.missing(base, "from", "stage `eval` needs `from`", "give a training stage above, or a weight file");
-                Init::Scratch
-            }),
-        };
-        let model = self.stage_model(base, None, &init);
-        let data = self.data(base, s.data.as_ref(), "eval", seed, None);
-        let tokenizer = self.tokenizer_of(base, s.tokenizer.as_deref(), &init, data.format, below);
-        let trained = match &init {
-            Init::Stage(name) => self.above.iter().find(|a| a.name == *name).map_or(768, |a| a.max_seq_len.max(2)),
-            _ => 768,
-        };
-        let mut tasks: Vec<EvalTask> = Vec::new();
-        for task in s.tasks.iter().flatten().flatten() {
-            let task = match task {
-                TaskName::Loss => EvalTask::Loss,
-                TaskName::ExactMatch => EvalTask::ExactMatch,
-            };
-            if !tasks.contains(&task) {
-                tasks.push(task);
-            }
-        }
-        if tasks.is_empty() {
-            tasks.push(EvalTask::Loss);
-        }
-        if tasks.contains(&EvalTask::ExactMatch) && data.format != DataFormat::Chat {
-            self.fault(&join(base, "tasks"), "`exact_match` needs conversations", "set data.format: chat, or leave exact_match out");
-        }
-        StageConfig::Eval(EvalConfig {
-            init,
-            model,
-            tokenizer,
-            data,
-            tasks,
-            batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(16),
-            max_seq_len: self.whole(base, "max_seq_len", s.max_seq_len, 2).unwrap_or(trained),
-            max_new_tokens: self.whole(base, "max_new_tokens", s.max_new_tokens, 1).unwrap_or(64),
-            limit: self.whole(base, "limit", s.limit, 1),
-        })
-    }
-
-    fn init(&mut self, path: &[String], given: &str, below: &[String]) -> Init {
-        if given == "scratch" {
-            return Init::Scratch;
-        }
-        if let Some(above) = self.above.iter().find(|a| a.name == given) {
-            if !above.trains {
-                self.fault(path, format!("stage `{given}` makes no weights"), "name a training stage");
-            }
-            return Init::Stage(given.to_owned());
-        }
-        if !Path::new(given).exists() {
-            let key = path.last().map_or("init", |k| k.as_str()).to_owned();
-            let hint = if below.iter().any(|name| name == given) {
-                format!("stage `{given}` does not stand above this one; move it up")
-            } else {
-                let known = self.above.iter().filter(|a| a.trains).map(|a| a.name.as_str()).chain(["scratch"]);
-                let list: Vec<&str> = known.clone().collect();
-                nearest(given, known).map_or_else(
-                    || format!("give a path that exists, or one of: {}", list.join(", ")),
-                    |name| format!("did you mean `{name}`?"),
-                )
-            };
-            self.fault(path, format!("`{key}: {given}` is no stage above and no file"), hint);
-        }
-        Init::Path(PathBuf::from(given))
-    }
-
-    fn stage_model(&mut self, base: &[String], own: Option<&ModelSection>, init: &Init) -> Option<ModelPlan> {
-        if let Some(section) = own {
-            return self.model(&join(base, "model"), section);
-        }
-        if let Init::Stage(name) = init {
-            return self.above.iter().find(|a| a.name == *name).and_then(|a| a.model.clone());
-        }
-        match &self.recipe.root.model {
-            Some(section) => self.model(&["model".to_owned()], section),
-            None if *init == Init::Scratch => self.model(&["model".to_owned()], &ModelSection::default()),
-            None => None,
-        }
-    }
-
-    fn fits_positions(&mut self, base: &[String], length: usize, model: Option<&ModelPlan>) {
-        if let Some(most) = model.map(|m| m.config.max_position_embeddings)
-            && length as i64 > most
-        {
-            self.fault(
-                &join(base, "max_seq_len"),
-                format!("`max_seq_len` is {length}, above the model's max_position_embeddings {most}"),
-                "lower it, or raise model.max_position_embeddings",
-            );
-        }
-    }
-
-    fn tokenizer_of(
-        &mut self,
-        base: &[String],
-        own: Option<&str>,
-        init: &Init,
-        format: DataFormat,
-        below: &[String],
-    ) -> Option<TokenizerSource> {
-        let (path, given) = match (own, self.recipe.root.tokenizer.as_deref()) {
-            (Some(name), _) => (join(base, "tokenizer"), name),
-            (None, Some(name)) => (vec!["tokenizer".to_owned()], name),
-            (None, None) => {
-                let inherited = match init {
-                    Init::Stage(name) => self.above.iter().find(|a| a.name == *name).and_then(|a| a.tokenizer.clone()),
-                    _ => None,
-                };
-                let last = || self.above.iter().rev().find(|a| !a.trains).map(|a| TokenizerSource::Stage(a.name.clone()));
-                let found = inherited.or_else(last);
-                if found.is_none() && format != DataFormat::Tokens && !self.recipe.aside.contains(&vec!["tokenizer".to_owned()]) {
-                    self.missing(base, "tokenizer", "this stage needs a tokenizer", "set `tokenizer:` to a folder with tokenizer.json, or add a tokenizer stage above");
-                }
-                return found;
-            }
-        };
-        if self.above.iter().any(|a| !a.trains && a.name == given) {
-            return Some(TokenizerSource::Stage(given.to_owned()));
-        }
-        if !Path::new(given).join("tokenizer.json").is_file() {
-            let known = self.above.iter().filter(|a| !a.trains).map(|a| a.name.as_str());
-            let hint = match nearest(given, known) {
-                Some(name) => format!("did you mean `{name}`?"),
-                None if below.iter().any(|name| name == given) => format!("stage `{given}` stands below; move it up"),
-                None => "give a tokenizer stage above, or a folder with tokenizer.json".to_owned(),
-            };
-            self.fault(&path, format!("`tokenizer: {given}` is no tokenizer stage above and no folder with tokenizer.json"), hint);
-        }
-        Some(TokenizerSource::Folder(PathBuf::from(given)))
     }
 }
 

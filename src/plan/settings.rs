@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::resolve::{Resolver, join};
 use super::types::*;
-use crate::model::config::{ModelOverrides, PRESETS, preset};
 use crate::model::Era;
+use crate::model::config::{ModelOverrides, PRESETS, preset};
 use crate::recipe::faults::hint;
 use crate::recipe::schema::*;
 
@@ -33,7 +33,11 @@ impl Resolver<'_> {
                     NumberOrText::Number(n) => n.to_string(),
                     NumberOrText::Text(text) => text,
                 };
-                self.fault(&join(&base, "threads"), format!("`threads` is `{shown}`"), "give auto or a whole number of at least 1");
+                self.fault(
+                    &join(&base, "threads"),
+                    format!("`threads` is `{shown}`"),
+                    "give auto or a whole number of at least 1",
+                );
                 None
             }
         };
@@ -52,15 +56,27 @@ impl Resolver<'_> {
         if let Some(name) = &s.preset {
             match preset(name) {
                 Some(found) => start = found,
-                None => self.fault(&join(base, "preset"), format!("unknown preset `{name}`"), hint(name, &PRESETS, "presets")),
+                None => self.fault(
+                    &join(base, "preset"),
+                    format!("unknown preset `{name}`"),
+                    hint(name, &PRESETS, "presets"),
+                ),
             }
             if s.config.is_some() {
-                self.fault(&join(base, "config"), "a model has a preset or a config, not both", "remove one of them");
+                self.fault(
+                    &join(base, "config"),
+                    "a model has a preset or a config, not both",
+                    "remove one of them",
+                );
             }
         } else if let Some(file) = &s.config {
             match read_config(Path::new(file)) {
                 Ok(found) => start = found,
-                Err(why) => self.fault(&join(base, "config"), format!("cannot use the model config {file}: {why}"), "give a config.json"),
+                Err(why) => self.fault(
+                    &join(base, "config"),
+                    format!("cannot use the model config {file}: {why}"),
+                    "give a config.json",
+                ),
             }
         } else {
             start = preset("minimind3").unwrap_or_default();
@@ -89,7 +105,12 @@ impl Resolver<'_> {
             ("rms_norm_eps", s.rms_norm_eps, s.rms_norm_eps.is_none_or(|v| v > 0.0), "above 0"),
             ("rope_theta", s.rope_theta, s.rope_theta.is_none_or(|v| v > 0.0), "above 0"),
             ("aux_loss_coef", s.aux_loss_coef, s.aux_loss_coef.is_none_or(|v| v >= 0.0), "of at least 0"),
-            ("dropout", s.dropout, s.dropout.is_none_or(|v| (0.0..1.0).contains(&v)), "from 0 up to, not with, 1"),
+            (
+                "dropout",
+                s.dropout,
+                s.dropout.is_none_or(|v| (0.0..1.0).contains(&v)),
+                "from 0 up to, not with, 1",
+            ),
         ] {
             if !fits {
                 let shown = value.unwrap_or_default();
@@ -129,7 +150,12 @@ impl Resolver<'_> {
             Ok(config) => Some(ModelPlan { config, vocab_size_given }),
             Err(error) => {
                 // The message begins with the key it is about, as a bare word.
-                let key = error.what().split(|c: char| !c.is_alphanumeric() && c != '_').find(|w| !w.is_empty()).unwrap_or_default().to_owned();
+                let key = error
+                    .what()
+                    .split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .find(|w| !w.is_empty())
+                    .unwrap_or_default()
+                    .to_owned();
                 self.faults.push(error.at(self.recipe.places.value(&join(base, &key))));
                 None
             }
@@ -146,14 +172,26 @@ impl Resolver<'_> {
     ) -> DataConfig {
         let base = join(stage, "data");
         if section.is_none() {
-            self.missing(stage, "data", format!("stage `{kind}` needs `data`"), "add data: {path: FILE} or data: {synthetic: true}");
+            self.missing(
+                stage,
+                "data",
+                format!("stage `{kind}` needs `data`"),
+                "add data: {path: FILE} or data: {synthetic: true}",
+            );
         }
         let d = section.cloned().unwrap_or_default();
         let synthetic = d.synthetic.clone().and_then(|s| s.0);
-        let given = usize::from(d.path.is_some()) + usize::from(d.paths.is_some()) + usize::from(synthetic.is_some());
-        let aside = ["path", "paths", "synthetic"].iter().any(|key| self.recipe.aside.iter().any(|p| p.starts_with(&join(&base, key))));
+        let given =
+            usize::from(d.path.is_some()) + usize::from(d.paths.is_some()) + usize::from(synthetic.is_some());
+        let aside = ["path", "paths", "synthetic"]
+            .iter()
+            .any(|key| self.recipe.aside.iter().any(|p| p.starts_with(&join(&base, key))));
         if section.is_some() && given != 1 && !aside {
-            let what = if given == 0 { "`data` names no rows" } else { "`data` takes one of path, paths, synthetic" };
+            let what = if given == 0 {
+                "`data` names no rows"
+            } else {
+                "`data` takes one of path, paths, synthetic"
+            };
             self.fault(&base, what, "give path: FILE, paths: [FILE, ...] or synthetic: true");
         }
         let mut files: Vec<(Vec<String>, String)> = Vec::new();
@@ -198,7 +236,11 @@ impl Resolver<'_> {
             Some(NumberOrText::Number(0.0)) => Validation::Off,
             Some(NumberOrText::Number(share)) => {
                 if !(share > 0.0 && share < 1.0) {
-                    self.fault(&join(&base, "validation"), format!("`validation` is {share}"), "give a share from 0 up to, not with, 1, or a file");
+                    self.fault(
+                        &join(&base, "validation"),
+                        format!("`validation` is {share}"),
+                        "give a share from 0 up to, not with, 1, or a file",
+                    );
                 }
                 Validation::Share(share)
             }
@@ -234,7 +276,8 @@ impl Resolver<'_> {
             .unwrap_or_default();
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let near = crate::recipe::faults::nearest(&name, beside.iter().map(String::as_str));
-        let what = if path.is_dir() { format!("{file} is a folder, not a file") } else { format!("no file {file}") };
+        let what =
+            if path.is_dir() { format!("{file} is a folder, not a file") } else { format!("no file {file}") };
         let hint = near.filter(|n| *n != name).map_or_else(
             || "paths count from the current folder".to_owned(),
             |n| format!("did you mean `{}`?", path.with_file_name(n).display()),

@@ -26,7 +26,8 @@ fn defaults_are_upstreams() {
     assert_eq!(t.vocab_size, 6400);
     let StageConfig::Pretrain(p) = &plan.stages[1].config else { panic!() };
     let StageConfig::Sft(s) = &plan.stages[2].config else { panic!() };
-    let row = |c: &TrainConfig| (c.epochs, c.batch_size, c.accumulation_steps, c.learning_rate, c.max_seq_len);
+    let row =
+        |c: &TrainConfig| (c.epochs, c.batch_size, c.accumulation_steps, c.learning_rate, c.max_seq_len);
     assert_eq!(row(p), (2, 32, 8, 5e-4, 340));
     assert_eq!(row(s), (2, 16, 1, 1e-5, 768));
     for c in [p, s] {
@@ -40,7 +41,9 @@ fn defaults_are_upstreams() {
     assert_eq!((p.data.format, s.data.format), (DataFormat::Text, DataFormat::Chat));
     let StageConfig::Eval(e) = &plan.stages[3].config else { panic!() };
     assert_eq!((&e.init, e.max_seq_len), (&Init::Stage("sft".into()), 768));
-    assert!(matches!(&e.data.source, DataSource::Synthetic(s) if s.split == SyntheticSplit::Heldout && s.seed == 42));
+    assert!(
+        matches!(&e.data.source, DataSource::Synthetic(s) if s.split == SyntheticSplit::Heldout && s.seed == 42)
+    );
 }
 
 #[test]

@@ -72,7 +72,12 @@ fn expected(message: &str) -> String {
 }
 
 /// One fault of serde at `path`; gives also the path to set aside.
-pub fn explain(message: &str, mut path: Vec<String>, value: Option<&Value>, places: &Places) -> (Error, Vec<String>) {
+pub fn explain(
+    message: &str,
+    mut path: Vec<String>,
+    value: Option<&Value>,
+    places: &Places,
+) -> (Error, Vec<String>) {
     let words = ticked(message);
     let first = words.first().copied().unwrap_or_default();
     if message.starts_with("unknown field") {
@@ -89,7 +94,8 @@ pub fn explain(message: &str, mut path: Vec<String>, value: Option<&Value>, plac
         let mut key = path.clone();
         key.push(first.to_owned());
         let fault = if LATER.contains(&first) {
-            Error::input(format!("stage kind `{first}` is not in this version yet")).hint(format!("kinds: {}", KINDS.join(", ")))
+            Error::input(format!("stage kind `{first}` is not in this version yet"))
+                .hint(format!("kinds: {}", KINDS.join(", ")))
         } else {
             Error::input(format!("unknown stage kind `{first}`")).hint(hint(first, &KINDS, "kinds"))
         };
@@ -104,23 +110,36 @@ pub fn explain(message: &str, mut path: Vec<String>, value: Option<&Value>, plac
         return (fault, path);
     }
     let numbered = path.last().is_some_and(|k| k.parse::<usize>().is_ok());
-    let name = if numbered && path.len() > 1 { &path[path.len() - 2] } else { path.last().map_or("recipe", |k| k) };
+    let name =
+        if numbered && path.len() > 1 { &path[path.len() - 2] } else { path.last().map_or("recipe", |k| k) };
     let item = if numbered { "an element of " } else { "" };
-    let parent = if path.is_empty() { &path[..] } else { &path[..path.len() - 1 - usize::from(numbered && path.len() > 1)] };
+    let parent = if path.is_empty() {
+        &path[..]
+    } else {
+        &path[..path.len() - 1 - usize::from(numbered && path.len() > 1)]
+    };
     let place = places.value(&path);
     if message.starts_with("unknown variant") {
         let fault = if WORDS_LATER.contains(&(name, first)) {
             Error::input(format!("{name} `{first}` is not in this version yet"))
                 .hint(format!("allowed: {}", words[1..].join(", ")))
         } else {
-            Error::input(format!("{item}`{name}`{} is `{first}`, expected one of: {}", section(parent), words[1..].join(", ")))
-                .hint(hint(first, &words[1..], "allowed"))
+            Error::input(format!(
+                "{item}`{name}`{} is `{first}`, expected one of: {}",
+                section(parent),
+                words[1..].join(", ")
+            ))
+            .hint(hint(first, &words[1..], "allowed"))
         };
         return (fault.at(place), path);
     }
     if message == "stage is empty" {
-        return (Error::input("a stage is empty").at(place).hint(format!("kinds: {}", KINDS.join(", "))), path);
+        return (
+            Error::input("a stage is empty").at(place).hint(format!("kinds: {}", KINDS.join(", "))),
+            path,
+        );
     }
-    let what = format!("{item}`{name}`{} is {}, expected {}", section(parent), shown(value), expected(message));
+    let what =
+        format!("{item}`{name}`{} is {}, expected {}", section(parent), shown(value), expected(message));
     (Error::input(what).at(place), path)
 }

@@ -57,7 +57,8 @@ impl Places {
     }
 
     fn walk(&mut self, path: &mut Steps, key: Option<(usize, usize)>, node: &MarkedYaml<'_>) {
-        let scalar = !matches!(node.data, YamlData::Mapping(_) | YamlData::Sequence(_) | YamlData::Tagged(..));
+        let scalar =
+            !matches!(node.data, YamlData::Mapping(_) | YamlData::Sequence(_) | YamlData::Tagged(..));
         let spot = Spot { key, value: position(node.span.start), scalar };
         self.spots.entry(path.clone()).or_insert(spot);
         self.children(path, node);
@@ -83,7 +84,11 @@ impl Places {
                 for (key, value) in map.iter().filter(|(key, _)| key_text(key) == "<<") {
                     path.push("<<".to_owned());
                     let start = position(key.span.start);
-                    self.spots.entry(path.clone()).or_insert(Spot { key: Some(start), value: start, scalar: false });
+                    self.spots.entry(path.clone()).or_insert(Spot {
+                        key: Some(start),
+                        value: start,
+                        scalar: false,
+                    });
                     path.pop();
                     match &value.data {
                         YamlData::Sequence(items) => items.iter().for_each(|item| self.children(path, item)),
@@ -110,7 +115,8 @@ impl Places {
         }
         for length in (0..=path.len()).rev() {
             if let Some(spot) = self.spots.get(&path[..length]) {
-                let (line, column) = if length == path.len() { pick(spot) } else { spot.key.unwrap_or(spot.value) };
+                let (line, column) =
+                    if length == path.len() { pick(spot) } else { spot.key.unwrap_or(spot.value) };
                 return Place::line_column(&self.file, line, column);
             }
         }
@@ -129,6 +135,10 @@ impl Places {
 
     /// The path of the first merge key.
     pub fn merge(&self) -> Option<Steps> {
-        self.spots.iter().filter(|(path, _)| path.last().is_some_and(|k| k == "<<")).min_by_key(|(_, s)| s.value).map(|(p, _)| p.clone())
+        self.spots
+            .iter()
+            .filter(|(path, _)| path.last().is_some_and(|k| k == "<<"))
+            .min_by_key(|(_, s)| s.value)
+            .map(|(p, _)| p.clone())
     }
 }

@@ -50,10 +50,14 @@ pub fn read(path: &Path, sets: &[String]) -> Result<Recipe> {
 /// Where nothing can be read: no file, no YAML, no map.
 pub fn read_all(path: &Path, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
     let bytes = std::fs::read(path).map_err(|error| {
-        Error::input("cannot read the recipe").at(Place::file(path)).because(error).hint("check the path, or see `minimind recipes`")
+        Error::input("cannot read the recipe")
+            .at(Place::file(path))
+            .because(error)
+            .hint("check the path, or see `minimind recipes`")
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        let line =
+            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         Error::input("the recipe is not UTF-8 text").at(Place::line(path, line))
     })?;
     parse(path, &text, sets)
@@ -65,7 +69,9 @@ pub fn read_all(path: &Path, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
 /// Where nothing can be read.
 pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
     if depth(text) > MOST_DEPTH {
-        return Err(Error::input("the recipe is nested too deep").at(Place::file(path)).hint("close its brackets"));
+        return Err(Error::input("the recipe is nested too deep")
+            .at(Place::file(path))
+            .hint("close its brackets"));
     }
     let parsed = serde_yaml::from_str::<Value>(text);
     if let Err(error) = &parsed
@@ -78,7 +84,9 @@ pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<(Recipe, Vec<Er
         if error.info().contains("duplicate") {
             let key = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
             let key: String = key.chars().skip(error.marker().col()).take_while(|c| *c != ':').collect();
-            return Error::input(format!("key `{}` occurs twice in one map", key.trim())).at(place).hint("remove one of the two");
+            return Error::input(format!("key `{}` occurs twice in one map", key.trim()))
+                .at(place)
+                .hint("remove one of the two");
         }
         Error::input("the recipe is not valid YAML").at(place).because(error.info())
     })?;
@@ -90,7 +98,9 @@ pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<(Recipe, Vec<Er
     let mut value = plain(value);
     let Value::Mapping(_) = &value else {
         let what = if value.is_null() { "the recipe is empty" } else { "a recipe is a map of keys" };
-        return Err(Error::input(what).at(Place::line(path, 1)).hint("see `minimind recipes show quickstart`"));
+        return Err(Error::input(what)
+            .at(Place::line(path, 1))
+            .hint("see `minimind recipes show quickstart`"));
     };
     let mut faults = Vec::new();
     for set in sets {
@@ -138,7 +148,8 @@ fn syntax(path: &Path, text: &str, error: &serde_yaml::Error) -> Error {
         Some(at) => Place::line_column(path, at.line().max(1), at.column().max(1)),
         None => Place::file(path),
     };
-    let line = error.location().and_then(|at| text.lines().nth(at.line().saturating_sub(1))).unwrap_or_default();
+    let line =
+        error.location().and_then(|at| text.lines().nth(at.line().saturating_sub(1))).unwrap_or_default();
     let fault = Error::input("the recipe is not valid YAML").at(place).because(error);
     if line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t') {
         fault.hint("indent with spaces: YAML takes no tabs")
@@ -212,9 +223,9 @@ fn remove(value: &mut Value, steps: &[String]) -> bool {
 
 /// Applies `a.b=v`; a stage goes by name, kind or number.
 fn apply(value: &mut Value, places: &mut Places, set: &str) -> Result<()> {
-    let (key, new) = set.split_once('=').ok_or_else(|| {
-        Error::input(format!("--set {set}: no `=`")).hint("write --set a.b=value")
-    })?;
+    let (key, new) = set
+        .split_once('=')
+        .ok_or_else(|| Error::input(format!("--set {set}: no `=`")).hint("write --set a.b=value"))?;
     let flag = format!("--set {}", key.trim());
     let fault = |what: String| Error::input(what).at(Place::file(&flag));
     let mut steps: Steps = key.trim().split('.').map(str::to_owned).collect();

@@ -13,7 +13,9 @@ fn faults(text: &str, sets: &[&str]) -> Vec<String> {
     match parse(Path::new("r.yaml"), text, &sets) {
         Ok((recipe, faults)) => {
             let all = crate::plan::resolve::finish(&recipe, faults).err();
-            all.map_or(Vec::new(), |e| e.to_string().split("error: ").skip(1).map(|s| s.trim_end().to_owned()).collect())
+            all.map_or(Vec::new(), |e| {
+                e.to_string().split("error: ").skip(1).map(|s| s.trim_end().to_owned()).collect()
+            })
         }
         Err(error) => vec![error.to_string().trim_start_matches("error: ").to_owned()],
     }
@@ -67,19 +69,31 @@ fn every_fault_of_a_bad_recipe_stands_at_its_place() {
         "r.yaml:21:19: `save_dtype` in stage `sft` is `fp17`",
         "r.yaml:22:20: an element of `samples` in stage `sft` is a list, expected a text",
     ] {
-        assert!(found.iter().any(|f| f.starts_with(wanted)), "missing {wanted}\nfound:\n{}", found.join("\n"));
+        assert!(
+            found.iter().any(|f| f.starts_with(wanted)),
+            "missing {wanted}\nfound:\n{}",
+            found.join("\n")
+        );
     }
     assert!(found.iter().any(|f| f.starts_with("r.yaml:17:5: this stage needs a tokenizer")));
     assert_eq!(found.len(), 19, "{}", found.join("\n"));
-    assert!(found[0].starts_with("r.yaml:2:1") && found[18].starts_with("r.yaml:22:20"), "in the file's order");
+    assert!(
+        found[0].starts_with("r.yaml:2:1") && found[18].starts_with("r.yaml:22:20"),
+        "in the file's order"
+    );
 }
 
 #[test]
 fn flags_are_applied_and_checked() {
-    assert!(faults(GOOD, &["seed=7", "stages.sft.learning_rate=1e-4", "stages.tok.vocab_size=600"]).is_empty());
+    assert!(
+        faults(GOOD, &["seed=7", "stages.sft.learning_rate=1e-4", "stages.tok.vocab_size=600"]).is_empty()
+    );
     let (recipe, _) = parse(Path::new("r.yaml"), GOOD, &["stages.1.epochs=3".into()]).unwrap();
     assert!(recipe.text.contains("epochs: 3") && recipe.text.starts_with("# --set stages.1.epochs=3"));
-    let found = faults(GOOD, &["stages.sft.epochs=x", "stages.sfd.epochs=1", "sed=1", "stages.sft.batch_size=0", "none"]);
+    let found = faults(
+        GOOD,
+        &["stages.sft.epochs=x", "stages.sfd.epochs=1", "sed=1", "stages.sft.batch_size=0", "none"],
+    );
     for wanted in [
         "--set stages.sft.epochs: `epochs` in stage `sft` is `x`, expected a whole number",
         "--set stages.sfd.epochs: no stage `sfd`\nhint: did you mean `sft`?",
@@ -125,7 +139,11 @@ fn broken_texts_have_clear_faults() {
         (&"[".repeat(100_000), "r.yaml: the recipe is nested too deep"),
     ] {
         let found = faults(text, &[]);
-        assert!(found.iter().any(|f| f.starts_with(wanted)), "{text:?}: missing {wanted}\n{}", found.join("\n"));
+        assert!(
+            found.iter().any(|f| f.starts_with(wanted)),
+            "{text:?}: missing {wanted}\n{}",
+            found.join("\n")
+        );
     }
 }
 
@@ -143,11 +161,45 @@ fn the_schema_is_json_and_names_every_key() {
     let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(schema["properties"]["stages"].is_object());
     for key in [
-        "name", "seed", "runtime", "output", "tokenizer", "model", "preset", "hidden_size", "seq_aux", "path", "paths",
-        "synthetic", "rows", "split", "validation", "batching", "on_bad_row", "accumulation_steps", "learning_rate",
-        "grad_clip", "betas", "warmup_steps", "eval_interval", "keep_last", "save_dtype", "on_nan", "spike_factor",
-        "empty_think_ratio", "samples", "pad_token_id", "from", "tasks", "max_new_tokens", "limit", "max_bytes",
-        "pretrain", "sft", "eval", "vocab_size",
+        "name",
+        "seed",
+        "runtime",
+        "output",
+        "tokenizer",
+        "model",
+        "preset",
+        "hidden_size",
+        "seq_aux",
+        "path",
+        "paths",
+        "synthetic",
+        "rows",
+        "split",
+        "validation",
+        "batching",
+        "on_bad_row",
+        "accumulation_steps",
+        "learning_rate",
+        "grad_clip",
+        "betas",
+        "warmup_steps",
+        "eval_interval",
+        "keep_last",
+        "save_dtype",
+        "on_nan",
+        "spike_factor",
+        "empty_think_ratio",
+        "samples",
+        "pad_token_id",
+        "from",
+        "tasks",
+        "max_new_tokens",
+        "limit",
+        "max_bytes",
+        "pretrain",
+        "sft",
+        "eval",
+        "vocab_size",
     ] {
         assert!(text.contains(&format!("\"{key}\"")), "{key}");
     }

@@ -1,0 +1,132 @@
+//! What a stage names: the stage or file its weights come from, its architecture, its tokenizer.
+//!
+//! A name means a stage above first, then a path. Next: `settings`.
+
+use std::path::{Path, PathBuf};
+
+use super::resolve::{Resolver, join};
+use super::types::*;
+use crate::recipe::faults::nearest;
+use crate::recipe::schema::ModelSection;
+
+impl Resolver<'_> {
+    pub(super) fn init(&mut self, path: &[String], given: &str, below: &[String]) -> Init {
+        if given == "scratch" {
+            return Init::Scratch;
+        }
+        if let Some(above) = self.above.iter().find(|a| a.name == given) {
+            if !above.trains {
+                self.fault(path, format!("stage `{given}` makes no weights"), "name a training stage");
+            }
+            return Init::Stage(given.to_owned());
+        }
+        if !Path::new(given).exists() {
+            let key = path.last().map_or("init", |k| k.as_str()).to_owned();
+            let hint = if below.iter().any(|name| name == given) {
+                format!("stage `{given}` does not stand above this one; move it up")
+            } else {
+                let known =
+                    self.above.iter().filter(|a| a.trains).map(|a| a.name.as_str()).chain(["scratch"]);
+                let list: Vec<&str> = known.clone().collect();
+                nearest(given, known).map_or_else(
+                    || format!("give a path that exists, or one of: {}", list.join(", ")),
+                    |name| format!("did you mean `{name}`?"),
+                )
+            };
+            self.fault(path, format!("`{key}: {given}` is no stage above and no file"), hint);
+        }
+        Init::Path(PathBuf::from(given))
+    }
+
+    pub(super) fn stage_model(
+        &mut self,
+        base: &[String],
+        own: Option<&ModelSection>,
+        init: &Init,
+    ) -> Option<ModelPlan> {
+        if let Some(section) = own {
+            return self.model(&join(base, "model"), section);
+        }
+        if let Init::Stage(name) = init {
+            return self.above.iter().find(|a| a.name == *name).and_then(|a| a.model.clone());
+        }
+        match &self.recipe.root.model {
+            Some(section) => self.model(&["model".to_owned()], section),
+            None if *init == Init::Scratch => self.model(&["model".to_owned()], &ModelSection::default()),
+            None => None,
+        }
+    }
+
+    pub(super) fn fits_positions(&mut self, base: &[String], length: usize, model: Option<&ModelPlan>) {
+        if let Some(most) = model.map(|m| m.config.max_position_embeddings)
+            && length as i64 > most
+        {
+            self.fault(
+                &join(base, "max_seq_len"),
+                format!("`max_seq_len` is {length}, above the model's max_position_embeddings {most}"),
+                "lower it, or raise model.max_position_embeddings",
+            );
+        }
+    }
+
+    pub(super) fn tokenizer_of(
+        &mut self,
+        base: &[String],
+        own: Option<&str>,
+        init: &Init,
+        format: DataFormat,
+        below: &[String],
+    ) -> Option<TokenizerSource> {
+        let (path, given) = match (own, self.recipe.root.tokenizer.as_deref()) {
+            (Some(name), _) => (join(base, "tokenizer"), name),
+            (None, Some(name)) => (vec!["tokenizer".to_owned()], name),
+            (None, None) => {
+                let inherited = match init {
+                    Init::Stage(name) => {
+                        self.above.iter().find(|a| a.name == *name).and_then(|a| a.tokenizer.clone())
+                    }
+                    _ => None,
+                };
+                let last = || {
+                    self.above
+                        .iter()
+                        .rev()
+                        .find(|a| !a.trains)
+                        .map(|a| TokenizerSource::Stage(a.name.clone()))
+                };
+                let found = inherited.or_else(last);
+                if found.is_none()
+                    && format != DataFormat::Tokens
+                    && !self.recipe.aside.contains(&vec!["tokenizer".to_owned()])
+                {
+                    self.missing(
+                        base,
+                        "tokenizer",
+                        "this stage needs a tokenizer",
+                        "set `tokenizer:` to a folder with tokenizer.json, or add a tokenizer stage above",
+                    );
+                }
+                return found;
+            }
+        };
+        if self.above.iter().any(|a| !a.trains && a.name == given) {
+            return Some(TokenizerSource::Stage(given.to_owned()));
+        }
+        if !Path::new(given).join("tokenizer.json").is_file() {
+            let known = self.above.iter().filter(|a| !a.trains).map(|a| a.name.as_str());
+            let hint = match nearest(given, known) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None if below.iter().any(|name| name == given) => {
+                    format!("stage `{given}` stands below; move it up")
+                }
+                None => "give a tokenizer stage above, or a folder with tokenizer.json".to_owned(),
+            };
+            self.fault(
+                &path,
+                format!("`tokenizer: {given}` is no tokenizer stage above and no folder with tokenizer.json"),
+                hint,
+            );
+        }
+        Some(TokenizerSource::Folder(PathBuf::from(given)))
+    }
+}
