@@ -30,8 +30,7 @@ pub struct Args {
     sampling: SamplingArgs,
 }
 
-const HELP: &str =
-    "/reset forgets the conversation, /system TEXT sets the system message, /retry answers again, /exit leaves";
+const HELP: &str = "/reset forgets the conversation, /system TEXT sets the system message, /retry answers again, /exit leaves";
 
 /// Where lines come from.
 enum Input {
@@ -44,7 +43,8 @@ impl Input {
         if !std::io::stdin().is_terminal() {
             return Ok(Input::Pipe);
         }
-        let editor = DefaultEditor::new().map_err(|e| Error::failed("cannot read the terminal").because(e))?;
+        let editor =
+            DefaultEditor::new().map_err(|e| Error::failed("cannot read the terminal").because(e))?;
         Ok(Input::Terminal(Box::new(editor)))
     }
 
@@ -130,15 +130,17 @@ fn answer(
     let options = RenderOptions { add_generation_prompt: true, open_thinking: args.thinking };
     let prompt = tokenizer.encode(&tokenizer.render(&json!(messages), None, options)?)?;
     let mut decoder = StreamDecoder::new(true);
-    let mut printer = Printer { dim: std::io::stdout().is_terminal(), thinking: args.thinking, whole: String::new() };
+    let mut printer =
+        Printer { dim: std::io::stdout().is_terminal(), thinking: args.thinking, whole: String::new() };
     let mut fault = None;
-    let made = generate(&opened.model, &prompt, config, &mut |id| {
-        match decoder.push(tokenizer, id).and_then(|text| printer.show(&text)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                fault = Some(error);
-                ControlFlow::Break(())
-            }
+    let made = generate(&opened.model, &prompt, config, &mut |id| match decoder
+        .push(tokenizer, id)
+        .and_then(|text| printer.show(&text))
+    {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            fault = Some(error);
+            ControlFlow::Break(())
         }
     })?;
     if let Some(error) = fault {

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::data::jsonl::{self, Lines};
 use crate::data::synthetic::{self, SyntheticKind};
-use crate::data::tokens::Tokens;
 use crate::data::tokenizer::labels;
+use crate::data::tokens::Tokens;
 use crate::data::{SyntheticConfig, SyntheticSplit, Tokenizer, prepare};
 use crate::error::{Error, Place, Result};
 
@@ -101,7 +101,8 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::failed("cannot write JSON").because(e))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|e| Error::failed("cannot write JSON").because(e))?;
     println!("{text}");
     Ok(())
 }
@@ -152,7 +153,9 @@ fn check(file: &Path, json: bool) -> Result<()> {
         println!("{good} {kind} rows can be used, {bad} cannot");
     }
     if bad > faults.len() {
-        faults.push(Error::input(format!("{} more rows cannot be used", bad - faults.len())).at(Place::file(file)));
+        faults.push(
+            Error::input(format!("{} more rows cannot be used", bad - faults.len())).at(Place::file(file)),
+        );
     }
     if good + bad == 0 {
         faults.push(Error::input("no rows").at(Place::file(file)).hint("one JSON object a line"));
@@ -179,8 +182,12 @@ fn stats(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
     if json {
         return print_json(&found);
     }
-    println!("kind      {}\nrows      {}\nbad rows  {}\nbytes     {}", found.kind, found.rows, found.bad_rows, found.bytes);
-    if let (Some(tokens), Some(longest), Some(mean)) = (found.tokens, found.longest_tokens, found.mean_tokens) {
+    println!(
+        "kind      {}\nrows      {}\nbad rows  {}\nbytes     {}",
+        found.kind, found.rows, found.bad_rows, found.bytes
+    );
+    if let (Some(tokens), Some(longest), Some(mean)) = (found.tokens, found.longest_tokens, found.mean_tokens)
+    {
         println!("tokens    {tokens}\nlongest   {longest}\nmean      {mean:.1}");
     }
     Ok(())

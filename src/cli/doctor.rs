@@ -75,7 +75,11 @@ pub fn run(args: Args) -> Result<()> {
     }
     println!("minimind  {}", env!("CARGO_PKG_VERSION"));
     println!("libtorch  2.11.0 in {}", LIBTORCH_DIR);
-    println!("device    {} (GPU {})", device::name(chosen), if machine.gpu_seen { "seen" } else { "not seen" });
+    println!(
+        "device    {} (GPU {})",
+        device::name(chosen),
+        if machine.gpu_seen { "seen" } else { "not seen" }
+    );
     println!("threads   {}", machine.cores);
     let gb = |bytes: Option<u64>| bytes.unwrap_or(0) as f64 / 1e9;
     println!("memory    {:.1} GB, {:.1} free", gb(machine.memory_total), gb(machine.memory_available));

@@ -43,7 +43,9 @@ pub fn run(args: Args) -> Result<()> {
     let opened = open(&args.open)?;
     let (format, has_answers) = crate::data::source::sniff(&args.data)?;
     if format != DataFormat::Tokens && opened.tokenizer.is_none() {
-        return Err(Error::input("no tokenizer was found beside the model").hint("name one with --tokenizer DIR"));
+        return Err(
+            Error::input("no tokenizer was found beside the model").hint("name one with --tokenizer DIR")
+        );
     }
     let tasks = match (args.task.is_empty(), has_answers) {
         (false, _) => args.task,

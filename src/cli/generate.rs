@@ -84,7 +84,9 @@ pub fn run(args: Args) -> Result<()> {
             None => Ok(format!("{id} ")),
         };
         let shown = piece.and_then(|text| {
-            write!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Error::failed("cannot write").because(e))
+            write!(out, "{text}")
+                .and_then(|()| out.flush())
+                .map_err(|e| Error::failed("cannot write").because(e))
         });
         match shown {
             Ok(()) => ControlFlow::Continue(()),

@@ -25,7 +25,9 @@ use crate::error::Result;
 /// Train a small language model through its whole life from one YAML recipe.
 #[derive(Debug, Parser)]
 #[command(name = "minimind", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "First steps: minimind recipes list, minimind plan RECIPE, minimind run RECIPE, minimind chat --model RUN")]
+#[command(
+    after_help = "First steps: minimind recipes list, minimind plan RECIPE, minimind run RECIPE, minimind chat --model RUN"
+)]
 pub struct Cli {
     /// Tell more (-vv: everything).
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]

@@ -3,13 +3,13 @@
 //! `render` and `decode` print the exact text; `encode` prints ids with spaces between, or JSON.
 //! The work is in [`crate::data::tokenizer`].
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::data::tokenizer::{RenderOptions, Tokenizer, train};
+use crate::data::{DataConfig, DataFormat, source};
 use crate::error::{Error, Place, Result};
 
 /// Arguments.
@@ -84,11 +84,8 @@ enum Command {
 pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Train { data, vocab_size, out } => {
-            let mut rows = Vec::with_capacity(data.len());
-            for file in data {
-                rows.push(texts(file)?);
-            }
-            let report = train(rows.into_iter().flatten(), vocab_size, &out)?;
+            let texts = source::texts(&DataConfig::files(data, DataFormat::Text))?;
+            let report = train(texts, vocab_size, &out)?;
             if report.vocab_size < vocab_size {
                 eprintln!("note: the corpus has pairs for {} ids only, not {vocab_size}", report.vocab_size);
             }
@@ -149,4 +146,3 @@ fn read_json(path: &Path) -> Result<Value> {
             .because(error)
     })
 }
-

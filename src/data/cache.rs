@@ -64,7 +64,8 @@ impl Cache {
         let number = |i: usize| usize::try_from(u64_at(&map, 8 * i)).ok();
         let (rows, tokens, skipped) = (number(1)?, number(2)?, number(3)?);
         let (source_bytes, sum) = (u64_at(&map, 32), u64_at(&map, 40));
-        let size = tokens.checked_mul(4)?.checked_add(rows.checked_mul(INDEX_BYTES)?)?.checked_add(HEADER_BYTES)?;
+        let size =
+            tokens.checked_mul(4)?.checked_add(rows.checked_mul(INDEX_BYTES)?)?.checked_add(HEADER_BYTES)?;
         if size != map.len() || u64::from(crc32fast::hash(&map[HEADER_BYTES..])) != sum {
             return None;
         }
@@ -136,7 +137,9 @@ pub fn build(
         let _ = fs::remove_file(&beside);
     }
     made?;
-    Cache::open(path).ok_or_else(|| Error::failed("the token cache just written does not read back").hint("check the disk"))
+    Cache::open(path).ok_or_else(|| {
+        Error::failed("the token cache just written does not read back").hint("check the disk")
+    })
 }
 
 fn write(

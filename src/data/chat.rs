@@ -43,24 +43,41 @@ pub fn conversations(row: &Value) -> Result<&Vec<Value>, RowFault> {
     const FORM: &str = "a chat row is {\"conversations\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}";
     let list = match row.get("conversations") {
         None => return Err(RowFault::new("no field `conversations`", FORM)),
-        Some(Value::Array(list)) if list.is_empty() => return Err(RowFault::new("field `conversations` is empty", "remove the row")),
+        Some(Value::Array(list)) if list.is_empty() => {
+            return Err(RowFault::new("field `conversations` is empty", "remove the row"));
+        }
         Some(Value::Array(list)) => list,
-        Some(other) => return Err(RowFault::new(format!("field `conversations` is {}, not a list", kind(other)), FORM)),
+        Some(other) => {
+            return Err(RowFault::new(format!("field `conversations` is {}, not a list", kind(other)), FORM));
+        }
     };
     for (i, message) in list.iter().enumerate() {
         let field = |name: &str| format!("`conversations[{i}].{name}`");
         if !message.is_object() {
-            return Err(RowFault::new(format!("`conversations[{i}]` is {}, not an object", kind(message)), FORM));
+            return Err(RowFault::new(
+                format!("`conversations[{i}]` is {}, not an object", kind(message)),
+                FORM,
+            ));
         }
         match message.get("role") {
             Some(Value::String(_)) => {}
-            Some(other) => return Err(RowFault::new(format!("{} is {}, not a string", field("role"), kind(other)), FORM)),
+            Some(other) => {
+                return Err(RowFault::new(
+                    format!("{} is {}, not a string", field("role"), kind(other)),
+                    FORM,
+                ));
+            }
             None => return Err(RowFault::new(format!("no field {}", field("role")), FORM)),
         }
         match message.get("content") {
             Some(Value::String(_)) => {}
             Some(Value::Null) | None if message.get("tool_calls").is_some() => {}
-            Some(other) => return Err(RowFault::new(format!("{} is {}, not a string", field("content"), kind(other)), FORM)),
+            Some(other) => {
+                return Err(RowFault::new(
+                    format!("{} is {}, not a string", field("content"), kind(other)),
+                    FORM,
+                ));
+            }
             None => return Err(RowFault::new(format!("no field {}", field("content")), FORM)),
         }
     }

@@ -55,7 +55,9 @@ impl Lines {
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| missing(path, e))?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(Error::input("a folder, not a file").at(Place::file(path)).hint("name the .jsonl file in it"));
+            return Err(Error::input("a folder, not a file")
+                .at(Place::file(path))
+                .hint("name the .jsonl file in it"));
         }
         Ok(Self { path: path.to_owned(), reader: BufReader::with_capacity(1 << 20, file), number: 0 })
     }
@@ -118,7 +120,10 @@ pub fn parse(bytes: &[u8]) -> Result<Value, RowFault> {
     if value.is_object() {
         Ok(value)
     } else {
-        Err(RowFault::new(format!("a JSON object is wanted, this is {}", kind(&value)), "one JSON object a line"))
+        Err(RowFault::new(
+            format!("a JSON object is wanted, this is {}", kind(&value)),
+            "one JSON object a line",
+        ))
     }
 }
 

@@ -97,7 +97,8 @@ impl Loader {
             if self.config.shuffle {
                 random.shuffle(&mut units);
             }
-            let rows: Vec<u32> = units.iter().flat_map(|u| (0..size as u32).map(move |i| u * size as u32 + i)).collect();
+            let rows: Vec<u32> =
+                units.iter().flat_map(|u| (0..size as u32).map(move |i| u * size as u32 + i)).collect();
             return Order { batches: cut(rows.len(), size), rows };
         }
         let mut rows: Vec<u32> = (0..self.rows.len() as u32).collect();

@@ -17,9 +17,9 @@ use super::jsonl::{self, Line, Lines};
 use super::random::Stream;
 use super::rows::Rows;
 use super::synthetic::{self, SyntheticKind};
+use super::text;
 use super::tokenizer::Tokenizer;
 use super::tokens::Tokens;
-use super::text;
 use crate::error::{Error, Place, Result};
 
 /// What preparing needs beside the data's own settings.
@@ -133,8 +133,10 @@ fn split(rows: &Rows, share: f64, seed: u64) -> Result<(Rows, Option<Rows>)> {
         return Ok((rows.clone(), None));
     }
     if held >= units {
-        return Err(Error::input(format!("validation takes {held} of {units} rows and leaves none to train on"))
-            .hint("lower `validation`, or name a validation file"));
+        return Err(Error::input(format!(
+            "validation takes {held} of {units} rows and leaves none to train on"
+        ))
+        .hint("lower `validation`, or name a validation file"));
     }
     let mut order: Vec<u32> = (0..units as u32).collect();
     Stream::new(seed, 11).shuffle(&mut order);
@@ -155,10 +157,13 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
     let (hash, bytes) = content(source, ctx.chat)?;
     if config.format == DataFormat::Tokens {
         let DataSource::Paths(paths) = source else {
-            return Err(Error::input("the built-in world has no tokens format").hint("use format: text or chat"));
+            return Err(
+                Error::input("the built-in world has no tokens format").hint("use format: text or chat")
+            );
         };
         let [path] = &paths[..] else {
-            return Err(Error::input(format!("format tokens reads one file, {} are named", paths.len())).hint("join the files"));
+            return Err(Error::input(format!("format tokens reads one file, {} are named", paths.len()))
+                .hint("join the files"));
         };
         return Ok(Whole { rows: Rows::tokens(Tokens::open(path)?), skipped: 0, bytes, hash });
     }
@@ -177,7 +182,8 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
         None => build(source, &path, tokenizer, skip, ctx)?,
     };
     if cache.rows() == 0 {
-        let fault = Error::input(format!("no usable row ({} skipped)", cache.skipped)).hint("look with `minimind data check FILE`");
+        let fault = Error::input(format!("no usable row ({} skipped)", cache.skipped))
+            .hint("look with `minimind data check FILE`");
         return Err(match source {
             DataSource::Paths(paths) if !paths.is_empty() => fault.at(Place::file(&paths[0])),
             _ => fault,
@@ -188,7 +194,13 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
     Ok(Whole { rows: Rows::cached(cache), skipped, bytes, hash })
 }
 
-fn build(source: &DataSource, path: &Path, tokenizer: &Tokenizer, skip: bool, ctx: &PrepareContext) -> Result<Cache> {
+fn build(
+    source: &DataSource,
+    path: &Path,
+    tokenizer: &Tokenizer,
+    skip: bool,
+    ctx: &PrepareContext,
+) -> Result<Cache> {
     // A row's number is its line, made unique over files by the file's place in the list.
     let (files, lines): (Vec<PathBuf>, Box<dyn Iterator<Item = Result<Line>>>) = match source {
         DataSource::Paths(paths) => {
@@ -197,9 +209,10 @@ fn build(source: &DataSource, path: &Path, tokenizer: &Tokenizer, skip: bool, ct
                     Ok(lines) => (Some(lines), None),
                     Err(e) => (None, Some(Err(e))),
                 };
-                fault.into_iter().chain(lines.into_iter().flatten()).map(move |line| {
-                    line.map(|l| Line { number: l.number | i << 40, bytes: l.bytes })
-                })
+                fault
+                    .into_iter()
+                    .chain(lines.into_iter().flatten())
+                    .map(move |line| line.map(|l| Line { number: l.number | i << 40, bytes: l.bytes }))
             });
             (paths.clone(), Box::new(each))
         }
@@ -225,7 +238,13 @@ fn build(source: &DataSource, path: &Path, tokenizer: &Tokenizer, skip: bool, ct
     })
 }
 
-fn encode(tokenizer: &Tokenizer, row: &Value, number: usize, options: &ChatOptions, chat: bool) -> Result<Encoded> {
+fn encode(
+    tokenizer: &Tokenizer,
+    row: &Value,
+    number: usize,
+    options: &ChatOptions,
+    chat: bool,
+) -> Result<Encoded> {
     if chat {
         return chat::encode(tokenizer, row, number, options);
     }

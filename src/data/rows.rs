@@ -120,7 +120,9 @@ impl Rows {
                 Row { ids, labels, loss_bytes: 0 }
             }
             Store::Cache(cache) => {
-                let pairs = cache.row(index).map(|(id, loss)| (i64::from(id), if loss { i64::from(id) } else { IGNORE }));
+                let pairs = cache
+                    .row(index)
+                    .map(|(id, loss)| (i64::from(id), if loss { i64::from(id) } else { IGNORE }));
                 let (ids, labels) = pairs.unzip();
                 Row { ids, labels, loss_bytes: cache.row_loss(index).0 }
             }

@@ -57,7 +57,10 @@ fn a_seek_equals_reading_on() {
         for index in 0..reading.steps_per_epoch() {
             let batch = reading.batch(epoch, index).unwrap();
             if index % 17 == 3 {
-                assert_eq!(Loader::new(rows.clone(), config(4, Batching::Bucket)).batch(epoch, index).unwrap(), batch);
+                assert_eq!(
+                    Loader::new(rows.clone(), config(4, Batching::Bucket)).batch(epoch, index).unwrap(),
+                    batch
+                );
             }
         }
     }
@@ -111,26 +114,46 @@ fn a_cut_or_changed_cache_does_not_open() {
 fn bad_rows_are_named_by_line_and_field() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bad.jsonl");
-    std::fs::write(&path, "{\"text\":\"ok\"}\n\nnot json\n{\"text\":3}\n{\"other\":1}\n{\"text\":\"\"}\n[1]\n").unwrap();
+    std::fs::write(
+        &path,
+        "{\"text\":\"ok\"}\n\nnot json\n{\"text\":3}\n{\"other\":1}\n{\"text\":\"\"}\n[1]\n",
+    )
+    .unwrap();
     let faults: Vec<String> = Lines::open(&path)
         .unwrap()
         .map(Result::unwrap)
-        .filter_map(|l| jsonl::parse(&l.bytes).and_then(|r| prepare::check(&r, false)).err().map(|f| f.at(&path, l.number).to_string()))
+        .filter_map(|l| {
+            jsonl::parse(&l.bytes)
+                .and_then(|r| prepare::check(&r, false))
+                .err()
+                .map(|f| f.at(&path, l.number).to_string())
+        })
         .collect();
-    let wanted = ["3: not JSON", "4: field `text` is a number", "5: no field `text`", "6: field `text` is empty", "7: a JSON object is wanted"];
+    let wanted = [
+        "3: not JSON",
+        "4: field `text` is a number",
+        "5: no field `text`",
+        "6: field `text` is empty",
+        "7: a JSON object is wanted",
+    ];
     assert_eq!(faults.len(), wanted.len());
     for (fault, wanted) in faults.iter().zip(wanted) {
         assert!(fault.contains(&format!("bad.jsonl:{wanted}")), "{fault}");
     }
-    let chat = jsonl::parse(br#"{"conversations":[{"role":"user","content":"a"},{"role":"assistant","content":7}]}"#).unwrap();
+    let chat = jsonl::parse(
+        br#"{"conversations":[{"role":"user","content":"a"},{"role":"assistant","content":7}]}"#,
+    )
+    .unwrap();
     assert!(chat::conversations(&chat).unwrap_err().what.contains("`conversations[1].content` is a number"));
 }
 
 fn write_tokens(path: &Path, shape: Vec<usize>, key: &str) {
     let count: usize = shape.iter().product();
     let ids: Vec<u8> = (0..count as i64).flat_map(i64::to_le_bytes).collect();
-    let labels: Vec<u8> = (0..count as i64).flat_map(|i| (if i % 3 == 0 { IGNORE } else { i }).to_le_bytes()).collect();
-    let view = |bytes| safetensors::tensor::TensorView::new(safetensors::Dtype::I64, shape.clone(), bytes).unwrap();
+    let labels: Vec<u8> =
+        (0..count as i64).flat_map(|i| (if i % 3 == 0 { IGNORE } else { i }).to_le_bytes()).collect();
+    let view =
+        |bytes| safetensors::tensor::TensorView::new(safetensors::Dtype::I64, shape.clone(), bytes).unwrap();
     let data = [(key.to_owned(), view(&ids)), ("labels".to_owned(), view(&labels))];
     std::fs::write(path, safetensors::serialize(data, None).unwrap()).unwrap();
 }
@@ -212,8 +235,13 @@ fn a_question_has_one_answer_and_sums_are_right() {
     let mut answers = HashMap::new();
     let all = synthetic::questions(42);
     for question in &all {
-        assert!(answers.insert(question.ask.clone(), question.answer.clone()).is_none(), "{} twice", question.ask);
-        let numbers: Vec<u64> = question.ask.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
+        assert!(
+            answers.insert(question.ask.clone(), question.answer.clone()).is_none(),
+            "{} twice",
+            question.ask
+        );
+        let numbers: Vec<u64> =
+            question.ask.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
         let [a, b] = numbers[..] else { continue };
         let right = if question.ask.contains('+') {
             a + b
@@ -230,7 +258,10 @@ fn a_question_has_one_answer_and_sums_are_right() {
 
 #[test]
 fn prose_says_every_heldout_fact_and_no_heldout_sum() {
-    let text: String = synth(42, SyntheticSplit::Train, SyntheticKind::Text).iter().map(|r| r["text"].as_str().unwrap().to_owned() + "\n").collect();
+    let text: String = synth(42, SyntheticSplit::Train, SyntheticKind::Text)
+        .iter()
+        .map(|r| r["text"].as_str().unwrap().to_owned() + "\n")
+        .collect();
     for question in synthetic::questions(42).iter().filter(|q| q.heldout && q.ask.contains(" = ?")) {
         let shown = format!(" {}{}.", question.ask.trim_end_matches('?'), question.answer);
         assert!(!text.contains(&shown), "{shown}");
@@ -275,13 +306,19 @@ fn text_and_chat_rows_are_cached_and_a_broken_cache_is_remade() {
 
     let text = prepare(&config, &ctx(false)).unwrap();
     let row = text.train.row(0);
-    assert_eq!((row.ids[0], *row.ids.last().unwrap()), (tokenizer.bos_id().into(), tokenizer.eos_id().into()));
+    assert_eq!(
+        (row.ids[0], *row.ids.last().unwrap()),
+        (tokenizer.bos_id().into(), tokenizer.eos_id().into())
+    );
     assert_eq!(row.labels, row.ids);
     assert!(text.facts.longest <= 64 && text.facts.loss_tokens == text.facts.tokens - 400);
 
     let chat = prepare(&config, &ctx(true)).unwrap();
     assert_ne!(chat.facts.content_hash, text.facts.content_hash);
-    let answers = synthetic::rows(&SyntheticConfig { rows: Some(400), seed: 5, split: SyntheticSplit::Train }, SyntheticKind::Chat);
+    let answers = synthetic::rows(
+        &SyntheticConfig { rows: Some(400), seed: 5, split: SyntheticSplit::Train },
+        SyntheticKind::Chat,
+    );
     for (i, answer) in answers.enumerate().take(50) {
         let row = chat.train.row(i);
         let spoken: Vec<u32> = row.labels.iter().filter(|l| **l != IGNORE).map(|l| *l as u32).collect();

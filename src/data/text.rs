@@ -13,9 +13,14 @@ use crate::error::Result;
 pub fn text(row: &Value) -> Result<&str, RowFault> {
     match row.get("text") {
         None => Err(RowFault::new("no field `text`", "a text row is {\"text\": \"...\"}")),
-        Some(Value::String(text)) if text.trim().is_empty() => Err(RowFault::new("field `text` is empty", "remove the row")),
+        Some(Value::String(text)) if text.trim().is_empty() => {
+            Err(RowFault::new("field `text` is empty", "remove the row"))
+        }
         Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(RowFault::new(format!("field `text` is {}, not a string", kind(other)), "put the text in quotes")),
+        Some(other) => Err(RowFault::new(
+            format!("field `text` is {}, not a string", kind(other)),
+            "put the text in quotes",
+        )),
     }
 }
 

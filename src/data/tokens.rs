@@ -36,14 +36,18 @@ pub struct Tokens {
 impl Tokens {
     /// Opens and checks a file.
     pub fn open(path: &Path) -> Result<Self> {
-        const HINT: &str = "format tokens wants int64 or int32 `input_ids` and `labels`, both [N, T] or both [N, B, T]";
+        const HINT: &str =
+            "format tokens wants int64 or int32 `input_ids` and `labels`, both [N, T] or both [N, B, T]";
         let bad = |what: String| Error::input(what).at(Place::file(path)).hint(HINT);
-        let map = map_file(&File::open(path).map_err(|e| missing(path, e))?).map_err(|e| Error::io("map", path, e))?;
+        let map = map_file(&File::open(path).map_err(|e| missing(path, e))?)
+            .map_err(|e| Error::io("map", path, e))?;
         let (ids, labels, shape) = {
-            let tensors = SafeTensors::deserialize(&map).map_err(|e| bad("not a safetensors file".into()).because(e))?;
+            let tensors = SafeTensors::deserialize(&map)
+                .map_err(|e| bad("not a safetensors file".into()).because(e))?;
             let get = |name: &str| {
                 let view = tensors.tensor(name).map_err(|_| {
-                    bad(format!("no tensor `{name}`")).because(format!("the file has {}", tensors.names().join(", ")))
+                    bad(format!("no tensor `{name}`"))
+                        .because(format!("the file has {}", tensors.names().join(", ")))
                 })?;
                 if !matches!(view.dtype(), Dtype::I64 | Dtype::I32) {
                     return Err(bad(format!("`{name}` is {:?}, not int64 or int32", view.dtype())));

@@ -157,7 +157,8 @@ fn optimizer_value(optimizer: &AdamW, lr: f64) -> Result<Value> {
     let mut hosts = bridge::borrow_all(tensors.iter())?.into_iter();
     let mut entries = Vec::new();
     for i in 0..optimizer.len() {
-        let mut part = |name: &str| (name.to_owned(), Value::Tensor(hosts.next().expect("three tensors a parameter")));
+        let mut part =
+            |name: &str| (name.to_owned(), Value::Tensor(hosts.next().expect("three tensors a parameter")));
         let parts = [part("step"), part("exp_avg"), part("exp_avg_sq")];
         entries.push((Value::Int(i as i64), Value::dict(parts)));
     }
@@ -201,7 +202,12 @@ pub fn load(path: &std::path::Path) -> Result<Loaded> {
 
 impl Loaded {
     /// Puts weights, moments, scaler and random state back.
-    pub fn restore(&self, model: &CausalLm, optimizer: &mut AdamW, scaler: Option<&mut GradScaler>) -> Result<()> {
+    pub fn restore(
+        &self,
+        model: &CausalLm,
+        optimizer: &mut AdamW,
+        scaler: Option<&mut GradScaler>,
+    ) -> Result<()> {
         let at = |e: Error| e.at(Place::file(&self.path));
         self.restore_weights(model).map_err(at)?;
         self.restore_optimizer(optimizer).map_err(at)?;
@@ -210,7 +216,8 @@ impl Loaded {
             && let Some(scale) = saved.get("scale").and_then(Value::as_f64)
         {
             scaler.scale = scale;
-            scaler.growth_tracker = saved.get("_growth_tracker").and_then(Value::as_i64).unwrap_or(0).max(0) as u64;
+            scaler.growth_tracker =
+                saved.get("_growth_tracker").and_then(Value::as_i64).unwrap_or(0).max(0) as u64;
         }
         if let Some(rng) = self.value.get("rng_state").and_then(Value::as_tensor) {
             native::set_rng_state(model.device(), &bridge::to_tensor(rng)?)?;
@@ -237,8 +244,10 @@ impl Loaded {
                 .ok_or_else(|| Error::failed(format!("this resume file has no weight `{name}`")))?;
             if saved.shape() != param.size() {
                 let (got, want) = (saved.shape(), param.size());
-                return Err(Error::failed(format!("`{name}` has shape {got:?} in the resume file, the model wants {want:?}"))
-                    .hint("the model in the recipe changed: run with --resume never to start over"));
+                return Err(Error::failed(format!(
+                    "`{name}` has shape {got:?} in the resume file, the model wants {want:?}"
+                ))
+                .hint("the model in the recipe changed: run with --resume never to start over"));
             }
             let saved = bridge::to_tensor(saved)?;
             tch::no_grad(|| param.shallow_clone().f_copy_(&saved))?;
@@ -263,11 +272,16 @@ impl Loaded {
                     .and_then(bridge::to_tensor)
             };
             let step = match saved.get("step") {
-                Some(Value::Tensor(t)) => bridge::to_tensor(t)?.to_kind(Kind::Double).sum(Kind::Double).double_value(&[]),
+                Some(Value::Tensor(t)) => {
+                    bridge::to_tensor(t)?.to_kind(Kind::Double).sum(Kind::Double).double_value(&[])
+                }
                 Some(other) => other.as_f64().unwrap_or(0.0),
                 None => 0.0,
             };
-            optimizer.set_state(i, &ParamState { step, exp_avg: moment("exp_avg")?, exp_avg_sq: moment("exp_avg_sq")? })?;
+            optimizer.set_state(
+                i,
+                &ParamState { step, exp_avg: moment("exp_avg")?, exp_avg_sq: moment("exp_avg_sq")? },
+            )?;
         }
         Ok(())
     }

@@ -155,7 +155,8 @@ pub fn train(
     signals: &Signals,
 ) -> Result<Outcome> {
     model.params().set_requires_grad(true);
-    let optimizer = AdamW::new(model.params().tensors().iter().map(|t| t.shallow_clone()).collect(), config.adamw)?;
+    let optimizer =
+        AdamW::new(model.params().tensors().iter().map(|t| t.shallow_clone()).collect(), config.adamw)?;
     let per_epoch = objective.steps_per_epoch();
     let total = config.schedule.total_steps;
     let mut trainer = Trainer {
@@ -166,7 +167,11 @@ pub fn train(
         observer,
         optimizer,
         scaler: config.loss_scaling.then(GradScaler::default),
-        state: SavedState { content_hash: config.content_hash.clone(), total_steps: total, ..SavedState::default() },
+        state: SavedState {
+            content_hash: config.content_hash.clone(),
+            total_steps: total,
+            ..SavedState::default()
+        },
         per_epoch,
         total,
         step: 0,
@@ -189,8 +194,11 @@ impl Trainer<'_> {
         loaded.restore(self.model, &mut self.optimizer, self.scaler.as_mut())?;
         self.step = loaded.position.epoch * self.per_epoch + loaded.position.step_in_epoch;
         if self.step > self.total {
-            return Err(Error::input(format!("the checkpoint is at micro-batch {}, the run has {}", self.step, self.total))
-                .hint("raise epochs or max_steps, or start over with --resume never"));
+            return Err(Error::input(format!(
+                "the checkpoint is at micro-batch {}, the run has {}",
+                self.step, self.total
+            ))
+            .hint("raise epochs or max_steps, or start over with --resume never"));
         }
         if let Some(state) = &loaded.state {
             self.state = state.clone();
@@ -217,7 +225,8 @@ impl Trainer<'_> {
             self.state.loss = Some(step.loss);
             bad = bad.or(self.state.watch.judge(step.loss, self.config.spike_factor));
             let at_end = self.step == self.total;
-            let boundary = (index + 1) % self.config.accumulation_steps == 0 || index + 1 == self.per_epoch || at_end;
+            let boundary =
+                (index + 1) % self.config.accumulation_steps == 0 || index + 1 == self.per_epoch || at_end;
             if boundary {
                 self.update(bad.take())?;
             }
@@ -228,8 +237,11 @@ impl Trainer<'_> {
                 && let Some(signal) = signals.asked()
             {
                 self.save_all()?;
-                return Err(Error::interrupted(signal, format!("saved at micro-batch {} of {}", self.step, self.total))
-                    .hint("the same command goes on from there"));
+                return Err(Error::interrupted(
+                    signal,
+                    format!("saved at micro-batch {} of {}", self.step, self.total),
+                )
+                .hint("the same command goes on from there"));
             }
         }
         self.finish()
@@ -240,7 +252,9 @@ impl Trainer<'_> {
     fn after(&mut self, epoch: u64, step: &StepLoss, boundary: bool) -> Result<()> {
         let at_end = self.step == self.total;
         let window = self.config.accumulation_steps;
-        let due = |interval: u64| boundary && (at_end || self.step / interval > self.step.saturating_sub(window) / interval);
+        let due = |interval: u64| {
+            boundary && (at_end || self.step / interval > self.step.saturating_sub(window) / interval)
+        };
         let save = due(self.config.save_interval);
         let validate = self.config.eval_interval.map_or(save, due);
         let validation = if validate { self.objective.validate(self.model)? } else { Vec::new() };
@@ -248,7 +262,8 @@ impl Trainer<'_> {
             self.row(epoch, step, &validation)?;
         }
         if let Some(&(_, loss)) = validation.first() {
-            self.state.validation = validation.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+            self.state.validation =
+                validation.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
             let better = self.state.best.is_none_or(|(best, _)| loss < best);
             if better && loss.is_finite() {
                 self.state.best = Some((loss, self.step));
@@ -297,7 +312,9 @@ impl Trainer<'_> {
         self.optimizer.zero_grad();
         let (what, policy) = match anomaly {
             Anomaly::NotFinite => ("the loss or its gradient is not a number".to_owned(), self.config.on_nan),
-            Anomaly::Spike(ratio) => (format!("the loss is {ratio:.1} times its running mean"), self.config.on_spike),
+            Anomaly::Spike(ratio) => {
+                (format!("the loss is {ratio:.1} times its running mean"), self.config.on_spike)
+            }
         };
         let what = format!("micro-batch {}: {what}", self.step);
         let patient = self.state.watch.bear();
@@ -310,7 +327,8 @@ impl Trainer<'_> {
         if policy == OnAnomaly::Rollback {
             let loaded = resume::load(&self.files.resume)?;
             loaded.restore(self.model, &mut self.optimizer, self.scaler.as_mut())?;
-            self.observer.note(&format!("{what}; went back to the last checkpoint's weights and goes on after it"));
+            self.observer
+                .note(&format!("{what}; went back to the last checkpoint's weights and goes on after it"));
         } else {
             self.observer.note(&format!("{what}; this update is left out"));
         }

@@ -81,8 +81,11 @@ fn room(model: &CausalLm, prompt: &[u32], wanted: usize) -> Result<usize> {
             .hint("use the tokenizer the weights were trained with"));
     }
     if prompt.len() >= positions {
-        return Err(Error::input(format!("the prompt has {} tokens, the model sees {positions}", prompt.len()))
-            .hint("shorten the prompt"));
+        return Err(Error::input(format!(
+            "the prompt has {} tokens, the model sees {positions}",
+            prompt.len()
+        ))
+        .hint("shorten the prompt"));
     }
     Ok(wanted.min(positions - prompt.len()))
 }

@@ -9,7 +9,9 @@ use super::measure::{self, Question};
 use super::runner::{Context, Finished};
 
 use crate::data::source;
-use crate::data::{Batching, DataConfig, DataFormat, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare};
+use crate::data::{
+    Batching, DataConfig, DataFormat, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare,
+};
 use crate::engine::Compute;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
@@ -75,9 +77,9 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
         // Wrong ones first: they are what a person wants to see.
         let mut shown: Vec<_> = answered.iter().filter(|a| !a.correct).take(5).collect();
         shown.extend(answered.iter().filter(|a| a.correct).take(5));
-        answers.extend(shown.iter().map(|a| {
-            json!({"question": a.question, "expected": a.expected, "got": a.got, "correct": a.correct})
-        }));
+        answers.extend(shown.iter().map(
+            |a| json!({"question": a.question, "expected": a.expected, "got": a.got, "correct": a.correct}),
+        ));
     }
     Ok(json!({"metrics": metrics, "answers": answers}))
 }

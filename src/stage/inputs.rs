@@ -95,8 +95,10 @@ pub fn check_vocabulary(model: &CausalLm, tokenizer: Option<&Tokenizer>) -> Resu
     let Some(tokenizer) = tokenizer else { return Ok(()) };
     let (have, want) = (model.config().vocab_size, tokenizer.vocab_size() as i64);
     if want > have {
-        return Err(Error::input(format!("the tokenizer has {want} tokens, the model's embedding {have} rows"))
-            .hint("use the tokenizer the weights were trained with, or start from scratch"));
+        return Err(Error::input(format!(
+            "the tokenizer has {want} tokens, the model's embedding {have} rows"
+        ))
+        .hint("use the tokenizer the weights were trained with, or start from scratch"));
     }
     Ok(())
 }
@@ -108,7 +110,8 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     inputs.add("seed", context.plan.seed.to_string());
     inputs.add("precision", context.compute.name());
     inputs.add("device", crate::engine::device::name(context.device));
-    let text = serde_json::to_string(config).map_err(|e| Error::failed("cannot describe a stage").because(e))?;
+    let text =
+        serde_json::to_string(config).map_err(|e| Error::failed("cannot describe a stage").because(e))?;
     inputs.add("settings", hex(&Sha256::digest(text.as_bytes())));
     let (data, init, source) = match config {
         StageConfig::Tokenizer(c) => (&c.data, None, None),

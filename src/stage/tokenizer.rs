@@ -16,7 +16,10 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
     let signals = context.signals.clone();
     let limited = texts.map_while(move |text| {
         if let Some(signal) = signals.asked() {
-            return Some(Err(Error::interrupted(signal, "the tokenizer stage was stopped before it was done")));
+            return Some(Err(Error::interrupted(
+                signal,
+                "the tokenizer stage was stopped before it was done",
+            )));
         }
         let text = match text {
             Ok(text) => text,
@@ -30,11 +33,15 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
     });
     let report = data::tokenizer::train::train(limited, config.vocab_size, folder)?;
     if report.texts == 0 {
-        return Err(Error::input("the tokenizer's data holds no text").hint("look at it with minimind data stats"));
+        return Err(
+            Error::input("the tokenizer's data holds no text").hint("look at it with minimind data stats")
+        );
     }
     let source = match &config.data.source {
         DataSource::Synthetic(_) => "synthetic".to_owned(),
-        DataSource::Paths(paths) => paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
+        DataSource::Paths(paths) => {
+            paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+        }
     };
     let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(Finished {

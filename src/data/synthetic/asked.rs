@@ -44,9 +44,12 @@ pub(super) fn sum_held(seed: u64, a: u64, b: u64) -> bool {
     pair_held(seed, 21, a, b, 0.10)
 }
 
-const SUM_FORMS: [&str; 4] = ["What is {a} + {b}?", "How much is {a} + {b}?", "{a} + {b} = ?", "{a} + {b} 은 얼마입니까?"];
-const LARGER: [&str; 3] = ["Which is larger, {a} or {b}?", "Which number is larger, {a} or {b}?", "{a} 와 {b} 중에서 큰 수는?"];
-const SMALLER: [&str; 3] = ["Which is smaller, {a} or {b}?", "Which number is smaller, {a} or {b}?", "{a} 와 {b} 중에서 작은 수는?"];
+const SUM_FORMS: [&str; 4] =
+    ["What is {a} + {b}?", "How much is {a} + {b}?", "{a} + {b} = ?", "{a} + {b} 은 얼마입니까?"];
+const LARGER: [&str; 3] =
+    ["Which is larger, {a} or {b}?", "Which number is larger, {a} or {b}?", "{a} 와 {b} 중에서 큰 수는?"];
+const SMALLER: [&str; 3] =
+    ["Which is smaller, {a} or {b}?", "Which number is smaller, {a} or {b}?", "{a} 와 {b} 중에서 작은 수는?"];
 const GREETINGS: [(&str, &str); 4] = [
     ("Hello, I am {e}.", "Hello, {e}."),
     ("Hi, my name is {e}.", "Hello, {e}."),
@@ -112,7 +115,8 @@ pub fn questions(seed: u64) -> Vec<Question> {
     }
     for (names, forms, salt) in [(PEOPLE, GREETINGS, 51), (KOREANS, KOREAN_GREETINGS, 52)] {
         for (i, name) in names.iter().enumerate() {
-            let held = (chance(seed, i as u64, salt) < 0.5).then(|| (chance(seed, i as u64, salt + 10) * 4.0) as usize);
+            let held = (chance(seed, i as u64, salt) < 0.5)
+                .then(|| (chance(seed, i as u64, salt + 10) * 4.0) as usize);
             all.extend(forms.iter().enumerate().map(|(form, (ask, answer))| Question {
                 ask: ask.replace("{e}", name),
                 answer: answer.replace("{e}", name),

@@ -6,7 +6,13 @@ use super::asked::{SUM_MAX, fill, sum_held};
 use super::world::World;
 use crate::data::random::Stream;
 
-const SUMS: [&str; 5] = ["{a} + {b} = {c}.", "{a} plus {b} is {c}.", "The sum of {a} and {b} is {c}.", "Add {a} and {b}: {c}.", "{a} + {b} 은 {c} 입니다."];
+const SUMS: [&str; 5] = [
+    "{a} + {b} = {c}.",
+    "{a} plus {b} is {c}.",
+    "The sum of {a} and {b} is {c}.",
+    "Add {a} and {b}: {c}.",
+    "{a} + {b} 은 {c} 입니다.",
+];
 const COMPARISONS: [&str; 5] = [
     "Of {a} and {b}, {c} is larger and {d} is smaller.",
     "Take {a} or {b}: the larger is {c}.",
@@ -29,7 +35,8 @@ fn sentence(world: &World, random: &mut Stream) -> String {
             random.pick(fact.wording.say).replace("{e}", fact.entity).replace("{v}", fact.value)
         }
         55..80 => loop {
-            let (a, b) = (random.below(SUM_MAX as usize + 1) as u64, random.below(SUM_MAX as usize + 1) as u64);
+            let (a, b) =
+                (random.below(SUM_MAX as usize + 1) as u64, random.below(SUM_MAX as usize + 1) as u64);
             if !sum_held(world.seed, a, b) {
                 break fill(random.pick::<&str>(&SUMS), a, b).replace("{c}", &(a + b).to_string());
             }
