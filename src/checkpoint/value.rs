@@ -91,6 +91,8 @@ enum Bytes {
 #[derive(Debug)]
 pub struct Storage(Bytes);
 
+// A borrowed tensor keeps a storage on its thread; `Arc` is for the map, and costs nothing here.
+#[allow(clippy::arc_with_non_send_sync)]
 impl Storage {
     /// Bytes of its own.
     pub fn owned(bytes: Vec<u8>) -> Arc<Self> {

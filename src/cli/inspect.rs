@@ -58,7 +58,7 @@ fn as_input(fault: Error) -> Error {
 
 /// What a file holds, as `--json` prints it.
 pub fn look(path: &Path) -> Result<Json> {
-    let is_pth = path.is_file() && !path.extension().is_some_and(|e| e == "safetensors");
+    let is_pth = path.is_file() && path.extension().is_none_or(|e| e != "safetensors");
     let resume = if is_pth { pth::read(path).ok().filter(|v| v.get("model").is_some()) } else { None };
     let weights = load::read_weights(path)?;
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
