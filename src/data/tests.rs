@@ -253,6 +253,8 @@ fn a_question_has_one_answer_and_sums_are_right() {
         assert!(synthetic::verify(&right.to_string(), &question.answer));
     }
     let held = all.iter().filter(|q| q.heldout).count();
+    let facts = all.iter().filter(|q| q.heldout && q.group == 0).count();
+    assert!(facts * 8 > held, "{facts} facts of {held} held-out questions");
     assert!((300..all.len() / 8).contains(&held), "{held} of {}", all.len());
 }
 

@@ -41,7 +41,7 @@ fn pair_held(seed: u64, salt: u64, a: u64, b: u64, share: f64) -> bool {
 
 /// Whether this sum is held out.
 pub(super) fn sum_held(seed: u64, a: u64, b: u64) -> bool {
-    pair_held(seed, 21, a, b, 0.10)
+    pair_held(seed, 21, a, b, 0.13)
 }
 
 const SUM_FORMS: [&str; 4] =
@@ -79,8 +79,8 @@ pub(super) fn fill(form: &str, a: u64, b: u64) -> String {
 pub fn questions(seed: u64) -> Vec<Question> {
     let mut all = Vec::new();
     for (i, fact) in World::new(seed).facts.iter().enumerate() {
-        // One wording of about two facts in three: the other four wordings are trained.
-        let held = (chance(seed, i as u64, 30) < 0.6).then(|| (chance(seed, i as u64, 31) * 5.0) as usize);
+        // One wording of about three facts in four: the other four wordings are trained.
+        let held = (chance(seed, i as u64, 30) < 0.75).then(|| (chance(seed, i as u64, 31) * 5.0) as usize);
         for (form, ask) in fact.wording.ask.iter().enumerate() {
             all.push(Question {
                 ask: ask.replace("{e}", fact.entity),
@@ -103,7 +103,7 @@ pub fn questions(seed: u64) -> Vec<Question> {
         if a == b {
             continue;
         }
-        let heldout = pair_held(seed, 41, a, b, 0.10);
+        let heldout = pair_held(seed, 41, a, b, 0.09);
         for (forms, answer) in [(LARGER, a.max(b)), (SMALLER, a.min(b))] {
             all.extend(forms.iter().map(|form| Question {
                 ask: fill(form, a, b),
