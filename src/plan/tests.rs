@@ -71,3 +71,29 @@ fn costs_add_up() {
     assert_eq!(memory.total, memory.weights + memory.gradients + memory.optimizer + memory.activations);
     assert!(cost::table(&costs).lines().count() == 5);
 }
+
+#[test]
+fn huge_sizes_cost_much_but_do_not_overflow() {
+    let text = "\
+model: {hidden_size: 1000000000, num_hidden_layers: 1000000000, num_attention_heads: 1000000000, head_dim: 1000000000,
+        num_key_value_heads: 1000000000, vocab_size: 1000000000, intermediate_size: 1000000000}
+stages:
+  - tokenizer: {data: {synthetic: {rows: 1000000000}}}
+  - pretrain: {data: {synthetic: {rows: 1000000000}, batching: pad}, epochs: 1000000000, batch_size: 1}
+";
+    let plan = plan(text);
+    let costs = estimate(&plan, &Machine::detect(), &crate::cli::plan::count, 1e9);
+    assert!(costs[1].peak_memory.unwrap().total > 1 << 56 && cost::table(&costs).contains("pretrain"));
+}
+
+#[test]
+fn embedded_recipes_are_found_and_copied_once() {
+    use crate::cli::recipes::{Action, Args, find, run};
+    assert!(find("recipes/quickstart.yaml").is_ok());
+    assert_eq!(find("quikstart").unwrap_err().hint_text(), Some("did you mean `quickstart`?"));
+    let folder = tempfile::tempdir().unwrap();
+    let copy = || run(Args { action: Some(Action::Copy { name: "quickstart".into(), dest: folder.path().into() }) });
+    copy().unwrap();
+    assert_eq!(copy().unwrap_err().exit_code(), 2);
+    assert!(load(&folder.path().join("quickstart.yaml"), &[]).is_ok());
+}
