@@ -1,8 +1,6 @@
 //! Where `tracing` events go: stderr, as short lines or as JSON.
 
 use tracing::Level;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
 
 /// The shape of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -11,15 +9,6 @@ pub enum LogFormat {
     Text,
     /// A JSON object a line.
     Json,
-}
-
-/// No time stamp: a person at a terminal needs none.
-struct NoTime;
-
-impl FormatTime for NoTime {
-    fn format_time(&self, _: &mut Writer<'_>) -> std::fmt::Result {
-        Ok(())
-    }
 }
 
 /// Starts logging; later calls change nothing.
@@ -34,7 +23,7 @@ pub fn start(verbose: u8, format: LogFormat) {
     let _ = match format {
         LogFormat::Json => base.json().try_init(),
         LogFormat::Text => {
-            base.with_target(false).with_level(verbose > 0).with_ansi(false).with_timer(NoTime).try_init()
+            base.with_target(false).with_level(verbose > 0).with_ansi(false).without_time().try_init()
         }
     };
 }

@@ -9,7 +9,7 @@ use crate::plan::machine::Machine;
 use crate::plan::{self, Plan, StageConfig};
 use crate::report::ConsoleMode;
 use crate::report::console_table;
-use crate::stage::{self, Resume, RunOptions};
+use crate::stage::{self, Resume, RunOptions, record};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -53,9 +53,24 @@ pub fn run(args: Args) -> Result<()> {
     };
     let signals = Signals::install()?;
     stage::run(&plan, &options, device, compute, &signals)?;
+    say_samples(&plan);
     println!("{}", console_table(&plan.output)?);
     say_next(&plan);
     Ok(())
+}
+
+/// What the last stage with samples answers.
+fn say_samples(plan: &Plan) {
+    let summaries = plan.stages.iter().rev().filter_map(|stage| record::summary(&plan.output.join(&stage.name)));
+    let Some(samples) = summaries.filter_map(|s| Some(s["samples"].as_array()?.clone())).find(|s| !s.is_empty())
+    else {
+        return;
+    };
+    for sample in samples {
+        let text = |key: &str| sample[key].as_str().unwrap_or_default().replace('\n', " ");
+        println!("> {}\n  {}", text("prompt"), text("after"));
+    }
+    println!();
 }
 
 /// What to type now.

@@ -15,8 +15,8 @@ pub(super) const COMPARISONS: usize = 2;
 pub(super) const SMALL_TALK: usize = 3;
 
 /// Sums go up to this plus this.
-pub(super) const SUM_MAX: u64 = 20;
-const COMPARE_MAX: u64 = 30;
+pub(super) const SUM_MAX: u64 = 10;
+const COMPARE_MAX: u64 = 20;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq)]
