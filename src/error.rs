@@ -114,7 +114,9 @@ impl Error {
             ),
             _ => None,
         };
-        let fault = Self::failed(format!("cannot {doing}")).at(Place::file(path)).because(error);
+        // A file that is not there was named wrongly; everything else is the machine's doing.
+        let kind = if error.kind() == std::io::ErrorKind::NotFound { Kind::Input } else { Kind::Failed };
+        let fault = Self::new(kind, format!("cannot {doing}")).at(Place::file(path)).because(error);
         match hint {
             Some(hint) => fault.hint(hint),
             None => fault,

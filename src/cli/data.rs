@@ -286,6 +286,9 @@ fn synth(kind: KindArg, out: &Path, rows: Option<usize>, seed: u64, split: Split
         KindArg::Chat => SyntheticKind::Chat,
     };
     let io = |e| Error::io("write", out, e);
+    if let Some(folder) = out.parent() {
+        std::fs::create_dir_all(folder).map_err(io)?;
+    }
     let mut file = std::io::BufWriter::new(std::fs::File::create(out).map_err(io)?);
     let mut count = 0usize;
     for row in synthetic::rows(&SyntheticConfig { rows, seed, split }, kind) {

@@ -69,7 +69,8 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     for (name, value) in result["metrics"].as_object().into_iter().flatten() {
-        println!("{name:<16} {value}");
+        let shown = value.as_f64().map_or(value.to_string(), |x| crate::report::format::digits(x, 5));
+        println!("{name:<16} {shown}");
     }
     Ok(())
 }

@@ -1,15 +1,16 @@
 //! `minimind plan`: what a recipe will do and take, without doing it.
 //!
-//! Rows are counted cheaply here; [`show`] takes a better counter from whoever has one.
+//! Nothing is written: rows are counted, and the tokens of the first ones carried over to all.
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::doctor::matrix_speed;
+use crate::data::{Batching, DataConfig, DataFormat, DataSource, Tokenizer, source};
 use crate::error::{Error, Result};
 use crate::plan::cost::{self, Facts};
-use crate::plan::{Batching, DataConfig, DataFormat, DataSource, Machine, Plan, StageConfig, StagePlan};
+use crate::plan::{Machine, Plan, StageConfig, StagePlan, TokenizerSource};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -24,21 +25,19 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Sustained FLOP/s per core that fp32 training reaches (measured: 100..135 GFLOP/s on 2 cores at most).
-const CPU_FLOPS_PER_CORE: f64 = 4e10;
+/// Share of the measured matrix speed that training reaches on a CPU (0.63 seen on a 30M model, less on small ones).
+const CPU_SHARE: f64 = 0.5;
 /// Sustained FLOP/s assumed of a GPU for small models.
 const GPU_FLOPS: f64 = 5e13;
-/// Rows of the built-in world where the recipe does not say.
-const SYNTHETIC_ROWS: u64 = 10_000;
-/// Tokens of one synthetic row, roughly.
-const SYNTHETIC_TOKENS: u64 = 40;
-/// Bytes of JSON a token, roughly.
-const BYTES_PER_TOKEN: u64 = 3;
+/// Rows whose tokens are counted.
+const SAMPLE_ROWS: usize = 200;
+/// Bytes a token, roughly, where there is no tokenizer yet.
+const BYTES_PER_TOKEN: usize = 3;
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     let plan = crate::plan::load(&args.recipe, &args.sets)?;
-    show(&plan, args.json, &count)
+    show(&plan, args.json, &|stage| count(&plan, stage))
 }
 
 /// Prints the plan to stdout; `facts` counts rows and tokens.
@@ -47,13 +46,13 @@ pub fn run(args: Args) -> Result<()> {
 /// Only where the plan cannot be written as JSON.
 pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>) -> Result<()> {
     let machine = Machine::detect();
-    let cores = plan.runtime.threads.unwrap_or(machine.cores) as f64;
+    tch::set_num_threads(plan.runtime.threads.unwrap_or(machine.cores) as i32);
     let gpu = match plan.runtime.device {
         crate::plan::Wanted::Auto => machine.gpu_seen,
         crate::plan::Wanted::Cpu => false,
         crate::plan::Wanted::Cuda(_) | crate::plan::Wanted::Mps => true,
     };
-    let flops_per_s = if gpu { GPU_FLOPS } else { CPU_FLOPS_PER_CORE * cores };
+    let flops_per_s = if gpu { GPU_FLOPS } else { CPU_SHARE * matrix_speed(tch::Device::Cpu) };
     let costs = cost::estimate(plan, &machine, facts, flops_per_s);
     let total: f64 = costs.iter().filter_map(|c| c.seconds).sum();
     if json {
@@ -73,7 +72,7 @@ pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>
     print!("{}", cost::table(&costs));
     let peak = costs.iter().filter_map(|c| c.peak_memory).map(|m| m.total).max().unwrap_or(0);
     println!(
-        "estimated at {:.0} GFLOP/s; rows and tokens of files are counted, those of text guessed",
+        "estimated at {:.0} GFLOP/s; half the matrix speed measured just now; tokens are carried over from the first {SAMPLE_ROWS} rows",
         flops_per_s / 1e9
     );
     if let (false, Some(free)) = (gpu, machine.memory_available)
@@ -87,45 +86,60 @@ pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>
     Ok(())
 }
 
-/// Counts lines and bytes; tokens follow from bytes.
-pub fn count(stage: &StagePlan) -> Option<Facts> {
-    match &stage.config {
-        StageConfig::Tokenizer(c) => facts(&c.data, 1, usize::MAX),
-        StageConfig::Pretrain(c) | StageConfig::Sft(c) => facts(&c.data, c.batch_size, c.max_seq_len),
-        StageConfig::Eval(c) => facts(&c.data, c.batch_size, c.max_seq_len),
+/// Rows are counted; tokens are those of the first rows, carried over to all.
+pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
+    let (data, source, batch, length) = match &stage.config {
+        StageConfig::Tokenizer(c) => (&c.data, None, 1, usize::MAX),
+        StageConfig::Pretrain(c) | StageConfig::Sft(c) => {
+            (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len)
+        }
+        StageConfig::Eval(c) => (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len),
+    };
+    if data.format == DataFormat::Tokens {
+        return token_facts(data, batch);
+    }
+    let tokenizer = source.and_then(|source| {
+        let folder = match source {
+            TokenizerSource::Stage(name) => plan.output.join(name),
+            TokenizerSource::Folder(folder) => folder.clone(),
+        };
+        Tokenizer::load(&folder).ok()
+    });
+    let rows = crate::data::prepare::quick_facts(data).ok()?.rows as u64;
+    let sample = source::rows(data).ok()?.take(SAMPLE_ROWS).filter_map(|row| row.ok());
+    let lens: Vec<u64> = sample.map(|row| length_of(&row, tokenizer.as_ref()).clamp(1, length) as u64).collect();
+    let mean = lens.iter().sum::<u64>() as f64 / lens.len().max(1) as f64;
+    let tokens = (rows as f64 * mean).round() as u64;
+    let padded_tokens = match data.batching {
+        Batching::Bucket => tokens + tokens / 20,
+        Batching::Pad => rows * length.min(1 << 20) as u64,
+    };
+    Some(Facts { rows, tokens, padded_tokens, micro_batches_per_epoch: rows.div_ceil(batch.max(1) as u64) })
+}
+
+/// Tokens of a row; without a tokenizer they follow from its bytes.
+fn length_of(row: &serde_json::Value, tokenizer: Option<&Tokenizer>) -> usize {
+    let text = match row["text"].as_str() {
+        Some(text) => Some(text.to_owned()),
+        None => tokenizer.and_then(|t| crate::data::tokenizer::render_conversation(t, row).ok()),
+    };
+    match (text, tokenizer) {
+        (Some(text), Some(tokenizer)) => tokenizer.encode(&text).map_or(0, |ids| ids.len() + 2),
+        (Some(text), None) => text.len() / BYTES_PER_TOKEN + 2,
+        (None, _) => row.to_string().len() / BYTES_PER_TOKEN,
     }
 }
 
-fn facts(data: &DataConfig, batch: usize, length: usize) -> Option<Facts> {
-    if data.format == DataFormat::Tokens {
-        return None;
+/// Rows of token files as they lie.
+fn token_facts(data: &DataConfig, batch: usize) -> Option<Facts> {
+    let DataSource::Paths(paths) = &data.source else { return None };
+    let (mut rows, mut tokens, mut batches) = (0, 0, 0);
+    for path in paths {
+        let shape = crate::checkpoint::safetensors::read(path).ok()?.tensors.get("input_ids")?.shape();
+        let own = shape[..shape.len() - 1].iter().product::<i64>() as u64;
+        rows += own;
+        tokens += shape.iter().product::<i64>() as u64;
+        batches += if shape.len() == 3 { shape[0] as u64 } else { own.div_ceil(batch.max(1) as u64) };
     }
-    let (mut rows, mut tokens, mut longest) = (0u64, 0u64, 0u64);
-    match &data.source {
-        DataSource::Synthetic(s) => {
-            rows = s.rows.map_or(SYNTHETIC_ROWS, |r| r as u64);
-            longest = SYNTHETIC_TOKENS.min(length as u64);
-            tokens = rows * longest;
-        }
-        DataSource::Paths(paths) => {
-            for path in paths {
-                let mut file = BufReader::new(std::fs::File::open(path).ok()?);
-                let mut line = Vec::new();
-                while file.read_until(b'\n', &mut line).ok()? > 0 {
-                    if line.iter().any(|b| !b.is_ascii_whitespace()) {
-                        let own = (line.len() as u64 / BYTES_PER_TOKEN).clamp(1, length as u64);
-                        rows += 1;
-                        tokens += own;
-                        longest = longest.max(own);
-                    }
-                    line.clear();
-                }
-            }
-        }
-    }
-    let padded_tokens = match data.batching {
-        Batching::Bucket => tokens + tokens / 20,
-        Batching::Pad => rows * (length as u64).min(longest.max(length as u64)),
-    };
-    Some(Facts { rows, tokens, padded_tokens, micro_batches_per_epoch: rows.div_ceil(batch.max(1) as u64) })
+    Some(Facts { rows, tokens, padded_tokens: tokens, micro_batches_per_epoch: batches })
 }

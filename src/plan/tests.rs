@@ -82,7 +82,7 @@ stages:
   - pretrain: {data: {synthetic: {rows: 1000000000}, batching: pad}, epochs: 1000000000, batch_size: 1}
 ";
     let plan = plan(text);
-    let costs = estimate(&plan, &Machine::detect(), &crate::cli::plan::count, 1e9);
+    let costs = estimate(&plan, &Machine::detect(), &|stage| crate::cli::plan::count(&plan, stage), 1e9);
     assert!(costs[1].peak_memory.unwrap().total > 1 << 56 && cost::table(&costs).contains("pretrain"));
 }
 

@@ -82,12 +82,12 @@ pub fn run(
     signals: &Signals,
 ) -> Result<()> {
     let output = &plan.output;
+    let first = options.from.as_deref().map(|name| find(plan, name)).transpose()?;
+    let only = options.only.as_deref().map(|name| find(plan, name)).transpose()?;
     std::fs::create_dir_all(output).map_err(|e| Error::io("create the run's folder", output, e))?;
     let _lock = lock(output)?;
     atomic::write_bytes(&output.join("recipe.yaml"), plan.recipe_text.as_bytes())?;
     write_json(&output.join("plan.json"), plan)?;
-    let first = options.from.as_deref().map(|name| find(plan, name)).transpose()?;
-    let only = options.only.as_deref().map(|name| find(plan, name)).transpose()?;
     let mut context = Context {
         plan,
         device,
@@ -103,9 +103,10 @@ pub fn run(
             continue;
         }
         let forced = first.is_some_and(|first| i >= first);
-        // A forced stage starts over, unless its own half-done run is what is asked for.
-        context.resume = options.resume;
-        ran |= one(&context, stage, forced && !ran_half(output, stage))?;
+        // A finished stage that is forced starts over; one that was cut short goes on.
+        let forced = forced && !ran_half(output, stage);
+        context.resume = if forced { Resume::Never } else { options.resume };
+        ran |= one(&context, stage, forced)?;
     }
     let report = crate::report::html::write_report(output)?;
     tracing::info!("report: {}", report.display());

@@ -41,7 +41,7 @@ fn pair_held(seed: u64, salt: u64, a: u64, b: u64, share: f64) -> bool {
 
 /// Whether this sum is held out.
 pub(super) fn sum_held(seed: u64, a: u64, b: u64) -> bool {
-    pair_held(seed, 21, a, b, 0.13)
+    pair_held(seed, 21, a, b, 0.2)
 }
 
 const SUM_FORMS: [&str; 4] =
@@ -103,7 +103,7 @@ pub fn questions(seed: u64) -> Vec<Question> {
         if a == b {
             continue;
         }
-        let heldout = pair_held(seed, 41, a, b, 0.09);
+        let heldout = pair_held(seed, 41, a, b, 0.2);
         for (forms, answer) in [(LARGER, a.max(b)), (SMALLER, a.min(b))] {
             all.extend(forms.iter().map(|form| Question {
                 ask: fill(form, a, b),

@@ -1,0 +1,104 @@
+//! Every recipe that comes with the program: it plans, its header says how to run it, and the quick one runs
+//! and is skipped the second time.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{minimind, rows, succeed};
+
+fn recipes() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("recipes")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .collect();
+    found.sort();
+    assert!(found.len() >= 3);
+    found
+}
+
+#[test]
+fn every_recipe_plans_and_says_how_to_run_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for recipe in recipes() {
+        let text = std::fs::read_to_string(&recipe).expect("a recipe");
+        let name = recipe.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(text.contains(&format!("# Run:     minimind run recipes/{name}")), "{name}: no command");
+        assert!(text.contains("# Needs:") && text.contains("# Expect:"), "{name}: header");
+        let output = minimind().current_dir(root).arg("plan").arg(&recipe).arg("--json").output().expect("runs");
+        let faults = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON value");
+            assert!(plan["costs"].as_array().is_some_and(|c| !c.is_empty()), "{name}");
+        } else {
+            // Data that the user brings is not here; nothing else may be wrong.
+            println!("{name}: its data is not here");
+            let errors = faults.lines().filter(|l| l.starts_with("error: "));
+            assert!(
+                errors.clone().count() > 0
+                    && errors.clone().all(|l| l.contains("no such") || l.contains("no file") || l.contains("no folder")),
+                "{name}:\n{faults}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_quickstart_runs_in_small_and_is_skipped_the_second_time() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = || {
+        let small = ["stages.pretrain.max_steps=8", "stages.sft.max_steps=8", "stages.eval.limit=10"];
+        let mut command = minimind();
+        command.current_dir(root).args(["run", "recipes/quickstart.yaml", "--output"]).arg(folder.path());
+        for set in small {
+            command.args(["--set", set]);
+        }
+        succeed(&mut command)
+    };
+    let first = run();
+    let table = String::from_utf8_lossy(&first.stdout).into_owned();
+    assert!(table.contains("exact_match") && table.contains("minimind chat --model"), "{table}");
+    for stage in ["pretrain", "sft"] {
+        let last = rows(&folder.path().join(stage).join("metrics.jsonl")).pop().expect("a row");
+        assert_eq!(last["step"], 8);
+        assert!(folder.path().join(format!("{stage}_128.pth")).exists());
+    }
+    let page = std::fs::read_to_string(folder.path().join("report.html")).expect("a report");
+    assert!(page.contains("<svg") && !page.contains("src=\"http"));
+    let second = run();
+    let log = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(log.matches("done already, skipped").count(), 4, "{log}");
+}
+
+#[test]
+fn two_runs_in_one_folder_are_refused_and_a_signal_saves() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let command = || {
+        let mut command = minimind();
+        command.current_dir(root).args(["run", "recipes/quickstart.yaml", "--output"]).arg(folder.path());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        command
+    };
+    let first = command().spawn().expect("starts");
+    // Until it is training; generous, for a busy machine.
+    for _ in 0..600 {
+        if folder.path().join("pretrain/events.out.tfevents.0.minimind").exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let second = command().output().expect("runs");
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another run is at work"));
+    let id = first.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+    let ended = first.wait_with_output().expect("ends");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(143), "{said}");
+    assert!(said.contains("saved at micro-batch"), "{said}");
+    assert!(folder.path().join("pretrain_128_resume.pth").exists());
+}
