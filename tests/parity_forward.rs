@@ -21,7 +21,9 @@ fn config(fixture: &Path) -> ModelConfig {
 }
 
 fn model(fixture: &Path, config: &ModelConfig) -> CausalLm {
-    load_model(&fixture.join("weights_fp32.pth"), Some(config), Device::Cpu, Kind::Float).expect("loads").model
+    load_model(&fixture.join("weights_fp32.pth"), Some(config), Device::Cpu, Kind::Float)
+        .expect("loads")
+        .model
 }
 
 fn farthest(a: &Tensor, b: &Tensor) -> f64 {

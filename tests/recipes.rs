@@ -27,7 +27,8 @@ fn every_recipe_plans_and_says_how_to_run_it() {
         let name = recipe.file_name().expect("a name").to_string_lossy().into_owned();
         assert!(text.contains(&format!("# Run:     minimind run recipes/{name}")), "{name}: no command");
         assert!(text.contains("# Needs:") && text.contains("# Expect:"), "{name}: header");
-        let output = minimind().current_dir(root).arg("plan").arg(&recipe).arg("--json").output().expect("runs");
+        let output =
+            minimind().current_dir(root).arg("plan").arg(&recipe).arg("--json").output().expect("runs");
         let faults = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() {
             let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON value");
@@ -38,7 +39,9 @@ fn every_recipe_plans_and_says_how_to_run_it() {
             let errors = faults.lines().filter(|l| l.starts_with("error: "));
             assert!(
                 errors.clone().count() > 0
-                    && errors.clone().all(|l| l.contains("no such") || l.contains("no file") || l.contains("no folder")),
+                    && errors
+                        .clone()
+                        .all(|l| l.contains("no such") || l.contains("no file") || l.contains("no folder")),
                 "{name}:\n{faults}"
             );
         }

@@ -61,8 +61,10 @@ pub fn run(args: Args) -> Result<()> {
 
 /// What the last stage with samples answers.
 fn say_samples(plan: &Plan) {
-    let summaries = plan.stages.iter().rev().filter_map(|stage| record::summary(&plan.output.join(&stage.name)));
-    let Some(samples) = summaries.filter_map(|s| Some(s["samples"].as_array()?.clone())).find(|s| !s.is_empty())
+    let summaries =
+        plan.stages.iter().rev().filter_map(|stage| record::summary(&plan.output.join(&stage.name)));
+    let Some(samples) =
+        summaries.filter_map(|s| Some(s["samples"].as_array()?.clone())).find(|s| !s.is_empty())
     else {
         return;
     };

@@ -258,7 +258,7 @@ impl Trainer<'_> {
         let save = due(self.config.save_interval);
         let validate = self.config.eval_interval.map_or(save, due);
         let validation = if validate { self.objective.validate(self.model)? } else { Vec::new() };
-        if self.step % self.config.log_interval == 0 || at_end || !validation.is_empty() {
+        if self.step.is_multiple_of(self.config.log_interval) || at_end || !validation.is_empty() {
             self.row(epoch, step, &validation)?;
         }
         if let Some(&(_, loss)) = validation.first() {

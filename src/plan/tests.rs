@@ -92,7 +92,8 @@ fn embedded_recipes_are_found_and_copied_once() {
     assert!(find("recipes/quickstart.yaml").is_ok());
     assert_eq!(find("quikstart").unwrap_err().hint_text(), Some("did you mean `quickstart`?"));
     let folder = tempfile::tempdir().unwrap();
-    let copy = || run(Args { action: Some(Action::Copy { name: "quickstart".into(), dest: folder.path().into() }) });
+    let copy =
+        || run(Args { action: Some(Action::Copy { name: "quickstart".into(), dest: folder.path().into() }) });
     copy().unwrap();
     assert_eq!(copy().unwrap_err().exit_code(), 2);
     assert!(load(&folder.path().join("quickstart.yaml"), &[]).is_ok());
