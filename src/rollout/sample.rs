@@ -101,13 +101,16 @@ pub fn distribution(logits: &[f32], temperature: f64, top_k: usize, top_p: f64) 
     if top_k > 0 {
         kept.truncate(top_k);
     }
-    let sum: f64 = kept.iter().map(|(_, p)| p).sum();
-    let mut covered = 0.0;
-    let enough = kept.iter().position(|(_, p)| {
-        covered += p / sum;
-        covered >= top_p
-    });
-    kept.truncate(enough.map_or(kept.len(), |i| i + 1));
+    // Rounding must not cut the tail of the full distribution.
+    if top_p < 1.0 {
+        let sum: f64 = kept.iter().map(|(_, p)| p).sum();
+        let mut covered = 0.0;
+        let enough = kept.iter().position(|(_, p)| {
+            covered += p / sum;
+            covered >= top_p
+        });
+        kept.truncate(enough.map_or(kept.len(), |i| i + 1));
+    }
     let sum: f64 = kept.iter().map(|(_, p)| p).sum();
     kept.iter_mut().for_each(|(_, p)| *p /= sum);
     kept
