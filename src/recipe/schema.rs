@@ -21,7 +21,7 @@ pub struct Root {
     pub seed: Option<i64>,
     /// Device, precision and threads.
     pub runtime: Option<RuntimeSection>,
-    /// The run's folder (checkpoints/<name>).
+    /// The run's folder (`checkpoints/NAME`).
     pub output: Option<String>,
     /// A tokenizer stage, or a folder with tokenizer.json; a stage may name its own.
     pub tokenizer: Option<String>,
@@ -220,7 +220,7 @@ pub struct EvalSection {
     pub tokenizer: Option<String>,
     /// What to measure on.
     pub data: Option<DataSection>,
-    /// loss, exact_match, or both ([loss]).
+    /// loss, exact_match, or both (without it: loss).
     pub tasks: Option<Vec<Option<TaskName>>>,
     /// Rows a batch (16).
     pub batch_size: Option<i64>,

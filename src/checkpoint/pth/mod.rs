@@ -1,6 +1,6 @@
 //! PyTorch's `.pth`: a zip of stored records, one of which is a pickle that names the others.
 //!
-//! Reading runs nothing: [`unpickler`] is a small machine with a list of what it may build. Storages are
+//! Reading runs nothing: `unpickler` is a small machine with a list of what it may build. Storages are
 //! mapped, not read. Writing gives the same bytes for the same contents, and every file can be read by
 //! `torch.load(path, weights_only=True)`. Next: `archive` (the zip), `pickler`.
 
@@ -32,7 +32,7 @@ pub fn read(path: &Path) -> Result<Value> {
     unpickler::unpickle(&archive).map_err(at)
 }
 
-/// A record that [`write`] put beside the tree; `None` where the file has no such record.
+/// A record that [`write()`] put beside the tree; `None` where the file has no such record.
 pub fn read_extra(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let at = |e: Error| e.at(Place::file(path));
     let archive = Archive::open(path).map_err(at)?;

@@ -2,7 +2,7 @@
 //!
 //! Reads what Hugging Face tools write: `tokenizer.json`, and beside it `tokenizer_config.json` (special
 //! tokens, template) and `chat_template.jinja` where they exist. Special tokens are never added by
-//! `encode`: the stages say where they want them. Next: [`template`], [`labels`], [`stream`], [`train`].
+//! `encode`: the stages say where they want them. Next: [`template`], [`labels`], [`stream`], [`mod@train`].
 
 pub mod labels;
 mod pyjson;
