@@ -102,7 +102,7 @@ pub fn run(args: Args) -> Result<()> {
                     answer(&opened, &args, &config, system.as_deref(), &mut turns)?;
                 }
             }
-            text if text.starts_with("/system") => {
+            text if text.split_whitespace().next() == Some("/system") => {
                 let rest = text["/system".len()..].trim();
                 system = (!rest.is_empty()).then(|| rest.to_owned());
             }
@@ -116,6 +116,28 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Ids of the conversation; its oldest turns are forgotten where it no longer fits the model.
+fn prompt_ids(
+    opened: &Opened,
+    thinking: bool,
+    system: Option<&str>,
+    turns: &mut Vec<Value>,
+) -> Result<Vec<u32>> {
+    let tokenizer = opened.tokenizer()?;
+    let options = RenderOptions { add_generation_prompt: true, open_thinking: thinking };
+    loop {
+        let mut messages = Vec::new();
+        messages.extend(system.map(|text| json!({"role": "system", "content": text})));
+        messages.extend(turns.iter().cloned());
+        let ids = tokenizer.encode(&tokenizer.render(&json!(messages), None, options)?)?;
+        if turns.len() < 3 || (ids.len() as i64) < opened.model.config().max_position_embeddings {
+            return Ok(ids);
+        }
+        eprintln!("[the conversation no longer fits the model: its oldest turns are forgotten]");
+        turns.drain(..2);
+    }
+}
+
 fn answer(
     opened: &Opened,
     args: &Args,
@@ -124,11 +146,7 @@ fn answer(
     turns: &mut Vec<Value>,
 ) -> Result<()> {
     let tokenizer = opened.tokenizer()?;
-    let mut messages = Vec::new();
-    messages.extend(system.map(|text| json!({"role": "system", "content": text})));
-    messages.extend(turns.iter().cloned());
-    let options = RenderOptions { add_generation_prompt: true, open_thinking: args.thinking };
-    let prompt = tokenizer.encode(&tokenizer.render(&json!(messages), None, options)?)?;
+    let prompt = prompt_ids(opened, args.thinking, system, turns)?;
     let mut decoder = StreamDecoder::new(true);
     let mut printer =
         Printer { dim: std::io::stdout().is_terminal(), thinking: args.thinking, whole: String::new() };

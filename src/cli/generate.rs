@@ -22,13 +22,13 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', value_name = "1,2,3")]
     ids: Option<Vec<u32>>,
     /// Give the prompt as it is, without the chat template.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ids")]
     raw: bool,
     /// A system message before the prompt.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["ids", "raw"])]
     system: Option<String>,
     /// Let the model think first.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["ids", "raw"])]
     thinking: bool,
     /// Most new tokens.
     #[arg(long, default_value_t = 256)]

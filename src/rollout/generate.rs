@@ -54,7 +54,9 @@ pub struct Generation {
     pub prefill_tokens: usize,
     /// Seconds for the prompt.
     pub prefill_s: f64,
-    /// Seconds for the new tokens after the first.
+    /// Steps after the prompt, one token each; an end mark is one too.
+    pub decode_steps: usize,
+    /// Seconds for them.
     pub decode_s: f64,
 }
 
@@ -64,9 +66,9 @@ impl Generation {
         self.prefill_tokens as f64 / self.prefill_s.max(1e-9)
     }
 
-    /// New tokens a second; the first one comes with the prompt.
+    /// Tokens a second after the prompt's pass, which gives the first one.
     pub fn decode_tokens_per_s(&self) -> f64 {
-        self.ids.len().saturating_sub(1) as f64 / self.decode_s.max(1e-9)
+        self.decode_steps as f64 / self.decode_s.max(1e-9)
     }
 }
 
@@ -104,6 +106,10 @@ fn last_logits(model: &CausalLm, ids: &Tensor, cache: &mut KvCache) -> Result<Ve
     let mut flat = vec![0f32; (b * v) as usize];
     let count = flat.len();
     logits.contiguous().f_copy_data(&mut flat, count)?;
+    if flat.iter().any(|x| x.is_nan()) {
+        return Err(Error::failed("the model's logits are not numbers")
+            .hint("the weights are broken or the precision is too low: try --precision fp32, or an earlier checkpoint"));
+    }
     Ok(flat.chunks(v as usize).map(<[f32]>::to_vec).collect())
 }
 
@@ -125,6 +131,7 @@ pub fn generate(
     let prefill_s = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let mut finish = Finish::Length;
+    let mut decode_steps = 0;
     while seen.len() - prompt.len() < limit {
         let token = sampler.choose(&mut logits[0], &seen);
         if Some(token) == config.eos_id {
@@ -138,6 +145,7 @@ pub fn generate(
         }
         if seen.len() - prompt.len() < limit {
             logits = last_logits(model, &ids_tensor(&[&[token]], model), &mut cache)?;
+            decode_steps += 1;
         }
     }
     Ok(Generation {
@@ -145,6 +153,7 @@ pub fn generate(
         finish,
         prefill_tokens: prompt.len(),
         prefill_s,
+        decode_steps,
         decode_s: started.elapsed().as_secs_f64(),
     })
 }

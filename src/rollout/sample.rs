@@ -87,6 +87,10 @@ pub fn likeliest(logits: &[f32]) -> u32 {
 /// What is sampled from: tokens with their probabilities, likeliest first, summing to one.
 pub fn distribution(logits: &[f32], temperature: f64, top_k: usize, top_p: f64) -> Vec<(u32, f64)> {
     let most = f64::from(logits[likeliest(logits) as usize]);
+    if !most.is_finite() {
+        // An overflow in half precision: one token outweighs all others.
+        return vec![(likeliest(logits), 1.0)];
+    }
     let mut kept: Vec<(u32, f64)> = logits
         .iter()
         .enumerate()
@@ -151,6 +155,13 @@ mod tests {
         assert_eq!(first, draw());
         let share = first.iter().filter(|&&t| t == 2).count() as f64 / 4000.0;
         assert!((share - 0.665).abs() < 0.03, "{share}");
+    }
+
+    #[test]
+    fn an_infinite_logit_wins_and_one_of_minus_infinity_never_does() {
+        let inf = f32::INFINITY;
+        assert_eq!(distribution(&[0.0, inf, 1.0], 1.0, 0, 1.0), [(1, 1.0)]);
+        assert!(distribution(&[0.0, -inf, 1.0], 1.0, 0, 1.0).iter().all(|&(t, p)| t != 1 || p == 0.0));
     }
 
     #[test]
