@@ -66,7 +66,7 @@ enum Command {
         /// The file to write
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Rows; default: 12000 for train, 300 for heldout
+        /// Rows; default: 12000 for train, 200 for heldout
         #[arg(long)]
         rows: Option<usize>,
         /// The same seed makes the same world

@@ -255,7 +255,7 @@ fn a_question_has_one_answer_and_sums_are_right() {
     let held = all.iter().filter(|q| q.heldout).count();
     let facts = all.iter().filter(|q| q.heldout && q.group == 0).count();
     assert!(facts * 8 > held, "{facts} facts of {held} held-out questions");
-    assert!((300..all.len() / 8).contains(&held), "{held} of {}", all.len());
+    assert!((synthetic::HELDOUT_ROWS..all.len() / 8).contains(&held), "{held} of {}", all.len());
 }
 
 #[test]

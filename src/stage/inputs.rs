@@ -135,7 +135,10 @@ fn data_hash(data: &DataConfig) -> Result<String> {
     let mut hasher = Sha256::new();
     let mut files: Vec<&PathBuf> = match &data.source {
         DataSource::Paths(paths) => paths.iter().collect(),
-        DataSource::Synthetic(_) => Vec::new(),
+        DataSource::Synthetic(_) => {
+            hasher.update(format!("built-in world {}", crate::data::synthetic::VERSION));
+            Vec::new()
+        }
     };
     if let Validation::Path(path) = &data.validation {
         files.push(path);
