@@ -10,7 +10,7 @@ use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides};
 use crate::plan::machine::Machine;
-use crate::plan::{Precision, Wanted};
+use crate::plan::{Precision, Wanted, settings};
 
 /// Where the libtorch of this build lies.
 pub const LIBTORCH_DIR: &str = env!("MINIMIND_LIBTORCH_LIB");
@@ -39,17 +39,7 @@ pub struct OpenArgs {
 }
 
 fn parse_device(text: &str) -> std::result::Result<Wanted, String> {
-    match text {
-        "auto" => Ok(Wanted::Auto),
-        "cpu" => Ok(Wanted::Cpu),
-        "mps" => Ok(Wanted::Mps),
-        "cuda" => Ok(Wanted::Cuda(0)),
-        _ => text
-            .strip_prefix("cuda:")
-            .and_then(|n| n.parse().ok())
-            .map(Wanted::Cuda)
-            .ok_or_else(|| "expected auto, cpu, cuda, cuda:N or mps".to_owned()),
-    }
+    settings::parse_device(text).ok_or_else(|| "expected auto, cpu, cuda, cuda:N or mps".to_owned())
 }
 
 /// A model ready to run.
