@@ -1,10 +1,11 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
-//! Reading order: `types` (the plan), `resolve`, `evaluation`, `references` and `settings` (from a recipe to it), `hash` (what makes
+//! Reading order: `types` (the plan), `resolve`, `evaluation`, `exporting`, `references` and `settings` (from a recipe to it), `hash` (what makes
 //! a stage done), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
 pub mod cost;
 pub mod evaluation;
+pub mod exporting;
 pub mod hash;
 pub mod machine;
 pub mod references;
@@ -12,6 +13,7 @@ pub mod resolve;
 pub mod settings;
 pub mod types;
 
+pub use exporting::ExportConfig;
 pub use cost::{Facts, StageCost, estimate};
 pub use hash::stage_hash;
 pub use machine::Machine;
