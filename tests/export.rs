@@ -34,13 +34,8 @@ fn greedy(module: &CModule, recorded: &Value) -> Vec<i64> {
     let prompt = Tensor::from_slice(&ids_of(&recorded["greedy_prompt"])).unsqueeze(0);
     let new = ids_of(&recorded["greedy_completion"]).len() as i64;
     let (_, t) = prompt.size2().expect("[1, T]");
-    let given = [
-        IValue::Tensor(prompt),
-        IValue::Int(new),
-        IValue::Double(0.0),
-        IValue::Int(0),
-        IValue::Double(1.0),
-    ];
+    let given =
+        [IValue::Tensor(prompt), IValue::Int(new), IValue::Double(0.0), IValue::Int(0), IValue::Double(1.0)];
     let IValue::Tensor(all) = module.method_is("generate", &given).expect("ids") else { panic!("no tensor") };
     Vec::<i64>::try_from(all.view([-1]).narrow(0, t, new)).expect("ids")
 }
@@ -75,9 +70,13 @@ fn torchscript_computes_what_the_reference_recorded() {
         for more in [&[][..], &["--freeze"]] {
             let out = folder.path().join("model.pt");
             let report = export("torchscript", &fixture, &out, more);
-            assert!(report["check"]["largest_difference"].as_f64().expect("a number") <= TOLERANCE, "{report}");
+            assert!(
+                report["check"]["largest_difference"].as_f64().expect("a number") <= TOLERANCE,
+                "{report}"
+            );
             let module = CModule::load(&out).expect("loads");
-            let far = farthest(&module.forward_ts(&[&tensors["input_ids"]]).expect("logits"), &tensors["logits"]);
+            let far =
+                farthest(&module.forward_ts(&[&tensors["input_ids"]]).expect("logits"), &tensors["logits"]);
             println!("{} {more:?}: {far:.1e}, {} bytes", fixture.display(), report["bytes"]);
             assert!(far <= TOLERANCE);
             assert_eq!(greedy(&module, &recorded), ids_of(&recorded["greedy_completion"]));
@@ -86,7 +85,8 @@ fn torchscript_computes_what_the_reference_recorded() {
         export("torchscript", &fixture, &yarn, &["--yarn"]);
         let tensors = named_tensors(&fixture.join("yarn.safetensors")).expect("tensors");
         let (_, t) = tensors["input_ids"].size2().expect("[B, T]");
-        let logits = CModule::load(&yarn).expect("loads").forward_ts(&[&tensors["input_ids"]]).expect("logits");
+        let logits =
+            CModule::load(&yarn).expect("loads").forward_ts(&[&tensors["input_ids"]]).expect("logits");
         let far = farthest(&logits.narrow(1, t - 8, 8), &tensors["logits_last8"]);
         println!("{} yarn: {far:.1e}", fixture.display());
         assert!(far <= TOLERANCE);
@@ -119,7 +119,10 @@ fn an_export_stage_writes_checks_and_is_skipped_the_second_time() {
         assert!(made.join(file).is_file(), "{file}");
     }
     let summary = json(&made.join("summary.json"));
-    assert!(summary["metrics"]["torchscript_difference"].as_f64().expect("a number") <= TOLERANCE, "{summary}");
+    assert!(
+        summary["metrics"]["torchscript_difference"].as_f64().expect("a number") <= TOLERANCE,
+        "{summary}"
+    );
     assert_eq!(summary["exports"].as_array().map(Vec::len), Some(3));
     let again = succeed(minimind().arg("run").arg(&recipe));
     let log = String::from_utf8_lossy(&again.stderr).into_owned();

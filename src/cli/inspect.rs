@@ -109,7 +109,8 @@ pub fn look(path: &Path) -> Result<Json> {
 /// A TorchScript module: its parameters, and its methods by their headings.
 fn look_script(path: &Path) -> Result<Json> {
     let script = pth::read_script(path)?;
-    let metadata: Option<Json> = script.metadata.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
+    let metadata: Option<Json> =
+        script.metadata.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
     let mut seen = std::collections::HashSet::new();
     let frozen = script.tensors.is_empty() && !script.constants.is_empty();

@@ -19,7 +19,8 @@ pub fn pth(source: &Source, precision: Precision, path: &Path) -> Result<()> {
 pub fn safetensors(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let tied = source.model.config().tie_word_embeddings;
     let value = weights_value(&source.model, precision.kind())?;
-    let named = |(name, tensor): &(Value, Value)| Some((name.as_str()?.to_owned(), tensor.as_tensor()?.clone()));
+    let named =
+        |(name, tensor): &(Value, Value)| Some((name.as_str()?.to_owned(), tensor.as_tensor()?.clone()));
     let mut tensors: Vec<_> = value.entries().iter().filter_map(named).collect();
     tensors.retain(|(name, _)| !(tied && name == "lm_head.weight"));
     let about = [

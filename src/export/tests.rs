@@ -77,7 +77,14 @@ fn a_wrong_export_is_refused_and_the_old_one_stays() {
     config.rope_theta = 10.0;
     let params = Params::from_named(
         &config,
-        source.model.params().names().iter().cloned().zip(source.model.params().tensors().iter().map(|t| t.copy())).collect(),
+        source
+            .model
+            .params()
+            .names()
+            .iter()
+            .cloned()
+            .zip(source.model.params().tensors().iter().map(|t| t.copy()))
+            .collect(),
         Device::Cpu,
         Kind::Float,
     );
@@ -86,7 +93,9 @@ fn a_wrong_export_is_refused_and_the_old_one_stays() {
     let fault = check::compare(&want, &got, check::tolerance(Kind::Float), "logits").unwrap_err();
     assert!(fault.to_string().contains("largest difference of logits"), "{fault}");
     let nan = &want * f64::NAN;
-    assert!(check::compare(&want, &nan, 1.0, "logits").is_err() && check::compare(&nan, &want, 1.0, "x").is_err());
+    assert!(
+        check::compare(&want, &nan, 1.0, "logits").is_err() && check::compare(&nan, &want, 1.0, "x").is_err()
+    );
     // An export that fails on the way leaves what was there, and no draft.
     let frozen = Options { freeze: true, ..Options::default() };
     assert_eq!(export(Format::Pth, &source, &out, &frozen).unwrap_err().exit_code(), 2);
@@ -114,7 +123,8 @@ fn torchscript_of_every_shape_computes_the_same_and_is_read_as_data() {
                 let script = crate::checkpoint::pth::read_script(&out).unwrap();
                 let about: serde_json::Value = serde_json::from_slice(&script.metadata.unwrap()).unwrap();
                 assert_eq!(about["config"]["inference_rope_scaling"], yarn);
-                for method in ["forward(input_ids: Tensor", "forward_cached(input_ids", "generate(input_ids"] {
+                for method in ["forward(input_ids: Tensor", "forward_cached(input_ids", "generate(input_ids"]
+                {
                     assert!(script.methods.iter().any(|m| m.starts_with(method)), "{:?}", script.methods);
                 }
                 let constants: usize = script.constants.iter().map(|t| t.numel()).sum();

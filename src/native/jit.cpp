@@ -34,13 +34,12 @@ char *mm_script_module(mm_script s, const char *class_name, int64_t like, int64_
     auto &all = script(s);
     if (like < 0) {
       all.modules.emplace_back(c10::QualifiedName(class_name), all.unit);
-      all.modules.back().eval(); // registers `training`, which Python's wrapper asks for
     } else {
       auto type = module(s, like).type();
-      auto made = torch::jit::Module(all.unit, type);
-      made.eval();
-      all.modules.push_back(std::move(made));
+      all.modules.emplace_back(all.unit, type);
     }
+    // Python's wrapper asks for it.
+    all.modules.back().register_attribute("training", c10::BoolType::get(), false);
     *out = static_cast<int64_t>(all.modules.size()) - 1;
   });
 }

@@ -66,7 +66,10 @@ impl Script {
     fn make(&mut self, class: &str, like: i64) -> Result<i64> {
         let (class, mut out) = (text(class)?, 0);
         // SAFETY: the builder is live, the text ends in NUL; the shim checks the number.
-        check(unsafe { mm_script_module(self.0, class.as_ptr(), like, &mut out) }, "make a TorchScript module")?;
+        check(
+            unsafe { mm_script_module(self.0, class.as_ptr(), like, &mut out) },
+            "make a TorchScript module",
+        )?;
         Ok(out)
     }
 
@@ -144,7 +147,9 @@ mod tests {
             script.parameter(leaf, "weight", &weight).unwrap();
             leaves.push(leaf);
         }
-        script.define(leaves[0], "def forward(self, x: Tensor):\n    return torch.linear(x, self.weight)\n").unwrap();
+        script
+            .define(leaves[0], "def forward(self, x: Tensor):\n    return torch.linear(x, self.weight)\n")
+            .unwrap();
         let root = script.module("Root").unwrap();
         script.child(root, "a", leaves[0]).unwrap();
         script.child(root, "b", leaves[1]).unwrap();
@@ -156,7 +161,13 @@ mod tests {
             let y = module.forward_ts(&[Tensor::ones([1, 2], (Kind::Float, Device::Cpu))]).unwrap();
             assert_eq!(Vec::<Vec<f64>>::try_from(y).unwrap(), [[4.0, 4.0, 4.0]]);
         }
-        assert!(script.define(root, "def f(self):\n    return torch.nosuch(1)\n").unwrap_err().to_string().contains("compile"));
+        assert!(
+            script
+                .define(root, "def f(self):\n    return torch.nosuch(1)\n")
+                .unwrap_err()
+                .to_string()
+                .contains("compile")
+        );
         assert!(script.child(root, "c", 99).is_err() && script.module_like(99).is_err());
         assert!(script.parameter(99, "w", &weight).is_err());
         assert!(script.save(root, Path::new("/nonexistent/a.pt"), &[], ("a", "")).is_err());

@@ -66,7 +66,11 @@ impl Resolver<'_> {
         }
         let freeze = s.freeze.unwrap_or(false);
         if freeze && !formats.contains(&Format::Torchscript) {
-            self.fault(&join(base, "freeze"), "`freeze` is for torchscript", "add it to formats, or leave freeze out");
+            self.fault(
+                &join(base, "freeze"),
+                "`freeze` is for torchscript",
+                "add it to formats, or leave freeze out",
+            );
         }
         let precision = s.precision.map(|name| match name {
             ExportPrecisionName::Fp32 => Precision::Fp32,

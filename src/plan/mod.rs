@@ -13,8 +13,8 @@ pub mod resolve;
 pub mod settings;
 pub mod types;
 
-pub use exporting::ExportConfig;
 pub use cost::{Facts, StageCost, estimate};
+pub use exporting::ExportConfig;
 pub use hash::stage_hash;
 pub use machine::Machine;
 pub use resolve::{load, resolve};

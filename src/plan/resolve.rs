@@ -167,7 +167,11 @@ impl Resolver<'_> {
             let base: Steps = vec!["stages".to_owned(), index.to_string()];
             let Some(stage) = stage else {
                 if !self.recipe.aside.contains(&base) {
-                    self.fault(&base, "a stage is empty", "give it a kind: tokenizer, pretrain, sft, eval, export");
+                    self.fault(
+                        &base,
+                        "a stage is empty",
+                        "give it a kind: tokenizer, pretrain, sft, eval, export",
+                    );
                 }
                 continue;
             };

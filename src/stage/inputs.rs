@@ -115,7 +115,9 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     inputs.add("settings", hex(&Sha256::digest(text.as_bytes())));
     let (data, init, source) = match config {
         StageConfig::Tokenizer(c) => (Some(&c.data), None, None),
-        StageConfig::Pretrain(c) | StageConfig::Sft(c) => (Some(&c.data), Some(&c.init), c.tokenizer.as_ref()),
+        StageConfig::Pretrain(c) | StageConfig::Sft(c) => {
+            (Some(&c.data), Some(&c.init), c.tokenizer.as_ref())
+        }
         StageConfig::Export(c) => (None, Some(&c.init), c.tokenizer.as_ref()),
         StageConfig::Eval(c) => (Some(&c.data), Some(&c.init), c.tokenizer.as_ref()),
     };

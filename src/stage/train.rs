@@ -167,7 +167,13 @@ pub fn run(
 }
 
 /// What the weight file says about itself.
-fn describe(context: &Context<'_>, name: &str, config: &TrainConfig, model: &CausalLm, inputs: &Inputs) -> String {
+fn describe(
+    context: &Context<'_>,
+    name: &str,
+    config: &TrainConfig,
+    model: &CausalLm,
+    inputs: &Inputs,
+) -> String {
     let tokenizer = config.tokenizer.as_ref().map(|source| {
         let folder = inputs::tokenizer_folder(context, source);
         // Relative to the weight file where it lies in the run, so that a run's folder can be moved.

@@ -9,8 +9,11 @@ use crate::checkpoint::Value;
 pub fn lora(rows: &[Row]) -> Json {
     let down = |name: &str| name.contains(".lora.A.") || name.contains(".lora_A.");
     let up = |name: &str| name.contains(".lora.B.") || name.contains(".lora_B.");
-    let mut ranks: Vec<i64> =
-        rows.iter().filter(|(name, _, _)| down(name)).filter_map(|(_, _, shape)| shape.first().copied()).collect();
+    let mut ranks: Vec<i64> = rows
+        .iter()
+        .filter(|(name, _, _)| down(name))
+        .filter_map(|(_, _, shape)| shape.first().copied())
+        .collect();
     let modules = ranks.len();
     if modules == 0 {
         return Json::Null;
@@ -25,7 +28,9 @@ pub fn lora(rows: &[Row]) -> Json {
 
 /// The optimizer's state in a resume file; null without one.
 pub fn optimizer(resume: &Value) -> Json {
-    let Some(optimizer) = resume.get("optimizer").filter(|o| o.as_dict().is_some()) else { return Json::Null };
+    let Some(optimizer) = resume.get("optimizer").filter(|o| o.as_dict().is_some()) else {
+        return Json::Null;
+    };
     let states = optimizer.get("state").map(Value::entries).unwrap_or_default();
     let first = states.first().map(|(_, state)| state);
     let group = match optimizer.get("param_groups") {
@@ -84,8 +89,17 @@ pub fn tokens(metadata: Option<&Json>, resume: Option<&Value>) -> Json {
 
 /// What made the file: recipe, stage, program, and the hashes of everything that decided it.
 pub fn provenance(metadata: Option<&Json>, resume: Option<&Value>) -> Json {
-    let keys =
-        ["recipe", "recipe_hash", "stage", "program", "content_hash", "inputs", "tokenizer", "exported_from", "exported_by"];
+    let keys = [
+        "recipe",
+        "recipe_hash",
+        "stage",
+        "program",
+        "content_hash",
+        "inputs",
+        "tokenizer",
+        "exported_from",
+        "exported_by",
+    ];
     let mut found = Map::new();
     let own = resume.and_then(own_state);
     for from in [metadata, own.as_ref()].into_iter().flatten() {

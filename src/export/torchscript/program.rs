@@ -186,7 +186,8 @@ def forward(self, x: Tensor) -> Tensor:
 
 fn model(config: &ModelConfig) -> String {
     // Each a double that is exactly the fp32 number of the model's own table.
-    let freqs: Vec<String> = rope::frequencies(config).iter().map(|f| format!("{:?}", f64::from(*f))).collect();
+    let freqs: Vec<String> =
+        rope::frequencies(config).iter().map(|f| format!("{:?}", f64::from(*f))).collect();
     let layers = |call: &dyn Fn(i64) -> String| (0..config.num_hidden_layers).map(call).collect::<String>();
     format!(
         "
