@@ -29,7 +29,7 @@ fn main() {
     let lib =
         PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies"));
     let include = lib.join("../include");
-    for file in ["shim.cpp", "shim.h"] {
+    for file in ["guard.h", "jit.cpp", "shim.cpp", "shim.h"] {
         println!("cargo:rerun-if-changed=src/native/{file}");
     }
     cc::Build::new()
@@ -38,7 +38,7 @@ fn main() {
         .warnings(false)
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
-        .file("src/native/shim.cpp")
+        .files(["src/native/shim.cpp", "src/native/jit.cpp"])
         .compile("minimind_shim");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     // libtorch_cpu's symbols are used by our own shim too, so it must follow it on the linker's line.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod data;
 pub mod engine;
 pub mod error;
+pub mod export;
 pub mod loss;
 pub mod model;
 pub mod native;

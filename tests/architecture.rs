@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Room -> rooms it may name (`error` is free to all).
 fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
-    let leaves = "native model loss optim data checkpoint rollout report engine";
+    let leaves = "native model loss optim data checkpoint rollout report engine export";
     let table = [
         ("recipe", ""),
         ("native", ""),
@@ -17,7 +17,8 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("rollout", "model"),
         ("report", "checkpoint"),
         ("engine", "native model optim checkpoint"),
-        ("plan", "recipe model data engine optim"),
+        ("export", "native model data checkpoint rollout engine"),
+        ("plan", "recipe model data engine optim export"),
         ("stage", &format!("plan {leaves}")),
         ("cli", &format!("recipe plan stage {leaves}")),
     ];

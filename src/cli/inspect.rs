@@ -1,6 +1,10 @@
-//! `minimind inspect`: what is in a checkpoint, a safetensors file, a folder of weights or a run.
+//! `minimind inspect`: what is in a checkpoint, a safetensors file, a TorchScript module, a folder of weights or a run.
 //!
-//! Nothing is built: shapes and types are read from the file, so any size is quick. Results go to stdout.
+//! Nothing is built or run: shapes and types are read from the file, so any size is quick. Results go to
+//! stdout. Next: `facts` (what stands beside the weights), `tree` (how tensors are shown).
+
+mod facts;
+mod tree;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -9,13 +13,13 @@ use serde_json::{Value as Json, json};
 
 use crate::checkpoint::load::{self, Weights};
 use crate::checkpoint::value::HostTensor;
-use crate::checkpoint::{Value, pth, resolve_model_path};
+use crate::checkpoint::{pth, resolve_model_path};
 use crate::error::{Error, Kind, Place, Result};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A .pth, a .safetensors, a folder with weights, a run's folder, or RUN:stage
+    /// A .pth, a .safetensors, a TorchScript .pt, a folder with weights, a run's folder, or RUN:stage
     pub file: String,
     /// Print one JSON value
     #[arg(long)]
@@ -25,7 +29,7 @@ pub struct Args {
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     let path = resolve_model_path(&args.file)?;
-    let found = look(&path).map_err(as_input)?;
+    let found = complete(look(&path).map_err(as_input)?);
     let text = if args.json {
         serde_json::to_string_pretty(&found).map_err(|e| Error::failed("cannot write JSON").because(e))?
     } else {
@@ -58,6 +62,9 @@ fn as_input(fault: Error) -> Error {
 
 /// What a file holds, as `--json` prints it.
 pub fn look(path: &Path) -> Result<Json> {
+    if path.is_file() && pth::is_script(path) {
+        return look_script(path);
+    }
     let is_pth = path.is_file() && path.extension().is_none_or(|e| e != "safetensors");
     let resume = if is_pth { pth::read(path).ok().filter(|v| v.get("model").is_some()) } else { None };
     let weights = load::read_weights(path)?;
@@ -90,10 +97,77 @@ pub fn look(path: &Path) -> Result<Json> {
         "parameters": total,
         "dtypes": kinds,
         "architecture": architecture,
-        "resume": resume.as_ref().map(position),
+        "resume": resume.as_ref().map(facts::position),
+        "optimizer": resume.as_ref().map(facts::optimizer),
+        "tokens": facts::tokens(weights.metadata.as_ref(), resume.as_ref()),
+        "provenance": facts::provenance(weights.metadata.as_ref(), resume.as_ref()),
         "metadata": weights.metadata,
         "tensors": list,
     }))
+}
+
+/// A TorchScript module: its parameters, and its methods by their headings.
+fn look_script(path: &Path) -> Result<Json> {
+    let script = pth::read_script(path)?;
+    let metadata: Option<Json> =
+        script.metadata.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut seen = std::collections::HashSet::new();
+    let frozen = script.tensors.is_empty() && !script.constants.is_empty();
+    let constants = script.constants.iter().filter(|_| frozen);
+    for tensor in script.tensors.iter().map(|(_, t)| t).chain(constants) {
+        if seen.insert((tensor.storage().bytes().as_ptr() as usize, tensor.offset(), tensor.shape())) {
+            *kinds.entry(tensor.dtype().name()).or_default() += tensor.numel() as u64;
+        }
+    }
+    let config = metadata.as_ref().and_then(|m| m.get("config")).cloned();
+    let architecture = config.map(|c| json!({"config": c, "from": "the file's own metadata", "notes": []}));
+    let list: Vec<Json> = script
+        .tensors
+        .iter()
+        .map(|(name, t)| json!({"name": name, "dtype": t.dtype().name(), "shape": t.shape()}))
+        .collect();
+    Ok(json!({
+        "path": path.display().to_string(),
+        "kind": "TorchScript",
+        "parameters": kinds.values().sum::<u64>(),
+        "dtypes": kinds,
+        "architecture": architecture,
+        "resume": null,
+        "optimizer": null,
+        "tokens": facts::tokens(metadata.as_ref(), None),
+        "provenance": facts::provenance(metadata.as_ref(), None),
+        "torchscript": {
+            "class": script.class,
+            "methods": script.methods,
+            "frozen": frozen,
+        },
+        "metadata": metadata,
+        "tensors": list,
+    }))
+}
+
+/// Adds what follows from the rest: the commonest type, the era, the adapter, the tree.
+fn complete(mut found: Json) -> Json {
+    let rows = rows(&found);
+    let kinds = found["dtypes"].as_object().into_iter().flatten();
+    let dtype = kinds.max_by_key(|(_, n)| n.as_u64()).map(|(kind, _)| kind.clone());
+    let era = found["architecture"]["config"]["era"].clone();
+    if let Some(object) = found.as_object_mut() {
+        object.insert("dtype".into(), json!(dtype));
+        object.insert("era".into(), era);
+        object.insert("lora".into(), facts::lora(&rows));
+        object.insert("tree".into(), tree::nested(&rows));
+    }
+    found
+}
+
+fn rows(found: &Json) -> Vec<tree::Row> {
+    let row = |t: &Json| {
+        let shape = t["shape"].as_array()?.iter().filter_map(Json::as_i64).collect();
+        Some((t["name"].as_str()?.to_owned(), t["dtype"].as_str()?.to_owned(), shape))
+    };
+    found["tensors"].as_array().into_iter().flatten().filter_map(row).collect()
 }
 
 fn kind_of(path: &Path, resume: bool, tensors: &HashMap<String, HostTensor>) -> &'static str {
@@ -120,13 +194,6 @@ fn architecture(path: &Path, weights: &Weights) -> Json {
     }
 }
 
-fn position(value: &Value) -> Json {
-    let whole = |key: &str| value.get(key).and_then(Value::as_i64);
-    let ours =
-        value.get("minimind").and_then(Value::as_str).and_then(|s| serde_json::from_str::<Json>(s).ok());
-    json!({"epoch": whole("epoch"), "step": whole("step"), "world_size": whole("world_size"), "minimind": ours})
-}
-
 /// Layers 2 and 10 in the order of their numbers.
 fn natural(name: &str) -> Vec<(u64, &str)> {
     name.split('.').map(|part| (part.parse().unwrap_or(u64::MAX), part)).collect()
@@ -150,11 +217,23 @@ fn describe(found: &Json) -> String {
     if found["resume"].is_object() {
         lines.push(format!("resume: epoch {} step {}", found["resume"]["epoch"], found["resume"]["step"]));
     }
-    for tensor in found["tensors"].as_array().into_iter().flatten() {
-        let (name, dtype) =
-            (tensor["name"].as_str().unwrap_or_default(), tensor["dtype"].as_str().unwrap_or_default());
-        lines.push(format!("  {name:<60} {dtype:<5} {}", tensor["shape"]));
+    for key in ["optimizer", "lora", "provenance"] {
+        if let Some(parts) = found[key].as_object() {
+            let parts: Vec<String> = parts.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            lines.push(format!("{key}: {}", parts.join(" ")));
+        }
     }
+    if !found["tokens"].is_null() {
+        lines.push(format!("trained on: {} tokens", found["tokens"]));
+    }
+    let script = &found["torchscript"];
+    if script.is_object() {
+        let frozen = if script["frozen"] == true { ", frozen: its weights are constants" } else { "" };
+        lines.push(format!("class: {}{frozen}", script["class"].as_str().unwrap_or_default()));
+        let methods = script["methods"].as_array().into_iter().flatten().filter_map(Json::as_str);
+        lines.extend(methods.map(|method| format!("  {method}")));
+    }
+    lines.extend(tree::lines(&rows(found)));
     lines.join("\n")
 }
 
@@ -163,6 +242,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::checkpoint::Value;
 
     #[test]
     fn a_missing_and_a_broken_file_are_input_faults() {

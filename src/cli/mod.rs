@@ -6,6 +6,7 @@ pub mod chat;
 pub mod data;
 pub mod doctor;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod logging;
@@ -57,6 +58,8 @@ enum Command {
     Generate(generate::Args),
     /// Measure a model: loss, perplexity, bits per byte, exact answers.
     Eval(eval::Args),
+    /// Write a model in a format that other tools read, and check it.
+    Export(export::Args),
     /// Train a tokenizer, or turn text into ids and back.
     Tokenizer(tokenizer::Args),
     /// Look at data files, or write the built-in world out.
@@ -82,6 +85,7 @@ impl Cli {
             Command::Chat(args) => chat::run(args),
             Command::Generate(args) => generate::run(args),
             Command::Eval(args) => eval::run(args),
+            Command::Export(args) => export::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),
             Command::Data(args) => data::run(args),
             Command::Inspect(args) => inspect::run(args),

@@ -88,7 +88,8 @@ pub fn open(args: &OpenArgs) -> Result<Opened> {
     Ok(Opened { model, tokenizer, compute })
 }
 
-fn read_config(path: &Path) -> Result<ModelConfig> {
+/// A config.json that the user named.
+pub fn read_config(path: &Path) -> Result<ModelConfig> {
     let at = |e: Error| e.at(Place::file(path));
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read the model config", path, e))?;
     let value = serde_json::from_str(&text)
@@ -97,7 +98,7 @@ fn read_config(path: &Path) -> Result<ModelConfig> {
 }
 
 /// The tokenizer that belongs to a weight file: named in it, in its folder, or in a folder below.
-fn beside(path: &Path) -> Result<Option<PathBuf>> {
+pub fn beside(path: &Path) -> Result<Option<PathBuf>> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
     let mut candidates = Vec::new();
     if path.extension().is_some_and(|e| e == "pth")

@@ -93,6 +93,7 @@ pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
         StageConfig::Pretrain(c) | StageConfig::Sft(c) => {
             (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len)
         }
+        StageConfig::Export(_) => return None,
         StageConfig::Eval(c) => (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len),
     };
     if data.format == DataFormat::Tokens {

@@ -27,7 +27,7 @@ unsafe extern "C" {
     fn mm_autocast(device: c_int, enabled: c_int, dtype: c_int) -> *mut c_char;
 }
 
-fn check(message: *mut c_char, doing: &str) -> Result<()> {
+pub(super) fn check(message: *mut c_char, doing: &str) -> Result<()> {
     if message.is_null() {
         return Ok(());
     }

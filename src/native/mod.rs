@@ -3,11 +3,13 @@
 //! `shim.h` is the whole C ABI; each function here is safe to call, and each `unsafe` block says why.
 #![allow(unsafe_code)]
 
+mod jit;
 mod libtorch;
 mod mmap;
 mod system;
 mod tensor_bytes;
 
+pub use jit::Script;
 pub use libtorch::{AdamWStep, AutocastGuard, fused_adamw, load_cuda, rng_state, set_rng_state};
 pub use mmap::map_file;
 pub use system::{die_on_broken_pipe, peak_memory_bytes};

@@ -1,4 +1,5 @@
 // libtorch's C++ behind the C ABI of shim.h. One guard turns every C++ exception into a message.
+#include "guard.h"
 #include "shim.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -8,29 +9,14 @@
 #include <ATen/ops/_fused_adamw.h>
 
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <vector>
 
 namespace {
 
-template <typename F> char *guard(F &&body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::exception &e) {
-    return strdup(e.what());
-  } catch (...) {
-    return strdup("unknown C++ exception");
-  }
-}
-
-at::Tensor &tensor(mm_tensor t) { return *static_cast<at::Tensor *>(t); }
-
 std::vector<at::Tensor> list(mm_tensor *tensors, size_t n) {
   std::vector<at::Tensor> out;
   out.reserve(n);
-  for (size_t i = 0; i < n; ++i) out.push_back(tensor(tensors[i]));
+  for (size_t i = 0; i < n; ++i) out.push_back(mm_as_tensor(tensors[i]));
   return out;
 }
 
@@ -48,7 +34,7 @@ void mm_free_message(char *message) { free(message); }
 char *mm_fused_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, mm_tensor *exp_avg_sqs,
                      mm_tensor *steps, size_t n, double lr, double beta1, double beta2, double weight_decay,
                      double eps) {
-  return guard([&] {
+  return mm_guard([&] {
     at::NoGradGuard guard_grad;
     auto step_list = list(steps, n);
     for (auto &step : step_list) step.add_(1);
@@ -58,7 +44,7 @@ char *mm_fused_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, m
 }
 
 char *mm_rng_get(int64_t cuda_index, mm_tensor *out) {
-  return guard([&] {
+  return mm_guard([&] {
     auto gen = generator(cuda_index);
     std::lock_guard<std::mutex> lock(gen.mutex());
     *out = new at::Tensor(gen.get_state());
@@ -66,15 +52,15 @@ char *mm_rng_get(int64_t cuda_index, mm_tensor *out) {
 }
 
 char *mm_rng_set(int64_t cuda_index, mm_tensor state) {
-  return guard([&] {
+  return mm_guard([&] {
     auto gen = generator(cuda_index);
     std::lock_guard<std::mutex> lock(gen.mutex());
-    gen.set_state(tensor(state));
+    gen.set_state(mm_as_tensor(state));
   });
 }
 
 char *mm_autocast(int device, int enabled, int dtype) {
-  return guard([&] {
+  return mm_guard([&] {
     auto type = device == 1 ? at::kCUDA : at::kCPU;
     if (enabled) at::autocast::set_autocast_dtype(type, static_cast<at::ScalarType>(dtype));
     else at::autocast::clear_cache();

@@ -22,4 +22,18 @@ char *mm_rng_set(int64_t cuda_index, mm_tensor state);
 
 // Autocast for this thread: device 0 = CPU, 1 = CUDA; dtype is libtorch's scalar type number.
 char *mm_autocast(int device, int enabled, int dtype);
+
+// TorchScript modules from source text. A builder holds modules by number, in the order they were made.
+typedef void *mm_script;
+char *mm_script_new(mm_script *out);
+void mm_script_free(mm_script script);
+// A module of a new class, or (like >= 0) of the class of an earlier one.
+char *mm_script_module(mm_script script, const char *class_name, int64_t like, int64_t *out);
+char *mm_script_parameter(mm_script script, int64_t module, const char *name, mm_tensor value);
+char *mm_script_child(mm_script script, int64_t module, const char *name, int64_t child);
+// Methods, as TorchScript source; those of children must be there already.
+char *mm_script_define(mm_script script, int64_t module, const char *source);
+// Writes a module; `keep` are the methods beside forward that freezing leaves (n_keep 0: not frozen).
+char *mm_script_save(mm_script script, int64_t module, const char *path, const char *const *keep, size_t n_keep,
+                     const char *extra_name, const char *extra_text);
 }

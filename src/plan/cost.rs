@@ -169,6 +169,11 @@ pub fn estimate(
                     let model = sized(&c.model, &c.tokenizer);
                     training(stage, kind, c, model.as_ref(), known, half, flops_per_s)
                 }
+                StageConfig::Export(c) => {
+                    let model = sized(&c.model, &c.tokenizer);
+                    let count = model.as_ref().map(parameters).map(|p| Parameters { trained: 0, ..p });
+                    StageCost { parameters: count, updates: Some(0), ..blank(stage, "export") }
+                }
                 StageConfig::Eval(c) => {
                     let model = sized(&c.model, &c.tokenizer);
                     let share =

@@ -1,10 +1,11 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
-//! Reading order: `types` (the plan), `resolve`, `evaluation`, `references` and `settings` (from a recipe to it), `hash` (what makes
+//! Reading order: `types` (the plan), `resolve`, `evaluation`, `exporting`, `references` and `settings` (from a recipe to it), `hash` (what makes
 //! a stage done), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
 pub mod cost;
 pub mod evaluation;
+pub mod exporting;
 pub mod hash;
 pub mod machine;
 pub mod references;
@@ -13,6 +14,7 @@ pub mod settings;
 pub mod types;
 
 pub use cost::{Facts, StageCost, estimate};
+pub use exporting::ExportConfig;
 pub use hash::stage_hash;
 pub use machine::Machine;
 pub use resolve::{load, resolve};

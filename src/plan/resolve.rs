@@ -167,7 +167,11 @@ impl Resolver<'_> {
             let base: Steps = vec!["stages".to_owned(), index.to_string()];
             let Some(stage) = stage else {
                 if !self.recipe.aside.contains(&base) {
-                    self.fault(&base, "a stage is empty", "give it a kind: tokenizer, pretrain, sft, eval");
+                    self.fault(
+                        &base,
+                        "a stage is empty",
+                        "give it a kind: tokenizer, pretrain, sft, eval, export",
+                    );
                 }
                 continue;
             };
@@ -196,6 +200,7 @@ impl Resolver<'_> {
                 StageBody::Tokenizer(section) => self.tokenizer(&base, section, seed),
                 StageBody::Train(section) => self.train(&base, stage.kind, section, seed, &names[index..]),
                 StageBody::Eval(section) => self.eval(&base, section, seed, &names[index..]),
+                StageBody::Export(section) => self.export(&base, section, &names[index..]),
             };
             self.note(&name, &config);
             planned.push(StagePlan { name, place: Some(self.recipe.places.key(&base)), config });
@@ -227,7 +232,7 @@ impl Resolver<'_> {
                 model: None,
                 max_seq_len: 0,
             },
-            StageConfig::Eval(_) => return,
+            StageConfig::Eval(_) | StageConfig::Export(_) => return,
         };
         self.above.push(above);
     }

@@ -82,6 +82,8 @@ pub enum StageConfig {
     Sft(TrainConfig),
     /// Measures a model.
     Eval(EvalConfig),
+    /// Writes a model for other tools.
+    Export(super::ExportConfig),
 }
 
 /// Where a tokenizer comes from.
@@ -258,6 +260,7 @@ impl StageConfig {
             StageConfig::Pretrain(_) => "pretrain",
             StageConfig::Sft(_) => "sft",
             StageConfig::Eval(_) => "eval",
+            StageConfig::Export(_) => "export",
         }
     }
 }

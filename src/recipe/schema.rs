@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use super::stages::{Stage, StageBody};
+mod export;
 mod parts;
+pub use export::*;
 pub use parts::*;
 
 /// A recipe: what to train, on what, in which order.

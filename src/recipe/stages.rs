@@ -8,13 +8,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::schema::{EvalSection, TokenizerSection, TrainSection};
+use super::schema::{EvalSection, ExportSection, TokenizerSection, TrainSection};
 
 /// Kinds this version runs.
-pub const KINDS: [&str; 4] = ["tokenizer", "pretrain", "sft", "eval"];
+pub const KINDS: [&str; 5] = ["tokenizer", "pretrain", "sft", "eval", "export"];
 /// Kinds that are named but not in this version.
-pub const LATER: [&str; 11] =
-    ["lora", "merge", "reason", "distill", "dpo", "ppo", "grpo", "spo", "agent", "reward", "export"];
+pub const LATER: [&str; 10] =
+    ["lora", "merge", "reason", "distill", "dpo", "ppo", "grpo", "spo", "agent", "reward"];
 
 /// One stage.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub enum StageBody {
     Train(Box<TrainSection>),
     /// `eval`.
     Eval(Box<EvalSection>),
+    /// `export`.
+    Export(Box<ExportSection>),
 }
 
 impl Stage {
@@ -43,6 +45,7 @@ impl Stage {
             StageBody::Tokenizer(s) => s.name.as_deref(),
             StageBody::Train(s) => s.name.as_deref(),
             StageBody::Eval(s) => s.name.as_deref(),
+            StageBody::Export(s) => s.name.as_deref(),
         }
         .unwrap_or(self.kind)
     }
@@ -67,6 +70,7 @@ impl<'de> Deserialize<'de> for Stage {
                 let body = match known {
                     "tokenizer" => StageBody::Tokenizer(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "eval" => StageBody::Eval(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "export" => StageBody::Export(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     _ => StageBody::Train(map.next_value::<Option<_>>()?.unwrap_or_default()),
                 };
                 if let Some(second) = map.next_key::<String>()? {
@@ -87,13 +91,14 @@ impl JsonSchema for Stage {
         let tokenizer = generator.subschema_for::<TokenizerSection>();
         let train = generator.subschema_for::<TrainSection>();
         let eval = generator.subschema_for::<EvalSection>();
+        let export = generator.subschema_for::<ExportSection>();
         json_schema!({
             "type": "object",
             "description": "A map with one key, the stage's kind.",
             "minProperties": 1,
             "maxProperties": 1,
             "additionalProperties": false,
-            "properties": {"tokenizer": tokenizer, "pretrain": train, "sft": train, "eval": eval}
+            "properties": {"tokenizer": tokenizer, "pretrain": train, "sft": train, "eval": eval, "export": export}
         })
     }
 }

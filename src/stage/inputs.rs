@@ -114,11 +114,16 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
         serde_json::to_string(config).map_err(|e| Error::failed("cannot describe a stage").because(e))?;
     inputs.add("settings", hex(&Sha256::digest(text.as_bytes())));
     let (data, init, source) = match config {
-        StageConfig::Tokenizer(c) => (&c.data, None, None),
-        StageConfig::Pretrain(c) | StageConfig::Sft(c) => (&c.data, Some(&c.init), c.tokenizer.as_ref()),
-        StageConfig::Eval(c) => (&c.data, Some(&c.init), c.tokenizer.as_ref()),
+        StageConfig::Tokenizer(c) => (Some(&c.data), None, None),
+        StageConfig::Pretrain(c) | StageConfig::Sft(c) => {
+            (Some(&c.data), Some(&c.init), c.tokenizer.as_ref())
+        }
+        StageConfig::Export(c) => (None, Some(&c.init), c.tokenizer.as_ref()),
+        StageConfig::Eval(c) => (Some(&c.data), Some(&c.init), c.tokenizer.as_ref()),
     };
-    inputs.add("data", data_hash(data)?);
+    if let Some(data) = data {
+        inputs.add("data", data_hash(data)?);
+    }
     if let Some(source) = source {
         let folder = tokenizer_folder(context, source);
         inputs.add("tokenizer", file_hash(&folder.join("tokenizer.json"))?);

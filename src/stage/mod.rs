@@ -4,6 +4,7 @@
 //! Read `runner` first, then `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
 
 pub mod eval;
+pub mod export;
 pub mod inputs;
 pub mod measure;
 pub mod record;

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tch::Kind;
 
 use super::inputs;
@@ -127,7 +128,7 @@ pub fn run(
         folder: folder.to_owned(),
     };
     let content_hash = inputs.hash();
-    let metadata = describe(context, name, config, &model, &content_hash);
+    let metadata = describe(context, name, config, &model, inputs);
     let loop_config = loop_config(context, config, train_loader.steps_per_epoch(), metadata, content_hash);
     let loaded = find_resume(context, &files, &loop_config)?;
     let samples_before = match &loaded {
@@ -166,7 +167,13 @@ pub fn run(
 }
 
 /// What the weight file says about itself.
-fn describe(context: &Context<'_>, name: &str, config: &TrainConfig, model: &CausalLm, hash: &str) -> String {
+fn describe(
+    context: &Context<'_>,
+    name: &str,
+    config: &TrainConfig,
+    model: &CausalLm,
+    inputs: &Inputs,
+) -> String {
     let tokenizer = config.tokenizer.as_ref().map(|source| {
         let folder = inputs::tokenizer_folder(context, source);
         // Relative to the weight file where it lies in the run, so that a run's folder can be moved.
@@ -180,7 +187,9 @@ fn describe(context: &Context<'_>, name: &str, config: &TrainConfig, model: &Cau
         "tokenizer": tokenizer,
         "recipe": context.plan.name,
         "stage": name,
-        "content_hash": hash,
+        "content_hash": inputs.hash(),
+        "inputs": inputs,
+        "recipe_hash": super::record::hex(&Sha256::digest(context.plan.recipe_text.as_bytes())),
         "program": format!("minimind {}", inputs::PROGRAM),
     })
     .to_string()

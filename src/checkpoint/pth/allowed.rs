@@ -21,6 +21,23 @@ pub enum Global {
     Encode,
     /// The class that tells a storage's type.
     Storage(DType),
+    /// A class of a TorchScript program: a record with named parts.
+    ScriptClass,
+    /// A typed list of a TorchScript program: the list itself.
+    ScriptList,
+}
+
+/// The thing of that name in a TorchScript program, whose classes are read as plain records.
+pub fn script_global(module: &str, name: &str) -> Result<Global> {
+    match (module, name) {
+        ("__torch__", _) => Ok(Global::ScriptClass),
+        (_, _) if module.starts_with("__torch__.") => Ok(Global::ScriptClass),
+        (
+            "torch.jit._pickle",
+            "build_intlist" | "build_doublelist" | "build_boollist" | "build_tensorlist" | "restore_type_tag",
+        ) => Ok(Global::ScriptList),
+        _ => global(module, name),
+    }
 }
 
 /// The thing of that name.

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Cursor, Write};
+use std::io::{BufWriter, Cursor, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use flate2::read::DeflateDecoder;
 use memmap2::Mmap;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
@@ -26,6 +27,8 @@ struct Record {
     start: usize,
     len: usize,
     crc: u32,
+    /// Size once inflated; `None` for what is stored as it is.
+    inflated: Option<usize>,
 }
 
 /// An open file.
@@ -43,8 +46,23 @@ fn damaged(why: impl std::fmt::Display) -> Error {
 }
 
 impl Archive {
-    /// Maps the file and reads its directory.
+    /// Maps a checkpoint and reads its directory.
     pub fn open(path: &Path) -> Result<Self> {
+        let archive = Self::open_any(path)?;
+        if archive.is_script() {
+            return Err(Error::failed("this is a TorchScript program, not a checkpoint")
+                .hint("give the .pth or .safetensors that it was exported from"));
+        }
+        Ok(archive)
+    }
+
+    /// Whether it is a program with weights, as `torch.jit.save` writes.
+    pub fn is_script(&self) -> bool {
+        self.has("constants.pkl")
+    }
+
+    /// The same for checkpoints and TorchScript, whose source text alone may be compressed.
+    pub fn open_any(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read the checkpoint", path, e))?;
         let map = Arc::new(native::map_file(&file).map_err(|e| Error::io("read the checkpoint", path, e))?);
         if !map.starts_with(b"PK") {
@@ -62,17 +80,19 @@ impl Archive {
             if name.ends_with('/') {
                 continue;
             }
-            if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
+            let deflated = entry.compression() == CompressionMethod::DEFLATE && name.contains("/code/");
+            if entry.encrypted() || (entry.compression() != CompressionMethod::Stored && !deflated) {
                 return Err(damaged(format!(
                     "`{name}` is compressed or encrypted, which PyTorch never does"
                 )));
             }
             let start = entry.data_start().and_then(|n| usize::try_from(n).ok());
-            let len = usize::try_from(entry.size()).ok();
+            let len = usize::try_from(entry.compressed_size()).ok();
+            let inflated = deflated.then_some(usize::try_from(entry.size()).unwrap_or(usize::MAX));
             let (Some(start), Some(len)) = (start, len) else {
                 return Err(damaged(format!("`{name}` has no place")));
             };
-            if entry.size() != entry.compressed_size()
+            if (!deflated && entry.size() != entry.compressed_size())
                 || start.checked_add(len).is_none_or(|end| end > map.len())
             {
                 return Err(damaged(format!("`{name}` reaches past the end of the file")));
@@ -82,7 +102,7 @@ impl Archive {
             {
                 root = Some(folder.to_owned());
             }
-            if records.insert(name.clone(), Record { start, len, crc: entry.crc32() }).is_some() {
+            if records.insert(name.clone(), Record { start, len, crc: entry.crc32(), inflated }).is_some() {
                 return Err(damaged(format!("two records are called `{name}`")));
             }
         }
@@ -90,10 +110,6 @@ impl Archive {
             Error::failed("this zip is not a PyTorch checkpoint").because("it holds no `data.pkl`")
         })?;
         let archive = Self { map, root, records };
-        if archive.has("constants.pkl") {
-            return Err(Error::failed("this is a TorchScript program, not a checkpoint")
-                .hint("give the .pth or .safetensors that it was exported from"));
-        }
         if archive.has("byteorder") && archive.bytes("byteorder")? != b"little" {
             return Err(Error::failed("this checkpoint was written on a big-endian machine"));
         }
@@ -114,6 +130,9 @@ impl Archive {
         let record = self.records.get(&format!("{}{name}", self.root));
         let record =
             *record.ok_or_else(|| damaged(format!("record `{}` is missing", name.escape_debug())))?;
+        if record.inflated.is_some() {
+            return Err(damaged(format!("record `{name}` is compressed")));
+        }
         let found = crc32fast::hash(&self.map[record.start..record.start + record.len]);
         if found != record.crc {
             return Err(damaged(format!(
@@ -129,9 +148,35 @@ impl Archive {
         self.record(name).map(|r| &self.map[r.start..r.start + r.len])
     }
 
-    /// A record as a storage, its checksum verified.
-    pub fn storage(&self, key: &str) -> Result<Arc<Storage>> {
-        let record = self.record(&format!("data/{key}"))?;
+    /// The source texts of a TorchScript program, at most `limit` bytes of all of them.
+    pub fn sources(&self, limit: usize) -> Result<Vec<String>> {
+        let code = format!("{}code/", self.root);
+        let mut names: Vec<_> =
+            self.records.keys().filter(|name| name.starts_with(&code) && name.ends_with(".py")).collect();
+        names.sort();
+        let mut left = limit;
+        let mut texts = Vec::new();
+        for name in names {
+            let record = self.records[name];
+            let raw = &self.map[record.start..record.start + record.len];
+            let mut bytes = Vec::new();
+            let read = match record.inflated {
+                None => raw.take(left as u64 + 1).read_to_end(&mut bytes),
+                Some(_) => DeflateDecoder::new(raw).take(left as u64 + 1).read_to_end(&mut bytes),
+            };
+            read.map_err(damaged)?;
+            left = left.checked_sub(bytes.len()).ok_or_else(|| damaged("its source text is too long"))?;
+            if crc32fast::hash(&bytes) != record.crc {
+                return Err(damaged(format!("record `{}` has a wrong checksum", name.escape_debug())));
+            }
+            texts.push(String::from_utf8(bytes).map_err(|_| damaged("its source text is not UTF-8"))?);
+        }
+        Ok(texts)
+    }
+
+    /// A record of the folder `within` as a storage, its checksum verified.
+    pub fn storage(&self, within: &str, key: &str) -> Result<Arc<Storage>> {
+        let record = self.record(&format!("{within}/{key}"))?;
         Storage::mapped(&self.map, record.start, record.len)
             .ok_or_else(|| damaged("a storage reaches past the end"))
     }

@@ -8,6 +8,7 @@ mod allowed;
 mod archive;
 mod items;
 mod pickler;
+mod script;
 mod unpickler;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use super::atomic;
 use super::value::Value;
 use crate::error::{Error, Place, Result};
 use archive::Archive;
+pub use script::{ScriptContents, is_script, read_script};
 
 /// Reads a file's tree; its tensors look at the mapped file.
 ///

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::allowed::{Global, broken, global};
+use super::allowed::{Global, broken, global, script_global};
 use super::archive::Archive;
 use super::items::{Item, Node};
 use super::pickler::MAX_DEPTH;
@@ -17,6 +17,10 @@ use crate::error::Result;
 
 struct Machine<'a> {
     archive: &'a Archive,
+    /// The folder of the storages.
+    within: &'a str,
+    /// Whether classes of a TorchScript program may be named.
+    script: bool,
     code: &'a [u8],
     at: usize,
     stack: Vec<Item>,
@@ -28,11 +32,22 @@ struct Machine<'a> {
     node_budget: usize,
 }
 
-/// Reads the archive's tree.
+/// Reads a checkpoint's tree.
 pub fn unpickle(archive: &Archive) -> Result<Value> {
-    let code = archive.bytes("data.pkl")?;
+    unpickle_record(archive, "data", false)
+}
+
+/// Reads the record `<name>.pkl` of a TorchScript program; its objects become dicts.
+pub fn unpickle_script(archive: &Archive, name: &str) -> Result<Value> {
+    unpickle_record(archive, name, true)
+}
+
+fn unpickle_record(archive: &Archive, name: &str, script: bool) -> Result<Value> {
+    let code = archive.bytes(&format!("{name}.pkl"))?;
     let mut machine = Machine {
         archive,
+        within: name,
+        script,
         code,
         at: 0,
         stack: Vec::new(),
@@ -55,6 +70,10 @@ impl<'a> Machine<'a> {
         let bytes = &self.code[self.at..end];
         self.at = end;
         Ok(bytes)
+    }
+
+    fn global(&self, module: &str, name: &str) -> Result<Global> {
+        if self.script { script_global(module, name) } else { global(module, name) }
     }
 
     fn number(&mut self, width: usize) -> Result<usize> {
@@ -160,10 +179,10 @@ impl<'a> Machine<'a> {
                 }
                 b'c' => {
                     let (module, name) = (self.line()?, self.line()?);
-                    Item::Global(global(module, name)?)
+                    Item::Global(self.global(module, name)?)
                 }
                 0x93 => match (self.pop()?, self.pop()?) {
-                    (Item::Str(name), Item::Str(module)) => Item::Global(global(&module, &name)?),
+                    (Item::Str(name), Item::Str(module)) => Item::Global(self.global(&module, &name)?),
                     _ => return Err(broken("a name is not text")),
                 },
                 b'h' | b'j' => {
@@ -242,9 +261,24 @@ impl<'a> Machine<'a> {
                 let (args, callee) = (self.pop()?, self.pop()?);
                 self.reduce(&callee, &args)?;
             }
-            // Attributes of an OrderedDict (`_metadata` of a state dict): nothing we use.
+            // An object of a TorchScript class, before its parts are set.
+            0x81 => match (self.pop()?, self.pop()?) {
+                (_, Item::Global(Global::ScriptClass)) => self.node(Node::Dict(Vec::new())),
+                _ => return Err(broken("it makes an object of what is no class")),
+            },
+            // The parts of such an object; or attributes of an OrderedDict (`_metadata` of a state dict),
+            // which are nothing we use.
             b'b' => {
-                self.pop()?;
+                let state = self.pop()?;
+                if let (true, Item::Node(id)) = (self.script, &state)
+                    && let Some(Node::Dict(parts)) = self.nodes.get_mut(*id)
+                {
+                    let parts = std::mem::take(parts);
+                    if let Node::Dict(entries) = self.top()? {
+                        entries.extend(parts);
+                        return Ok(());
+                    }
+                }
                 if !matches!(self.top()?, Node::Dict(_)) {
                     return Err(broken("it sets the state of an object"));
                 }
@@ -292,7 +326,7 @@ impl<'a> Machine<'a> {
         }
         let storage = match self.storages.get(&*key) {
             Some(storage) => Arc::clone(storage),
-            None => self.archive.storage(&key)?,
+            None => self.archive.storage(self.within, &key)?,
         };
         let need = usize::try_from(numel).ok().and_then(|n| n.checked_mul(dtype.size()));
         if need.is_none_or(|need| need > storage.bytes().len()) {
@@ -329,6 +363,7 @@ impl<'a> Machine<'a> {
                 Item::Tensor(tensor)
             }
             (Global::RebuildParameter, [tensor @ Item::Tensor(_), ..]) => tensor.clone(),
+            (Global::ScriptList, [list @ Item::Node(_), ..]) => list.clone(),
             (Global::Size, [size @ Item::Node(_)]) => size.clone(),
             (Global::Encode, [Item::Str(text), Item::Str(how)]) if &**how == "latin1" => {
                 let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();

@@ -1,0 +1,106 @@
+//! `minimind export`: a model leaves in the format another tool reads.
+
+use std::path::{Path, PathBuf};
+
+use super::open;
+use crate::checkpoint::resolve_model_path;
+use crate::error::{Error, Result};
+use crate::export::{self, Format, Options, Precision, Report, Source};
+use crate::plan::machine::Machine;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to write.
+    #[arg(value_enum)]
+    format: Format,
+    /// A .pth, a .safetensors, a Hugging Face folder, or a run's folder (RUN or RUN:stage).
+    #[arg(long, value_name = "M")]
+    model: String,
+    /// The file to write, or a folder for it.
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// Type of the numbers; without it as they are stored, and fp32 for torchscript.
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
+    /// TorchScript: make the weights constants of the program (no state_dict, no .to(device)).
+    #[arg(long)]
+    freeze: bool,
+    /// Do not read the export back and compare its logits with the model's.
+    #[arg(long)]
+    no_verify: bool,
+    /// Folder with tokenizer.json; without it, the one beside the model.
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// A config.json that states the architecture.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Stretch rotary positions with YaRN, for long inputs.
+    #[arg(long)]
+    yarn: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries the command out.
+pub fn run(args: Args) -> Result<()> {
+    tch::set_num_threads(Machine::detect().cores as i32);
+    let path = resolve_model_path(&args.model)?;
+    let given = args.config.as_deref().map(open::read_config).transpose()?;
+    let tokenizer = match args.tokenizer {
+        Some(folder) => Some(folder),
+        None => open::beside(&path)?,
+    };
+    let source = Source::open(&path, given.as_ref(), args.yarn, tokenizer)?;
+    for note in &source.notes {
+        tracing::info!("{note}");
+    }
+    let out = place(&args.out, args.format, &path);
+    let options = Options {
+        precision: args.precision,
+        freeze: args.freeze,
+        verify: !args.no_verify,
+        ..Options::default()
+    };
+    let report = export::export(args.format, &source, &out, &options)?;
+    let text = if args.json {
+        serde_json::to_string(&report).map_err(|e| Error::failed("cannot write JSON").because(e))?
+    } else {
+        describe(&report)
+    };
+    println!("{text}");
+    Ok(())
+}
+
+/// A folder takes a file named after the model; a Hugging Face export is the folder itself.
+fn place(out: &Path, format: Format, model: &Path) -> PathBuf {
+    let is_folder = out.is_dir() || out.as_os_str().to_string_lossy().ends_with('/');
+    if !is_folder || format == Format::Huggingface {
+        return out.to_owned();
+    }
+    let stem = model.file_stem().map_or("model".into(), |s| s.to_string_lossy());
+    out.join(format.file_name(&stem))
+}
+
+fn describe(report: &Report) -> String {
+    let precision = serde_json::to_value(report.precision).unwrap_or_default();
+    let mut lines = vec![format!(
+        "{}: {}, {} parameters in {}, {:.2} MB",
+        report.path.display(),
+        report.format.name(),
+        report.parameters,
+        precision.as_str().unwrap_or_default(),
+        report.bytes as f64 / 1e6
+    )];
+    lines.push(match &report.check {
+        Some(check) => format!(
+            "checked: {}; largest difference {:.1e}, allowed {:.1e}",
+            check.compared.join(", "),
+            check.largest_difference,
+            check.tolerance
+        ),
+        None => "not checked (--no-verify)".to_owned(),
+    });
+    lines.join("\n")
+}

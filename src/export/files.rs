@@ -1,0 +1,32 @@
+//! `.pth` and `.safetensors`: upstream's state dict in one file, with a description of itself inside.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::{Precision, Source};
+use crate::checkpoint::load::METADATA;
+use crate::checkpoint::{Value, pth, safetensors};
+use crate::engine::resume::weights_value;
+use crate::error::Result;
+
+/// A plain dict of tensors; tied weights stay one storage.
+pub fn pth(source: &Source, precision: Precision, path: &Path) -> Result<()> {
+    let value = weights_value(&source.model, precision.kind())?;
+    pth::write(path, &value, &[(METADATA, source.describe().to_string().as_bytes())])
+}
+
+/// The same without a tied output layer, which the format cannot tell from a copy and readers restore.
+pub fn safetensors(source: &Source, precision: Precision, path: &Path) -> Result<()> {
+    let tied = source.model.config().tie_word_embeddings;
+    let value = weights_value(&source.model, precision.kind())?;
+    let named =
+        |(name, tensor): &(Value, Value)| Some((name.as_str()?.to_owned(), tensor.as_tensor()?.clone()));
+    let mut tensors: Vec<_> = value.entries().iter().filter_map(named).collect();
+    tensors.retain(|(name, _)| !(tied && name == "lm_head.weight"));
+    let about = [
+        // Hugging Face's readers ask for the framework.
+        ("format".to_owned(), "pt".to_owned()),
+        (METADATA.to_owned(), source.describe().to_string()),
+    ];
+    safetensors::write(path, &tensors, HashMap::from(about))
+}

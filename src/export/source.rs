@@ -1,0 +1,84 @@
+//! The model that leaves: its weights in fp32, and what its file said about itself.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind};
+
+use crate::checkpoint::load;
+use crate::error::Result;
+use crate::model::{CausalLm, ModelConfig, Params};
+
+/// A model to export.
+#[derive(Debug)]
+pub struct Source {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// On the CPU, in fp32: exact for every type a weight file has.
+    pub model: CausalLm,
+    /// The type that most of its numbers are stored in.
+    pub stored: Kind,
+    /// What its file says of itself: recipe, stage, hashes.
+    pub metadata: Map<String, Value>,
+    /// Folder with its tokenizer.
+    pub tokenizer: Option<PathBuf>,
+    /// What told its architecture.
+    pub architecture_from: String,
+    /// What had to be assumed.
+    pub notes: Vec<String>,
+}
+
+impl Source {
+    /// Reads a weight file or folder; `given` wins over what it says of its architecture.
+    pub fn open(
+        path: &Path,
+        given: Option<&ModelConfig>,
+        yarn: bool,
+        tokenizer: Option<PathBuf>,
+    ) -> Result<Self> {
+        let loaded = load::load_model(path, given, Device::Cpu, Kind::Float)?;
+        let weights = load::read_weights(path)?;
+        let mut kinds: HashMap<Kind, usize> = HashMap::new();
+        for tensor in weights.tensors.values() {
+            *kinds.entry(tensor.dtype().kind()).or_default() += tensor.numel();
+        }
+        let stored = kinds.into_iter().max_by_key(|(_, n)| *n).map_or(Kind::Float, |(kind, _)| kind);
+        let metadata = match weights.metadata {
+            Some(Value::Object(metadata)) => metadata,
+            _ => Map::new(),
+        };
+        let model = if yarn { loaded.model.with_yarn() } else { loaded.model };
+        Ok(Self {
+            path: path.to_owned(),
+            model,
+            stored,
+            metadata,
+            tokenizer,
+            architecture_from: loaded.architecture_from,
+            notes: loaded.notes,
+        })
+    }
+
+    /// The same model with its numbers rounded to `kind`, which it then computes in.
+    pub fn model_as(&self, kind: Kind) -> Result<CausalLm> {
+        let (config, params) = (self.model.config(), self.model.params());
+        let tensors = params.tensors().iter().map(|t| t.shallow_clone());
+        let named = params.names().iter().cloned().zip(tensors).collect();
+        Ok(CausalLm::new(config, Params::from_named(config, named, Device::Cpu, kind)?))
+    }
+
+    /// What an exported file says of itself: what its source said, where it came from, how to build it.
+    pub fn describe(&self) -> Value {
+        let mut about = self.metadata.clone();
+        about.insert("config".into(), self.model.config().to_json());
+        about.remove("tokenizer");
+        if let Some(folder) = &self.tokenizer {
+            // The export may lie anywhere, so the way to the tokenizer is a full path.
+            about.insert("tokenizer".into(), json!(folder.canonicalize().unwrap_or_else(|_| folder.clone())));
+        }
+        about.insert("exported_from".into(), json!(self.path.file_name().map(|n| n.to_string_lossy())));
+        about.insert("exported_by".into(), json!(concat!("minimind ", env!("CARGO_PKG_VERSION"))));
+        Value::Object(about)
+    }
+}
