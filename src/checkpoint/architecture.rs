@@ -67,7 +67,7 @@ pub fn inferred(tensors: &HashMap<String, HostTensor>, heads: Option<i64>) -> (M
     let inner = |part: &str| dim(&format!("{block}.mlp.{part}gate_proj.weight"), 0);
     let hidden = dim("model.embed_tokens.weight", 1);
     let same = |a: &HostTensor, b: &HostTensor| {
-        a.dtype() == b.dtype() && a.shape() == b.shape() && a.bytes().ok() == b.bytes().ok()
+        a.is_same(b) || a.dtype() == b.dtype() && a.shape() == b.shape() && a.bytes().ok() == b.bytes().ok()
     };
     let tied = match (tensors.get("lm_head.weight"), tensors.get("model.embed_tokens.weight")) {
         (Some(head), Some(embedding)) => same(head, embedding),

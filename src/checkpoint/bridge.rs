@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::value::{DType, HostTensor, Storage};
 use crate::error::{Error, Result};
+use crate::native;
 
 /// Looks at tensors where they lie; only those of other devices or with gaps are copied.
 pub fn borrow_all<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Vec<HostTensor>> {
@@ -46,13 +47,27 @@ pub fn to_host(tensor: &Tensor) -> Result<HostTensor> {
 
 /// A CPU tensor of its own with the same type, shape and elements.
 pub fn to_tensor(host: &HostTensor) -> Result<Tensor> {
-    Ok(Tensor::f_from_data_size(&host.bytes()?, &host.shape(), host.dtype().kind())?)
+    to_tensor_as(host, Device::Cpu, host.dtype().kind())
+}
+
+/// A tensor of its own elsewhere or of another type, in one pass over what `host` looks at.
+pub fn to_tensor_as(host: &HostTensor, device: Device, kind: Kind) -> Result<Tensor> {
+    let size = host.dtype().size();
+    let all = host.storage().bytes();
+    let bytes = all.get(host.offset() as usize * size..).unwrap_or(&[]);
+    let (shape, from) = (host.shape(), host.dtype().kind());
+    if bytes.as_ptr().align_offset(size) != 0 {
+        // Files of other programs need not align their numbers.
+        let here = Tensor::f_from_data_size(&host.bytes()?, &shape, from)?;
+        return Ok(here.f_to_device(device)?.f_to_kind(kind)?);
+    }
+    let from = native::Strided { bytes, shape: &shape, strides: host.strides(), kind: from };
+    native::tensor_from_bytes(from, device, kind)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
 
     #[test]
     fn tensors_go_there_and_back_and_ties_stay() {

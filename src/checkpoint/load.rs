@@ -11,12 +11,15 @@ use serde_json::Value as Json;
 use tch::{Device, Kind, Tensor};
 
 use super::value::{HostTensor, Value};
-use super::{architecture, bridge, pth, safetensors, strip_prefix};
+use super::{architecture, bridge, gguf, pth, safetensors, strip_prefix};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides, Params, params};
 
 /// The record in our files, and the key in safetensors' metadata, that holds `{"config": {...}}`.
 pub const METADATA: &str = "minimind.json";
+
+/// Positions a file may ask for: a table of them is made, whatever the file's size.
+const MOST_POSITIONS: i64 = 1 << 20;
 
 /// A model and how it came to be known.
 #[derive(Debug)]
@@ -67,6 +70,9 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
         std::io::Read::read_to_end(&mut std::io::Read::take(f, 9), &mut head).map(|_| head)
     });
     let head = head.map_err(|e| Error::io("read the weights", path, e))?;
+    if head.starts_with(gguf::MAGIC) {
+        return gguf::read_weights(path);
+    }
     let named = path.extension().is_some_and(|e| e == "safetensors");
     if named || head.get(8) == Some(&b'{') {
         let contents = safetensors::read(path)?;
@@ -164,9 +170,13 @@ pub fn load_model(
         None => architecture(path, &weights)?,
     };
     check(&config, &mut weights.tensors).map_err(|e| e.at(Place::file(path)))?;
-    let tensors = weights.tensors.iter().map(|(name, t)| Ok((name.clone(), bridge::to_tensor(t)?)));
-    let tensors = tensors.collect::<Result<HashMap<_, _>>>()?;
-    let params = Params::from_named(&config, tensors, device, kind)?;
+    let params = Params::build(&config, |spec| {
+        let saved = weights.tensors.remove(&spec.name);
+        let saved = saved.ok_or_else(|| Error::failed(format!("the weights hold no `{}`", spec.name)))?;
+        let own = bridge::to_tensor_as(&saved, device, kind)?;
+        saved.storage().release();
+        Ok(own)
+    })?;
     Ok(LoadedModel { model: CausalLm::new(&config, params), path: path.to_owned(), architecture_from, notes })
 }
 
@@ -176,6 +186,23 @@ pub fn load_into(model: &CausalLm, mut tensors: HashMap<String, HostTensor>) -> 
     for (name, param) in model.params().names().iter().zip(model.params().tensors()) {
         let saved = bridge::to_tensor(&tensors[name])?;
         tch::no_grad(|| param.shallow_clone().f_copy_(&saved))?;
+    }
+    Ok(())
+}
+
+/// A file may claim a million layers or positions: the claim must not cost more than the file.
+fn plausible(config: &ModelConfig, tensors: usize) -> Result<()> {
+    let experts = config.moe.as_ref().map_or((0, 0), |moe| (moe.num_experts, moe.n_shared_experts));
+    for (name, claimed, most) in [
+        ("num_hidden_layers", config.num_hidden_layers, tensors as i64),
+        ("num_experts", experts.0, tensors as i64),
+        ("n_shared_experts", experts.1, tensors as i64),
+        ("max_position_embeddings", config.max_position_embeddings, MOST_POSITIONS),
+    ] {
+        if claimed > most {
+            return Err(Error::failed("the weights do not fit the architecture")
+                .because(format!("`{name}` is {claimed}, but there are {tensors} tensors and at most {MOST_POSITIONS} positions")));
+        }
     }
     Ok(())
 }
@@ -190,10 +217,12 @@ fn check(config: &ModelConfig, tensors: &mut HashMap<String, HostTensor>) -> Res
     if config.tie_word_embeddings
         && let (Some(head), Some(embedding)) =
             (tensors.remove("lm_head.weight"), tensors.get("model.embed_tokens.weight"))
+        && !head.is_same(embedding)
         && head.bytes()? != embedding.bytes()?
     {
         faults.push("differs from the embedding, which the architecture ties: lm_head.weight".to_owned());
     }
+    plausible(config, tensors.len())?;
     let table = params::specs(config);
     for spec in &table {
         match tensors.get(&spec.name).map(HostTensor::shape) {

@@ -29,7 +29,7 @@ pub fn resolve_model_path(spec: &str) -> Result<PathBuf> {
         return newest(Path::new(run), Some(stage));
     }
     Err(Error::input(format!("there is no model `{spec}`"))
-        .hint("give a .pth or .safetensors file, a folder with weights, a run's folder, or RUN:stage"))
+        .hint("give a .pth, .safetensors or .gguf file, a folder with weights, a run's folder, or RUN:stage"))
 }
 
 fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {

@@ -111,6 +111,13 @@ impl Storage {
         Ok(Arc::new(Self(Bytes::Borrowed(tensor))))
     }
 
+    /// Gives back the memory of a mapped file's part; it is read again when it is looked at again.
+    pub fn release(&self) {
+        if let Bytes::Mapped { map, start, len } = &self.0 {
+            native::release_mapped(map, *start, *len);
+        }
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
@@ -207,6 +214,13 @@ impl HostTensor {
     /// Elements.
     pub fn numel(&self) -> usize {
         self.shape.iter().product::<i64>() as usize
+    }
+
+    /// Whether both look at the same elements of one storage.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.storage, &other.storage)
+            && (self.dtype, self.offset) == (other.dtype, other.offset)
+            && (&self.shape, &self.strides) == (&other.shape, &other.strides)
     }
 
     fn is_contiguous(&self) -> bool {

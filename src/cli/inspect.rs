@@ -4,6 +4,7 @@
 //! stdout. Next: `facts` (what stands beside the weights), `tree` (how tensors are shown).
 
 mod facts;
+mod gguf_file;
 mod tree;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,13 +14,13 @@ use serde_json::{Value as Json, json};
 
 use crate::checkpoint::load::{self, Weights};
 use crate::checkpoint::value::HostTensor;
-use crate::checkpoint::{pth, resolve_model_path};
-use crate::error::{Error, Kind, Place, Result};
+use crate::checkpoint::{gguf, pth, resolve_model_path};
+use crate::error::{Error, Result};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A .pth, a .safetensors, a TorchScript .pt, a folder with weights, a run's folder, or RUN:stage
+    /// A .pth, a .safetensors, a .gguf, a TorchScript .pt, a folder with weights, a run's folder, or RUN:stage
     pub file: String,
     /// Print one JSON value
     #[arg(long)]
@@ -29,7 +30,7 @@ pub struct Args {
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     let path = resolve_model_path(&args.file)?;
-    let found = complete(look(&path).map_err(as_input)?);
+    let found = complete(look(&path)?);
     let text = if args.json {
         serde_json::to_string_pretty(&found).map_err(|e| Error::failed("cannot write JSON").because(e))?
     } else {
@@ -39,29 +40,11 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// A file that cannot be read is the user's input here: exit code 2.
-fn as_input(fault: Error) -> Error {
-    if fault.kind() == Kind::Input {
-        return fault;
-    }
-    // The whole fault is kept as the cause; only whose it is changes.
-    let text = fault.to_string();
-    let cause = text.lines().find_map(|line| line.strip_prefix("  cause: "));
-    let mut input = Error::input(fault.what());
-    if let Some(place) = fault.place() {
-        input = input.at(Place::clone(place));
-    }
-    if let Some(cause) = cause {
-        input = input.because(cause);
-    }
-    match fault.hint_text() {
-        Some(hint) => input.hint(hint),
-        None => input,
-    }
-}
-
 /// What a file holds, as `--json` prints it.
 pub fn look(path: &Path) -> Result<Json> {
+    if gguf::is_gguf(path) {
+        return gguf_file::look(path);
+    }
     if path.is_file() && pth::is_script(path) {
         return look_script(path);
     }
@@ -245,13 +228,13 @@ mod tests {
     use crate::checkpoint::Value;
 
     #[test]
-    fn a_missing_and_a_broken_file_are_input_faults() {
+    fn a_missing_file_is_an_input_fault_and_a_broken_one_a_failure() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.pth");
         let ask = |path: &PathBuf| run(Args { file: path.display().to_string(), json: true }).unwrap_err();
         assert_eq!(ask(&path).exit_code(), 2);
         std::fs::write(&path, "no zip").unwrap();
-        assert_eq!(ask(&path).exit_code(), 2);
+        assert_eq!(ask(&path).exit_code(), 1);
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Opening a model and its tokenizer by what the user named: shared by generate, chat and eval.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use tch::Kind;
 
-use crate::checkpoint::{load, pth, resolve_model_path};
+use crate::checkpoint::{gguf, load, pth, resolve_model_path};
 use crate::data::Tokenizer;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides};
+use crate::native::peak_memory_bytes;
 use crate::plan::machine::Machine;
 use crate::plan::{Precision, Wanted, settings};
 
@@ -18,7 +20,7 @@ pub const LIBTORCH_DIR: &str = env!("MINIMIND_LIBTORCH_LIB");
 /// Which model, and where it runs.
 #[derive(Debug, clap::Args)]
 pub struct OpenArgs {
-    /// A .pth, a .safetensors, a Hugging Face folder, or a run's folder (RUN or RUN:stage).
+    /// A .pth, a .safetensors, a .gguf, a Hugging Face folder, or a run's folder (RUN or RUN:stage).
     #[arg(long, value_name = "M")]
     model: String,
     /// Folder with tokenizer.json; without it, the one beside the model.
@@ -75,7 +77,10 @@ pub fn open(args: &OpenArgs) -> Result<Opened> {
         Compute::Fp16 => Kind::Half,
     };
     let given = args.config.as_deref().map(read_config).transpose()?;
+    let (start, before) = (Instant::now(), peak_memory_bytes().unwrap_or(0));
     let loaded = load::load_model(&path, given.as_ref(), device, kind)?;
+    let bytes = peak_memory_bytes().unwrap_or(0).saturating_sub(before);
+    tracing::debug!(seconds = start.elapsed().as_secs_f64(), bytes, "model loaded");
     for note in &loaded.notes {
         tracing::info!("{note}");
     }
@@ -83,7 +88,7 @@ pub fn open(args: &OpenArgs) -> Result<Opened> {
     let model = if args.yarn { loaded.model.with_yarn() } else { loaded.model };
     let tokenizer = match &args.tokenizer {
         Some(folder) => Some(Tokenizer::load(folder)?),
-        None => beside(&path)?.map(|folder| Tokenizer::load(&folder)).transpose()?,
+        None => own_tokenizer(&path)?,
     };
     Ok(Opened { model, tokenizer, compute })
 }
@@ -95,6 +100,16 @@ pub fn read_config(path: &Path) -> Result<ModelConfig> {
     let value = serde_json::from_str(&text)
         .map_err(|e| Error::input("the model config is not JSON").at(Place::file(path)).because(e))?;
     ModelOverrides::from_json(&value).map_err(at)?.resolve().map_err(at)
+}
+
+/// The tokenizer inside a GGUF, else the one beside the weights.
+fn own_tokenizer(path: &Path) -> Result<Option<Tokenizer>> {
+    if gguf::is_gguf(path)
+        && let Some(vocabulary) = gguf::Vocabulary::of(&gguf::open(path)?).map_err(|e| e.at(Place::file(path)))?
+    {
+        return Tokenizer::from_vocabulary(&vocabulary, path).map(Some);
+    }
+    beside(path)?.map(|folder| Tokenizer::load(&folder)).transpose()
 }
 
 /// The tokenizer that belongs to a weight file: named in it, in its folder, or in a folder below.

@@ -258,7 +258,8 @@ impl ModelOverrides {
             ("head_dim", self.head_dim.unwrap_or(2)),
             ("max_position_embeddings", self.max_position_embeddings.unwrap_or(32768)),
         ] {
-            if value < 1 {
+            // Sizes beyond this overflow when they are multiplied, and no machine has them.
+            if !(1..=1 << 30).contains(&value) {
                 faults.push(
                     Error::input(format!("`{name}` is {value}")).hint("give a whole number of at least 1"),
                 );

@@ -144,22 +144,16 @@ impl Params {
         Ok(Self::new(table.into_iter().map(|s| s.name).collect(), tensors))
     }
 
-    /// Parameters from tensors that the caller has checked against [`specs`].
+    /// Parameters that `make` gives one by one, each a tensor that nothing else looks at: training writes in
+    /// place. One at a time, so that a model and its file are never in memory both.
     ///
     /// # Errors
-    /// A name of the table without a tensor.
-    pub fn from_named(
-        config: &ModelConfig,
-        mut named: HashMap<String, Tensor>,
-        device: Device,
-        kind: Kind,
-    ) -> Result<Self> {
+    /// What `make` says; a tensor of another shape.
+    pub fn build(config: &ModelConfig, mut make: impl FnMut(&Spec) -> Result<Tensor>) -> Result<Self> {
         let mut names = Vec::new();
         let mut tensors = Vec::new();
         for spec in specs(config) {
-            let tensor = named
-                .remove(&spec.name)
-                .ok_or_else(|| Error::failed(format!("the weights hold no `{}`", spec.name)))?;
+            let tensor = make(&spec)?;
             if tensor.size() != spec.shape {
                 let (got, want) = (tensor.size(), &spec.shape);
                 return Err(Error::failed(format!(
@@ -167,8 +161,7 @@ impl Params {
                     spec.name
                 )));
             }
-            // A copy of its own: what was loaded may be shared or mapped, and training writes in place.
-            tensors.push(tensor.f_to_device(device)?.f_to_kind(kind)?.f_contiguous()?.copy());
+            tensors.push(tensor);
             names.push(spec.name);
         }
         Ok(Self::new(names, tensors))

@@ -11,6 +11,6 @@ mod tensor_bytes;
 
 pub use jit::Script;
 pub use libtorch::{AdamWStep, AutocastGuard, fused_adamw, load_cuda, rng_state, set_rng_state};
-pub use mmap::map_file;
+pub use mmap::{map_file, release_mapped};
 pub use system::{die_on_broken_pipe, peak_memory_bytes};
-pub use tensor_bytes::tensor_bytes;
+pub use tensor_bytes::{Strided, tensor_bytes, tensor_from_bytes};

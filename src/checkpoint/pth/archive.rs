@@ -1,6 +1,7 @@
 //! The zip around a `.pth`: every record stored as it is, so that storages can be mapped.
 //!
-//! A record's checksum is verified when it is asked for. Names never become paths: they are looked up in
+//! A record's checksum is verified before its bytes are used. Records lie side by side, never over each
+//! other, so what a file can make us read is bounded by its size. Names never become paths: they are looked up in
 //! this archive's own directory and nowhere else.
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use flate2::read::DeflateDecoder;
 use memmap2::Mmap;
+use rayon::prelude::*;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
@@ -22,6 +24,9 @@ use crate::native;
 /// The folder inside the zip that our files use; PyTorch takes the file's name, readers take any.
 const ROOT: &str = "archive";
 
+/// Bytes whose checksum is taken in one go.
+const PORTION: usize = 8 << 20;
+
 #[derive(Debug, Clone, Copy)]
 struct Record {
     start: usize,
@@ -29,6 +34,15 @@ struct Record {
     crc: u32,
     /// Size once inflated; `None` for what is stored as it is.
     inflated: Option<usize>,
+}
+
+impl Record {
+    fn checked(&self, name: &str, found: u32) -> Result<()> {
+        if found == self.crc {
+            return Ok(());
+        }
+        Err(damaged(format!("record `{name}` has checksum {found:08x}, expected {:08x}", self.crc)))
+    }
 }
 
 /// An open file.
@@ -70,6 +84,7 @@ impl Archive {
         }
         let mut zip = ZipArchive::new(Cursor::new(&map[..])).map_err(damaged)?;
         let mut records = HashMap::new();
+        let mut taken = Vec::new();
         let mut root = None;
         for i in 0..zip.len() {
             let entry = zip.by_index_raw(i).map_err(damaged)?;
@@ -97,6 +112,8 @@ impl Archive {
             {
                 return Err(damaged(format!("`{name}` reaches past the end of the file")));
             }
+            let header = usize::try_from(entry.header_start()).unwrap_or(start);
+            taken.push((header.min(start), start + len, name.clone()));
             if let Some(folder) = name.strip_suffix("data.pkl").filter(|f| f.matches('/').count() <= 1)
                 && (folder.is_empty() || folder.ends_with('/'))
             {
@@ -106,6 +123,7 @@ impl Archive {
                 return Err(damaged(format!("two records are called `{name}`")));
             }
         }
+        apart(taken)?;
         let root = root.ok_or_else(|| {
             Error::failed("this zip is not a PyTorch checkpoint").because("it holds no `data.pkl`")
         })?;
@@ -126,26 +144,40 @@ impl Archive {
         self.map.len()
     }
 
-    fn record(&self, name: &str) -> Result<Record> {
-        let record = self.records.get(&format!("{}{name}", self.root));
+    fn find(&self, name: &str) -> Result<Record> {
+        let record = self.records.get(&format!("{}{name}", self.root)).copied();
         let record =
-            *record.ok_or_else(|| damaged(format!("record `{}` is missing", name.escape_debug())))?;
+            record.ok_or_else(|| damaged(format!("record `{}` is missing", name.escape_debug())))?;
         if record.inflated.is_some() {
             return Err(damaged(format!("record `{name}` is compressed")));
-        }
-        let found = crc32fast::hash(&self.map[record.start..record.start + record.len]);
-        if found != record.crc {
-            return Err(damaged(format!(
-                "record `{name}` has checksum {found:08x}, expected {:08x}",
-                record.crc
-            )));
         }
         Ok(record)
     }
 
+    /// Verifies the checksums of storages, on all cores, a portion at a time: what has been seen is given
+    /// back, so that a file of any size passes through little memory.
+    pub fn verify<'k>(&self, within: &str, keys: impl Iterator<Item = &'k str>) -> Result<()> {
+        let name = |key: &str| format!("{within}/{key}");
+        let records = keys.map(|key| Ok((key, self.find(&name(key))?))).collect::<Result<Vec<_>>>()?;
+        records.into_par_iter().try_for_each(|(key, record)| {
+            let mut hasher = crc32fast::Hasher::new();
+            let (mut at, end) = (record.start, record.start + record.len);
+            while at < end {
+                let portion = PORTION.min(end - at);
+                hasher.update(&self.map[at..at + portion]);
+                native::release_mapped(&self.map, at, portion);
+                at += portion;
+            }
+            record.checked(&name(key), hasher.finalize())
+        })
+    }
+
     /// A record's bytes, its checksum verified.
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
-        self.record(name).map(|r| &self.map[r.start..r.start + r.len])
+        let record = self.find(name)?;
+        let bytes = &self.map[record.start..record.start + record.len];
+        record.checked(name, crc32fast::hash(bytes))?;
+        Ok(bytes)
     }
 
     /// The source texts of a TorchScript program, at most `limit` bytes of all of them.
@@ -174,11 +206,20 @@ impl Archive {
         Ok(texts)
     }
 
-    /// A record of the folder `within` as a storage, its checksum verified.
+    /// A record of the folder `within` as a storage; [`Self::verify`] looks at its checksum.
     pub fn storage(&self, within: &str, key: &str) -> Result<Arc<Storage>> {
-        let record = self.record(&format!("{within}/{key}"))?;
+        let record = self.find(&format!("{within}/{key}"))?;
         Storage::mapped(&self.map, record.start, record.len)
             .ok_or_else(|| damaged("a storage reaches past the end"))
+    }
+}
+
+/// No record may lie over another: a small file could otherwise be read as a very large one.
+fn apart(mut taken: Vec<(usize, usize, String)>) -> Result<()> {
+    taken.sort();
+    match taken.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+        Some(pair) => Err(damaged(format!("records `{}` and `{}` overlap", pair[0].2, pair[1].2))),
+        None => Ok(()),
     }
 }
 

@@ -19,7 +19,7 @@ pub enum Item {
     Float(f64),
     Str(Rc<str>),
     Bytes(Rc<[u8]>),
-    Tensor(HostTensor),
+    Tensor(Rc<HostTensor>),
     Global(Global),
     Storage(DType, Arc<Storage>),
     Node(usize),

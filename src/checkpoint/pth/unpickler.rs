@@ -29,6 +29,7 @@ struct Machine<'a> {
     nodes: Vec<Node>,
     storages: HashMap<String, Arc<Storage>>,
     tensor_budget: usize,
+    text_budget: usize,
     node_budget: usize,
 }
 
@@ -57,9 +58,12 @@ fn unpickle_record(archive: &Archive, name: &str, script: bool) -> Result<Value>
         storages: HashMap::new(),
         // Views may overlap (ties, expanded tensors), but not blow a small file up.
         tensor_budget: archive.size().saturating_mul(16).saturating_add(1 << 20),
-        node_budget: code.len().saturating_mul(64).saturating_add(1 << 16),
+        // A value costs at least a byte to name; keys that recur are named by a few bytes each.
+        text_budget: code.len().saturating_mul(64).saturating_add(1 << 16),
+        node_budget: code.len().saturating_mul(4).saturating_add(1 << 16),
     };
     let root = machine.run()?;
+    archive.verify(name, machine.storages.keys().map(String::as_str))?;
     machine.finish(&root, 0)
 }
 
@@ -93,6 +97,14 @@ impl<'a> Machine<'a> {
         let n = self.number(width)?;
         let text = std::str::from_utf8(self.take(n)?).map_err(|_| broken("a text is not UTF-8"))?;
         Ok(Item::Str(text.into()))
+    }
+
+    /// Something is made that the file did not pay for byte by byte.
+    fn charge(&mut self, nodes: usize, text: usize) -> Result<()> {
+        let spent = || broken("it repeats its contents too often");
+        self.node_budget = self.node_budget.checked_sub(nodes).ok_or_else(spent)?;
+        self.text_budget = self.text_budget.checked_sub(text).ok_or_else(spent)?;
+        Ok(())
     }
 
     fn pop(&mut self) -> Result<Item> {
@@ -307,7 +319,11 @@ impl<'a> Machine<'a> {
         let whole = |item: &Item| {
             if let Item::Int(n) = item { Ok(*n) } else { Err(broken("a size is not a number")) }
         };
-        self.items(item)?.iter().map(whole).collect()
+        let items = self.items(item)?;
+        if items.len() > 64 {
+            return Err(broken("a tensor has more than 64 dimensions"));
+        }
+        items.iter().map(whole).collect()
     }
 
     fn storage(&mut self, id: &Item) -> Result<Item> {
@@ -339,13 +355,18 @@ impl<'a> Machine<'a> {
 
     fn reduce(&mut self, callee: &Item, args: &Item) -> Result<()> {
         let Item::Global(callee) = callee else { return Err(broken("it calls what is no function")) };
-        let args = self.items(args)?.to_vec();
+        let args = self.items(args)?;
+        if args.len() > 8 {
+            return Err(broken("a call has too many arguments"));
+        }
+        let args = args.to_vec();
         let made = match (callee, &args[..]) {
             (Global::OrderedDict, []) => {
                 self.node(Node::Dict(Vec::new()));
                 return Ok(());
             }
             (Global::OrderedDict, [pairs]) => {
+                self.charge(self.items(pairs)?.len().saturating_mul(2), 0)?;
                 let mut flat = Vec::new();
                 for pair in self.items(pairs)? {
                     let [key, value] = self.items(pair)? else { return Err(broken("a pair is expected")) };
@@ -357,15 +378,14 @@ impl<'a> Machine<'a> {
             (Global::RebuildTensor, [Item::Storage(dtype, storage), Item::Int(offset), size, stride, ..]) => {
                 let (size, stride) = (self.ints(size)?, self.ints(stride)?);
                 let tensor = HostTensor::new(*dtype, size, stride, *offset, Arc::clone(storage))?;
-                let left = self.tensor_budget.checked_sub(tensor.numel() * dtype.size());
-                self.tensor_budget =
-                    left.ok_or_else(|| broken("its tensors are far larger than the file"))?;
-                Item::Tensor(tensor)
+                self.charge(1 + tensor.strides().len() / 2, 0)?;
+                Item::Tensor(Rc::new(tensor))
             }
             (Global::RebuildParameter, [tensor @ Item::Tensor(_), ..]) => tensor.clone(),
             (Global::ScriptList, [list @ Item::Node(_), ..]) => list.clone(),
             (Global::Size, [size @ Item::Node(_)]) => size.clone(),
             (Global::Encode, [Item::Str(text), Item::Str(how)]) if &**how == "latin1" => {
+                self.charge(1, text.len())?;
                 let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
                 Item::Bytes(bytes.ok_or_else(|| broken("bytes are out of range"))?.into())
             }
@@ -377,13 +397,17 @@ impl<'a> Machine<'a> {
 
     /// The finished tree; a container that holds itself runs out of depth, one repeated too often of nodes.
     fn finish(&mut self, item: &Item, depth: usize) -> Result<Value> {
-        let cost = match item {
-            Item::Str(s) => s.len() + 1,
-            Item::Bytes(b) => b.len() + 1,
-            _ => 1,
-        };
-        let left = self.node_budget.checked_sub(cost);
-        self.node_budget = left.ok_or_else(|| broken("it repeats its contents too often"))?;
+        match item {
+            Item::Str(s) => self.charge(1, s.len())?,
+            Item::Bytes(b) => self.charge(1, b.len())?,
+            Item::Tensor(t) => {
+                let left = self.tensor_budget.checked_sub(t.numel() * t.dtype().size());
+                self.tensor_budget =
+                    left.ok_or_else(|| broken("its tensors are far larger than the file"))?;
+                self.charge(1 + t.strides().len() / 2, 0)?;
+            }
+            _ => self.charge(1, 0)?,
+        }
         if depth > MAX_DEPTH {
             return Err(broken(&format!("it is nested deeper than {MAX_DEPTH}")));
         }
@@ -394,7 +418,7 @@ impl<'a> Machine<'a> {
             Item::Float(x) => Value::Float(*x),
             Item::Str(s) => Value::Str(s.to_string()),
             Item::Bytes(b) => Value::Bytes(b.to_vec()),
-            Item::Tensor(t) => Value::Tensor(t.clone()),
+            Item::Tensor(t) => Value::Tensor(HostTensor::clone(t)),
             Item::Global(_) | Item::Storage(..) => {
                 return Err(broken("it holds a type where a value belongs"));
             }

@@ -1,0 +1,221 @@
+//! How elements are stored: plain floats, and llama.cpp's blocks of 32 quantised weights.
+//!
+//! The arithmetic is ggml's reference (`ggml-quants.c`: `quantize_row_q8_0_ref`, `quantize_row_q4_0_ref`,
+//! `dequantize_row_q6_K` and their kin), so that the same weights give the same bytes as its own tool.
+
+use std::borrow::Cow;
+
+use half::{bf16, f16};
+
+use crate::checkpoint::value::{DType, HostTensor};
+use crate::error::{Error, Result};
+
+/// Weights in a block of q8_0 and q4_0.
+const BLOCK: usize = 32;
+
+/// How a file stores its weights; norms and gates stay f32, as llama.cpp wants them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Precision {
+    F32,
+    F16,
+    Q8_0,
+    Q4_0,
+}
+
+/// An element type of ggml: its number, its name, weights in a block, bytes of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Element(&'static (u32, &'static str, usize, usize));
+
+const ELEMENTS: [(u32, &str, usize, usize); 19] = [
+    (0, "f32", 1, 4),
+    (1, "f16", 1, 2),
+    (2, "q4_0", 32, 18),
+    (3, "q4_1", 32, 20),
+    (6, "q5_0", 32, 22),
+    (7, "q5_1", 32, 24),
+    (8, "q8_0", 32, 34),
+    (9, "q8_1", 32, 36),
+    (10, "q2_k", 256, 84),
+    (11, "q3_k", 256, 110),
+    (12, "q4_k", 256, 144),
+    (13, "q5_k", 256, 176),
+    (14, "q6_k", 256, 210),
+    (24, "i8", 1, 1),
+    (25, "i16", 1, 2),
+    (26, "i32", 1, 4),
+    (27, "i64", 1, 8),
+    (28, "f64", 1, 8),
+    (30, "bf16", 1, 2),
+];
+
+impl Element {
+    /// By ggml's number.
+    pub fn of(number: u32) -> Option<Self> {
+        ELEMENTS.iter().find(|row| row.0 == number).map(Self)
+    }
+
+    fn named(name: &str) -> Self {
+        Self(ELEMENTS.iter().find(|row| row.1 == name).unwrap_or(&ELEMENTS[0]))
+    }
+
+    /// ggml's number.
+    pub fn number(self) -> u32 {
+        self.0.0
+    }
+
+    /// `f32`, `q8_0`, ...
+    pub fn name(self) -> &'static str {
+        self.0.1
+    }
+
+    /// Weights that are stored together.
+    pub fn block(self) -> usize {
+        self.0.2
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(self) -> usize {
+        self.0.3
+    }
+
+    /// The same type in our files, where there is one.
+    pub fn dtype(self) -> Option<DType> {
+        Some(match self.name() {
+            "f32" => DType::F32,
+            "f16" => DType::F16,
+            "bf16" => DType::BF16,
+            "f64" => DType::F64,
+            _ => return None,
+        })
+    }
+
+    /// The element of a matrix with rows of `row` weights. Rows that do not fill blocks are kept in f16, as
+    /// llama.cpp's own tool does; the embedding stays at 8 bits in a file of 4, for it is the output
+    /// layer too and suffers most.
+    pub fn chosen(precision: Precision, row: i64, embedding: bool) -> Self {
+        let fits = row % BLOCK as i64 == 0;
+        Self::named(match precision {
+            Precision::F32 => "f32",
+            Precision::Q8_0 if fits => "q8_0",
+            Precision::Q4_0 if fits && embedding => "q8_0",
+            Precision::Q4_0 if fits => "q4_0",
+            Precision::F16 | Precision::Q8_0 | Precision::Q4_0 => "f16",
+        })
+    }
+
+    /// Plain numbers of 32 bits.
+    pub fn f32() -> Self {
+        Self::named("f32")
+    }
+
+    /// Weights as this type stores them, appended to `out`; `weights` fills whole blocks.
+    pub fn encode(self, weights: &[f32], out: &mut Vec<u8>) -> Result<()> {
+        let wide = || {
+            Error::failed("a weight is too large for 16 bits, or not a number")
+                .hint("export with --precision f32")
+        };
+        match self.name() {
+            "f32" => out.extend(weights.iter().flat_map(|x| x.to_le_bytes())),
+            "f16" => {
+                if weights.iter().any(|x| !f16::from_f32(*x).is_finite()) {
+                    return Err(wide());
+                }
+                out.extend(weights.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()));
+            }
+            "q8_0" => {
+                for block in weights.chunks_exact(BLOCK) {
+                    let largest = block.iter().fold(0f32, |m, x| m.max(x.abs()));
+                    let scale = largest / 127.0;
+                    put_scale(scale, block, out).ok_or_else(wide)?;
+                    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+                    out.extend(block.iter().map(|x| (x * inverse).round() as i8 as u8));
+                }
+            }
+            "q4_0" => {
+                for block in weights.chunks_exact(BLOCK) {
+                    // The weight farthest from zero becomes -8, so that the range is used whole.
+                    let far = block.iter().fold(0f32, |m, x| if x.abs() > m.abs() { *x } else { m });
+                    let scale = far / -8.0;
+                    put_scale(scale, block, out).ok_or_else(wide)?;
+                    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+                    let level = |x: f32| ((x * inverse + 8.5) as i8).min(15) as u8;
+                    let (low, high) = block.split_at(BLOCK / 2);
+                    out.extend(low.iter().zip(high).map(|(a, b)| level(*a) | level(*b) << 4));
+                }
+            }
+            other => return Err(Error::failed(format!("{other} cannot be written"))),
+        }
+        Ok(())
+    }
+
+    /// The weights of whole blocks.
+    pub fn decode(self, bytes: &[u8]) -> Result<Vec<f32>> {
+        let blocks = bytes.chunks_exact(self.block_bytes());
+        let mut out = Vec::with_capacity(blocks.len() * self.block());
+        match self.name() {
+            "q8_0" => blocks.for_each(|block| {
+                let d = scale(block, 0);
+                out.extend(block[2..].iter().map(|q| f32::from(*q as i8) * d));
+            }),
+            "q4_0" => blocks.for_each(|block| {
+                let d = scale(block, 0);
+                let level = |q: u8| (f32::from(q) - 8.0) * d;
+                out.extend(block[2..].iter().map(|q| level(q & 15)));
+                out.extend(block[2..].iter().map(|q| level(q >> 4)));
+            }),
+            "q6_k" => blocks.for_each(|block| six_bits(block, &mut out)),
+            other => {
+                return Err(Error::failed(format!("weights of type {other} are not read here"))
+                    .hint("convert the model to f16, q8_0 or q4_0 with llama.cpp's llama-quantize"));
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn scale(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+fn put_scale(scale: f32, block: &[f32], out: &mut Vec<u8>) -> Option<()> {
+    let stored = f16::from_f32(scale);
+    out.extend(stored.to_le_bytes());
+    (stored.is_finite() && block.iter().all(|x| x.is_finite())).then_some(())
+}
+
+/// q6_K, which llama.cpp's tool puts among the tensors of a q4_0 file: 256 weights in two halves; 4 low bits
+/// and 2 high bits apart, a scale for every 16, and one over all.
+fn six_bits(block: &[u8], out: &mut Vec<f32>) {
+    let d = scale(block, 208);
+    let from = out.len();
+    out.resize(from + 256, 0.0);
+    for half in 0..2 {
+        let low = &block[half * 64..half * 64 + 64];
+        let high = &block[128 + half * 32..128 + half * 32 + 32];
+        let scales = &block[192 + half * 8..192 + half * 8 + 8];
+        for l in 0..32 {
+            let quarter = [low[l] & 15, low[l + 32] & 15, low[l] >> 4, low[l + 32] >> 4];
+            for (k, low) in quarter.into_iter().enumerate() {
+                let q = low | (high[l] >> (2 * k) & 3) << 4;
+                let s = f32::from(scales[l / 16 + 2 * k] as i8);
+                out[from + half * 128 + k * 32 + l] = d * s * (f32::from(q) - 32.0);
+            }
+        }
+    }
+}
+
+/// A tensor's elements as f32, row by row.
+pub fn floats(tensor: &HostTensor) -> Result<Vec<f32>> {
+    let bytes: Cow<'_, [u8]> = tensor.bytes()?;
+    Ok(match tensor.dtype() {
+        DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        DType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        DType::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        DType::F64 => bytes
+            .chunks_exact(8)
+            .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)
+            .collect(),
+        other => return Err(Error::failed(format!("weights of type {} cannot be exported", other.name()))),
+    })
+}

@@ -1,0 +1,308 @@
+//! Mutated files into every reader: none may panic, run long or take memory that the file did not bring.
+//!
+//! Valid seeds of each format are cut, spliced, flipped and given lying numbers by a generator with a fixed
+//! seed, so a finding comes back. A few thousand inputs a format run always; in full:
+//! `MINIMIND_FUZZ=1000000 cargo test --test fuzz -- --nocapture`. What was wrong with an input is printed,
+//! and the input kept in the temporary folder.
+
+use std::collections::HashMap;
+use std::io::{Cursor, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use minimind::checkpoint::gguf::{self, Precision, TokenKind, Vocabulary};
+use minimind::checkpoint::{bridge, load_model, named_tensors, pth, safetensors};
+use minimind::data::Tokenizer;
+use minimind::data::jsonl;
+use minimind::model::config::preset;
+use minimind::model::{CausalLm, ModelConfig, Params};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use tch::{Device, Kind};
+use zip::write::SimpleFileOptions;
+
+/// Inputs a format where nothing else is asked.
+const FEW: u64 = 2000;
+/// Longer than this, an input is a finding.
+const SLOW: Duration = Duration::from_secs(5);
+/// Memory that mutated files of a few kilobytes may cost beyond what the seeds did.
+const MOST_BYTES: u64 = 1 << 30;
+
+type Reader = fn(&Path);
+
+struct Dice(ChaCha8Rng);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        (self.0.next_u64() % n.max(1) as u64) as usize
+    }
+
+    fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len())]
+    }
+
+    /// A number that readers trip over.
+    fn nasty(&mut self, len: usize) -> u64 {
+        match self.below(8) {
+            0 => 0,
+            1 => u64::MAX >> self.below(64),
+            2 => 1 << self.below(64),
+            3 => len as u64,
+            4 => (len as u64).wrapping_sub(self.below(3) as u64),
+            5 => self.below(16) as u64,
+            6 => (self.below(len.max(1)) as u64).wrapping_add(1),
+            _ => self.0.next_u64(),
+        }
+    }
+
+    /// One change.
+    fn change(&mut self, bytes: &mut Vec<u8>, words: &[&[u8]]) {
+        let len = bytes.len();
+        if len == 0 {
+            return bytes.push(self.below(256) as u8);
+        }
+        // Heads are where the lengths are.
+        let at = if self.below(3) == 0 { self.below(len.min(512)) } else { self.below(len) };
+        match self.below(9) {
+            0 => bytes[at] ^= 1 << self.below(8),
+            1 => bytes[at] = self.below(256) as u8,
+            2 | 3 => {
+                let (n, width) = (self.nasty(len).to_le_bytes(), *self.pick(&[1, 2, 4, 8]));
+                let end = (at + width).min(len);
+                bytes[at..end].copy_from_slice(&n[..end - at]);
+            }
+            4 => {
+                let (from, n) = (self.below(len), self.below(64));
+                let part = bytes[from..(from + n).min(len)].to_vec();
+                bytes.splice(at..at, part);
+            }
+            5 => {
+                let end = (at + 1 + self.below(32)).min(len);
+                bytes.drain(at..end);
+            }
+            6 => {
+                let word = self.pick(words).to_vec();
+                bytes.splice(at..at, word);
+            }
+            7 => {
+                let word = self.pick(words);
+                let end = (at + word.len()).min(len);
+                bytes[at..end].copy_from_slice(&word[..end - at]);
+            }
+            _ if self.below(8) == 0 => bytes.truncate(at),
+            _ => bytes[at] = bytes[at].wrapping_add(1),
+        }
+    }
+}
+
+/// How many inputs: MINIMIND_FUZZ, else few.
+fn inputs() -> u64 {
+    std::env::var("MINIMIND_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(FEW)
+}
+
+fn memory() -> u64 {
+    minimind::native::peak_memory_bytes().unwrap_or(0)
+}
+
+/// Feeds mutations of `seeds` to `read`, through `finish` (a checksum put right, a container put around).
+fn fuzz(
+    name: &str,
+    seeds: &[Vec<u8>],
+    words: &[&[u8]],
+    read: Reader,
+    finish: fn(Vec<u8>) -> Vec<u8>,
+) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(name);
+    let put = |bytes: &[u8]| std::fs::write(&path, bytes).expect("an input is written");
+    for seed in seeds {
+        put(&finish(seed.clone()));
+        read(&path);
+    }
+    let (before, start) = (memory(), Instant::now());
+    let mut dice = Dice(ChaCha8Rng::seed_from_u64(7));
+    let mut findings = Vec::new();
+    for n in 0..inputs() {
+        let mut bytes = dice.pick(seeds).clone();
+        for _ in 0..=dice.below(6) {
+            dice.change(&mut bytes, words);
+        }
+        let bytes = finish(bytes);
+        put(&bytes);
+        let began = Instant::now();
+        let panicked = catch_unwind(AssertUnwindSafe(|| read(&path))).is_err();
+        if panicked || began.elapsed() > SLOW {
+            let kept: PathBuf = std::env::temp_dir().join(format!("minimind-fuzz-{n}-{name}"));
+            std::fs::write(&kept, &bytes).expect("a finding is kept");
+            findings.push(format!("input {n} ({}): {}", if panicked { "panic" } else { "slow" }, kept.display()));
+        }
+    }
+    let cost = memory() - before;
+    println!("{name}: {} inputs in {:.0?}, {} findings, {cost} bytes more at the peak", inputs(), start.elapsed(), findings.len());
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+    assert!(cost < MOST_BYTES, "{name}: {cost} bytes");
+}
+
+fn as_it_is(bytes: Vec<u8>) -> Vec<u8> {
+    bytes
+}
+
+/// A model of a few kilobytes.
+fn model(name: &str) -> CausalLm {
+    let mut stated = preset(name).expect("a preset");
+    (stated.hidden_size, stated.num_hidden_layers, stated.vocab_size) = (Some(16), Some(1), Some(40));
+    (stated.num_attention_heads, stated.num_key_value_heads) = (Some(2), Some(1));
+    (stated.intermediate_size, stated.moe_intermediate_size) = (Some(32), Some(32));
+    let config = stated.resolve().expect("a small model");
+    let params = Params::init(&config, Device::Cpu).expect("weights");
+    CausalLm::new(&config, params)
+}
+
+fn metadata(config: &ModelConfig) -> String {
+    serde_json::json!({"config": config.to_json()}).to_string()
+}
+
+const MODELS: [&str; 4] = ["minimind2", "minimind2-moe", "minimind3", "minimind3-moe"];
+
+/// Files that `write` makes for some models.
+fn files(models: &[&str], write: impl Fn(&Path, &CausalLm, usize)) -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("seed");
+    let made = models.iter().enumerate().map(|(i, name)| {
+        write(&path, &model(name), i);
+        std::fs::read(&path).expect("a seed")
+    });
+    made.collect()
+}
+
+fn pth_files() -> Vec<Vec<u8>> {
+    files(&MODELS, |path, model, i| {
+        let value = minimind::engine::resume::weights_value(model, Kind::Half).expect("a tree");
+        let text = metadata(model.config());
+        let extra: &[(&str, &[u8])] = if i % 2 == 0 { &[("minimind.json", text.as_bytes())] } else { &[] };
+        pth::write(path, &value, extra).expect("a seed");
+    })
+}
+
+fn read_model(path: &Path) {
+    let _ = load_model(path, None, Device::Cpu, Kind::Float);
+    let _ = named_tensors(path);
+}
+
+/// What pickles are made of, and what they must not be.
+const PICKLE: [&[u8]; 24] = [
+    b"(", b"t", b"R", b"Q", b"]", b"}", b"e", b"u", b"a", b"s", b"\x85R", b"\x86R", b"q\x00", b"h\x00", b"\x94", b"0", b".",
+    b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"ctorch\nSize\n", b"c_codecs\nencode\n",
+    b"ctorch\nFloatStorage\n", b"cos\nsystem\n", b"J\xff\xff\xff\x7f",
+];
+
+#[test]
+fn checkpoints() {
+    let words: [&[u8]; 6] = [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"../", b"archive/data/0", b"data.pkl"];
+    fuzz("a.pth", &pth_files(), &words, read_model, as_it_is);
+}
+
+/// The pickle of a checkpoint as it is mutated, then the zip around it with checksums that are right.
+#[test]
+fn pickles() {
+    fn pickle(file: &[u8]) -> Vec<u8> {
+        let mut zip = zip::ZipArchive::new(Cursor::new(file)).expect("a zip");
+        let mut out = Vec::new();
+        std::io::copy(&mut zip.by_name("archive/data.pkl").expect("a pickle"), &mut out).expect("it is read");
+        out
+    }
+    fn wrap(pickle: Vec<u8>) -> Vec<u8> {
+        let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).with_alignment(64);
+        let mut put = |name: &str, bytes: &[u8]| {
+            zip.start_file(format!("a/{name}"), options).expect("a record");
+            zip.write_all(bytes).expect("a record");
+        };
+        put("data.pkl", &pickle);
+        (0..20).for_each(|n| put(&format!("data/{n}"), &[n as u8; 2560]));
+        zip.finish().expect("a zip").into_inner()
+    }
+    let mut seeds: Vec<Vec<u8>> = pth_files().iter().map(|file| pickle(file)).collect();
+    seeds.push(b"\x80\x02}q\x00(X\x01\0\0\0aq\x01]q\x02(K\x01h\x01G?\xf0\0\0\0\0\0\0\x88NeX\x01\0\0\0b(h\x02h\x02tu.".to_vec());
+    fuzz("a.pickle.pth", &seeds, &PICKLE, read_model, wrap);
+}
+
+#[test]
+fn safetensors_files() {
+    let seeds = files(&MODELS, |path, model, _| {
+        let hosts = bridge::borrow_all(model.params().tensors().iter()).expect("tensors");
+        let tensors: Vec<_> = model.params().names().iter().cloned().zip(hosts).collect();
+        let text = HashMap::from([("minimind.json".to_owned(), metadata(model.config()))]);
+        safetensors::write(path, &tensors, text).expect("a seed");
+    });
+    let words: [&[u8]; 8] =
+        [b"\"shape\":[", b"data_offsets", b"999999999999", b"-1", b"{", b"[[[[[[[[", b"\"F32\"", b"__metadata__"];
+    fuzz("a.safetensors", &seeds, &words, read_model, as_it_is);
+}
+
+#[test]
+fn gguf_files() {
+    let words: Vec<String> = (33..=60u8).map(|c| char::from(c).to_string()).collect();
+    let mut kinds = vec![TokenKind::Normal; words.len()];
+    kinds[1] = TokenKind::Control;
+    let vocabulary = Vocabulary {
+        merges: vec![("!".to_owned(), "#".to_owned())],
+        tokens: words.into_iter().chain(["!#".to_owned()]).collect(),
+        kinds: kinds.into_iter().chain([TokenKind::Normal]).collect(),
+        pre: "gpt-2".to_owned(),
+        bos: Some(1),
+        eos: Some(2),
+        pad: Some(0),
+        unknown: None,
+        add_bos: false,
+        template: Some("{% for m in messages %}{{ m.content }}{% endfor %}".to_owned()),
+    };
+    let seeds = files(&["minimind2", "minimind3", "minimind3-moe", "minimind3-moe"], |path, model, i| {
+        let hosts = bridge::borrow_all(model.params().tensors().iter()).expect("tensors");
+        let weights = model.params().names().iter().cloned().zip(hosts).collect();
+        let precision = [Precision::F16, Precision::Q8_0, Precision::Q4_0, Precision::F32][i];
+        let contents = gguf::Contents { config: model.config(), vocabulary: Some(&vocabulary), name: "seed", precision };
+        gguf::write(path, &contents, &weights).expect("a seed");
+    });
+    fn read(path: &Path) {
+        if let Ok(file) = gguf::open(path) {
+            let _ = file.to_json();
+            if let Ok(Some(vocabulary)) = Vocabulary::of(&file) {
+                let _ = Tokenizer::from_vocabulary(&vocabulary, path);
+            }
+        }
+        read_model(path);
+    }
+    let words: [&[u8]; 6] = [b"GGUF", b"\x08\0\0\0", b"\x09\0\0\0", b"llama", b"blk.0.", b"general.alignment"];
+    fuzz("a.gguf", &seeds, &words, read, as_it_is);
+}
+
+#[test]
+fn rows_and_recipes() {
+    fn rows(path: &Path) {
+        let Ok(lines) = jsonl::Lines::open(path) else { return };
+        for line in lines.map_while(Result::ok) {
+            if let Ok(row) = jsonl::parse(&line.bytes) {
+                let _ = minimind::data::prepare::check(&row, true);
+                let _ = minimind::data::prepare::check(&row, false);
+            }
+        }
+    }
+    let seeds = [
+        br#"{"conversations": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "\u00e9"}]}"#.to_vec(),
+        b"{\"text\": \"one\"}\n\n{\"text\": \"two\"}\r\n".to_vec(),
+    ];
+    let words: [&[u8]; 6] = [b"\"role\":", b"[[[[[[[[[[[[", b"{\"a\":", b"\\ud800", b"1e999", b"\xff\xfe"];
+    fuzz("a.jsonl", &seeds, &words, rows, as_it_is);
+
+    fn recipe(path: &Path) {
+        let _ = minimind::recipe::read(path, &[]);
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let read = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read(entry.expect("a recipe").path()).expect("a recipe");
+    let seeds: Vec<Vec<u8>> = std::fs::read_dir(folder).expect("recipes").map(read).collect();
+    assert!(seeds.len() > 1);
+    let words: [&[u8]; 8] = [b"&a ", b"*a", b"<<: ", b"- ", b"{", b"[[[[[[[[", b"!!binary ", b"\n  "];
+    fuzz("a.yaml", &seeds, &words, recipe, as_it_is);
+}
