@@ -106,13 +106,7 @@ fn memory() -> u64 {
 }
 
 /// Feeds mutations of `seeds` to `read`, through `finish` (a checksum put right, a container put around).
-fn fuzz(
-    name: &str,
-    seeds: &[Vec<u8>],
-    words: &[&[u8]],
-    read: Reader,
-    finish: fn(Vec<u8>) -> Vec<u8>,
-) {
+fn fuzz(name: &str, seeds: &[Vec<u8>], words: &[&[u8]], read: Reader, finish: fn(Vec<u8>) -> Vec<u8>) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(name);
     let put = |bytes: &[u8]| std::fs::write(&path, bytes).expect("an input is written");
@@ -135,11 +129,20 @@ fn fuzz(
         if panicked || began.elapsed() > SLOW {
             let kept: PathBuf = std::env::temp_dir().join(format!("minimind-fuzz-{n}-{name}"));
             std::fs::write(&kept, &bytes).expect("a finding is kept");
-            findings.push(format!("input {n} ({}): {}", if panicked { "panic" } else { "slow" }, kept.display()));
+            findings.push(format!(
+                "input {n} ({}): {}",
+                if panicked { "panic" } else { "slow" },
+                kept.display()
+            ));
         }
     }
     let cost = memory() - before;
-    println!("{name}: {} inputs in {:.0?}, {} findings, {cost} bytes more at the peak", inputs(), start.elapsed(), findings.len());
+    println!(
+        "{name}: {} inputs in {:.0?}, {} findings, {cost} bytes more at the peak",
+        inputs(),
+        start.elapsed(),
+        findings.len()
+    );
     assert!(findings.is_empty(), "{}", findings.join("\n"));
     assert!(cost < MOST_BYTES, "{name}: {cost} bytes");
 }
@@ -192,14 +195,36 @@ fn read_model(path: &Path) {
 
 /// What pickles are made of, and what they must not be.
 const PICKLE: [&[u8]; 24] = [
-    b"(", b"t", b"R", b"Q", b"]", b"}", b"e", b"u", b"a", b"s", b"\x85R", b"\x86R", b"q\x00", b"h\x00", b"\x94", b"0", b".",
-    b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"ctorch\nSize\n", b"c_codecs\nencode\n",
-    b"ctorch\nFloatStorage\n", b"cos\nsystem\n", b"J\xff\xff\xff\x7f",
+    b"(",
+    b"t",
+    b"R",
+    b"Q",
+    b"]",
+    b"}",
+    b"e",
+    b"u",
+    b"a",
+    b"s",
+    b"\x85R",
+    b"\x86R",
+    b"q\x00",
+    b"h\x00",
+    b"\x94",
+    b"0",
+    b".",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ccollections\nOrderedDict\n",
+    b"ctorch\nSize\n",
+    b"c_codecs\nencode\n",
+    b"ctorch\nFloatStorage\n",
+    b"cos\nsystem\n",
+    b"J\xff\xff\xff\x7f",
 ];
 
 #[test]
 fn checkpoints() {
-    let words: [&[u8]; 6] = [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"../", b"archive/data/0", b"data.pkl"];
+    let words: [&[u8]; 6] =
+        [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"../", b"archive/data/0", b"data.pkl"];
     fuzz("a.pth", &pth_files(), &words, read_model, as_it_is);
 }
 
@@ -214,7 +239,9 @@ fn pickles() {
     }
     fn wrap(pickle: Vec<u8>) -> Vec<u8> {
         let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
-        let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).with_alignment(64);
+        let options = SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Stored)
+            .with_alignment(64);
         let mut put = |name: &str, bytes: &[u8]| {
             zip.start_file(format!("a/{name}"), options).expect("a record");
             zip.write_all(bytes).expect("a record");
@@ -236,8 +263,16 @@ fn safetensors_files() {
         let text = HashMap::from([("minimind.json".to_owned(), metadata(model.config()))]);
         safetensors::write(path, &tensors, text).expect("a seed");
     });
-    let words: [&[u8]; 8] =
-        [b"\"shape\":[", b"data_offsets", b"999999999999", b"-1", b"{", b"[[[[[[[[", b"\"F32\"", b"__metadata__"];
+    let words: [&[u8]; 8] = [
+        b"\"shape\":[",
+        b"data_offsets",
+        b"999999999999",
+        b"-1",
+        b"{",
+        b"[[[[[[[[",
+        b"\"F32\"",
+        b"__metadata__",
+    ];
     fuzz("a.safetensors", &seeds, &words, read_model, as_it_is);
 }
 
@@ -262,7 +297,8 @@ fn gguf_files() {
         let hosts = bridge::borrow_all(model.params().tensors().iter()).expect("tensors");
         let weights = model.params().names().iter().cloned().zip(hosts).collect();
         let precision = [Precision::F16, Precision::Q8_0, Precision::Q4_0, Precision::F32][i];
-        let contents = gguf::Contents { config: model.config(), vocabulary: Some(&vocabulary), name: "seed", precision };
+        let contents =
+            gguf::Contents { config: model.config(), vocabulary: Some(&vocabulary), name: "seed", precision };
         gguf::write(path, &contents, &weights).expect("a seed");
     });
     fn read(path: &Path) {
@@ -274,7 +310,8 @@ fn gguf_files() {
         }
         read_model(path);
     }
-    let words: [&[u8]; 6] = [b"GGUF", b"\x08\0\0\0", b"\x09\0\0\0", b"llama", b"blk.0.", b"general.alignment"];
+    let words: [&[u8]; 6] =
+        [b"GGUF", b"\x08\0\0\0", b"\x09\0\0\0", b"llama", b"blk.0.", b"general.alignment"];
     fuzz("a.gguf", &seeds, &words, read, as_it_is);
 }
 
@@ -300,7 +337,9 @@ fn rows_and_recipes() {
         let _ = minimind::recipe::read(path, &[]);
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
-    let read = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read(entry.expect("a recipe").path()).expect("a recipe");
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read(entry.expect("a recipe").path()).expect("a recipe")
+    };
     let seeds: Vec<Vec<u8>> = std::fs::read_dir(folder).expect("recipes").map(read).collect();
     assert!(seeds.len() > 1);
     let words: [&[u8]; 8] = [b"&a ", b"*a", b"<<: ", b"- ", b"{", b"[[[[[[[[", b"!!binary ", b"\n  "];

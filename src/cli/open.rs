@@ -105,7 +105,8 @@ pub fn read_config(path: &Path) -> Result<ModelConfig> {
 /// The tokenizer inside a GGUF, else the one beside the weights.
 fn own_tokenizer(path: &Path) -> Result<Option<Tokenizer>> {
     if gguf::is_gguf(path)
-        && let Some(vocabulary) = gguf::Vocabulary::of(&gguf::open(path)?).map_err(|e| e.at(Place::file(path)))?
+        && let Some(vocabulary) =
+            gguf::Vocabulary::of(&gguf::open(path)?).map_err(|e| e.at(Place::file(path)))?
     {
         return Tokenizer::from_vocabulary(&vocabulary, path).map(Some);
     }

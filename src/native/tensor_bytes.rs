@@ -46,7 +46,8 @@ impl Strided<'_> {
         let reach = self.shape.iter().zip(self.strides).try_fold(0i64, |at, (d, s)| {
             if *d < 1 || *s < 0 { None } else { (d - 1).checked_mul(*s)?.checked_add(at) }
         });
-        let end = reach.and_then(|n| usize::try_from(n).ok()).and_then(|n| n.checked_add(1)?.checked_mul(size));
+        let end =
+            reach.and_then(|n| usize::try_from(n).ok()).and_then(|n| n.checked_add(1)?.checked_mul(size));
         self.shape.len() == self.strides.len()
             && end.is_some_and(|end| end <= self.bytes.len())
             && self.bytes.as_ptr().align_offset(size) == 0
@@ -68,7 +69,8 @@ pub fn tensor_from_bytes(from: Strided<'_>, device: Device, kind: Kind) -> Resul
     let seen = if from.kind == Kind::Bool { Kind::Uint8 } else { from.kind };
     // SAFETY: every element lies inside `from.bytes`, which outlives the view: `view` ends with this
     // function, and `copy` has memory of its own.
-    let view = unsafe { Tensor::f_from_blob(from.bytes.as_ptr(), from.shape, from.strides, seen, Device::Cpu)? };
+    let view =
+        unsafe { Tensor::f_from_blob(from.bytes.as_ptr(), from.shape, from.strides, seen, Device::Cpu)? };
     let copy = view.f_to_device_(device, kind, false, true)?;
     Ok(copy.f_contiguous()?)
 }
@@ -92,11 +94,18 @@ mod tests {
             tensor_from_bytes(from, Device::Cpu, Kind::Float)
         };
         let turned = make(&[3, 2], &[1, 3], 0).unwrap();
-        assert!(turned.is_contiguous() && turned.equal(&Tensor::from_slice(&[0f32, 3., 1., 4., 2., 5.]).view([3, 2])));
+        assert!(
+            turned.is_contiguous()
+                && turned.equal(&Tensor::from_slice(&[0f32, 3., 1., 4., 2., 5.]).view([3, 2]))
+        );
         assert_eq!(make(&[0, 3], &[3, 1], 0).unwrap().size(), [0, 3]);
-        for (shape, strides, skip) in
-            [(&[3, 3][..], &[3, 1][..], 0), (&[2], &[i64::MAX], 0), (&[2], &[1, 1], 0), (&[-1], &[1], 0), (&[2], &[1], 1)]
-        {
+        for (shape, strides, skip) in [
+            (&[3, 3][..], &[3, 1][..], 0),
+            (&[2], &[i64::MAX], 0),
+            (&[2], &[1, 1], 0),
+            (&[-1], &[1], 0),
+            (&[2], &[1], 1),
+        ] {
             assert!(make(shape, strides, skip).is_err(), "{shape:?} {strides:?} {skip}");
         }
         let flags = Strided { bytes: &[0, 1, 7], shape: &[3], strides: &[1], kind: Kind::Bool };

@@ -126,7 +126,8 @@ fn an_architecture_that_lies_about_the_weights_is_refused() {
         ("llama.context_length", 32768),
     ] {
         // Three positions are few but possible.
-        for n in [0, 3, 1 << 29, u32::MAX].into_iter().filter(|n| *n != 3 || !key.ends_with("context_length")) {
+        for n in [0, 3, 1 << 29, u32::MAX].into_iter().filter(|n| *n != 3 || !key.ends_with("context_length"))
+        {
             let text = changed(&path, &number(key, was), &number(key, n));
             assert!(text.starts_with("error: "), "{key} = {n}: {text}");
         }

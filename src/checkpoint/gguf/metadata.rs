@@ -134,8 +134,10 @@ fn scaling(file: &Gguf, key: &impl Fn(&str) -> String, config: &mut Json) -> Res
             });
             Ok(())
         }
-        Some(other) => Err(Error::failed("this model stretches its positions in a way that is not read here")
-            .because(format!("rope.scaling.type is {other:?}, its factor {:?}", number("factor")))),
+        Some(other) => {
+            Err(Error::failed("this model stretches its positions in a way that is not read here")
+                .because(format!("rope.scaling.type is {other:?}, its factor {:?}", number("factor"))))
+        }
     }
 }
 
@@ -147,12 +149,15 @@ pub fn put(head: &mut Head, contents: &Contents<'_>, arch: Arch) -> Result<()> {
     head.text("general.type", "model");
     head.text("general.name", contents.name);
     // llama.cpp's `llama_ftype`, for people and file listings.
-    head.int("general.file_type", match contents.precision {
-        Precision::F32 => 0,
-        Precision::F16 => 1,
-        Precision::Q4_0 => 2,
-        Precision::Q8_0 => 7,
-    })?;
+    head.int(
+        "general.file_type",
+        match contents.precision {
+            Precision::F32 => 0,
+            Precision::F16 => 1,
+            Precision::Q4_0 => 2,
+            Precision::Q8_0 => 7,
+        },
+    )?;
     head.int("general.quantization_version", 2)?;
     head.int(&key("block_count"), config.num_hidden_layers)?;
     head.int(&key("context_length"), config.max_position_embeddings)?;

@@ -90,7 +90,8 @@ pub fn from_file(file: &Gguf, arch: Arch, heads: Heads) -> Result<HashMap<String
             };
             for e in 0..n {
                 let storage = Arc::clone(all.storage());
-                let view = HostTensor::new(all.dtype(), vec![rows, row], vec![row, 1], e * rows * row, storage)?;
+                let view =
+                    HostTensor::new(all.dtype(), vec![rows, row], vec![row, 1], e * rows * row, storage)?;
                 tensors.insert(format!("model.layers.{layer}.mlp.experts.{e}.{ours}.{kind}"), view);
             }
             continue;
@@ -168,9 +169,9 @@ impl Planned<'_> {
                 }
             }
             out.clear();
-            self.element
-                .encode(&weights, &mut out)
-                .map_err(|e| Error::failed(format!("`{}`: {}", self.name, e.what())).hint("export with --precision f32"))?;
+            self.element.encode(&weights, &mut out).map_err(|e| {
+                Error::failed(format!("`{}`: {}", self.name, e.what())).hint("export with --precision f32")
+            })?;
             put(&out)?;
         }
         Ok(())
@@ -184,9 +185,8 @@ pub fn to_file<'a>(
     weights: &'a HashMap<String, HostTensor>,
     precision: Precision,
 ) -> Result<Vec<Planned<'a>>> {
-    let find = |name: &str| {
-        weights.get(name).ok_or_else(|| Error::failed(format!("the weights hold no `{name}`")))
-    };
+    let find =
+        |name: &str| weights.get(name).ok_or_else(|| Error::failed(format!("the weights hold no `{name}`")));
     let planned = |name: String, parts: Vec<&'a HostTensor>, stack: bool| {
         let mut shape = parts[0].shape();
         let plain = shape.len() < 2 || name.ends_with("ffn_gate_inp.weight");

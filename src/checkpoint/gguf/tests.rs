@@ -30,10 +30,25 @@ pub fn words() -> Vocabulary {
     let merges = vec![("t".to_owned(), "1".to_owned())];
     let template = Some("{{ messages }}".to_owned());
     let (bos, eos, pad, unknown) = (Some(1), Some(2), Some(0), None);
-    Vocabulary { tokens, kinds, merges, pre: "gpt-2".to_owned(), bos, eos, pad, unknown, add_bos: false, template }
+    Vocabulary {
+        tokens,
+        kinds,
+        merges,
+        pre: "gpt-2".to_owned(),
+        bos,
+        eos,
+        pad,
+        unknown,
+        add_bos: false,
+        template,
+    }
 }
 
-pub fn write_model(path: &Path, name: &str, precision: Precision) -> (ModelConfig, HashMap<String, HostTensor>) {
+pub fn write_model(
+    path: &Path,
+    name: &str,
+    precision: Precision,
+) -> (ModelConfig, HashMap<String, HostTensor>) {
     let (config, weights) = model(name);
     let contents = Contents { config: &config, vocabulary: Some(&words()), name, precision };
     write(path, &contents, &weights).unwrap();
@@ -46,9 +61,12 @@ fn models_come_back_under_every_precision() {
     let path = folder.path().join("a.gguf");
     for name in ["minimind2", "minimind3", "minimind3-moe"] {
         // The error of a weight relative to the largest of its block: none, 2^-11, half of 1/127, of 1/8.
-        for (precision, within) in
-            [(Precision::F32, 0.0), (Precision::F16, 5e-4), (Precision::Q8_0, 4.5e-3), (Precision::Q4_0, 0.126)]
-        {
+        for (precision, within) in [
+            (Precision::F32, 0.0),
+            (Precision::F16, 5e-4),
+            (Precision::Q8_0, 4.5e-3),
+            (Precision::Q4_0, 0.126),
+        ] {
             let (config, weights) = write_model(&path, name, precision);
             let back = load_model(&path, None, Device::Cpu, Kind::Float).unwrap();
             let mut told = back.model.config().clone();
@@ -88,7 +106,12 @@ fn the_tokenizer_and_the_head_come_back() {
     assert!(is_gguf(&path) && !is_gguf(folder.path()));
     let err = super::write(
         &path,
-        &Contents { config: &model("minimind2-moe").0, vocabulary: None, name: "x", precision: Precision::F32 },
+        &Contents {
+            config: &model("minimind2-moe").0,
+            vocabulary: None,
+            name: "x",
+            precision: Precision::F32,
+        },
         &HashMap::new(),
     );
     assert!(err.unwrap_err().to_string().contains("shared experts"));
@@ -141,5 +164,13 @@ fn blocks_are_ggmls() {
     block.extend([3; 16]);
     block.extend([0x00, 0x38]);
     assert_eq!(Element::of(14).unwrap().decode(&block).unwrap(), vec![1.5; 256]);
-    assert!(Element::of(12).unwrap().decode(&[0; 144]).unwrap_err().hint_text().unwrap().contains("llama-quantize"));
+    assert!(
+        Element::of(12)
+            .unwrap()
+            .decode(&[0; 144])
+            .unwrap_err()
+            .hint_text()
+            .unwrap()
+            .contains("llama-quantize")
+    );
 }

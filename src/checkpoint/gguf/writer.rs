@@ -1,6 +1,5 @@
 //! The file, written in one go: head, padding, tensors one by one.
 
-use std::io::Write;
 use std::path::Path;
 
 use super::MAGIC;

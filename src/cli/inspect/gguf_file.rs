@@ -20,9 +20,8 @@ pub fn look(path: &Path) -> Result<Json> {
         Err(fault) => json!({"unknown": fault.at(Place::file(path)).to_string()}),
     };
     let list = file.entries().iter();
-    let list: Vec<Json> = list
-        .map(|e| json!({"name": e.name, "dtype": e.element.name(), "shape": e.shape}))
-        .collect();
+    let list: Vec<Json> =
+        list.map(|e| json!({"name": e.name, "dtype": e.element.name(), "shape": e.shape})).collect();
     Ok(json!({
         "path": path.display().to_string(),
         "kind": "GGUF",

@@ -79,7 +79,10 @@ pub fn vocabulary(dir: &Path) -> Result<Vocabulary> {
         ))
     };
     let model = &json["model"];
-    if model["type"] != "BPE" || model["byte_fallback"] == true || model["ignore_merges"] == true && named(&json) != Some("llama-bpe") {
+    if model["type"] != "BPE"
+        || model["byte_fallback"] == true
+        || model["ignore_merges"] == true && named(&json) != Some("llama-bpe")
+    {
         return Err(foreign("it is not plain byte-level BPE"));
     }
     let pre = named(&json).ok_or_else(|| foreign("llama.cpp has no name for how it cuts words"))?;
@@ -90,12 +93,20 @@ pub fn vocabulary(dir: &Path) -> Result<Vocabulary> {
     let config_path = dir.join("tokenizer_config.json");
     let config = read_optional(&config_path)?.map(|bytes| serde_json::from_slice(&bytes)).transpose();
     let config: Value = config
-        .map_err(|e| Error::input("the tokenizer's configuration is not JSON").at(Place::file(&config_path)).because(e))?
+        .map_err(|e| {
+            Error::input("the tokenizer's configuration is not JSON").at(Place::file(&config_path)).because(e)
+        })?
         .unwrap_or(Value::Null);
     let jinja = dir.join("chat_template.jinja");
     let template = match read_optional(&jinja)? {
-        Some(bytes) => Some(String::from_utf8(bytes).map_err(|e| Error::input("the template is not text").at(Place::file(&jinja)).because(e))?),
-        None => configured_templates(&config).into_iter().find(|(name, _)| name == "default").map(|(_, text)| text),
+        Some(bytes) => Some(
+            String::from_utf8(bytes)
+                .map_err(|e| Error::input("the template is not text").at(Place::file(&jinja)).because(e))?,
+        ),
+        None => configured_templates(&config)
+            .into_iter()
+            .find(|(name, _)| name == "default")
+            .map(|(_, text)| text),
     };
     let tokenizer = Tokenizer::load(dir)?;
     let unknown = config["unk_token"].as_str().and_then(|text| tokenizer.token_id(text));
@@ -152,20 +163,28 @@ impl Tokenizer {
     pub fn from_vocabulary(vocabulary: &Vocabulary, file: &Path) -> Result<Self> {
         let at = |e: Error| e.at(Place::file(file));
         let refused = |why: String| {
-            at(Error::failed("the tokenizer in this GGUF cannot be used").because(why).hint("give one with --tokenizer DIR"))
+            at(Error::failed("the tokenizer in this GGUF cannot be used")
+                .because(why)
+                .hint("give one with --tokenizer DIR"))
         };
-        let cut = cutter(&vocabulary.pre).ok_or_else(|| refused(format!("its rule for cutting words is called `{}`", vocabulary.pre.escape_debug())))?;
+        let cut = cutter(&vocabulary.pre).ok_or_else(|| {
+            refused(format!("its rule for cutting words is called `{}`", vocabulary.pre.escape_debug()))
+        })?;
         let text = |id: Option<u32>| id.and_then(|id| vocabulary.tokens.get(id as usize)).map(String::as_str);
         let each = || vocabulary.tokens.iter().zip(&vocabulary.kinds).enumerate();
         let added: Vec<Value> = each()
             .filter(|(_, (_, kind))| matches!(kind, TokenKind::Control | TokenKind::UserDefined))
-            .map(|(id, (token, kind))| json!({
-                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": *kind == TokenKind::Control,
-            }))
+            .map(|(id, (token, kind))| {
+                json!({
+                    "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": *kind == TokenKind::Control,
+                })
+            })
             .collect();
-        let vocab: serde_json::Map<String, Value> = each().map(|(id, (token, _))| (token.clone(), json!(id))).collect();
-        let merges: Vec<[&str; 2]> = vocabulary.merges.iter().map(|(a, b)| [a.as_str(), b.as_str()]).collect();
+        let vocab: serde_json::Map<String, Value> =
+            each().map(|(id, (token, _))| (token.clone(), json!(id))).collect();
+        let merges: Vec<[&str; 2]> =
+            vocabulary.merges.iter().map(|(a, b)| [a.as_str(), b.as_str()]).collect();
         let whole = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
             "pre_tokenizer": cut, "post_processor": null,
@@ -177,9 +196,15 @@ impl Tokenizer {
             },
         })
         .to_string();
-        let inner = tokenizers::Tokenizer::from_bytes(whole.as_bytes()).map_err(|e| refused(e.to_string()))?;
+        let inner =
+            tokenizers::Tokenizer::from_bytes(whole.as_bytes()).map_err(|e| refused(e.to_string()))?;
         let mut config = json!({});
-        for (role, id) in [("bos_token", vocabulary.bos), ("eos_token", vocabulary.eos), ("pad_token", vocabulary.pad), ("unk_token", vocabulary.unknown)] {
+        for (role, id) in [
+            ("bos_token", vocabulary.bos),
+            ("eos_token", vocabulary.eos),
+            ("pad_token", vocabulary.pad),
+            ("unk_token", vocabulary.unknown),
+        ] {
             if let Some(text) = text(id) {
                 config[role] = json!(text);
             }
@@ -189,7 +214,8 @@ impl Tokenizer {
         hash.update(&whole);
         if let Some(text) = &vocabulary.template {
             hash.update(text);
-            templates.push(("default".to_owned(), ChatTemplate::parse(text, &PathBuf::from(file)).map_err(at)?));
+            templates
+                .push(("default".to_owned(), ChatTemplate::parse(text, &PathBuf::from(file)).map_err(at)?));
         }
         let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Self::assemble(inner, &config, templates, fingerprint).map_err(at)
