@@ -125,7 +125,7 @@ fn scaling(file: &Gguf, key: &impl Fn(&str) -> String, config: &mut Json) -> Res
         Some(Meta::Text(kind)) if kind == "none" => Ok(()),
         Some(Meta::Text(kind))
             if kind == "yarn"
-                && number("factor") == Some(YARN_FACTOR as f64)
+                && number("factor") == Some(YARN_FACTOR)
                 && number("original_context_length") == Some(YARN_ORIGINAL_POSITIONS as f64) =>
         {
             config["rope_scaling"] = json!({
@@ -177,7 +177,7 @@ pub fn put(head: &mut Head, contents: &Contents<'_>, arch: Arch) -> Result<()> {
         head.int(&key("expert_feed_forward_length"), moe.moe_intermediate_size)?;
     }
     if config.inference_rope_scaling && config.max_position_embeddings > YARN_ORIGINAL_POSITIONS {
-        let factor = YARN_FACTOR as f64;
+        let factor = YARN_FACTOR;
         head.text(&key("rope.scaling.type"), "yarn");
         head.float(&key("rope.scaling.factor"), factor);
         head.int(&key("rope.scaling.original_context_length"), YARN_ORIGINAL_POSITIONS)?;
