@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod files;
+pub mod gguf;
 pub mod source;
 pub mod torchscript;
 
@@ -66,18 +67,28 @@ impl Format {
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit.
+    #[value(alias = "f32")]
     Fp32,
     /// Half precision.
+    #[value(alias = "f16")]
     Fp16,
     /// bfloat16.
     Bf16,
+    /// GGUF: 8 bits in blocks of 32.
+    #[serde(rename = "q8_0")]
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// GGUF: 4 bits in blocks of 32.
+    #[serde(rename = "q4_0")]
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 impl Precision {
-    /// libtorch's name of it.
+    /// libtorch's name of it; what is quantised is computed in fp32.
     pub fn kind(self) -> Kind {
         match self {
-            Precision::Fp32 => Kind::Float,
+            Precision::Fp32 | Precision::Q8_0 | Precision::Q4_0 => Kind::Float,
             Precision::Fp16 => Kind::Half,
             Precision::Bf16 => Kind::BFloat16,
         }
@@ -148,13 +159,18 @@ pub fn export(format: Format, source: &Source, out: &Path, options: &Options) ->
         Format::Torchscript => Precision::Fp32,
         _ => Precision::of(source.stored),
     });
+    if matches!(precision, Precision::Q8_0 | Precision::Q4_0) && format != Format::Gguf {
+        return Err(Error::input(format!("{} has no quantised numbers", format.name()))
+            .hint("give --precision fp32, fp16 or bf16, or export gguf"));
+    }
     let draft = Draft::new(out)?;
     let path = draft.path();
     match format {
         Format::Pth => files::pth(source, precision, path)?,
         Format::Safetensors => files::safetensors(source, precision, path)?,
         Format::Torchscript => torchscript::write(source, precision, options.freeze, path)?,
-        Format::Huggingface | Format::Gguf => {
+        Format::Gguf => gguf::write(source, precision, path)?,
+        Format::Huggingface => {
             return Err(Error::failed(format!("{} is not in this version yet", format.name())));
         }
     }
@@ -163,11 +179,15 @@ pub fn export(format: Format, source: &Source, out: &Path, options: &Options) ->
         match format {
             Format::Pth | Format::Safetensors => check::compare_file(source, kind, path),
             Format::Torchscript => torchscript::compare(source, kind, path),
-            Format::Huggingface | Format::Gguf => unreachable!("not written above"),
+            Format::Gguf => gguf::compare(source, precision, path),
+            Format::Huggingface => unreachable!("not written above"),
         }
     });
     let check = check.transpose().map_err(|e| e.at(Place::file(out)))?;
-    let (files, bytes) = draft.publish()?;
+    let (mut files, bytes) = draft.publish()?;
+    if format == Format::Gguf {
+        files.extend(gguf::modelfile(source, out)?.file_name().map(PathBuf::from));
+    }
     let parameters = params::count(source.model.config()).0;
     Ok(Report { format, path: out.to_owned(), files, bytes, parameters, precision, check })
 }

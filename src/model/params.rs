@@ -167,6 +167,23 @@ impl Params {
         Ok(Self::new(names, tensors))
     }
 
+    /// Parameters from tensors by name, each copied to `device` as `kind`.
+    ///
+    /// # Errors
+    /// A name of the table without a tensor, or with one of another shape.
+    pub fn from_named(
+        config: &ModelConfig,
+        mut named: HashMap<String, Tensor>,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Self> {
+        Self::build(config, |spec| {
+            let tensor = named.remove(&spec.name);
+            let tensor = tensor.ok_or_else(|| Error::failed(format!("the weights hold no `{}`", spec.name)))?;
+            Ok(tensor.f_to_device(device)?.f_to_kind(kind)?.f_contiguous()?.copy())
+        })
+    }
+
     fn new(names: Vec<String>, tensors: Vec<Tensor>) -> Self {
         let index = names.iter().enumerate().map(|(i, name)| (name.clone(), i)).collect();
         Self { names, tensors, index }

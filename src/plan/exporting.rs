@@ -76,6 +76,8 @@ impl Resolver<'_> {
             ExportPrecisionName::Fp32 => Precision::Fp32,
             ExportPrecisionName::Fp16 => Precision::Fp16,
             ExportPrecisionName::Bf16 => Precision::Bf16,
+            ExportPrecisionName::Q8_0 => Precision::Q8_0,
+            ExportPrecisionName::Q4_0 => Precision::Q4_0,
         });
         StageConfig::Export(ExportConfig {
             model: self.stage_model(base, None, &init),

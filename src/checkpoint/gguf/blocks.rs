@@ -19,6 +19,7 @@ const BLOCK: usize = 32;
 pub enum Precision {
     F32,
     F16,
+    Bf16,
     Q8_0,
     Q4_0,
 }
@@ -97,6 +98,7 @@ impl Element {
         let fits = row % BLOCK as i64 == 0;
         Self::named(match precision {
             Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
             Precision::Q8_0 if fits => "q8_0",
             Precision::Q4_0 if fits && embedding => "q8_0",
             Precision::Q4_0 if fits => "q4_0",
@@ -123,6 +125,7 @@ impl Element {
                 }
                 out.extend(weights.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()));
             }
+            "bf16" => out.extend(weights.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes())),
             "q8_0" => {
                 for block in weights.chunks_exact(BLOCK) {
                     let largest = block.iter().fold(0f32, |m, x| m.max(x.abs()));

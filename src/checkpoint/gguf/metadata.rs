@@ -154,6 +154,7 @@ pub fn put(head: &mut Head, contents: &Contents<'_>, arch: Arch) -> Result<()> {
         match contents.precision {
             Precision::F32 => 0,
             Precision::F16 => 1,
+            Precision::Bf16 => 32,
             Precision::Q4_0 => 2,
             Precision::Q8_0 => 7,
         },

@@ -64,6 +64,7 @@ fn models_come_back_under_every_precision() {
         for (precision, within) in [
             (Precision::F32, 0.0),
             (Precision::F16, 5e-4),
+            (Precision::Bf16, 4e-3),
             (Precision::Q8_0, 4.5e-3),
             (Precision::Q4_0, 0.126),
         ] {

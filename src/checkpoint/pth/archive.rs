@@ -146,8 +146,7 @@ impl Archive {
 
     fn find(&self, name: &str) -> Result<Record> {
         let record = self.records.get(&format!("{}{name}", self.root)).copied();
-        let record =
-            record.ok_or_else(|| damaged(format!("record `{}` is missing", name.escape_debug())))?;
+        let record = record.ok_or_else(|| damaged(format!("record `{}` is missing", name.escape_debug())))?;
         if record.inflated.is_some() {
             return Err(damaged(format!("record `{name}` is compressed")));
         }

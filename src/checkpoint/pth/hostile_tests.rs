@@ -92,6 +92,47 @@ fn nesting_cycles_and_repetition_end() {
     }
 }
 
+/// What costs the file a few bytes each time and the reader much more is bounded.
+#[test]
+fn amplification_ends() {
+    let text = |n: u32| [b"X".to_vec(), n.to_le_bytes().to_vec(), vec![b'a'; n as usize]].concat();
+    let many = |head: Vec<u8>, again: &[u8], tail: &[u8]| [b"\x80\x02".to_vec(), head, again.repeat(20_000), tail.to_vec()].concat();
+    // A long text turned into bytes again and again.
+    let latin = [b"](".to_vec(), text(100_000), b"q\0X\x06\0\0\0latin1q\x01c_codecs\nencode\nq\x02".to_vec()].concat();
+    assert!(fault(&many(latin, b"h\x02h\0h\x01\x86R", b"e.")).contains("too often"));
+    // A dict made from the same pairs again and again.
+    let pairs = [b"](](".to_vec(), b"K\x01K\x02\x86".repeat(10_000), b"eq\0ccollections\nOrderedDict\nq\x01".to_vec()].concat();
+    assert!(fault(&many(pairs, b"h\x01h\0\x85R", b"e.")).contains("too often"));
+    // One tensor under many names is as many tensors to whoever loads it.
+    let mut named = tensor("0", 4, 0, 4, 1);
+    named.pop();
+    named.splice(0..2, b"}(K\x00".iter().copied());
+    named.extend(b"q\0");
+    assert!(fault(&many(named, b"K\x01h\0", b"u.")).contains("too often"));
+    // A call and a shape with more parts than any has.
+    assert!(fault(b"\x80\x02ctorch\nSize\n(KKKKKKKKKKKKKKKKKKKKtR.").contains("too many"));
+}
+
+/// Two records in the directory for the same bytes: the zip's way to look larger than it is.
+#[test]
+fn records_over_each_other_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sample_file(folder.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The directory's entries: signature, 38 bytes, the header's place, then the name.
+    let entry = |name: &[u8]| {
+        let found = bytes.windows(name.len()).rposition(|w| w == name).unwrap();
+        assert_eq!(bytes[found - 46..found - 42], *b"PK\x01\x02");
+        found - 4
+    };
+    let (a, b) = (entry(b"archive/data/0"), entry(b"archive/data/1"));
+    let place: [u8; 4] = bytes[a..a + 4].try_into().unwrap();
+    bytes[b..b + 4].copy_from_slice(&place);
+    std::fs::write(&path, &bytes).unwrap();
+    let fault = read(&path).unwrap_err();
+    assert!(fault.to_string().contains("overlap") || fault.to_string().contains("damaged"), "{fault}");
+}
+
 #[test]
 fn damage_is_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -29,6 +29,12 @@ pub enum ExportPrecisionName {
     Fp16,
     /// bfloat16.
     Bf16,
+    /// GGUF: 8 bits in blocks of 32.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// GGUF: 4 bits in blocks of 32.
+    #[serde(rename = "q4_0")]
+    Q4_0,
 }
 
 /// Writes a model in formats that other tools read.

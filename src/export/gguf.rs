@@ -1,0 +1,137 @@
+//! GGUF for llama.cpp and Ollama: the model with its tokenizer in one file, and a Modelfile beside it.
+//!
+//! The file's layout is `checkpoint::gguf`; here a model's tokenizer joins it and both are checked.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tch::{Device, Kind};
+
+use super::check::{self, Check};
+use super::{Precision, Source};
+use crate::checkpoint::gguf::{self, Contents, Vocabulary};
+use crate::checkpoint::{atomic, bridge, load};
+use crate::data::Tokenizer;
+use crate::data::tokenizer::RenderOptions;
+use crate::data::tokenizer::gguf::vocabulary;
+use crate::error::{Error, Place, Result};
+
+/// The tokenizer that goes along: the folder's, else what a GGUF as source holds.
+fn tokenizer(source: &Source) -> Result<Vocabulary> {
+    if let Some(folder) = &source.tokenizer {
+        return vocabulary(folder);
+    }
+    let own = match gguf::is_gguf(&source.path) {
+        true => Vocabulary::of(&gguf::open(&source.path)?).map_err(|e| e.at(Place::file(&source.path)))?,
+        false => None,
+    };
+    own.ok_or_else(|| {
+        Error::input("no tokenizer was found beside the model, and llama.cpp takes none but the one in the GGUF")
+            .hint("name one with --tokenizer DIR")
+    })
+}
+
+fn stored(precision: Precision) -> gguf::Precision {
+    match precision {
+        Precision::Fp32 => gguf::Precision::F32,
+        Precision::Fp16 => gguf::Precision::F16,
+        Precision::Bf16 => gguf::Precision::Bf16,
+        Precision::Q8_0 => gguf::Precision::Q8_0,
+        Precision::Q4_0 => gguf::Precision::Q4_0,
+    }
+}
+
+/// Writes the file.
+pub fn write(source: &Source, precision: Precision, path: &Path) -> Result<()> {
+    let vocabulary = tokenizer(source)?;
+    let params = source.model.params();
+    let hosts = bridge::borrow_all(params.tensors().iter())?;
+    let weights: HashMap<_, _> = params.names().iter().cloned().zip(hosts).collect();
+    let name = source.path.file_stem().map_or("minimind".into(), |s| s.to_string_lossy());
+    let contents = Contents {
+        config: source.model.config(),
+        vocabulary: Some(&vocabulary),
+        name: &name,
+        precision: stored(precision),
+    };
+    gguf::write(path, &contents, &weights)
+}
+
+/// Reads it back and compares in fp32: what differs is what the weights lost.
+///
+/// The tolerances of the quantised types are shares of the largest logit like the others'. A weight of q8_0
+/// is off by at most 1/254 of the largest of its 32, of q4_0 by 1/16.
+pub fn compare(source: &Source, precision: Precision, path: &Path) -> Result<Check> {
+    let back = load::load_model(path, None, Device::Cpu, Kind::Float)?;
+    let ids = check::random_ids(&source.model);
+    let tolerance = match precision {
+        Precision::Q8_0 => 5e-2,
+        Precision::Q4_0 => 6e-1,
+        plain => check::tolerance(plain.kind()),
+    };
+    let want = check::logits(&source.model, &ids);
+    let logits = check::compare(&want, &check::logits(&back.model, &ids), tolerance, "logits")?;
+    let (before, after) = (tokenizer(source)?, Vocabulary::of(&gguf::open(path)?)?);
+    let kept = after.is_some_and(|after| {
+        let n = before.tokens.len();
+        (after.tokens.get(..n), &after.merges, &after.template) == (Some(&before.tokens[..]), &before.merges, &before.template)
+    });
+    if !kept {
+        return Err(Error::failed("the export's tokenizer is not its source's"));
+    }
+    Ok(Check { compared: vec!["logits".to_owned(), "tokenizer".to_owned()], ..logits })
+}
+
+/// Writes Ollama's description of `file` beside it; its path.
+pub fn modelfile(source: &Source, file: &Path) -> Result<PathBuf> {
+    let path = file.with_file_name("Modelfile");
+    let vocabulary = tokenizer(source)?;
+    let words = Tokenizer::from_vocabulary(&vocabulary, file)?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut text = format!("# ollama create NAME -f Modelfile\nFROM ./{name}\n");
+    match template(&words) {
+        Some(template) => text += &format!("TEMPLATE \"\"\"{template}\"\"\"\n"),
+        None => text += "# The chat template of this model does not fit Ollama's language; llama.cpp uses it from the GGUF.\n",
+    }
+    // What `minimind chat` samples with.
+    text += &format!("PARAMETER stop {}\nPARAMETER temperature 0.85\nPARAMETER top_p 0.85\n", words.eos_token());
+    atomic::write_bytes(&path, text.as_bytes())?;
+    Ok(path)
+}
+
+/// The chat template in Ollama's language (Go's `text/template`), where it is turns between marks: what it
+/// renders is compared with what the template itself does, and a template of another form is left out.
+fn template(words: &Tokenizer) -> Option<String> {
+    let (open, close) = (words.bos_token(), words.eos_token());
+    let options = RenderOptions { add_generation_prompt: true, open_thinking: false };
+    let render = |messages: &serde_json::Value| words.render(messages, None, options).ok();
+    let turn = |role: &str, text: &str| format!("{open}{role}\n{text}{close}\n");
+    let answer = format!("{open}assistant\n");
+
+    let alone = render(&json!([{"role": "user", "content": "Q"}]))?;
+    let (before, opening) = alone.split_once(&turn("user", "Q"))?;
+    let opening = opening.strip_prefix(&answer)?;
+    let said = render(&json!([
+        {"role": "system", "content": "S"}, {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "A"}, {"role": "user", "content": "R"},
+    ]))?;
+    // A template may open earlier answers as it opens the next, with an empty think block.
+    let told = |past: &str| {
+        let past = turn("assistant", &format!("{past}A"));
+        [turn("system", "S"), turn("user", "Q"), past, turn("user", "R"), format!("{answer}{opening}")].concat()
+    };
+    let past = ["", opening].into_iter().find(|past| said == told(past))?;
+    let quoted = [open, close, before, opening].iter().any(|part| part.contains("{{") || part.contains("\"\"\""));
+    if quoted {
+        return None;
+    }
+    let default = if before.is_empty() { String::new() } else { format!("{{{{ if not .System }}}}{before}{{{{ end }}}}") };
+    let past = match past {
+        "" => String::new(),
+        past => format!("{{{{ if eq .Role \"assistant\" }}}}{past}{{{{ end }}}}"),
+    };
+    Some(format!(
+        "{default}{{{{ range .Messages }}}}{open}{{{{ .Role }}}}\n{past}{{{{ .Content }}}}{close}\n{{{{ end }}}}{answer}{opening}"
+    ))
+}
