@@ -99,7 +99,16 @@ fn export(model: &Path, tokenizer: &Path, precision: &str, out: &Path) {
 fn greedy(model: &Path, ids: &[u32], new: usize) -> Vec<u32> {
     let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
     let mut command = minimind();
-    command.args(["generate", "--greedy", "--ignore-eos", "--json", "--device", "cpu", "--precision", "fp32"]);
+    command.args([
+        "generate",
+        "--greedy",
+        "--ignore-eos",
+        "--json",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]);
     command.args(["--max-new-tokens", &new.to_string(), "--ids", &ids.join(","), "--model"]).arg(model);
     let said: Value = serde_json::from_slice(&succeed(&mut command).stdout).expect("JSON");
     numbers(&said["ids"])
@@ -131,9 +140,11 @@ fn hold(python: &str, model: &Path, tokenizer: &Path, prompts: &[Vec<u32>], plai
         export(model, tokenizer, precision, &file);
         let read = succeed(Command::new(python).arg(script("gguf_reader.py")).arg(&file).arg(model));
         print!("{precision}: {}", String::from_utf8_lossy(&read.stdout));
-        let questions = json!({"texts": TEXTS, "prompts": prompts, "chats": [chat, long], "max_new_tokens": 24});
+        let questions =
+            json!({"texts": TEXTS, "prompts": prompts, "chats": [chat, long], "max_new_tokens": 24});
         let said = llama(python, &file, &questions);
-        let vocabulary = Vocabulary::of(&gguf::open(&file).expect("a GGUF")).expect("a tokenizer").expect("one");
+        let vocabulary =
+            Vocabulary::of(&gguf::open(&file).expect("a GGUF")).expect("a tokenizer").expect("one");
         let inside = Tokenizer::from_vocabulary(&vocabulary, &file).expect("a tokenizer");
         for (text, theirs) in TEXTS.iter().zip(said["tokens"].as_array().expect("tokens")) {
             let ours = words.encode(text).expect("tokens");
@@ -141,17 +152,23 @@ fn hold(python: &str, model: &Path, tokenizer: &Path, prompts: &[Vec<u32>], plai
             assert_eq!(ours, inside.encode(text).expect("tokens"), "from the GGUF: {text:?}");
             assert_eq!(words.decode(&ours, false).expect("text"), inside.decode(&ours, false).expect("text"));
         }
-        for (messages, theirs) in [chat.clone(), long.clone()].iter().zip(said["rendered"].as_array().expect("prompts")) {
+        for (messages, theirs) in
+            [chat.clone(), long.clone()].iter().zip(said["rendered"].as_array().expect("prompts"))
+        {
             let ours = words.render(messages, None, options).expect("a prompt");
             assert_eq!(Some(ours.as_str()), theirs.as_str(), "the chat template renders otherwise");
             assert_eq!(ours, inside.render(messages, None, options).expect("a prompt"));
         }
         let (mut same, mut all) = (0, 0);
         for (ids, theirs) in prompts.iter().zip(said["answers"].as_array().expect("answers")) {
-            let (ours, theirs) = (greedy(&file, ids, 24), numbers(theirs));
+            // llama.cpp ends at any token that ends a text by its name, and does not tell it.
+            let answer = |ids: Vec<u32>| -> Vec<u32> {
+                ids.into_iter().take_while(|id| ![words.eos_id(), words.pad_id()].contains(id)).collect()
+            };
+            let (ours, theirs) = (answer(greedy(&file, ids, 24)), answer(numbers(theirs)));
             if plain.contains(&precision) {
                 assert_eq!(ours, theirs, "{} {precision}: another answer to {ids:?}", model.display());
-                assert_eq!(ours, greedy(model, ids, 24), "the file's answer is not its source's");
+                assert_eq!(ours, answer(greedy(model, ids, 24)), "the file's answer is not its source's");
             }
             same += ours.iter().zip(&theirs).filter(|(a, b)| a == b).count();
             all += ours.len();
@@ -162,6 +179,23 @@ fn hold(python: &str, model: &Path, tokenizer: &Path, prompts: &[Vec<u32>], plai
     }
 }
 
+/// YaRN goes along: llama.cpp's own factor on the attention is taken back.
+fn stretched(python: &str, model: &Path, tokenizer: &Path) {
+    if !model.exists() {
+        return;
+    }
+    let file = model.with_extension("yarn.gguf");
+    let mut command = minimind();
+    command.args(["export", "gguf", "--yarn", "--precision", "f32", "--model"]).arg(model);
+    succeed(command.arg("--tokenizer").arg(tokenizer).arg("--out").arg(&file));
+    let long: Vec<u32> = (0..300).map(|i| (i * i * 37 + i) % 512).collect();
+    let questions = json!({"texts": [], "prompts": [long], "chats": [], "max_new_tokens": 24});
+    let theirs = numbers(&llama(python, &file, &questions)["answers"][0]);
+    let ours = greedy(&file, &long, 24);
+    assert_eq!(ours[..theirs.len()], theirs[..], "another answer with YaRN");
+    assert_ne!(ours, greedy(model, &long, 24), "YaRN changes nothing here, so this tests nothing");
+}
+
 fn prompts(vocab: u32) -> Vec<Vec<u32>> {
     (1..=4u32).map(|n| (0..n * 5).map(|i| (i * i * 37 + n * 101) % vocab).collect()).collect()
 }
@@ -170,7 +204,9 @@ fn prompts(vocab: u32) -> Vec<Vec<u32>> {
 fn the_references_tokenizers_and_every_architecture() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    for (name, era) in [("minimind2", "minimind2"), ("minimind3", "minimind3"), ("minimind3-moe", "minimind3")] {
+    for (name, era) in
+        [("minimind2", "minimind2"), ("minimind3", "minimind3"), ("minimind3-moe", "minimind3")]
+    {
         let Some(tokenizer) = upstream(era) else { continue };
         hold(&python, &fresh_model(folder.path(), name), &tokenizer, &prompts(6400), &["f32"]);
     }
@@ -197,11 +233,19 @@ fn the_fixtures_weights() {
         asked.push(numbers(&forward["greedy_prompt"]));
         hold(&python, &here.join("weights_fp32.pth"), &tokenizer, &asked, &["f32"]);
     }
+    stretched(&python, &folder.path().join("minimind3-dense/weights_fp32.pth"), &tokenizer);
+    stretched(&python, &folder.path().join("minimind2-dense/weights_fp32.pth"), &tokenizer);
     let moe = fixtures().join("minimind2/moe/weights_fp32.pth");
     if moe.exists() {
         let out = folder.path().join("none.gguf");
         let mut command = minimind();
-        command.args(["export", "gguf", "--model"]).arg(&moe).arg("--tokenizer").arg(&tokenizer).arg("--out").arg(&out);
+        command
+            .args(["export", "gguf", "--model"])
+            .arg(&moe)
+            .arg("--tokenizer")
+            .arg(&tokenizer)
+            .arg("--out")
+            .arg(&out);
         let output = command.output().expect("the program starts");
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(1) && text.contains("no twin in llama.cpp"), "{text}");
@@ -228,9 +272,10 @@ fn a_trained_model_answers_the_same() {
     assert!(out.join("export/pretrain_64.gguf").exists() && out.join("export/Modelfile").exists());
     let tokenizer = out.join("tok");
     let words = Tokenizer::load(&tokenizer).expect("a tokenizer");
-    let asked: Vec<Vec<u32>> = ["The ", "What is", "A cat", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"]
-        .iter()
-        .map(|text| words.encode(text).expect("tokens"))
-        .collect();
+    let asked: Vec<Vec<u32>> =
+        ["The ", "What is", "A cat", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"]
+            .iter()
+            .map(|text| words.encode(text).expect("tokens"))
+            .collect();
     hold(&python, &out.join("pretrain_64.pth"), &tokenizer, &asked, &["f32", "f16"]);
 }

@@ -179,7 +179,8 @@ impl Params {
     ) -> Result<Self> {
         Self::build(config, |spec| {
             let tensor = named.remove(&spec.name);
-            let tensor = tensor.ok_or_else(|| Error::failed(format!("the weights hold no `{}`", spec.name)))?;
+            let tensor =
+                tensor.ok_or_else(|| Error::failed(format!("the weights hold no `{}`", spec.name)))?;
             Ok(tensor.f_to_device(device)?.f_to_kind(kind)?.f_contiguous()?.copy())
         })
     }

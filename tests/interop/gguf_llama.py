@@ -35,7 +35,9 @@ questions = json.load(open(sys.argv[2], encoding="utf-8"))
 tokens = [ask("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"] for text in questions["texts"]]
 answers = []
 for ids in questions["prompts"]:
-    body = {"prompt": ids, "n_predict": questions["max_new_tokens"], "temperature": 0.0, "ignore_eos": True}
+    body = {"prompt": ids, "n_predict": questions["max_new_tokens"], "temperature": 0.0}
     answers.append(ask("/completion", body | {"return_tokens": True, "cache_prompt": False})["tokens"])
-rendered = [ask("/apply-template", {"messages": chat})["prompt"] for chat in questions["chats"]]
+# llama.cpp sets enable_thinking to false by itself, where the template of minimind2 then closes a think block.
+thinking = {"enable_thinking": True}
+rendered = [ask("/apply-template", {"messages": chat, "chat_template_kwargs": thinking})["prompt"] for chat in questions["chats"]]
 json.dump({"tokens": tokens, "answers": answers, "rendered": rendered}, sys.stdout)

@@ -157,6 +157,9 @@ impl Element {
         let blocks = bytes.chunks_exact(self.block_bytes());
         let mut out = Vec::with_capacity(blocks.len() * self.block());
         match self.name() {
+            "f32" => out.extend(blocks.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+            "f16" => out.extend(blocks.map(|b| scale(b, 0))),
+            "bf16" => out.extend(blocks.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
             "q8_0" => blocks.for_each(|block| {
                 let d = scale(block, 0);
                 out.extend(block[2..].iter().map(|q| f32::from(*q as i8) * d));

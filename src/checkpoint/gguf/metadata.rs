@@ -52,6 +52,9 @@ impl Arch {
                 "minimind export huggingface or safetensors keeps every weight; dense models and minimind3-moe go to GGUF",
             )
         };
+        if config.to_json().get("rope_scaling").is_some_and(Json::is_object) {
+            return Err(none("positions are stretched in a way that is not written here yet"));
+        }
         match (config.era, &config.moe) {
             (Era::MiniMind2, None) => Ok(Self::Llama),
             (Era::MiniMind3, None) => Ok(Self::Qwen3),

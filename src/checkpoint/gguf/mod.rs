@@ -26,6 +26,7 @@ use crate::error::{Error, Place, Result};
 use crate::model::ModelConfig;
 
 pub use blocks::{Element, Precision};
+pub use names::rounded;
 pub use reader::{Entry, Gguf, Meta};
 pub use vocabulary::{TokenKind, Vocabulary};
 

@@ -178,6 +178,24 @@ impl Planned<'_> {
     }
 }
 
+/// How a tensor is stored, by their name or ours: norms, biases and gates as they are.
+fn element(name: &str, shape: &[i64], precision: Precision) -> Element {
+    let gate = name.ends_with("ffn_gate_inp.weight") || name.ends_with("mlp.gate.weight");
+    if shape.len() < 2 || gate {
+        return Element::f32();
+    }
+    let outer = WHOLE.iter().any(|(theirs, ours)| name == *theirs || name == *ours);
+    Element::chosen(precision, shape.last().copied().unwrap_or(1), outer)
+}
+
+/// A weight as a file of this precision gives it back.
+pub fn rounded(name: &str, weight: &HostTensor, precision: Precision) -> Result<HostTensor> {
+    let (mut bytes, element) = (Vec::new(), element(name, &weight.shape(), precision));
+    element.encode(&floats(weight)?, &mut bytes)?;
+    let weights = element.decode(&bytes)?.into_iter().flat_map(f32::to_le_bytes).collect();
+    HostTensor::contiguous(DType::F32, weight.shape(), Storage::owned(weights))
+}
+
 /// What a file of this model holds, in llama.cpp's usual order.
 pub fn to_file<'a>(
     config: &ModelConfig,
@@ -189,10 +207,7 @@ pub fn to_file<'a>(
         |name: &str| weights.get(name).ok_or_else(|| Error::failed(format!("the weights hold no `{name}`")));
     let planned = |name: String, parts: Vec<&'a HostTensor>, stack: bool| {
         let mut shape = parts[0].shape();
-        let plain = shape.len() < 2 || name.ends_with("ffn_gate_inp.weight");
-        let row = shape.last().copied().unwrap_or(1);
-        let embedding = name == "token_embd.weight" || name == "output.weight";
-        let element = if plain { Element::f32() } else { Element::chosen(precision, row, embedding) };
+        let element = element(&name, &shape, precision);
         if stack {
             shape.insert(0, parts.len() as i64);
         }
@@ -210,6 +225,10 @@ pub fn to_file<'a>(
         for (theirs, ours) in IN_BLOCK {
             for kind in ["weight", "bias"] {
                 let Some(tensor) = weights.get(&format!("{block}.{ours}.{kind}")) else { continue };
+                if kind == "bias" && arch != Arch::Llama {
+                    return Err(Error::failed("this model has no twin in llama.cpp")
+                        .because("Qwen3 there has no biases, and this model has"));
+                }
                 let mut one = planned(format!("blk.{layer}.{theirs}.{kind}"), vec![tensor], false);
                 one.head_dim = interleaved(theirs, arch, heads).map(|_| config.head_dim as usize);
                 plan.push(one);

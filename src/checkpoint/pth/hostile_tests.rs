@@ -96,12 +96,20 @@ fn nesting_cycles_and_repetition_end() {
 #[test]
 fn amplification_ends() {
     let text = |n: u32| [b"X".to_vec(), n.to_le_bytes().to_vec(), vec![b'a'; n as usize]].concat();
-    let many = |head: Vec<u8>, again: &[u8], tail: &[u8]| [b"\x80\x02".to_vec(), head, again.repeat(20_000), tail.to_vec()].concat();
+    let many = |head: Vec<u8>, again: &[u8], tail: &[u8]| {
+        [b"\x80\x02".to_vec(), head, again.repeat(20_000), tail.to_vec()].concat()
+    };
     // A long text turned into bytes again and again.
-    let latin = [b"](".to_vec(), text(100_000), b"q\0X\x06\0\0\0latin1q\x01c_codecs\nencode\nq\x02".to_vec()].concat();
+    let latin = [b"](".to_vec(), text(100_000), b"q\0X\x06\0\0\0latin1q\x01c_codecs\nencode\nq\x02".to_vec()]
+        .concat();
     assert!(fault(&many(latin, b"h\x02h\0h\x01\x86R", b"e.")).contains("too often"));
     // A dict made from the same pairs again and again.
-    let pairs = [b"](](".to_vec(), b"K\x01K\x02\x86".repeat(10_000), b"eq\0ccollections\nOrderedDict\nq\x01".to_vec()].concat();
+    let pairs = [
+        b"](](".to_vec(),
+        b"K\x01K\x02\x86".repeat(10_000),
+        b"eq\0ccollections\nOrderedDict\nq\x01".to_vec(),
+    ]
+    .concat();
     assert!(fault(&many(pairs, b"h\x01h\0\x85R", b"e.")).contains("too often"));
     // One tensor under many names is as many tensors to whoever loads it.
     let mut named = tensor("0", 4, 0, 4, 1);
