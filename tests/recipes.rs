@@ -105,3 +105,36 @@ fn two_runs_in_one_folder_are_refused_and_a_signal_saves() {
     assert!(said.contains("saved at micro-batch"), "{said}");
     assert!(folder.path().join("pretrain_128_resume.pth").exists());
 }
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = minimind();
+    command.current_dir(root).args(["run", "recipes/quickstart.yaml", "--output"]).arg(folder.path());
+    // An update that never comes: the first signal waits for one to save after.
+    command.args([
+        "--set",
+        "stages.pretrain.accumulation_steps=1000000",
+        "--set",
+        "stages.pretrain.epochs=1000",
+    ]);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let run = command.spawn().expect("starts");
+    let metrics = folder.path().join("pretrain/metrics.jsonl");
+    for _ in 0..1200 {
+        if std::fs::metadata(&metrics).is_ok_and(|m| m.len() > 0) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    for _ in 0..2 {
+        let id = run.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill").success());
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    let ended = run.wait_with_output().expect("ends");
+    assert_eq!(ended.status.code(), Some(130));
+    assert!(!String::from_utf8_lossy(&ended.stderr).contains("saved at micro-batch"));
+    assert!(!folder.path().join("pretrain_128_resume.pth").exists());
+}

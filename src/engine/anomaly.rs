@@ -27,16 +27,19 @@ pub enum Anomaly {
 const WARM_UP: u64 = 20;
 /// Weight of a new loss in the running mean.
 const NEW: f64 = 0.05;
-/// Anomalies in a row after which skipping and rolling back are given up.
-pub const PATIENCE: u64 = 10;
+/// Anomalies after which skipping and rolling back are given up, less [`RELIEF`] for each good update since.
+pub const PATIENCE: f64 = 10.0;
+/// One anomaly in ten updates can be borne for ever; more often, the run is going nowhere.
+const RELIEF: f64 = 0.1;
 
 /// The running mean of the loss; part of a checkpoint, so that a resumed run judges alike.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Watch {
     mean: f64,
     seen: u64,
-    /// Anomalies since the last good update.
-    pub in_a_row: u64,
+    /// Anomalies less relief.
+    #[serde(default)]
+    strain: f64,
     /// Anomalies of the whole run.
     pub total: u64,
 }
@@ -58,11 +61,16 @@ impl Watch {
         None
     }
 
-    /// Counts one; false when there were too many in a row.
+    /// Counts one; false when there were too many.
     pub fn bear(&mut self) -> bool {
-        self.in_a_row += 1;
+        self.strain += 1.0;
         self.total += 1;
-        self.in_a_row <= PATIENCE
+        self.strain <= PATIENCE
+    }
+
+    /// Counts a good update.
+    pub fn relieve(&mut self) {
+        self.strain = (self.strain - RELIEF).max(0.0);
     }
 }
 
@@ -84,9 +92,15 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends() {
+    fn patience_ends_for_anomalies_that_come_too_often() {
         let mut watch = Watch::default();
-        assert!((0..PATIENCE).all(|_| watch.bear()));
+        assert!((0..PATIENCE as u64).all(|_| watch.bear()));
         assert!(!watch.bear());
+        let lasts = |good: u64| {
+            let mut watch = Watch::default();
+            (0..1000).take_while(|_| (0..good).for_each(|_| watch.relieve()) == () && watch.bear()).count()
+        };
+        assert!((10..15).contains(&lasts(1)), "every second update is bad");
+        assert_eq!(lasts(10), 1000, "one in eleven is");
     }
 }

@@ -288,6 +288,7 @@ impl Trainer<'_> {
         let norm = global_norm(&grads).double_value(&[]);
         if let Some(scaler) = &mut self.scaler
             && !scaler.update(norm.is_finite())
+            && bad.is_none()
         {
             // An overflow is how fp16 finds its scale; it is not the model's fault.
             self.optimizer.zero_grad();
@@ -304,7 +305,7 @@ impl Trainer<'_> {
         self.optimizer.zero_grad();
         self.state.updates += 1;
         self.state.grad_norm = Some(norm);
-        self.state.watch.in_a_row = 0;
+        self.state.watch.relieve();
         Ok(())
     }
 
