@@ -23,7 +23,46 @@ fn embed_recipes() {
     std::fs::write(out.join("recipes.rs"), table).expect("the build folder can be written");
 }
 
+/// Compiles the decoder's kernels, the inner loops once for every set of instructions that may be met; always
+/// optimised, so that a debug build decodes at full speed.
+fn compile_kernels() {
+    let folder = PathBuf::from("src/native/decode");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let x86 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    let base = || {
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++17").opt_level(3).warnings(false).flag_if_supported("-ffp-contract=fast");
+        if x86 {
+            build.define("MM_X86", None);
+        }
+        build
+    };
+    let avx2 = ["-mavx2", "-mfma", "-mf16c"];
+    let avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"];
+    let mut sets: Vec<(&str, Vec<&str>)> = vec![("base", vec![])];
+    if x86 {
+        sets.push(("avx2", avx2.to_vec()));
+        sets.push(("avx512", [avx2.as_slice(), avx512.as_slice()].concat()));
+    }
+    let mut all = base();
+    all.file(folder.join("dispatch.cpp")).file(folder.join("pool.cpp"));
+    for (name, flags) in sets {
+        let mut build = base();
+        for flag in flags {
+            build.flag(flag);
+        }
+        build.define("MM_ISA", name).file(folder.join("forward.cpp"));
+        // cc names an object by its source: a folder for each keeps them apart.
+        let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join(name);
+        for object in build.out_dir(out).compile_intermediates() {
+            all.object(object);
+        }
+    }
+    all.compile("minimind_decode");
+}
+
 fn main() {
+    compile_kernels();
     embed_recipes();
     println!("cargo:rerun-if-changed=build.rs");
     let lib =

@@ -14,7 +14,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("optim", "native"),
         ("data", "native checkpoint"),
         ("checkpoint", "native model"),
-        ("rollout", "model"),
+        ("rollout", "native model"),
         ("report", "checkpoint"),
         ("engine", "native model optim checkpoint"),
         ("export", "native model data checkpoint rollout engine"),

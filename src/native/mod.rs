@@ -1,16 +1,22 @@
 //! The only room with `unsafe`: small wrappers over the system and libtorch's C++ that Rust cannot check.
 //!
-//! `shim.h` is the whole C ABI; each function here is safe to call, and each `unsafe` block says why.
+//! `shim.h` and `decode/abi.h` are the whole C ABI; each function here is safe to call, and each `unsafe` block says why.
 #![allow(unsafe_code)]
 
+mod buffer;
+mod decode_abi;
 mod jit;
 mod libtorch;
 mod mmap;
+mod network;
+mod packed;
 mod system;
 mod tensor_bytes;
 
 pub use jit::Script;
 pub use libtorch::{AdamWStep, AutocastGuard, fused_adamw, load_cuda, rng_state, set_rng_state};
 pub use mmap::{map_file, release_mapped};
+pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
+pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};
 pub use system::{die_on_broken_pipe, peak_memory_bytes};
 pub use tensor_bytes::{Strided, tensor_bytes, tensor_from_bytes};

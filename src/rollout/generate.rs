@@ -5,14 +5,10 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use tch::{Kind, Tensor};
-
+use super::complete::{CompleteConfig, complete, ids_tensor, last_logits};
 use super::sample::{Sampler, Sampling};
 use crate::error::{Error, Result};
-use crate::model::{CausalLm, KvCache};
-
-/// Rows that are decoded together at the most.
-const ROWS: usize = 64;
+use crate::model::{CausalLm, KvCache, ModelConfig};
 
 /// How long and how to choose.
 #[derive(Debug, Clone)]
@@ -73,8 +69,8 @@ impl Generation {
 }
 
 /// New tokens that still fit, or why the prompt cannot be used.
-fn room(model: &CausalLm, prompt: &[u32], wanted: usize) -> Result<usize> {
-    let (positions, vocab) = (model.config().max_position_embeddings as usize, model.config().vocab_size);
+pub fn room(config: &ModelConfig, prompt: &[u32], wanted: usize) -> Result<usize> {
+    let (positions, vocab) = (config.max_position_embeddings as usize, config.vocab_size);
     if prompt.is_empty() {
         return Err(Error::input("the prompt holds no token").hint("give at least one"));
     }
@@ -92,27 +88,6 @@ fn room(model: &CausalLm, prompt: &[u32], wanted: usize) -> Result<usize> {
     Ok(wanted.min(positions - prompt.len()))
 }
 
-fn ids_tensor(rows: &[&[u32]], model: &CausalLm) -> Tensor {
-    let flat: Vec<i64> = rows.iter().flat_map(|row| row.iter().map(|&id| i64::from(id))).collect();
-    Tensor::from_slice(&flat).view([rows.len() as i64, -1]).to_device(model.device())
-}
-
-/// Logits after the last token of each row, on the host, `B` rows of `[V]`.
-fn last_logits(model: &CausalLm, ids: &Tensor, cache: &mut KvCache) -> Result<Vec<Vec<f32>>> {
-    let hidden = model.hidden_cached(ids, cache); // [B, T, D]
-    let (_, t, _) = hidden.size3().expect("hidden states are [B, T, D]");
-    let logits = model.logits(&hidden.select(1, t - 1)).to_kind(Kind::Float).to_device(tch::Device::Cpu); // [B, V]
-    let (b, v) = logits.size2().expect("logits are [B, V]");
-    let mut flat = vec![0f32; (b * v) as usize];
-    let count = flat.len();
-    logits.contiguous().f_copy_data(&mut flat, count)?;
-    if flat.iter().any(|x| x.is_nan()) {
-        return Err(Error::failed("the model's logits are not numbers")
-            .hint("the weights are broken or the precision is too low: try --precision fp32, or an earlier checkpoint"));
-    }
-    Ok(flat.chunks(v as usize).map(<[f32]>::to_vec).collect())
-}
-
 /// Continues one prompt; `on_token` sees each new token and may end it.
 pub fn generate(
     model: &CausalLm,
@@ -120,36 +95,36 @@ pub fn generate(
     config: &GenerateConfig,
     on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generation> {
-    let limit = room(model, prompt, config.max_new_tokens)?;
+    let limit = room(model.config(), prompt, config.max_new_tokens)?;
     let _no_grad = tch::no_grad_guard();
     let capacity = (prompt.len() + limit) as i64;
     let mut cache = KvCache::new(model.config(), 1, capacity, model.kind(), model.device())?;
-    let mut sampler = Sampler::new(config.sampling);
-    let mut seen = prompt.to_vec();
+    let mut sampler = Sampler::new(&config.sampling, prompt, 0);
+    let mut ids = Vec::with_capacity(limit);
     let started = Instant::now();
     let mut logits = last_logits(model, &ids_tensor(&[prompt], model), &mut cache)?;
     let prefill_s = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let mut finish = Finish::Length;
     let mut decode_steps = 0;
-    while seen.len() - prompt.len() < limit {
-        let token = sampler.choose(&mut logits[0], &seen);
+    while ids.len() < limit {
+        let token = sampler.choose(&mut logits[0]).token;
         if Some(token) == config.eos_id {
             finish = Finish::Stop;
             break;
         }
-        seen.push(token);
+        ids.push(token);
         if on_token(token).is_break() {
             finish = Finish::Cancelled;
             break;
         }
-        if seen.len() - prompt.len() < limit {
+        if ids.len() < limit {
             logits = last_logits(model, &ids_tensor(&[&[token]], model), &mut cache)?;
             decode_steps += 1;
         }
     }
     Ok(Generation {
-        ids: seen.split_off(prompt.len()),
+        ids,
         finish,
         prefill_tokens: prompt.len(),
         prefill_s,
@@ -158,75 +133,29 @@ pub fn generate(
     })
 }
 
-/// Continues many prompts; answers stand in the prompts' order and do not depend on their neighbours
-/// beyond rounding. Prompts of one length are decoded together, and finished rows leave the batch.
+/// Continues many prompts; answers, without their end marks, stand in the prompts' order and do not depend
+/// on their neighbours beyond rounding.
 pub fn generate_batch(
     model: &CausalLm,
     prompts: &[Vec<u32>],
     config: &GenerateConfig,
 ) -> Result<Vec<Vec<u32>>> {
-    let mut order: Vec<usize> = (0..prompts.len()).collect();
-    order.sort_by_key(|&i| prompts[i].len());
-    let mut answers = vec![Vec::new(); prompts.len()];
-    for group in order.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len()) {
-        for rows in group.chunks(ROWS) {
-            together(model, prompts, rows, config, &mut answers)?;
-        }
-    }
-    Ok(answers)
-}
-
-/// Decodes rows whose prompts have one length.
-fn together(
-    model: &CausalLm,
-    prompts: &[Vec<u32>],
-    rows: &[usize],
-    config: &GenerateConfig,
-    answers: &mut [Vec<u32>],
-) -> Result<()> {
-    let mut limit = config.max_new_tokens;
-    for &row in rows {
-        limit = room(model, &prompts[row], limit)?;
-    }
-    let _no_grad = tch::no_grad_guard();
-    let inputs: Vec<&[u32]> = rows.iter().map(|&row| prompts[row].as_slice()).collect();
-    let capacity = (inputs[0].len() + limit) as i64;
-    let mut cache = KvCache::new(model.config(), rows.len() as i64, capacity, model.kind(), model.device())?;
-    let mut alive: Vec<(usize, Sampler)> = rows
-        .iter()
-        .map(|&row| {
-            // Each row has choices of its own, whatever stands beside it.
-            let seed = config.sampling.seed.wrapping_add(row as u64);
-            (row, Sampler::new(Sampling { seed, ..config.sampling }))
-        })
-        .collect();
-    let mut logits = last_logits(model, &ids_tensor(&inputs, model), &mut cache)?;
-    for made in 0..limit {
-        let mut next = Vec::new();
-        let mut stays = Vec::new();
-        let mut left = Vec::new();
-        for (i, (row, mut sampler)) in alive.into_iter().enumerate() {
-            let seen: Vec<u32> = prompts[row].iter().chain(&answers[row]).copied().collect();
-            let token = sampler.choose(&mut logits[i], &seen);
-            if Some(token) == config.eos_id {
-                continue;
+    let config = CompleteConfig {
+        max_new_tokens: config.max_new_tokens,
+        sampling: config.sampling.clone(),
+        eos_ids: config.eos_id.into_iter().collect(),
+        seed: config.sampling.seed,
+    };
+    let made = complete(model, prompts, 1, &config)?;
+    Ok(made
+        .into_iter()
+        .map(|mut answer| {
+            if answer.finish == Finish::Stop {
+                answer.ids.pop();
             }
-            answers[row].push(token);
-            next.push(token);
-            stays.push(i as i64);
-            left.push((row, sampler));
-        }
-        alive = left;
-        if alive.is_empty() || made + 1 == limit {
-            break;
-        }
-        if stays.len() < logits.len() {
-            cache.select_rows(&Tensor::from_slice(&stays).to_device(model.device()));
-        }
-        let step: Vec<&[u32]> = next.chunks(1).collect();
-        logits = last_logits(model, &ids_tensor(&step, model), &mut cache)?;
-    }
-    Ok(())
+            answer.ids
+        })
+        .collect())
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
-//! One token out of a row of logits: temperature, top-k, top-p (arXiv 1904.09751), repetition penalty
-//! (arXiv 1909.05858), from a seed.
+//! One token out of a row of logits: penalties, biases, temperature, top-k, top-p (arXiv 1904.09751) and
+//! min-p (arXiv 2407.01082), from a seed.
 //!
 //! V vocab.
+
+use std::collections::HashMap;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// How to choose.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Divides the logits; 0 takes the likeliest token.
     pub temperature: f64,
@@ -15,62 +17,132 @@ pub struct Sampling {
     pub top_k: usize,
     /// The smallest set of likeliest tokens with at least this probability; 1 for all.
     pub top_p: f64,
-    /// Divides positive and multiplies negative logits of tokens already seen; 1 for none.
+    /// Only tokens with at least this share of the likeliest one's probability; 0 for all.
+    pub min_p: f64,
+    /// Divides positive and multiplies negative logits of tokens already seen, the prompt's too
+    /// (arXiv 1909.05858); 1 for none.
     pub repetition_penalty: f64,
+    /// Taken from the logit of every token that was generated before; 0 for none.
+    pub presence_penalty: f64,
+    /// Taken from a logit for each time its token was generated before; 0 for none.
+    pub frequency_penalty: f64,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Seed of the choices.
     pub seed: u64,
 }
 
 impl Sampling {
     /// The likeliest token each time.
-    pub const GREEDY: Self =
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        logit_bias: Vec::new(),
+        seed: 0,
+    };
+
+    fn counts(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
 }
 
-/// A sampler with its random state.
+/// A token with its log-probabilities.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Chosen {
+    /// The token.
+    pub token: u32,
+    /// Under the very distribution it was drawn from; 0 for greedy choices.
+    pub logprob: f32,
+    /// Under the model's own distribution: no penalty, temperature 1, all tokens.
+    pub model_logprob: f32,
+}
+
+/// A sampler of one row, with its random state and what it has seen.
 #[derive(Debug)]
 pub struct Sampler {
     sampling: Sampling,
     rng: ChaCha8Rng,
+    /// Token to times generated; 0 for those that stand in the prompt alone. Kept only where it is used.
+    seen: HashMap<u32, u32>,
 }
 
 impl Sampler {
-    /// A fresh one.
-    pub fn new(sampling: Sampling) -> Self {
-        Self { sampling, rng: ChaCha8Rng::seed_from_u64(sampling.seed) }
+    /// A fresh one for a row that goes on from `prompt`. Rows with the same seed and another `stream`
+    /// make choices of their own.
+    pub fn new(sampling: &Sampling, prompt: &[u32], stream: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+        rng.set_stream(stream);
+        let seen =
+            if sampling.counts() { prompt.iter().map(|&id| (id, 0)).collect() } else { HashMap::new() };
+        Self { sampling: sampling.clone(), rng, seen }
     }
 
-    /// Chooses from `[V]` logits, which it may change; `seen` is what the penalty acts on.
-    pub fn choose(&mut self, logits: &mut [f32], seen: &[u32]) -> u32 {
-        let Sampling { temperature, top_k, top_p, repetition_penalty, .. } = self.sampling;
-        penalise(logits, seen, repetition_penalty as f32);
-        if temperature <= 0.0 {
-            return likeliest(logits);
+    /// Chooses from `[V]` logits, which it may change, and remembers the choice.
+    pub fn choose(&mut self, logits: &mut [f32]) -> Chosen {
+        let total = log_sum_exp(logits);
+        let plain = |logits: &[f32], token: u32| logits[token as usize] - total;
+        let before = self.adjusts().then(|| logits.to_vec());
+        self.adjust(logits);
+        let (token, logprob) = if self.sampling.temperature <= 0.0 {
+            (likeliest(logits), 0.0)
+        } else {
+            let (token, p) = draw(&distribution(logits, &self.sampling), self.rng.random::<f64>());
+            (token, p.ln() as f32)
+        };
+        if self.sampling.counts() {
+            *self.seen.entry(token).or_insert(0) += 1;
         }
-        let kept = distribution(logits, temperature, top_k, top_p);
-        let mut left = self.rng.random::<f64>();
-        for &(token, p) in &kept {
-            left -= p;
-            if left < 0.0 {
-                return token;
+        let model_logprob = plain(before.as_deref().unwrap_or(logits), token);
+        Chosen { token, logprob, model_logprob }
+    }
+
+    fn adjusts(&self) -> bool {
+        !self.seen.is_empty() || !self.sampling.logit_bias.is_empty()
+    }
+
+    /// Penalties and biases, in the order of the well-known servers: repetition, frequency and presence, bias.
+    fn adjust(&self, logits: &mut [f32]) {
+        let Sampling { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.sampling;
+        let divide = repetition_penalty as f32;
+        for (&token, &times) in &self.seen {
+            let Some(logit) = logits.get_mut(token as usize) else { continue };
+            *logit = if *logit > 0.0 { *logit / divide } else { *logit * divide };
+            if times > 0 {
+                *logit -= (presence_penalty + frequency_penalty * f64::from(times)) as f32;
             }
         }
-        kept[kept.len() - 1].0
+        for &(token, bias) in &self.sampling.logit_bias {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit += bias;
+            }
+        }
     }
 }
 
-fn penalise(logits: &mut [f32], seen: &[u32], penalty: f32) {
-    if penalty == 1.0 {
-        return;
-    }
-    let mut done = std::collections::HashSet::new();
-    for &token in seen {
-        if let Some(logit) = logits.get_mut(token as usize)
-            && done.insert(token)
-        {
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+/// The token at `point` of the cumulated probabilities, and its probability.
+fn draw(kept: &[(u32, f64)], mut point: f64) -> (u32, f64) {
+    for &(token, p) in kept {
+        point -= p;
+        if point < 0.0 {
+            return (token, p);
         }
     }
+    kept[kept.len() - 1]
+}
+
+/// `ln(sum(exp(x)))` of a row.
+pub fn log_sum_exp(logits: &[f32]) -> f32 {
+    let most = logits[likeliest(logits) as usize];
+    if !most.is_finite() {
+        return most;
+    }
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
+    most + sum.ln() as f32
 }
 
 /// The first of the largest.
@@ -85,7 +157,8 @@ pub fn likeliest(logits: &[f32]) -> u32 {
 }
 
 /// What is sampled from: tokens with their probabilities, likeliest first, summing to one.
-pub fn distribution(logits: &[f32], temperature: f64, top_k: usize, top_p: f64) -> Vec<(u32, f64)> {
+pub fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
+    let Sampling { temperature, top_k, top_p, min_p, .. } = *sampling;
     let most = f64::from(logits[likeliest(logits) as usize]);
     if !most.is_finite() {
         // An overflow in half precision: one token outweighs all others.
@@ -105,6 +178,8 @@ pub fn distribution(logits: &[f32], temperature: f64, top_k: usize, top_p: f64) 
     if top_k > 0 {
         kept.truncate(top_k);
     }
+    // The likeliest stands at exp(0) = 1.
+    kept.retain(|&(_, p)| p >= min_p);
     // Rounding must not cut the tail of the full distribution.
     if top_p < 1.0 {
         let sum: f64 = kept.iter().map(|(_, p)| p).sum();
@@ -125,11 +200,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn plain() -> Sampling {
+        Sampling { temperature: 1.0, ..Sampling::GREEDY }
+    }
+
     proptest! {
         #[test]
         fn top_p_keeps_the_smallest_set(logits in prop::collection::vec(-9f32..9.0, 1..60), p in 0.01f64..1.0) {
-            let all = distribution(&logits, 1.0, 0, 1.0);
-            let kept = distribution(&logits, 1.0, 0, p);
+            let all = distribution(&logits, &plain());
+            let kept = distribution(&logits, &Sampling { top_p: p, ..plain() });
             let mass: f64 = all.iter().take(kept.len()).map(|(_, q)| q).sum();
             let less: f64 = all.iter().take(kept.len() - 1).map(|(_, q)| q).sum();
             prop_assert!(mass >= p - 1e-9 && less < p + 1e-9);
@@ -138,7 +217,7 @@ mod tests {
 
         #[test]
         fn top_k_keeps_the_likeliest(logits in prop::collection::vec(-9f32..9.0, 1..60), k in 1usize..70) {
-            let kept = distribution(&logits, 0.7, k, 1.0);
+            let kept = distribution(&logits, &Sampling { temperature: 0.7, top_k: k, ..plain() });
             prop_assert_eq!(kept.len(), k.min(logits.len()));
             prop_assert_eq!(kept[0].0, likeliest(&logits));
         }
@@ -146,13 +225,14 @@ mod tests {
 
     #[test]
     fn a_seed_repeats_and_frequencies_follow_the_probabilities() {
-        let sampling = Sampling { temperature: 1.0, seed: 5, ..Sampling::GREEDY };
-        let draw = || {
-            let mut sampler = Sampler::new(sampling);
-            (0..4000).map(|_| sampler.choose(&mut [0.0, 1.0, 2.0], &[])).collect::<Vec<_>>()
+        let sampling = Sampling { seed: 5, ..plain() };
+        let draw = |stream| {
+            let mut sampler = Sampler::new(&sampling, &[], stream);
+            (0..4000).map(|_| sampler.choose(&mut [0.0, 1.0, 2.0]).token).collect::<Vec<_>>()
         };
-        let first = draw();
-        assert_eq!(first, draw());
+        let first = draw(0);
+        assert_eq!(first, draw(0));
+        assert_ne!(first, draw(1));
         let share = first.iter().filter(|&&t| t == 2).count() as f64 / 4000.0;
         assert!((share - 0.665).abs() < 0.03, "{share}");
     }
@@ -160,15 +240,52 @@ mod tests {
     #[test]
     fn an_infinite_logit_wins_and_one_of_minus_infinity_never_does() {
         let inf = f32::INFINITY;
-        assert_eq!(distribution(&[0.0, inf, 1.0], 1.0, 0, 1.0), [(1, 1.0)]);
-        assert!(distribution(&[0.0, -inf, 1.0], 1.0, 0, 1.0).iter().all(|&(t, p)| t != 1 || p == 0.0));
+        assert_eq!(distribution(&[0.0, inf, 1.0], &plain()), [(1, 1.0)]);
+        assert!(distribution(&[0.0, -inf, 1.0], &plain()).iter().all(|&(t, p)| t != 1 || p == 0.0));
     }
 
     #[test]
-    fn the_penalty_acts_once_a_token_on_either_sign() {
+    fn penalties_act_once_a_token_and_on_what_they_should() {
         let mut logits = [2.0, -2.0, 1.9];
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
-        assert_eq!(Sampler::new(sampling).choose(&mut logits, &[0, 1, 0]), 2);
+        let mut sampler = Sampler::new(&sampling, &[0, 1, 0], 0);
+        assert_eq!(sampler.choose(&mut logits).token, 2);
         assert_eq!(logits, [1.0, -4.0, 1.9]);
+        // Presence and frequency count what was generated, not the prompt.
+        let sampling = Sampling { presence_penalty: 0.5, frequency_penalty: 1.0, ..Sampling::GREEDY };
+        let mut sampler = Sampler::new(&sampling, &[1], 0);
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let mut logits = [2.0, 1.9, 0.0];
+            seen.push(sampler.choose(&mut logits).token);
+            if seen.len() == 3 {
+                assert_eq!(logits, [2.0 - 1.5, 1.9 - 1.5, 0.0]);
+            }
+        }
+        assert_eq!(seen, [0, 1, 0]);
+        let sampling = Sampling { logit_bias: vec![(2, 9.0), (99, 1.0)], ..Sampling::GREEDY };
+        assert_eq!(Sampler::new(&sampling, &[], 0).choose(&mut [2.0, 1.9, 0.0]).token, 2);
+    }
+
+    #[test]
+    fn logprobs_are_of_the_distribution_that_was_sampled_and_of_the_model() {
+        let sampling = Sampling { top_k: 2, temperature: 0.5, logit_bias: vec![(0, -1.0)], ..plain() };
+        let mut sampler = Sampler::new(&sampling, &[], 0);
+        for _ in 0..20 {
+            let chosen = sampler.choose(&mut [1.0, 1.0, -3.0]);
+            // Biased logits 0, 1 at temperature 0.5: 0 and 2.
+            let sampled = [0.0f64, 2.0].map(|x| (x - (1.0 + 2f64.exp()).ln()) as f32);
+            let total = (2.0 * 1f64.exp() + (-3f64).exp()).ln() as f32;
+            assert!(chosen.token < 2);
+            assert!((chosen.logprob - sampled[chosen.token as usize]).abs() < 1e-6);
+            assert!((chosen.model_logprob - (1.0 - total)).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn min_p_cuts_relative_to_the_likeliest() {
+        let logits = [0.0f32, -0.5, -1.0, -3.0];
+        let kept = distribution(&logits, &Sampling { min_p: 0.3, ..plain() });
+        assert_eq!(kept.iter().map(|k| k.0).collect::<Vec<_>>(), [0, 1, 2]);
     }
 }
