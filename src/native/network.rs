@@ -209,17 +209,18 @@ impl Network {
     }
 
     /// Runs one step: writes the new keys and values into the cache and fills `logits` (`[outputs, V]`) or `hidden`
-    /// (`[outputs, D]`, after the last norm) for the rows asked for. Both may be empty.
+    /// (`[outputs, D]`, after the last norm) for the rows asked for. Both may be empty. Returns how many rows of logits
+    /// hold a NaN.
     ///
     /// # Errors
-    /// Logits that are not numbers; ids, positions or pages out of range, which is a fault of the caller.
+    /// Ids, positions or pages out of range, which is a fault of the caller; no memory.
     pub fn step(
         &mut self,
         cache: &mut KvPages,
         tokens: &StepTokens<'_>,
         logits: &mut [f32],
         hidden: &mut [f32],
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let longest = self.validate(cache, tokens, logits.len(), hidden.len())?;
         let (n, outputs) = (tokens.ids.len() as i32, tokens.output_rows.len() as i32);
         let threads = self.pool.threads as i32;
@@ -261,12 +262,7 @@ impl Network {
                 self.pool.handle,
             )
         };
-        if broken > 0 {
-            return Err(Error::failed("the model's logits are not numbers").hint(
-                "the weights are broken or the precision is too low: try --precision fp32, or an earlier checkpoint",
-            ));
-        }
-        Ok(())
+        Ok(broken as usize)
     }
 
     /// Checks every index; returns the length of the longest sequence.

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::generate::{Finish, room};
 use super::sample::{Chosen, Sampler, Sampling};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{CausalLm, KvCache};
 
 /// Rows that are decoded together at the most.
@@ -127,7 +127,7 @@ fn together(model: &CausalLm, rows: &mut [&mut Row<'_>], config: &CompleteConfig
     loop {
         let mut stays = Vec::new();
         for (place, &i) in batch.iter().enumerate() {
-            let chosen = rows[i].sampler.choose(&mut logits[place]);
+            let chosen = rows[i].sampler.choose(&mut logits[place])?;
             rows[i].push(chosen, &config.eos_ids);
             if rows[i].alive {
                 stays.push(place);
@@ -162,17 +162,7 @@ pub(super) fn last_logits(model: &CausalLm, ids: &Tensor, cache: &mut KvCache) -
     let mut flat = vec![0f32; (b * v) as usize];
     let count = flat.len();
     logits.contiguous().f_copy_data(&mut flat, count)?;
-    if flat.iter().any(|x| x.is_nan()) {
-        return Err(not_numbers());
-    }
     Ok(flat.chunks(v as usize).map(<[f32]>::to_vec).collect())
-}
-
-/// What is said when a model's logits hold a NaN.
-pub(super) fn not_numbers() -> Error {
-    Error::failed("the model's logits are not numbers").hint(
-        "the weights are broken or the precision is too low: try --precision fp32, or an earlier checkpoint",
-    )
 }
 
 #[cfg(test)]

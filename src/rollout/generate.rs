@@ -108,7 +108,7 @@ pub fn generate(
     let mut finish = Finish::Length;
     let mut decode_steps = 0;
     while ids.len() < limit {
-        let token = sampler.choose(&mut logits[0]).token;
+        let token = sampler.choose(&mut logits[0])?.token;
         if Some(token) == config.eos_id {
             finish = Finish::Stop;
             break;

@@ -115,6 +115,18 @@ impl Pages {
         (sequence, held + part, Some(CopyPage { from, to }))
     }
 
+    /// How many of a prompt's tokens [`Pages::start`] would find.
+    pub fn known(&self, prompt: &[u32]) -> usize {
+        let most = prompt.len().saturating_sub(1);
+        let (mut at, mut held) = (ROOT, 0);
+        while let Some(next) = self.child(at, &prompt[held..]).filter(|_| held + PAGE <= most) {
+            held += PAGE;
+            at = next;
+        }
+        let part = |&c: &usize| common(&self.node(c).tokens, &prompt[held..most]);
+        held + self.node(at).children.iter().map(part).max().unwrap_or(0)
+    }
+
     /// The child of `at` that holds exactly the next 32 tokens.
     fn child(&self, at: usize, tokens: &[u32]) -> Option<usize> {
         let wanted = tokens.get(..PAGE)?;
@@ -287,8 +299,10 @@ mod tests {
                 let mut prompt = tokens(n, 0);
                 prompt.truncate(n.saturating_sub(own).max(1));
                 prompt.extend(tokens(own, seed));
+                let known = pages.known(&prompt);
                 let (mut s, held, copy) = pages.start(&prompt);
-                prop_assert!(held < prompt.len());
+                // Fewer only where no page was left for a copy.
+                prop_assert!(held < prompt.len() && (held == known || held == known / PAGE * PAGE));
                 if let Some(CopyPage { from, to }) = copy {
                     content[to as usize] = content[from as usize].clone();
                 }

@@ -1,0 +1,250 @@
+//! The batcher: answers that depend on their request alone, joining and leaving, limits, prefixes taken over.
+
+use std::collections::HashMap;
+
+use super::batcher::{Batcher, BatcherConfig};
+use super::decoder_tests::model;
+use super::generate::Finish;
+use super::lanes::{Decoder, DecoderConfig};
+use super::request::{Constraint, Event, Request, TokenLogprob};
+use super::sample::Sampling;
+use crate::error::Result;
+use crate::model::{CausalLm, Era};
+
+fn batcher<'m>(model: &'m CausalLm, config: BatcherConfig) -> Batcher<'m> {
+    Batcher::new(Decoder::new(model, DecoderConfig::default()).unwrap(), config).unwrap()
+}
+
+/// Everything that was told about each request.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    tokens: Vec<u32>,
+    logprobs: Vec<TokenLogprob>,
+    prompt: Vec<TokenLogprob>,
+    done: Option<(Finish, usize, usize, usize)>,
+    failed: bool,
+}
+
+fn note(told: &mut HashMap<u64, Told>, events: Vec<Event>) {
+    for event in events {
+        match event {
+            Event::Prompt { id, logprobs } => told.entry(id).or_default().prompt = logprobs,
+            Event::Token { id, token, logprob } => {
+                let one = told.entry(id).or_default();
+                assert_eq!(one.done, None);
+                one.tokens.push(token);
+                one.logprobs.extend(logprob);
+            }
+            Event::Done { id, finish, prompt_tokens, cached_tokens, new_tokens } => {
+                let one = told.entry(id).or_default();
+                assert_eq!(one.done.replace((finish, prompt_tokens, cached_tokens, new_tokens)), None);
+            }
+            Event::Failed { id, .. } => told.entry(id).or_default().failed = true,
+        }
+    }
+}
+
+fn drain(batcher: &mut Batcher<'_>, told: &mut HashMap<u64, Told>) {
+    while !batcher.is_idle() {
+        note(told, batcher.step().unwrap());
+    }
+}
+
+fn prompt(n: usize, seed: u32) -> Vec<u32> {
+    (0..n as u32).map(|i| (i * 13 + seed * 7 + 1) % 77).collect()
+}
+
+fn request(id: u64) -> Request {
+    let sampling = match id % 3 {
+        0 => Sampling::GREEDY,
+        1 => Sampling { temperature: 0.9, top_p: 0.9, seed: 4, ..Sampling::GREEDY },
+        _ => Sampling { temperature: 1.2, top_k: 30, repetition_penalty: 1.2, seed: id, ..Sampling::GREEDY },
+    };
+    Request {
+        sampling,
+        stream: id,
+        stop_ids: (0..12).collect(),
+        logprobs: Some(2),
+        ..Request::new(id, prompt(1 + (id as usize * 17) % 90, id as u32), 4 + (id as usize * 5) % 23)
+    }
+}
+
+#[test]
+fn an_answer_is_the_same_alone_and_among_others_that_come_and_go() {
+    for (era, moe) in [(Era::MiniMind2, false), (Era::MiniMind3, true)] {
+        let model = model(era, moe, 40);
+        let mut alone = HashMap::new();
+        for id in 0..12 {
+            let mut one = batcher(&model, BatcherConfig::default());
+            one.submit(request(id)).unwrap();
+            drain(&mut one, &mut alone);
+        }
+        // Few rows, small chunks, a tight cache, and a new request every other step.
+        let config = BatcherConfig { max_rows: 5, max_tokens: 512, prefill_chunk: 24 };
+        let mut many = batcher(&model, config);
+        let mut together = HashMap::new();
+        for id in 0..12 {
+            many.submit(request(id)).unwrap();
+            note(&mut together, many.step().unwrap());
+            assert!(many.active() <= 5);
+            note(&mut together, many.step().unwrap());
+        }
+        drain(&mut many, &mut together);
+        // What was taken over from a prompt that begins alike is told, and changes nothing else.
+        for told in alone.values_mut().chain(together.values_mut()) {
+            told.done.iter_mut().for_each(|done| done.2 = 0);
+        }
+        assert_eq!(alone, together);
+        assert!(alone.values().any(|t| t.done.unwrap().0 == Finish::Stop));
+        assert!(alone.values().any(|t| t.done.unwrap().0 == Finish::Length));
+        for (id, told) in &alone {
+            let (finish, prompt_tokens, _, new) = told.done.unwrap();
+            assert_eq!((prompt_tokens, new), (request(*id).prompt.len(), told.tokens.len()));
+            assert_eq!(finish == Finish::Stop, told.tokens.last().is_some_and(|&t| t < 12));
+            assert!(told.logprobs.iter().all(|l| l.top.len() == 2 && l.top[0].1 >= l.logprob - 1e-6));
+        }
+    }
+}
+
+#[test]
+fn the_packed_decoder_says_what_libtorch_says() {
+    for (era, moe) in [(Era::MiniMind2, true), (Era::MiniMind3, false)] {
+        let model = model(era, moe, 40);
+        let run = |decoder| {
+            let mut batcher = Batcher::new(decoder, BatcherConfig::default()).unwrap();
+            let mut told = HashMap::new();
+            for id in 0..6 {
+                batcher.submit(Request { prompt_logprobs: id == 3, ..request(id) }).unwrap();
+            }
+            drain(&mut batcher, &mut told);
+            told
+        };
+        let packed = run(Decoder::new(&model, DecoderConfig::default()).unwrap());
+        let plain = run(Decoder::plain(&model));
+        for (id, told) in &packed {
+            assert_eq!(told.tokens, plain[id].tokens);
+            assert_eq!(told.prompt.len(), if *id == 3 { told.done.unwrap().1 - 1 } else { 0 });
+            let pairs = told
+                .logprobs
+                .iter()
+                .zip(&plain[id].logprobs)
+                .chain(told.prompt.iter().zip(&plain[id].prompt));
+            for (a, b) in pairs {
+                assert!(
+                    (a.logprob - b.logprob).abs() < 1e-4
+                        && (a.sampled_logprob - b.sampled_logprob).abs() < 1e-4
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_known_of_a_prompt_is_not_read_again() {
+    let model = model(Era::MiniMind3, false, 40);
+    let mut batcher = batcher(&model, BatcherConfig::default());
+    let first = prompt(70, 1);
+    let mut told = HashMap::new();
+    // Three of the same at once: the first reads, the others take over all but the last token.
+    for id in 0..3 {
+        batcher.submit(Request::new(id, first.clone(), 8)).unwrap();
+    }
+    drain(&mut batcher, &mut told);
+    let cached = |told: &HashMap<u64, Told>, id| told[&id].done.unwrap().2;
+    assert_eq!([cached(&told, 0), cached(&told, 1), cached(&told, 2)], [0, 69, 69]);
+    assert_eq!(told[&0].tokens, told[&1].tokens);
+    // The next turn: the prompt, the answer (whose last token was never read), something new.
+    let next = [first.as_slice(), &told[&0].tokens, &prompt(9, 3)].concat();
+    batcher.submit(Request::new(9, next.clone(), 8)).unwrap();
+    drain(&mut batcher, &mut told);
+    assert_eq!(cached(&told, 9), 77);
+    let mut fresh = HashMap::new();
+    let mut alone = self::batcher(&model, BatcherConfig::default());
+    alone.submit(Request::new(9, next, 8)).unwrap();
+    drain(&mut alone, &mut fresh);
+    assert_eq!(fresh[&9].tokens, told[&9].tokens);
+}
+
+#[test]
+fn cancelling_frees_the_slot_and_faults_are_said() {
+    let model = model(Era::MiniMind2, false, 40);
+    let config = BatcherConfig { max_rows: 1, max_tokens: 96, prefill_chunk: 8 };
+    let mut batcher = batcher(&model, config);
+    let mut told = HashMap::new();
+    for id in 0..3 {
+        batcher.submit(Request::new(id, prompt(10, id as u32), 60)).unwrap();
+    }
+    for _ in 0..4 {
+        note(&mut told, batcher.step().unwrap());
+    }
+    batcher.cancel(0);
+    batcher.cancel(1);
+    batcher.cancel(77);
+    note(&mut told, batcher.step().unwrap());
+    assert_eq!((batcher.active(), batcher.queued()), (1, 0));
+    drain(&mut batcher, &mut told);
+    assert_eq!(told[&0].done.unwrap(), (Finish::Cancelled, 10, 0, told[&0].tokens.len()));
+    assert_eq!(told[&1].done.unwrap().0, Finish::Cancelled);
+    assert_eq!((told[&2].done.unwrap().0, told[&2].tokens.len()), (Finish::Length, 60));
+    assert!(batcher.submit(Request::new(4, Vec::new(), 1)).is_err());
+    assert!(batcher.submit(Request::new(4, vec![77], 1)).is_err());
+    assert!(batcher.submit(Request::new(4, vec![1; 60], 60)).unwrap_err().to_string().contains("96"));
+    batcher.submit(Request::new(4, vec![1], 1)).unwrap();
+    assert!(batcher.submit(Request::new(4, vec![1], 1)).unwrap_err().to_string().contains("in flight"));
+    batcher.submit(Request { prompt_logprobs: true, ..Request::new(5, prompt(20, 2), 0) }).unwrap();
+    batcher.submit(Request::new(6, vec![1], 0)).unwrap();
+    drain(&mut batcher, &mut told);
+    assert_eq!((told[&5].prompt.len(), told[&5].tokens.len()), (19, 0));
+    assert_eq!(told[&6].done.unwrap(), (Finish::Length, 1, 0, 0));
+}
+
+/// Allows one token after another, then ends; fails when it is told to.
+struct Spell {
+    word: Vec<u32>,
+    at: usize,
+    breaks: bool,
+}
+
+impl Constraint for Spell {
+    fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
+        if self.breaks {
+            return Err(crate::error::Error::failed("broken"));
+        }
+        for (token, logit) in logits.iter_mut().enumerate() {
+            if token != self.word[self.at] as usize {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, token: u32) -> Result<bool> {
+        assert_eq!(token, self.word[self.at]);
+        self.at += 1;
+        Ok(self.at == self.word.len())
+    }
+}
+
+#[test]
+fn a_constraint_decides_and_its_fault_is_its_requests_alone() {
+    let model = model(Era::MiniMind2, false, 40);
+    let mut batcher = batcher(&model, BatcherConfig::default());
+    let spell =
+        |breaks| Some(Box::new(Spell { word: vec![9, 8, 7], at: 0, breaks }) as Box<dyn Constraint + Send>);
+    batcher
+        .submit(Request { constraint: spell(false), logprobs: Some(0), ..Request::new(1, vec![3], 50) })
+        .unwrap();
+    batcher.submit(Request { constraint: spell(true), ..Request::new(2, vec![4], 50) }).unwrap();
+    let mut told = HashMap::new();
+    drain(&mut batcher, &mut told);
+    assert_eq!(told[&1].tokens, [9, 8, 7]);
+    assert_eq!(told[&1].done.unwrap().0, Finish::Stop);
+    // Greedy among one: certain as sampled, not as the model sees it.
+    assert!(
+        told[&1]
+            .logprobs
+            .iter()
+            .all(|l| l.sampled_logprob == 0.0 && l.logprob < -0.1 && l.logprob.is_finite())
+    );
+    assert!(told[&2].failed && told[&2].done.is_none());
+}
