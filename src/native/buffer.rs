@@ -29,7 +29,7 @@ impl<T: Plain> Buffer<T> {
     /// # Errors
     /// The system has no such memory.
     pub fn zeroed(len: usize) -> Result<Self> {
-        let bytes = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX).max(64);
+        let bytes = len.saturating_mul(size_of::<T>()).max(64);
         let no_memory = || {
             Error::failed(format!("no memory for {} MB of the decoder", bytes >> 20))
                 .hint("lower the number of rows or the context, or use --precision bf16 or int8")

@@ -313,8 +313,8 @@ fn check(s: &Sizes, w: &Weights) -> Result<()> {
     let all = [s.hidden, s.heads, s.kv_heads, s.head_dim, s.inner, s.vocab, s.positions];
     let half = s.positions * (s.head_dim / 2);
     let mut right = all.iter().all(|&n| fits(n))
-        && s.heads % s.kv_heads == 0
-        && s.head_dim % 2 == 0
+        && s.heads.is_multiple_of(s.kv_heads)
+        && s.head_dim.is_multiple_of(2)
         && s.top_k <= s.routed
         && (s.routed > 0) == (s.top_k > 0)
         && w.embedding.len() == s.vocab * s.hidden
