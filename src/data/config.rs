@@ -12,7 +12,9 @@ pub enum DataFormat {
     Text,
     /// `{"conversations"}`.
     Chat,
-    /// A `.safetensors` with `input_ids` and `labels`.
+    /// `{"chosen", "rejected"}`.
+    Preference,
+    /// A `.safetensors` with `input_ids` and `labels`, or with pairs of ids and masks.
     Tokens,
 }
 

@@ -206,13 +206,28 @@ impl Resolver<'_> {
         let format = match d.format {
             Some(FormatName::Text) => DataFormat::Text,
             Some(FormatName::Chat) => DataFormat::Chat,
+            Some(FormatName::Preference) => DataFormat::Preference,
             Some(FormatName::Tokens) => DataFormat::Tokens,
             None | Some(FormatName::Auto) if tokens => DataFormat::Tokens,
-            None | Some(FormatName::Auto) if matches!(kind, "sft" | "eval") => DataFormat::Chat,
+            None | Some(FormatName::Auto) if matches!(kind, "dpo" | "reward") => DataFormat::Preference,
+            None | Some(FormatName::Auto) if !matches!(kind, "tokenizer" | "pretrain") => DataFormat::Chat,
             None | Some(FormatName::Auto) => DataFormat::Text,
         };
         if synthetic.is_some() && format == DataFormat::Tokens {
-            self.fault(&join(&base, "format"), "synthetic rows have no format `tokens`", "use text or chat");
+            self.fault(
+                &join(&base, "format"),
+                "synthetic rows have no format `tokens`",
+                "use text, chat or preference",
+            );
+        }
+        let pairs = matches!(kind, "dpo" | "reward");
+        if format != DataFormat::Tokens && pairs != (format == DataFormat::Preference) {
+            let (what, hint) = if pairs {
+                ("learns from pairs of answers", "use format: preference, rows with `chosen` and `rejected`")
+            } else {
+                ("learns from single texts", "preferences are for dpo and reward")
+            };
+            self.fault(&join(&base, "format"), format!("stage `{kind}` {what}"), hint);
         }
         let source = match synthetic {
             Some(s) => {
