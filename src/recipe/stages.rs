@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::schema::{
-    DistillSection, DpoSection, EvalSection, ExportSection, LoraSection, MergeSection, ReasonSection, RewardSection,
-    TokenizerSection, TrainSection,
+    DistillSection, DpoSection, EvalSection, ExportSection, LoraSection, MergeSection, ReasonSection,
+    RewardSection, TokenizerSection, TrainSection,
 };
 
 /// Kinds this version runs.
