@@ -79,6 +79,8 @@ pub enum Validation {
     Share(f64),
     /// A file of its own.
     Path(PathBuf),
+    /// The built-in world's held-out questions.
+    Heldout,
 }
 
 /// A stage's data.

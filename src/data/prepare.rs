@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::cache::{self, Cache, Encoded};
 use super::chat::{self, ChatOptions};
-use super::config::{DataConfig, DataFormat, DataSource, OnBadRow, Validation};
+use super::config::{
+    DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, Validation,
+};
 use super::jsonl::{self, Line, Lines};
 use super::preference;
 use super::random::Stream;
@@ -78,6 +80,13 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<Prepared> {
         Validation::Path(path) => {
             let other = load(&DataSource::Paths(vec![path.clone()]), config, ctx)?;
             (whole.rows.clone(), Some(other.rows))
+        }
+        Validation::Heldout => {
+            let DataSource::Synthetic(world) = &config.source else {
+                return Err(Error::input("held-out questions are the built-in world's").hint("name a file"));
+            };
+            let other = SyntheticConfig { rows: None, split: SyntheticSplit::Heldout, ..world.clone() };
+            (whole.rows.clone(), Some(load(&DataSource::Synthetic(other), config, ctx)?.rows))
         }
         Validation::Share(share) => split(&whole.rows, *share, ctx.seed)?,
     };

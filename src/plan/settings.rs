@@ -246,6 +246,7 @@ impl Resolver<'_> {
             }
             None => DataSource::Paths(files.into_iter().map(|(_, file)| PathBuf::from(file)).collect()),
         };
+        let synthetic_source = matches!(source, DataSource::Synthetic(_));
         let validation = match d.validation {
             None => Validation::Off,
             Some(NumberOrText::Number(0.0)) => Validation::Off,
@@ -259,6 +260,7 @@ impl Resolver<'_> {
                 }
                 Validation::Share(share)
             }
+            Some(NumberOrText::Text(word)) if word == "heldout" && synthetic_source => Validation::Heldout,
             Some(NumberOrText::Text(file)) => {
                 self.file(&join(&base, "validation"), &file);
                 Validation::Path(PathBuf::from(file))

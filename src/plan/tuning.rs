@@ -291,6 +291,9 @@ impl Resolver<'_> {
         below: &[String],
     ) -> StageConfig {
         let train = self.train(base, "reward", &s.shared(), seed, below);
+        if !train.samples.is_empty() {
+            self.fault(&join(base, "samples"), "a reward model does not speak", "remove `samples`");
+        }
         let not_negative = |v: f64| v >= 0.0 && v.is_finite();
         let key = "center_rewards_coefficient";
         let center = self.real(base, key, s.center_rewards_coefficient, "of at least 0", not_negative);

@@ -118,7 +118,7 @@ pub struct DataSection {
     pub format: Option<FormatName>,
     /// Whether each epoch draws a new order (true).
     pub shuffle: Option<bool>,
-    /// Validation rows: a share 0..1 of these rows, or a file (0: none).
+    /// Validation rows: a share 0..1 of these rows, a file, or heldout for the built-in world (0: none).
     pub validation: Option<NumberOrText>,
     /// bucket pads to the batch's longest row, pad to max_seq_len (bucket).
     pub batching: Option<BatchingName>,
