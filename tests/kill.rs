@@ -1,23 +1,23 @@
-//! A run killed at any moment goes on to the same bits as one that was not.
+//! A run killed at any moment goes on to the same bits as one that was not: pretraining, an adapter, preferences.
 //!
 //! Short in the suite; `MINIMIND_KILLS=50 cargo test --test kill` is the full form.
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{minimind, rows, succeed};
 
-fn recipe(folder: &Path, output: &Path) -> std::path::PathBuf {
-    let path = folder.join("kill.yaml");
+const MODEL: &str = "model: {preset: minimind3, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, \
+                     num_key_value_heads: 1}";
+
+fn recipe(folder: &Path, output: &Path, tokenizer: &str, stages: &str) -> PathBuf {
+    let name = output.file_name().expect("a name").to_string_lossy();
+    let path = folder.join(format!("{name}.yaml"));
     let text = format!(
-        "name: kill\nseed: 3\nruntime: {{device: cpu, precision: fp32, threads: 1}}\noutput: {}\ntokenizer: tok\n\
-         model: {{preset: minimind3, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1}}\n\
-         stages:\n  - tokenizer: {{name: tok, data: {{synthetic: {{rows: 400}}}}, vocab_size: 400}}\n\
-         \x20 - pretrain: {{init: scratch, data: {{synthetic: {{rows: 600}}, validation: 0.05}}, epochs: 2, batch_size: 8,\n\
-         \x20     accumulation_steps: 4, max_seq_len: 64, learning_rate: 1.0e-3, log_interval: 5, save_interval: 6,\n\
-         \x20     dropout: 0.1, keep_last: 2}}\n",
+        "name: kill\nseed: 3\nruntime: {{device: cpu, precision: fp32, threads: 1}}\noutput: {}\ntokenizer: {tokenizer}\n\
+         {MODEL}\nstages:\n{stages}",
         output.display()
     );
     std::fs::write(&path, text).expect("a recipe is written");
@@ -25,8 +25,8 @@ fn recipe(folder: &Path, output: &Path) -> std::path::PathBuf {
 }
 
 /// Rows without the columns that hold time.
-fn timeless(output: &Path) -> Vec<serde_json::Value> {
-    let mut rows = rows(&output.join("pretrain/metrics.jsonl"));
+fn timeless(output: &Path, stage: &str) -> Vec<serde_json::Value> {
+    let mut rows = rows(&output.join(stage).join("metrics.jsonl"));
     for row in &mut rows {
         let row = row.as_object_mut().expect("a row is a map");
         row.remove("elapsed_s");
@@ -35,18 +35,16 @@ fn timeless(output: &Path) -> Vec<serde_json::Value> {
     rows
 }
 
-#[test]
-fn killed_runs_end_with_the_same_bits() {
-    let kills: u64 = std::env::var("MINIMIND_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
-    let folder = tempfile::tempdir().expect("a folder");
-    let whole = folder.path().join("whole");
-    let whole_recipe = recipe(folder.path(), &whole);
+/// Runs the stages whole and with kills; the weights and rows of `stage` must be the same.
+fn survives(folder: &Path, tokenizer: &str, stages: &str, stage: &str, kills: u64) {
+    let whole = folder.join("whole");
+    let whole_recipe = recipe(folder, &whole, tokenizer, stages);
     let started = std::time::Instant::now();
     succeed(minimind().arg("run").arg(&whole_recipe));
     let length = started.elapsed();
 
-    let killed = folder.path().join("killed");
-    let killed_recipe = recipe(folder.path(), &killed);
+    let killed = folder.join("killed");
+    let killed_recipe = recipe(folder, &killed, tokenizer, stages);
     let mut ended_early = 0;
     for kill in 0..kills {
         let mut child = minimind()
@@ -63,9 +61,44 @@ fn killed_runs_end_with_the_same_bits() {
         ended_early += u64::from(!child.wait().expect("ended").success());
     }
     succeed(minimind().arg("run").arg(&killed_recipe));
-    println!("{ended_early} of {kills} kills came before the end");
+    println!("{stage}: {ended_early} of {kills} kills came before the end");
     assert!(ended_early > 0, "no kill came in time: the test tried nothing");
-    let bytes = |run: &Path| std::fs::read(run.join("pretrain_64.pth")).expect("weights");
+    let bytes = |run: &Path| std::fs::read(run.join(format!("{stage}_64.pth"))).expect("weights");
     assert!(bytes(&whole) == bytes(&killed), "the weights differ");
-    assert_eq!(timeless(&whole), timeless(&killed));
+    assert_eq!(timeless(&whole, stage), timeless(&killed, stage));
+}
+
+fn kills(short: u64) -> u64 {
+    std::env::var("MINIMIND_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(short)
+}
+
+#[test]
+fn killed_runs_end_with_the_same_bits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stages = "  - tokenizer: {name: tok, data: {synthetic: {rows: 400}}, vocab_size: 400}\n\
+                  \x20 - pretrain: {init: scratch, data: {synthetic: {rows: 600}, validation: 0.05}, epochs: 2, batch_size: 8,\n\
+                  \x20     accumulation_steps: 4, max_seq_len: 64, learning_rate: 1.0e-3, log_interval: 5, save_interval: 6,\n\
+                  \x20     dropout: 0.1, keep_last: 2}\n";
+    survives(folder.path(), "tok", stages, "pretrain", kills(4));
+}
+
+#[test]
+fn killed_adapters_and_preferences_end_with_the_same_bits() {
+    let prepared = tempfile::tempdir().expect("a folder");
+    let start = "  - tokenizer: {name: tok, data: {synthetic: {rows: 400}}, vocab_size: 400}\n\
+                 \x20 - pretrain: {init: scratch, data: {synthetic: {rows: 64}}, epochs: 1, batch_size: 8}\n";
+    let run = prepared.path().join("start");
+    succeed(minimind().arg("run").arg(recipe(prepared.path(), &run, "tok", start)));
+    let (tokenizer, init) = (run.join("tok"), format!("{}:pretrain", run.display()));
+    for (stage, own) in [
+        ("lora", "rank: 4, dropout: 0.1, data: {synthetic: {rows: 400}, validation: 0.05}"),
+        ("dpo", "beta: 0.5, data: {synthetic: {rows: 200}, validation: 0.05}"),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let stages = format!(
+            "  - {stage}: {{init: \"{init}\", {own}, epochs: 2, batch_size: 8, accumulation_steps: 2, max_seq_len: 64,\n\
+             \x20     learning_rate: 1.0e-3, log_interval: 5, save_interval: 6}}\n"
+        );
+        survives(folder.path(), &tokenizer.to_string_lossy(), &stages, stage, kills(2));
+    }
 }

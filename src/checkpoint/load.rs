@@ -11,9 +11,9 @@ use serde_json::Value as Json;
 use tch::{Device, Kind, Tensor};
 
 use super::value::{HostTensor, Value};
-use super::{architecture, bridge, gguf, pth, safetensors, strip_prefix};
+use super::{adapter, architecture, bridge, gguf, pth, safetensors, strip_prefix};
 use crate::error::{Error, Place, Result};
-use crate::model::{CausalLm, ModelConfig, ModelOverrides, Params, params};
+use crate::model::{CausalLm, ModelConfig, ModelOverrides, Params, SCORE, params};
 
 /// The record in our files, and the key in safetensors' metadata, that holds `{"config": {...}}`.
 pub const METADATA: &str = "minimind.json";
@@ -151,14 +151,34 @@ fn sibling(path: &Path) -> Option<Json> {
     serde_json::from_slice::<Json>(&bytes).ok()?.get("config").cloned()
 }
 
-/// Builds the model that `path` holds; `given` wins over what the file says of itself.
+/// Builds the model that `path` holds; `given` wins over what the file says of itself. An adapter's file gives the
+/// weights it belongs to with the adapter in them.
 pub fn load_model(
     path: &Path,
     given: Option<&ModelConfig>,
     device: Device,
     kind: Kind,
 ) -> Result<LoadedModel> {
+    load_at_depth(path, given, device, kind, 0)
+}
+
+/// [`load_model`] below `depth` adapters.
+pub(super) fn load_at_depth(
+    path: &Path,
+    given: Option<&ModelConfig>,
+    device: Device,
+    kind: Kind,
+    depth: usize,
+) -> Result<LoadedModel> {
     let mut weights = read_weights(path)?;
+    if adapter::is_adapter(&weights.tensors) {
+        return adapter::load_with_base(path, weights, given, device, kind, depth);
+    }
+    if weights.tensors.contains_key(SCORE) {
+        return Err(Error::input("this is a reward model: it scores, but does not speak")
+            .at(Place::file(path))
+            .hint("name a language model's weights"));
+    }
     // Files without shared storages may keep tied weights under the output layer's name alone.
     if !weights.tensors.contains_key("model.embed_tokens.weight")
         && let Some(head) = weights.tensors.get("lm_head.weight").cloned()

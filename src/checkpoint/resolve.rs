@@ -43,8 +43,7 @@ fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
         };
         let wanted = match stage {
             Some(stage) => stem.strip_prefix(stage).and_then(|s| s.strip_prefix('_')).is_some_and(is_size),
-            // An adapter alone is no model.
-            None => !stem.ends_with("_resume") && !stem.starts_with("lora"),
+            None => !stem.ends_with("_resume") && speaks(&path, stem),
         };
         if wanted {
             let time = std::fs::metadata(&path).and_then(|m| m.modified()).map_err(read)?;
@@ -58,6 +57,16 @@ fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
             .at(Place::file(run))
             .hint("a run's weights are called <stage>_<hidden>.pth")
     })
+}
+
+/// Whether a run's weights can be talked to: a reward model cannot, nor an adapter that does not say where its weights
+/// are.
+fn speaks(path: &Path, stem: &str) -> bool {
+    let said = super::pth::read_extra(path, super::load::METADATA).ok().flatten();
+    match said.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()) {
+        Some(said) => said.get("head").is_none() && said.get("adapter").is_none_or(|a| a["base"].is_string()),
+        None => !stem.starts_with("lora"),
+    }
 }
 
 /// `512` or `512_moe`.

@@ -13,7 +13,7 @@ use crate::data::jsonl::{self, Lines};
 use crate::data::synthetic::{self, SyntheticKind};
 use crate::data::tokenizer::labels;
 use crate::data::tokens::Tokens;
-use crate::data::{SyntheticConfig, SyntheticSplit, Tokenizer, prepare};
+use crate::data::{DataFormat, SyntheticConfig, SyntheticSplit, Tokenizer, prepare, source};
 use crate::error::{Error, Place, Result};
 
 /// Faults shown in full; more are only counted.
@@ -82,6 +82,7 @@ enum Command {
 enum KindArg {
     Text,
     Chat,
+    Preference,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -111,12 +112,12 @@ fn is_tokens(file: &Path) -> bool {
     file.extension().is_some_and(|e| e == "safetensors")
 }
 
-/// Whether a row is meant as a chat; a file's first row with either field decides for all.
-fn looks_chat(row: &Value) -> Option<bool> {
-    match (row.get("conversations").is_some(), row.get("text").is_some()) {
-        (true, _) => Some(true),
-        (false, true) => Some(false),
-        _ => None,
+fn kind_of(format: Option<DataFormat>) -> &'static str {
+    match format {
+        Some(DataFormat::Chat) => "chat",
+        Some(DataFormat::Preference) => "preference",
+        Some(DataFormat::Tokens) => "tokens",
+        Some(DataFormat::Text) | None => "text",
     }
 }
 
@@ -129,12 +130,13 @@ fn check(file: &Path, json: bool) -> Result<()> {
         println!("{} rows of {} tokens, no fault", tokens.rows, tokens.row_len);
         return Ok(());
     }
-    let (mut good, mut bad, mut faults, mut chat) = (0usize, 0usize, Vec::new(), None);
+    let (mut good, mut bad, mut faults, mut format) = (0usize, 0usize, Vec::new(), None);
     for line in Lines::open(file)? {
         let line = line?;
         let usable = jsonl::parse(&line.bytes).and_then(|row| {
-            chat = chat.or(looks_chat(&row));
-            prepare::check(&row, chat.unwrap_or(false))
+            // A file's first row that tells decides for all.
+            format = format.or(source::format_of(&row));
+            prepare::check(&row, format.unwrap_or(DataFormat::Text))
         });
         match usable {
             Ok(()) => good += 1,
@@ -146,7 +148,7 @@ fn check(file: &Path, json: bool) -> Result<()> {
             }
         }
     }
-    let kind = if chat.unwrap_or(false) { "chat" } else { "text" };
+    let kind = kind_of(format);
     if json {
         print_json(&serde_json::json!({"kind": kind, "rows": good, "faults": bad}))?;
     } else {
@@ -210,13 +212,13 @@ fn token_stats(file: &Path) -> Result<Stats> {
 fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
     let tokenizer = tokenizer.map(Tokenizer::load).transpose()?;
     let mut found = Stats { kind: "text", ..Stats::default() };
-    let (mut chat, mut tokens, mut longest) = (None, 0, 0);
+    let (mut format, mut tokens, mut longest) = (None, 0, 0);
     for line in Lines::open(file)? {
         let line = line?;
         found.bytes += line.bytes.len() as u64 + 1;
         let usable = jsonl::parse(&line.bytes).and_then(|row| {
-            chat = chat.or(looks_chat(&row));
-            prepare::check(&row, chat.unwrap_or(false)).map(|()| row)
+            format = format.or(source::format_of(&row));
+            prepare::check(&row, format.unwrap_or(DataFormat::Text)).map(|()| row)
         });
         let Ok(row) = usable else {
             found.bad_rows += 1;
@@ -224,17 +226,20 @@ fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
         };
         found.rows += 1;
         if let Some(tokenizer) = &tokenizer {
-            let len = match row["text"].as_str() {
-                Some(text) if chat != Some(true) => tokenizer.encode(text)?.len() + 2,
-                _ => tokenizer.encode(&labels::render_conversation(tokenizer, &row)?)?.len(),
+            let rendered = |conversation: &Value| -> Result<usize> {
+                let row = serde_json::json!({"conversations": conversation});
+                Ok(tokenizer.encode(&labels::render_conversation(tokenizer, &row)?)?.len())
+            };
+            let len = match format {
+                Some(DataFormat::Chat) => rendered(&row["conversations"])?,
+                Some(DataFormat::Preference) => rendered(&row["chosen"])? + rendered(&row["rejected"])?,
+                _ => tokenizer.encode(row["text"].as_str().unwrap_or_default())?.len() + 2,
             };
             tokens += len;
             longest = longest.max(len);
         }
     }
-    if chat == Some(true) {
-        found.kind = "chat";
-    }
+    found.kind = kind_of(format);
     if tokenizer.is_some() {
         found.tokens = Some(tokens);
         found.longest_tokens = Some(longest);
@@ -261,16 +266,24 @@ fn show(file: &Path, rows: usize, json: bool) -> Result<()> {
         return print_json(&shown);
     }
     for row in shown {
-        match (row["text"].as_str(), row["conversations"].as_array()) {
-            (Some(text), _) => println!("{text}\n"),
-            (None, Some(messages)) => {
-                for message in messages {
-                    let role = message["role"].as_str().unwrap_or("?");
-                    println!("{role}: {}", message["content"].as_str().unwrap_or(""));
-                }
-                println!();
+        if let Some(text) = row["text"].as_str() {
+            println!("{text}\n");
+            continue;
+        }
+        let fields = ["conversations", "chosen", "rejected"].map(|field| (field, row[field].as_array()));
+        if fields.iter().all(|(_, messages)| messages.is_none()) {
+            println!("{row}\n");
+        }
+        for (field, messages) in fields {
+            let Some(messages) = messages else { continue };
+            if field != "conversations" {
+                println!("[{field}]");
             }
-            _ => println!("{row}\n"),
+            for message in messages {
+                let role = message["role"].as_str().unwrap_or("?");
+                println!("{role}: {}", message["content"].as_str().unwrap_or(""));
+            }
+            println!();
         }
     }
     Ok(())
@@ -284,6 +297,7 @@ fn synth(kind: KindArg, out: &Path, rows: Option<usize>, seed: u64, split: Split
     let kind = match kind {
         KindArg::Text => SyntheticKind::Text,
         KindArg::Chat => SyntheticKind::Chat,
+        KindArg::Preference => SyntheticKind::Preference,
     };
     let io = |e| Error::io("write", out, e);
     if let Some(folder) = out.parent() {

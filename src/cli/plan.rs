@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::doctor::matrix_speed;
+use crate::data::tokens::Tokens;
 use crate::data::{Batching, DataConfig, DataFormat, DataSource, Tokenizer, source};
 use crate::error::{Error, Result};
 use crate::plan::cost::{self, Facts};
@@ -90,11 +91,14 @@ pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>
 pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
     let (data, source, batch, length) = match &stage.config {
         StageConfig::Tokenizer(c) => (&c.data, None, 1, usize::MAX),
-        StageConfig::Pretrain(c) | StageConfig::Sft(c) => {
-            (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len)
-        }
         StageConfig::Export(_) => return None,
         StageConfig::Eval(c) => (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len),
+        other => {
+            let c = other.training()?;
+            // A pair is two rows of at most this length.
+            let sides = if c.data.format == DataFormat::Preference { 2 } else { 1 };
+            (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len.saturating_mul(sides))
+        }
     };
     if data.format == DataFormat::Tokens {
         return token_facts(data, batch);
@@ -121,6 +125,10 @@ pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
 
 /// Tokens of a row; without a tokenizer they follow from its bytes.
 fn length_of(row: &serde_json::Value, tokenizer: Option<&Tokenizer>) -> usize {
+    if let (Some(chosen), Some(rejected)) = (row.get("chosen"), row.get("rejected")) {
+        let side = |turns: &serde_json::Value| length_of(&json!({"conversations": turns}), tokenizer);
+        return side(chosen) + side(rejected);
+    }
     let text = match row["text"].as_str() {
         Some(text) => Some(text.to_owned()),
         None => tokenizer.and_then(|t| crate::data::tokenizer::render_conversation(t, row).ok()),
@@ -137,11 +145,10 @@ fn token_facts(data: &DataConfig, batch: usize) -> Option<Facts> {
     let DataSource::Paths(paths) = &data.source else { return None };
     let (mut rows, mut tokens, mut batches) = (0, 0, 0);
     for path in paths {
-        let shape = crate::checkpoint::safetensors::read(path).ok()?.tensors.get("input_ids")?.shape();
-        let own = shape[..shape.len() - 1].iter().product::<i64>() as u64;
-        rows += own;
-        tokens += shape.iter().product::<i64>() as u64;
-        batches += if shape.len() == 3 { shape[0] as u64 } else { own.div_ceil(batch.max(1) as u64) };
+        let file = Tokens::open(path).ok()?;
+        rows += file.rows as u64;
+        tokens += (file.rows * file.row_len) as u64;
+        batches += file.rows.div_ceil(file.micro_batch.unwrap_or(batch).max(1)) as u64;
     }
     Some(Facts { rows, tokens, padded_tokens: tokens, micro_batches_per_epoch: batches })
 }

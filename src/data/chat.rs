@@ -41,48 +41,41 @@ pub struct ChatOptions {
 /// The row's messages.
 pub fn conversations(row: &Value) -> Result<&Vec<Value>, RowFault> {
     const FORM: &str = "a chat row is {\"conversations\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}";
-    let list = match row.get("conversations") {
-        None => return Err(RowFault::new("no field `conversations`", FORM)),
-        Some(Value::Array(list)) if list.is_empty() => {
-            return Err(RowFault::new("field `conversations` is empty", "remove the row"));
-        }
-        Some(Value::Array(list)) => list,
-        Some(other) => {
-            return Err(RowFault::new(format!("field `conversations` is {}, not a list", kind(other)), FORM));
-        }
-    };
-    for (i, message) in list.iter().enumerate() {
-        let field = |name: &str| format!("`conversations[{i}].{name}`");
-        if !message.is_object() {
-            return Err(RowFault::new(
-                format!("`conversations[{i}]` is {}, not an object", kind(message)),
-                FORM,
-            ));
-        }
-        match message.get("role") {
-            Some(Value::String(_)) => {}
-            Some(other) => {
-                return Err(RowFault::new(
-                    format!("{} is {}, not a string", field("role"), kind(other)),
-                    FORM,
-                ));
-            }
-            None => return Err(RowFault::new(format!("no field {}", field("role")), FORM)),
-        }
-        match message.get("content") {
-            Some(Value::String(_)) => {}
-            Some(Value::Null) | None if message.get("tool_calls").is_some() => {}
-            Some(other) => {
-                return Err(RowFault::new(
-                    format!("{} is {}, not a string", field("content"), kind(other)),
-                    FORM,
-                ));
-            }
-            None => return Err(RowFault::new(format!("no field {}", field("content")), FORM)),
-        }
-    }
+    let list = messages(row, "conversations", FORM)?;
     if !list.iter().any(|m| m["role"] == "assistant") {
         return Err(RowFault::new("`conversations` has no assistant message, so nothing to learn", FORM));
+    }
+    Ok(list)
+}
+
+/// The messages in a field of a row, each with a role and something said; `form` is the hint of every fault.
+pub(super) fn messages<'a>(
+    row: &'a Value,
+    field: &str,
+    form: &'static str,
+) -> Result<&'a Vec<Value>, RowFault> {
+    let fault = |what: String| Err(RowFault::new(what, form));
+    let list = match row.get(field) {
+        None => return fault(format!("no field `{field}`")),
+        Some(Value::Array(list)) if list.is_empty() => {
+            return Err(RowFault::new(format!("field `{field}` is empty"), "remove the row"));
+        }
+        Some(Value::Array(list)) => list,
+        Some(other) => return fault(format!("field `{field}` is {}, not a list", kind(other))),
+    };
+    for (i, message) in list.iter().enumerate() {
+        if !message.is_object() {
+            return fault(format!("`{field}[{i}]` is {}, not an object", kind(message)));
+        }
+        for key in ["role", "content"] {
+            let name = format!("`{field}[{i}].{key}`");
+            match message.get(key) {
+                Some(Value::String(_)) => {}
+                Some(Value::Null) | None if key == "content" && message.get("tool_calls").is_some() => {}
+                Some(other) => return fault(format!("{name} is {}, not a string", kind(other))),
+                None => return fault(format!("no field {name}")),
+            }
+        }
     }
     Ok(list)
 }

@@ -12,7 +12,9 @@ pub enum DataFormat {
     Text,
     /// `{"conversations"}`.
     Chat,
-    /// A `.safetensors` with `input_ids` and `labels`.
+    /// `{"chosen", "rejected"}`.
+    Preference,
+    /// A `.safetensors` with `input_ids` and `labels`, or with pairs of ids and masks.
     Tokens,
 }
 
@@ -77,6 +79,8 @@ pub enum Validation {
     Share(f64),
     /// A file of its own.
     Path(PathBuf),
+    /// The built-in world's held-out questions.
+    Heldout,
 }
 
 /// A stage's data.

@@ -115,7 +115,13 @@ impl Loader {
         Order { rows, batches }
     }
 
-    fn width(&self, longest: usize) -> usize {
+    /// What short rows are filled with.
+    pub(super) fn pad_id(&self) -> i64 {
+        i64::from(self.config.pad_id)
+    }
+
+    /// How wide a batch is whose longest row has `longest` tokens.
+    pub(super) fn width(&self, longest: usize) -> usize {
         let max = self.config.max_seq_len;
         match self.config.batching {
             _ if self.rows.micro_batch().is_some() => longest,

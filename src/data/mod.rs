@@ -1,6 +1,6 @@
 //! Bytes to batches.
 //!
-//! In reading order: `config` (what is asked for), `jsonl` (lines), `text` and `chat` (a row to ids),
+//! In reading order: `config` (what is asked for), `jsonl` (lines), `text`, `chat` and `preference` (a row to ids),
 //! `cache` and `tokens` (where ids lie), `rows`, `prepare` (all of it together), `loader` (batches).
 
 pub mod batch;
@@ -9,6 +9,7 @@ pub mod chat;
 pub mod config;
 pub mod jsonl;
 pub mod loader;
+pub mod preference;
 pub mod prepare;
 pub mod random;
 pub mod rows;
@@ -24,6 +25,7 @@ mod tests;
 pub use batch::{Batch, IGNORE};
 pub use config::*;
 pub use loader::{Loader, LoaderConfig, PaddingStats};
+pub use preference::{Pair, PairBatch};
 pub use prepare::{DataFacts, PrepareContext, Prepared, QuickFacts, prepare, quick_facts};
 pub use rows::{Row, Rows};
 pub use tokenizer::Tokenizer;

@@ -12,8 +12,11 @@ use sha2::{Digest, Sha256};
 
 use super::cache::{self, Cache, Encoded};
 use super::chat::{self, ChatOptions};
-use super::config::{DataConfig, DataFormat, DataSource, OnBadRow, Validation};
+use super::config::{
+    DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, Validation,
+};
 use super::jsonl::{self, Line, Lines};
+use super::preference;
 use super::random::Stream;
 use super::rows::Rows;
 use super::synthetic::{self, SyntheticKind};
@@ -27,8 +30,6 @@ use crate::error::{Error, Place, Result};
 pub struct PrepareContext<'a> {
     /// Turns text into ids; not needed for token files.
     pub tokenizer: Option<&'a Tokenizer>,
-    /// Whether rows are conversations.
-    pub chat: bool,
     /// Rows are cut at this many tokens.
     pub max_seq_len: usize,
     /// Seed of validation rows and of random text changes.
@@ -79,6 +80,13 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<Prepared> {
         Validation::Path(path) => {
             let other = load(&DataSource::Paths(vec![path.clone()]), config, ctx)?;
             (whole.rows.clone(), Some(other.rows))
+        }
+        Validation::Heldout => {
+            let DataSource::Synthetic(world) = &config.source else {
+                return Err(Error::input("held-out questions are the built-in world's").hint("name a file"));
+            };
+            let other = SyntheticConfig { rows: None, split: SyntheticSplit::Heldout, ..world.clone() };
+            (whole.rows.clone(), Some(load(&DataSource::Synthetic(other), config, ctx)?.rows))
         }
         Validation::Share(share) => split(&whole.rows, *share, ctx.seed)?,
     };
@@ -154,12 +162,11 @@ struct Whole {
 }
 
 fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Result<Whole> {
-    let (hash, bytes) = content(source, ctx.chat)?;
+    let (hash, bytes) = content(source, config.format)?;
     if config.format == DataFormat::Tokens {
         let DataSource::Paths(paths) = source else {
-            return Err(
-                Error::input("the built-in world has no tokens format").hint("use format: text or chat")
-            );
+            return Err(Error::input("the built-in world has no tokens format")
+                .hint("use format: text, chat or preference"));
         };
         let [path] = &paths[..] else {
             return Err(Error::input(format!("format tokens reads one file, {} are named", paths.len()))
@@ -172,14 +179,15 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
     })?;
     let mut key = Sha256::new();
     let skip = config.on_bad_row == OnBadRow::Skip;
-    key.update(format!("1|{hash}|{}|{}|{}|{skip}", tokenizer.fingerprint(), ctx.chat, ctx.max_seq_len));
-    if ctx.chat {
+    let form = config.format;
+    key.update(format!("2|{hash}|{}|{form:?}|{}|{skip}", tokenizer.fingerprint(), ctx.max_seq_len));
+    if form != DataFormat::Text {
         key.update(format!("|{}|{}|{}", ctx.seed, ctx.system_prompt_ratio, ctx.empty_think_ratio));
     }
     let path = ctx.cache_dir.join(format!("{}.rows", &hex(&key.finalize())[..32]));
     let cache = match Cache::open(&path) {
         Some(cache) => cache,
-        None => build(source, &path, tokenizer, skip, ctx)?,
+        None => build(source, &path, tokenizer, config, ctx)?,
     };
     if cache.rows() == 0 {
         let fault = Error::input(format!("no usable row ({} skipped)", cache.skipped))
@@ -191,16 +199,17 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
     }
     let skipped = cache.skipped;
     let bytes = if matches!(source, DataSource::Synthetic(_)) { cache.source_bytes } else { bytes };
-    Ok(Whole { rows: Rows::cached(cache), skipped, bytes, hash })
+    Ok(Whole { rows: Rows::cached(cache, form == DataFormat::Preference), skipped, bytes, hash })
 }
 
 fn build(
     source: &DataSource,
     path: &Path,
     tokenizer: &Tokenizer,
-    skip: bool,
+    config: &DataConfig,
     ctx: &PrepareContext,
 ) -> Result<Cache> {
+    let (format, skip) = (config.format, config.on_bad_row == OnBadRow::Skip);
     // A row's number is its line, made unique over files by the file's place in the list.
     let (files, lines): (Vec<PathBuf>, Box<dyn Iterator<Item = Result<Line>>>) = match source {
         DataSource::Paths(paths) => {
@@ -217,7 +226,7 @@ fn build(
             (paths.clone(), Box::new(each))
         }
         DataSource::Synthetic(config) => {
-            let rows = synthetic::rows(config, SyntheticKind::of(ctx.chat)).enumerate();
+            let rows = synthetic::rows(config, SyntheticKind::of(format)).enumerate();
             let lines = rows.map(|(i, row)| Ok(Line { number: i + 1, bytes: row.to_string().into_bytes() }));
             (vec![PathBuf::from("synthetic")], Box::new(lines))
         }
@@ -229,9 +238,13 @@ fn build(
         empty_think_ratio: ctx.empty_think_ratio,
     };
     cache::build(path, lines, |line| {
-        let usable = jsonl::parse(&line.bytes).and_then(|row| check(&row, ctx.chat).map(|()| row));
-        match usable {
-            Ok(row) => encode(tokenizer, &row, line.number, &options, ctx.chat).map(Some),
+        let usable = jsonl::parse(&line.bytes).and_then(|row| check(&row, format).map(|()| row));
+        let encoded = match usable {
+            Ok(row) => encode(tokenizer, &row, line.number, &options, format)?,
+            Err(fault) => Err(fault),
+        };
+        match encoded {
+            Ok(row) => Ok(Some(row)),
             Err(_) if skip => Ok(None),
             Err(fault) => Err(fault.at(&files[line.number >> 40], line.number & ((1 << 40) - 1))),
         }
@@ -243,26 +256,33 @@ fn encode(
     row: &Value,
     number: usize,
     options: &ChatOptions,
-    chat: bool,
-) -> Result<Encoded> {
-    if chat {
-        return chat::encode(tokenizer, row, number, options);
+    format: DataFormat,
+) -> Result<Result<Encoded, jsonl::RowFault>> {
+    match format {
+        DataFormat::Chat => chat::encode(tokenizer, row, number, options).map(Ok),
+        DataFormat::Preference => preference::encode(tokenizer, row, number, options),
+        DataFormat::Text | DataFormat::Tokens => {
+            text::encode(tokenizer, row["text"].as_str().unwrap_or_default(), options.max_seq_len).map(Ok)
+        }
     }
-    text::encode(tokenizer, row["text"].as_str().unwrap_or_default(), options.max_seq_len)
 }
 
-/// Whether a row has what its kind needs.
-pub fn check(row: &Value, chat: bool) -> Result<(), jsonl::RowFault> {
-    if chat { chat::conversations(row).map(|_| ()) } else { text::text(row).map(|_| ()) }
+/// Whether a row has what its format needs.
+pub fn check(row: &Value, format: DataFormat) -> Result<(), jsonl::RowFault> {
+    match format {
+        DataFormat::Chat => chat::conversations(row).map(|_| ()),
+        DataFormat::Preference => preference::sides(row).map(|_| ()),
+        DataFormat::Text | DataFormat::Tokens => text::text(row).map(|_| ()),
+    }
 }
 
 /// SHA-256 in hex and bytes of the source.
-fn content(source: &DataSource, chat: bool) -> Result<(String, u64)> {
+fn content(source: &DataSource, format: DataFormat) -> Result<(String, u64)> {
     let mut hash = Sha256::new();
     let mut bytes = 0u64;
     match source {
         DataSource::Synthetic(config) => {
-            hash.update(format!("synthetic {} {config:?} {chat}", synthetic::VERSION));
+            hash.update(format!("synthetic {} {config:?} {format:?}", synthetic::VERSION));
         }
         DataSource::Paths(paths) => {
             if paths.is_empty() {

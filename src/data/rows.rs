@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::batch::IGNORE;
 use super::cache::Cache;
+use super::preference::Pair;
 use super::tokens::Tokens;
 
 /// One row as a stage sees it.
@@ -38,19 +39,21 @@ pub struct Rows {
     store: Arc<Store>,
     /// Indices of units (rows, or fixed micro-batches).
     pick: Option<Arc<Vec<u32>>>,
+    /// Whether a cached row is two conversations.
+    pairs: bool,
 }
 
 impl Rows {
-    pub(super) fn cached(cache: Cache) -> Self {
-        Self { store: Arc::new(Store::Cache(cache)), pick: None }
+    pub(super) fn cached(cache: Cache, pairs: bool) -> Self {
+        Self { store: Arc::new(Store::Cache(cache)), pick: None, pairs }
     }
 
     pub(super) fn tokens(tokens: Tokens) -> Self {
-        Self { store: Arc::new(Store::Tokens(tokens)), pick: None }
+        Self { store: Arc::new(Store::Tokens(tokens)), pick: None, pairs: false }
     }
 
     pub(super) fn picked(&self, units: Vec<u32>) -> Self {
-        Self { store: self.store.clone(), pick: Some(Arc::new(units)) }
+        Self { store: self.store.clone(), pick: Some(Arc::new(units)), pairs: self.pairs }
     }
 
     /// Rows of a micro-batch, where the file fixes them ([N, B, T]).
@@ -107,7 +110,36 @@ impl Rows {
     pub fn loss_tokens(&self, row: usize) -> usize {
         match &*self.store {
             Store::Cache(cache) => cache.row_loss(self.source_index(row)).1,
+            Store::Tokens(tokens) if tokens.are_pairs() => {
+                let pair = self.pair(row);
+                pair.chosen.loss_tokens() + pair.rejected.loss_tokens()
+            }
             Store::Tokens(_) => self.row(row).loss_tokens(),
+        }
+    }
+
+    /// Whether the rows are pairs of conversations.
+    pub fn are_pairs(&self) -> bool {
+        match &*self.store {
+            Store::Cache(_) => self.pairs,
+            Store::Tokens(tokens) => tokens.are_pairs(),
+        }
+    }
+
+    /// A pair; only where the rows [are pairs](Rows::are_pairs).
+    pub fn pair(&self, row: usize) -> Pair {
+        let index = self.source_index(row);
+        match &*self.store {
+            Store::Tokens(tokens) => tokens.pair(index),
+            Store::Cache(cache) => {
+                let Row { mut ids, mut labels, loss_bytes: start } = self.row(row);
+                let (rest, rest_labels) = (ids.split_off(start), labels.split_off(start));
+                debug_assert!(self.pairs && cache.row_len(index) > start);
+                Pair {
+                    chosen: Row { ids, labels, loss_bytes: 0 },
+                    rejected: Row { ids: rest, labels: rest_labels, loss_bytes: 0 },
+                }
+            }
         }
     }
 

@@ -28,7 +28,7 @@ fn file_rows(path: PathBuf, skip: bool) -> Result<impl Iterator<Item = Result<Va
 pub fn rows(config: &DataConfig) -> Result<RowIter> {
     let paths = match &config.source {
         DataSource::Synthetic(world) => {
-            let kind = SyntheticKind::of(config.format == DataFormat::Chat);
+            let kind = SyntheticKind::of(config.format);
             return Ok(Box::new(synthetic::rows(world, kind).map(Ok)));
         }
         DataSource::Paths(paths) => paths,
@@ -76,6 +76,17 @@ pub fn sniff(path: &Path) -> Result<(DataFormat, bool)> {
             .at(crate::error::Place::file(path))
             .hint("one JSON object a line"));
     };
-    let format = if row.get("conversations").is_some() { DataFormat::Chat } else { DataFormat::Text };
-    Ok((format, row.get("answer").is_some()))
+    Ok((format_of(&row).unwrap_or(DataFormat::Text), row.get("answer").is_some()))
+}
+
+/// The format that a row's fields show.
+pub fn format_of(row: &Value) -> Option<DataFormat> {
+    let has = |field: &str| row.get(field).is_some();
+    if has("conversations") {
+        Some(DataFormat::Chat)
+    } else if has("chosen") || has("rejected") {
+        Some(DataFormat::Preference)
+    } else {
+        has("text").then_some(DataFormat::Text)
+    }
 }

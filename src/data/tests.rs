@@ -24,7 +24,7 @@ fn encode(line: &Line) -> crate::Result<Option<Encoded>> {
 }
 
 fn some_rows(dir: &Path, count: usize) -> Rows {
-    Rows::cached(cache::build(&dir.join("a.rows"), lines(count), encode).unwrap())
+    Rows::cached(cache::build(&dir.join("a.rows"), lines(count), encode).unwrap(), false)
 }
 
 fn config(batch_size: usize, batching: Batching) -> LoaderConfig {
@@ -124,7 +124,7 @@ fn bad_rows_are_named_by_line_and_field() {
         .map(Result::unwrap)
         .filter_map(|l| {
             jsonl::parse(&l.bytes)
-                .and_then(|r| prepare::check(&r, false))
+                .and_then(|r| prepare::check(&r, DataFormat::Text))
                 .err()
                 .map(|f| f.at(&path, l.number).to_string())
         })
@@ -172,7 +172,6 @@ fn tokens_config(path: &Path, validation: Validation) -> DataConfig {
 fn context(dir: &Path) -> PrepareContext<'_> {
     PrepareContext {
         tokenizer: None,
-        chat: false,
         max_seq_len: 64,
         seed: 1,
         cache_dir: dir,
@@ -303,10 +302,11 @@ fn text_and_chat_rows_are_cached_and_a_broken_cache_is_remade() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = world_tokenizer(&dir.path().join("tok"));
     let caches = dir.path().join("cache");
-    let ctx = |chat| PrepareContext { tokenizer: Some(&tokenizer), chat, ..context(&caches) };
+    let ctx = PrepareContext { tokenizer: Some(&tokenizer), ..context(&caches) };
     let config = world_config(SyntheticSplit::Train, Validation::Off);
+    let chats = DataConfig { format: DataFormat::Chat, ..config.clone() };
 
-    let text = prepare(&config, &ctx(false)).unwrap();
+    let text = prepare(&config, &ctx).unwrap();
     let row = text.train.row(0);
     assert_eq!(
         (row.ids[0], *row.ids.last().unwrap()),
@@ -315,7 +315,7 @@ fn text_and_chat_rows_are_cached_and_a_broken_cache_is_remade() {
     assert_eq!(row.labels, row.ids);
     assert!(text.facts.longest <= 64 && text.facts.loss_tokens == text.facts.tokens - 400);
 
-    let chat = prepare(&config, &ctx(true)).unwrap();
+    let chat = prepare(&chats, &ctx).unwrap();
     assert_ne!(chat.facts.content_hash, text.facts.content_hash);
     let answers = synthetic::rows(
         &SyntheticConfig { rows: Some(400), seed: 5, split: SyntheticSplit::Train },
@@ -335,14 +335,14 @@ fn text_and_chat_rows_are_cached_and_a_broken_cache_is_remade() {
     assert_eq!(before.len(), 2);
     let when = |p: &PathBuf| std::fs::metadata(p).unwrap().modified().unwrap();
     let times: Vec<_> = before.iter().map(when).collect();
-    assert_eq!(prepare(&config, &ctx(true)).unwrap().facts, chat.facts);
+    assert_eq!(prepare(&chats, &ctx).unwrap().facts, chat.facts);
     assert_eq!(before.iter().map(when).collect::<Vec<_>>(), times, "used again, not remade");
     for path in &before {
         let whole = std::fs::read(path).unwrap();
         std::fs::remove_file(path).unwrap(); // the old rows are still mapped
         std::fs::write(path, &whole[..whole.len() / 2]).unwrap();
     }
-    assert_eq!(prepare(&config, &ctx(true)).unwrap().facts, chat.facts);
+    assert_eq!(prepare(&chats, &ctx).unwrap().facts, chat.facts);
 }
 
 #[test]
@@ -360,4 +360,107 @@ fn a_bad_row_stops_or_is_counted() {
     config.on_bad_row = OnBadRow::Skip;
     let facts = prepare(&config, &ctx).unwrap().facts;
     assert_eq!((facts.rows, facts.skipped_rows), (1, 1));
+}
+
+fn pairs_of(dir: &Path, tokenizer: &Tokenizer, rows: &str) -> crate::Result<Prepared> {
+    let path = dir.join("pairs.jsonl");
+    std::fs::write(&path, rows).unwrap();
+    let config = DataConfig { format: DataFormat::Preference, ..tokens_config(&path, Validation::Off) };
+    prepare(&config, &PrepareContext { tokenizer: Some(tokenizer), ..context(dir) })
+}
+
+#[test]
+fn preferences_are_pairs_with_one_prompt_and_bad_ones_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = world_tokenizer(&dir.path().join("tok"));
+    let side = |ask: &str, say: &str| {
+        format!(r#"[{{"role":"user","content":"{ask}"}},{{"role":"assistant","content":"{say}"}}]"#)
+    };
+    let row = |a: &str, b: &str| format!("{{\"chosen\":{a},\"rejected\":{b}}}\n");
+    let good = row(&side("7 + 5?", "12"), &side("7 + 5?", "13, I am told"));
+    let rows = pairs_of(dir.path(), &tokenizer, &good.repeat(3)).unwrap().train;
+    assert!(rows.are_pairs() && rows.len() == 3);
+    let pair = rows.pair(0);
+    let spoken = |row: &Row| {
+        let ids: Vec<u32> = row.labels.iter().filter(|l| **l != IGNORE).map(|l| *l as u32).collect();
+        tokenizer.decode(&ids, true).unwrap()
+    };
+    // The empty think block stays in both or goes from both.
+    let texts = [spoken(&pair.chosen), spoken(&pair.rejected)];
+    let bare = texts.each_ref().map(|text| text.trim_start_matches(tokenizer::labels::EMPTY_THINK).trim());
+    assert_eq!(bare, ["12", "13, I am told"]);
+    assert_eq!(texts[0].contains("<think>"), texts[1].contains("<think>"));
+    let all = [pair.clone(), rows.pair(1)];
+    let settings = LoaderConfig { shuffle: false, ..config(2, Batching::Bucket) };
+    let batch = preference::batch(&Loader::new(rows, settings), 0, 0).unwrap();
+    let lens: Vec<usize> =
+        all.iter().map(|p| p.chosen.ids.len()).chain(all.iter().map(|p| p.rejected.ids.len())).collect();
+    assert!(lens[2] > lens[0]);
+    assert_eq!(batch.input_ids.dim(), (4, lens.iter().max().unwrap().next_multiple_of(8)));
+    assert_eq!(batch.last, lens.iter().map(|n| *n as i64 - 1).collect::<Vec<_>>());
+    assert_eq!(batch.input_ids[[0, lens[0]]], 3);
+    assert_eq!(batch.mask.row(2).sum() as usize, all[0].rejected.loss_tokens());
+    assert_eq!(batch.real_tokens, lens.iter().sum::<usize>());
+
+    let long = "word ".repeat(200);
+    for (bad, wanted) in [
+        (row(&side("a", "b"), &side("c", "d")), "do not share a prompt: turn 0 differs"),
+        (row(&side("a", "b"), &side("a", "b")), "are the same"),
+        (row(&side("a", "b"), r#"[{"role":"user","content":"a"}]"#), "`rejected` ends with a turn of `user`"),
+        (row(r#"[{"role":"assistant","content":"b"}]"#, &side("a", "b")), "an answer but no prompt"),
+        (row(&side("a", "b"), "7"), "field `rejected` is a number, not a list"),
+        (format!("{{\"chosen\":{}}}\n", side("a", "b")), "no field `rejected`"),
+        (row(&side(&long, "b"), &side(&long, "c")), "of its answer none is left in max_seq_len 64"),
+    ] {
+        let fault = pairs_of(dir.path(), &tokenizer, &(good.clone() + &bad)).unwrap_err();
+        let text = fault.to_string();
+        assert!(text.contains("pairs.jsonl:2: ") && text.contains(wanted), "{text}\nwanted {wanted}");
+        assert_eq!(fault.exit_code(), 2);
+    }
+}
+
+#[test]
+fn token_files_hold_pairs_and_labels_may_be_the_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.safetensors");
+    let ids: Vec<u8> = (0..12i64).flat_map(i64::to_le_bytes).collect();
+    let mask: Vec<u8> = (0..12u8).map(|i| u8::from(i % 3 == 1)).collect();
+    let write = |columns: &[(&str, bool)]| {
+        let view = |mask_only: bool| {
+            let (dtype, bytes) =
+                if mask_only { (safetensors::Dtype::U8, &mask) } else { (safetensors::Dtype::I64, &ids) };
+            safetensors::tensor::TensorView::new(dtype, vec![2, 2, 3], bytes).unwrap()
+        };
+        let data: Vec<_> = columns.iter().map(|(name, mask)| ((*name).to_owned(), view(*mask))).collect();
+        std::fs::write(&path, safetensors::serialize(data, None).unwrap()).unwrap();
+    };
+    write(&[("input_ids", false)]);
+    assert_eq!(Tokens::open(&path).unwrap().row(1), (vec![3, 4, 5], vec![3, 4, 5]));
+    write(&[("input_ids", false), ("lables", false)]);
+    assert!(Tokens::open(&path).unwrap_err().to_string().contains("no tensor `labels`"));
+    let whole =
+        [("chosen_ids", false), ("chosen_mask", true), ("rejected_ids", false), ("rejected_mask", true)];
+    write(&whole[..3]);
+    assert!(Tokens::open(&path).unwrap_err().to_string().contains("no tensor `rejected_mask`"));
+    write(&whole);
+    let prepared = prepare(&tokens_config(&path, Validation::Off), &context(dir.path())).unwrap();
+    assert!(prepared.train.are_pairs());
+    assert_eq!((prepared.facts.rows, prepared.facts.tokens, prepared.facts.loss_tokens), (4, 24, 8));
+    let loader = Loader::new(prepared.train, LoaderConfig { shuffle: false, ..config(9, Batching::Pad) });
+    let batch = preference::batch(&loader, 0, 1).unwrap();
+    assert_eq!(batch.input_ids.row(1).to_vec(), [9, 10, 11]);
+    assert_eq!((batch.mask.row(1).to_vec(), batch.last.clone()), (vec![0, 1, 0], vec![1; 4]));
+}
+
+#[test]
+fn the_worlds_preferences_are_right_against_wrong() {
+    for split in [SyntheticSplit::Train, SyntheticSplit::Heldout] {
+        let rows = synth(42, split, SyntheticKind::Preference);
+        let chats = synth(42, split, SyntheticKind::Chat);
+        for (row, chat) in rows.iter().zip(&chats).take(2000) {
+            preference::sides(row).unwrap();
+            assert_eq!(row["chosen"], chat["conversations"]);
+            assert_ne!(row["rejected"][1]["content"], row["answer"]);
+        }
+    }
 }

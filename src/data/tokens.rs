@@ -1,7 +1,9 @@
-//! `.safetensors` with `input_ids` and `labels`: rows that are tokens already.
+//! `.safetensors` with rows that are tokens already: `input_ids` and `labels`, or pairs of ids and masks.
 //!
 //! Shapes: N rows, B rows of a micro-batch, T tokens. [N, T] is batched as text is; [N, B, T] gives one
-//! micro-batch a row, whatever `batch_size` says. Labels of -100 carry no loss.
+//! micro-batch a row, whatever `batch_size` says. Labels of -100 carry no loss; without `labels` every token does.
+//! Pairs are `chosen_ids`, `chosen_mask`, `rejected_ids`, `rejected_mask`; a mask of 1 marks a token whose
+//! log-probability counts.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,84 +11,178 @@ use std::path::Path;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
+use super::batch::IGNORE;
 use super::jsonl::missing;
+use super::preference::Pair;
+use super::rows::Row;
 use crate::error::{Error, Place, Result};
 use crate::native::map_file;
+
+const IDS_HINT: &str =
+    "format tokens wants int64 or int32 `input_ids` and `labels`, both [N, T] or both [N, B, T]";
+const PAIRS_HINT: &str = "preferences in format tokens are `chosen_ids`, `chosen_mask`, `rejected_ids`, `rejected_mask`, [N, T] or [N, B, T]";
 
 #[derive(Debug, Clone)]
 struct Column {
     start: usize,
     dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Column {
+    fn row_len(&self) -> usize {
+        self.shape.last().copied().unwrap_or(0)
+    }
+}
+
+#[derive(Debug)]
+enum Columns {
+    /// Ids, and labels where they are not the ids.
+    Labelled(Column, Option<Column>),
+    /// Ids and mask of the chosen, then of the rejected.
+    Pairs([Column; 4]),
 }
 
 /// Tokens of one file.
 #[derive(Debug)]
 pub struct Tokens {
     map: Mmap,
-    ids: Column,
-    labels: Column,
+    columns: Columns,
     /// Rows of a micro-batch where the file fixes them.
     pub micro_batch: Option<usize>,
     /// Rows of T tokens (N or N * B).
     pub rows: usize,
-    /// T.
+    /// T; of a pair both rows together.
     pub row_len: usize,
 }
 
 impl Tokens {
     /// Opens and checks a file.
     pub fn open(path: &Path) -> Result<Self> {
-        const HINT: &str =
-            "format tokens wants int64 or int32 `input_ids` and `labels`, both [N, T] or both [N, B, T]";
-        let bad = |what: String| Error::input(what).at(Place::file(path)).hint(HINT);
         let map = map_file(&File::open(path).map_err(|e| missing(path, e))?)
             .map_err(|e| Error::io("map", path, e))?;
-        let (ids, labels, shape) = {
-            let tensors = SafeTensors::deserialize(&map)
-                .map_err(|e| bad("not a safetensors file".into()).because(e))?;
-            let get = |name: &str| {
-                let view = tensors.tensor(name).map_err(|_| {
-                    bad(format!("no tensor `{name}`"))
-                        .because(format!("the file has {}", tensors.names().join(", ")))
-                })?;
-                if !matches!(view.dtype(), Dtype::I64 | Dtype::I32) {
-                    return Err(bad(format!("`{name}` is {:?}, not int64 or int32", view.dtype())));
-                }
-                let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
-                Ok((Column { start, dtype: view.dtype() }, view.shape().to_vec()))
-            };
-            let ((ids, shape), (labels, other)) = (get("input_ids")?, get("labels")?);
-            if shape != other {
-                return Err(bad(format!("`input_ids` is {shape:?}, `labels` is {other:?}")));
-            }
-            (ids, labels, shape)
+        let columns = columns(&map).map_err(|e| e.at(Place::file(path)))?;
+        let (shape, row_len) = match &columns {
+            Columns::Labelled(ids, _) => (&ids.shape, ids.row_len()),
+            Columns::Pairs(all) => (&all[0].shape, all[0].row_len() + all[2].row_len()),
         };
-        let (micro_batch, rows, row_len) = match shape[..] {
-            [n, t] => (None, n, t),
-            [n, b, t] => (Some(b), n * b, t),
-            _ => return Err(bad(format!("`input_ids` has shape {shape:?}"))),
+        let (micro_batch, rows) = match shape[..] {
+            [n, _] => (None, n),
+            [n, b, _] => (Some(b), n * b),
+            _ => {
+                return Err(Error::input(format!("the ids have shape {shape:?}"))
+                    .at(Place::file(path))
+                    .hint(IDS_HINT));
+            }
         };
         if rows == 0 || row_len == 0 {
-            return Err(bad(format!("`input_ids` is empty: {shape:?}")));
+            return Err(Error::input(format!("the ids are empty: {shape:?}"))
+                .at(Place::file(path))
+                .hint(IDS_HINT));
         }
-        Ok(Self { map, ids, labels, micro_batch, rows, row_len })
+        Ok(Self { map, columns, micro_batch, rows, row_len })
+    }
+
+    /// Whether the rows are pairs.
+    pub fn are_pairs(&self) -> bool {
+        matches!(self.columns, Columns::Pairs(_))
     }
 
     fn read(&self, column: &Column, row: usize) -> Vec<i64> {
-        let width = if column.dtype == Dtype::I64 { 8 } else { 4 };
-        let start = column.start + row * self.row_len * width;
-        self.map[start..start + self.row_len * width]
+        let width = match column.dtype {
+            Dtype::I64 => 8,
+            Dtype::I32 => 4,
+            _ => 1,
+        };
+        let len = column.row_len();
+        let start = column.start + row * len * width;
+        self.map[start..start + len * width]
             .chunks_exact(width)
             .map(|b| match *b {
+                [a] => i64::from(a),
                 [a, b, c, d] => i64::from(i32::from_le_bytes([a, b, c, d])),
                 [a, b, c, d, e, f, g, h] => i64::from_le_bytes([a, b, c, d, e, f, g, h]),
-                _ => unreachable!("chunks are 4 or 8 bytes"),
+                _ => unreachable!("chunks are 1, 4 or 8 bytes"),
             })
             .collect()
     }
 
-    /// Ids and labels of a row.
+    /// Ids and labels of a row; of a pair those of the chosen one.
     pub fn row(&self, row: usize) -> (Vec<i64>, Vec<i64>) {
-        (self.read(&self.ids, row), self.read(&self.labels, row))
+        match &self.columns {
+            Columns::Labelled(ids, labels) => {
+                let ids = self.read(ids, row);
+                let labels = labels.as_ref().map_or_else(|| ids.clone(), |labels| self.read(labels, row));
+                (ids, labels)
+            }
+            Columns::Pairs(_) => {
+                let chosen = self.pair(row).chosen;
+                (chosen.ids, chosen.labels)
+            }
+        }
     }
+
+    /// A pair; a file without pairs gives its row twice.
+    pub fn pair(&self, row: usize) -> Pair {
+        let side = |ids: &Column, mask: &Column| {
+            let (ids, mask) = (self.read(ids, row), self.read(mask, row));
+            let labels = ids.iter().zip(mask).map(|(id, m)| if m != 0 { *id } else { IGNORE }).collect();
+            Row { ids, labels, loss_bytes: 0 }
+        };
+        match &self.columns {
+            Columns::Pairs([chosen, chosen_mask, rejected, rejected_mask]) => {
+                Pair { chosen: side(chosen, chosen_mask), rejected: side(rejected, rejected_mask) }
+            }
+            Columns::Labelled(..) => {
+                let (ids, labels) = self.row(row);
+                let row = Row { ids, labels, loss_bytes: 0 };
+                Pair { chosen: row.clone(), rejected: row }
+            }
+        }
+    }
+}
+
+fn columns(map: &Mmap) -> Result<Columns> {
+    let tensors = SafeTensors::deserialize(map)
+        .map_err(|e| Error::input("not a safetensors file").hint(IDS_HINT).because(e))?;
+    let names = tensors.names();
+    let pairs = names.iter().any(|n| n.starts_with("chosen_") || n.starts_with("rejected_"));
+    let hint = if pairs { PAIRS_HINT } else { IDS_HINT };
+    let bad = |what: String| Error::input(what).hint(hint);
+    let get = |name: &str| {
+        let view = tensors.tensor(name).map_err(|_| {
+            bad(format!("no tensor `{name}`")).because(format!("the file has {}", names.join(", ")))
+        })?;
+        let mask = name.ends_with("_mask") && matches!(view.dtype(), Dtype::U8 | Dtype::I8 | Dtype::BOOL);
+        if !mask && !matches!(view.dtype(), Dtype::I64 | Dtype::I32) {
+            return Err(bad(format!("`{name}` is {:?}, not int64 or int32", view.dtype())));
+        }
+        let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
+        Ok(Column { start, dtype: view.dtype(), shape: view.shape().to_vec() })
+    };
+    let same = |a: (&str, &Column), b: (&str, &Column)| {
+        if a.1.shape == b.1.shape {
+            return Ok(());
+        }
+        Err(bad(format!("`{}` is {:?}, `{}` is {:?}", a.0, a.1.shape, b.0, b.1.shape)))
+    };
+    if !pairs {
+        let ids = get("input_ids")?;
+        let labels = if names.len() == 1 { None } else { Some(get("labels")?) };
+        if let Some(labels) = &labels {
+            same(("input_ids", &ids), ("labels", labels))?;
+        }
+        return Ok(Columns::Labelled(ids, labels));
+    }
+    let [chosen, rejected] = ["chosen", "rejected"].map(|side| -> Result<[Column; 2]> {
+        let names = [format!("{side}_ids"), format!("{side}_mask")];
+        let (ids, mask) = (get(&names[0])?, get(&names[1])?);
+        same((&names[0], &ids), (&names[1], &mask))?;
+        Ok([ids, mask])
+    });
+    let ([a, b], [c, d]) = (chosen?, rejected?);
+    if a.shape[..a.shape.len().max(1) - 1] != c.shape[..c.shape.len().max(1) - 1] {
+        return Err(bad(format!("`chosen_ids` is {:?}, `rejected_ids` is {:?}", a.shape, c.shape)));
+    }
+    Ok(Columns::Pairs([a, b, c, d]))
 }

@@ -77,12 +77,14 @@ pub struct Loaded {
     pub state: Option<SavedState>,
 }
 
-/// Upstream's state dict: every parameter and, where it is tied, the output layer as well.
+/// Upstream's state dict: every trained parameter and, where a language model's is tied, the output layer as
+/// well.
 pub fn state_dict(model: &CausalLm) -> Vec<(String, Tensor)> {
-    let params = model.params();
+    let (names, tensors) = model.params().trained();
     let mut dict: Vec<(String, Tensor)> =
-        params.names().iter().cloned().zip(params.tensors().iter().map(Tensor::shallow_clone)).collect();
-    if model.config().tie_word_embeddings {
+        names.iter().cloned().zip(tensors.iter().map(Tensor::shallow_clone)).collect();
+    let speaks = model.params().adapter().is_none() && model.score().is_none();
+    if model.config().tie_word_embeddings && speaks {
         dict.push(("lm_head.weight".to_owned(), model.lm_head().shallow_clone()));
     }
     dict
@@ -237,8 +239,8 @@ impl Loaded {
                 found.insert(crate::checkpoint::strip_prefix(name), tensor);
             }
         }
-        let params = model.params();
-        for (name, param) in params.names().iter().zip(params.tensors()) {
+        let (names, tensors) = model.params().trained();
+        for (name, param) in names.iter().zip(tensors) {
             let saved = found
                 .get(name.as_str())
                 .ok_or_else(|| Error::failed(format!("this resume file has no weight `{name}`")))?;

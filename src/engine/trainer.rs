@@ -156,7 +156,7 @@ pub fn train(
 ) -> Result<Outcome> {
     model.params().set_requires_grad(true);
     let optimizer =
-        AdamW::new(model.params().tensors().iter().map(|t| t.shallow_clone()).collect(), config.adamw)?;
+        AdamW::new(model.params().trained().1.iter().map(|t| t.shallow_clone()).collect(), config.adamw)?;
     let per_epoch = objective.steps_per_epoch();
     let total = config.schedule.total_steps;
     let mut trainer = Trainer {

@@ -8,6 +8,7 @@ use tch::Tensor;
 
 use super::config::{Era, ModelConfig};
 use super::kv_cache::KvCache;
+use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::params::Params;
 use super::rope::Rope;
@@ -24,45 +25,49 @@ pub enum Mask<'a> {
 /// One attention layer.
 #[derive(Debug)]
 pub struct Attention {
-    q_proj: Tensor,
-    k_proj: Tensor,
-    v_proj: Tensor,
-    o_proj: Tensor,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
     qk_norm: Option<(RmsNorm, RmsNorm)>,
     heads: i64,
     kv_heads: i64,
     head_dim: i64,
+    dropout: f64,
 }
 
 impl Attention {
     /// The layer whose weights stand under `name`.
     pub fn new(params: &Params, name: &str, config: &ModelConfig) -> Self {
+        let linear = |part: &str| Linear::new(params, &format!("{name}.{part}"));
         let weight = |part: &str| params.get(&format!("{name}.{part}.weight"));
         let norm = |part: &str| RmsNorm::new(weight(part), config.rms_norm_eps, config.era);
         Self {
-            q_proj: weight("q_proj"),
-            k_proj: weight("k_proj"),
-            v_proj: weight("v_proj"),
-            o_proj: weight("o_proj"),
+            q_proj: linear("q_proj"),
+            k_proj: linear("k_proj"),
+            v_proj: linear("v_proj"),
+            o_proj: linear("o_proj"),
             qk_norm: (config.era == Era::MiniMind3).then(|| (norm("q_norm"), norm("k_norm"))),
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
+            dropout: config.dropout,
         }
     }
 
-    /// `[B, T, D] -> [B, T, D]`; `cache` holds this layer's earlier tokens. `dropout` acts on the
-    /// attention weights.
+    /// `[B, T, D] -> [B, T, D]`; `cache` holds this layer's earlier tokens. While training,
+    /// dropout acts on the attention weights.
     pub fn forward(
         &self,
         x: &Tensor,
         rope: &Rope,
         mask: Mask<'_>,
         cache: Option<(&mut KvCache, usize)>,
-        dropout: f64,
+        train: bool,
     ) -> Tensor {
         let (b, t, _) = x.size3().expect("attention input is [B, T, D]");
-        let split = |w: &Tensor, heads: i64| x.linear(w, None::<&Tensor>).view([b, t, heads, self.head_dim]);
+        let dropout = if train { self.dropout } else { 0.0 };
+        let split = |w: &Linear, heads: i64| w.forward(x, train).view([b, t, heads, self.head_dim]);
         let (mut q, mut k) = (split(&self.q_proj, self.heads), split(&self.k_proj, self.kv_heads));
         let v = split(&self.v_proj, self.kv_heads); // [B, T, K, E]
         if let Some((q_norm, k_norm)) = &self.qk_norm {
@@ -83,7 +88,7 @@ impl Attention {
             Mask::Causal => sdpa(&q, &k, &v, Some(&causal_after(start, t, x)), dropout, false),
             Mask::Additive(mask) => sdpa(&q, &k, &v, Some(&mask.to_kind(q.kind())), dropout, false),
         };
-        y.transpose(1, 2).reshape([b, t, -1]).linear(&self.o_proj, None::<&Tensor>) // [B, T, D]
+        self.o_proj.forward(&y.transpose(1, 2).reshape([b, t, -1]), train) // [B, T, D]
     }
 
     /// `[B, K, S, E] -> [B, H, S, E]`: each kv head serves H / K query heads that stand side by side.

@@ -8,9 +8,13 @@ use super::attention::Mask;
 use super::block::Block;
 use super::config::ModelConfig;
 use super::kv_cache::KvCache;
+use super::lora::Adapter;
 use super::norm::RmsNorm;
 use super::params::Params;
 use super::rope::Rope;
+
+/// Name of a reward model's head, as sequence classifiers of Hugging Face call it.
+pub const SCORE: &str = "score.weight";
 
 /// A model with its parameters.
 #[derive(Debug)]
@@ -59,6 +63,30 @@ impl CausalLm {
         let mut config = self.config;
         config.inference_rope_scaling = true;
         Self::new(&config, self.params)
+    }
+
+    /// The same parameters with an adapter beside them, which is what trains from now on.
+    pub fn with_adapter(self, adapter: Adapter) -> Self {
+        let config = self.config;
+        Self::new(&config, self.params.adapted(Some(adapter)))
+    }
+
+    /// The same parameters alone.
+    pub fn without_adapter(self) -> Self {
+        let config = self.config;
+        Self::new(&config, self.params.adapted(None))
+    }
+
+    /// The same parameters and a head for scores beside them; it trains and is saved with them.
+    pub fn with_score(self, weight: Tensor) -> Self {
+        let (config, mut params) = (self.config, self.params);
+        params.push(SCORE, weight);
+        Self::new(&config, params)
+    }
+
+    /// The head for scores, `[1, D]`, if there is one.
+    pub fn score(&self) -> Option<Tensor> {
+        self.params.find(SCORE)
     }
 
     /// The architecture.

@@ -4,26 +4,27 @@
 
 use tch::Tensor;
 
+use super::linear::Linear;
 use super::params::Params;
 
 /// `down(silu(gate(x)) * up(x))`.
 #[derive(Debug)]
 pub struct FeedForward {
-    gate_proj: Tensor,
-    up_proj: Tensor,
-    down_proj: Tensor,
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
 }
 
 impl FeedForward {
     /// The layer whose weights stand under `name`.
     pub fn new(params: &Params, name: &str) -> Self {
-        let weight = |part: &str| params.get(&format!("{name}.{part}.weight"));
-        Self { gate_proj: weight("gate_proj"), up_proj: weight("up_proj"), down_proj: weight("down_proj") }
+        let linear = |part: &str| Linear::new(params, &format!("{name}.{part}"));
+        Self { gate_proj: linear("gate_proj"), up_proj: linear("up_proj"), down_proj: linear("down_proj") }
     }
 
     /// `[..., D] -> [..., D]`.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let gate = x.linear(&self.gate_proj, None::<&Tensor>).silu(); // [..., I]
-        (gate * x.linear(&self.up_proj, None::<&Tensor>)).linear(&self.down_proj, None::<&Tensor>)
+    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let inner = self.gate_proj.forward(x, train).silu() * self.up_proj.forward(x, train); // [..., I]
+        self.down_proj.forward(&inner, train)
     }
 }

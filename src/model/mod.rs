@@ -1,10 +1,13 @@
-//! The network, in the order a paper would tell it: config, params, rope, norm, attention, mlp, moe, block, causal_lm.
+//! The network, in the order a paper would tell it: config, params, lora,
+//! linear, rope, norm, attention, mlp, moe, block, causal_lm.
 
 pub mod attention;
 pub mod block;
 pub mod causal_lm;
 pub mod config;
 pub mod kv_cache;
+pub mod linear;
+pub mod lora;
 pub mod mlp;
 pub mod moe;
 pub mod norm;
@@ -12,7 +15,8 @@ pub mod params;
 pub mod rope;
 
 pub use attention::Mask;
-pub use causal_lm::{CausalLm, padded_causal_mask};
+pub use causal_lm::{CausalLm, SCORE, padded_causal_mask};
 pub use config::{Era, ModelConfig, ModelOverrides, MoeConfig};
 pub use kv_cache::KvCache;
+pub use lora::Adapter;
 pub use params::Params;

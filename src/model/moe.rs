@@ -48,9 +48,9 @@ impl MoeFeedForward {
         } else {
             weight
         };
-        let mut y = self.route(&flat, &weight, &chosen).view([b, t, d]);
+        let mut y = self.route(&flat, &weight, &chosen, train).view([b, t, d]);
         for expert in &self.shared_experts {
-            y += expert.forward(x);
+            y += expert.forward(x, train);
         }
         let aux = (train && self.config.aux_loss_coef > 0.0).then(|| self.balance(&scores, &chosen, b, t));
         (y, aux)
@@ -58,12 +58,12 @@ impl MoeFeedForward {
 
     /// Sends each token to its experts and adds up what comes back, `[N, D]`. An expert without a token
     /// still takes part with zero rows, so that its gradient is zero and not missing.
-    fn route(&self, x: &Tensor, weight: &Tensor, chosen: &Tensor) -> Tensor {
+    fn route(&self, x: &Tensor, weight: &Tensor, chosen: &Tensor, train: bool) -> Tensor {
         let mut y = x.zeros_like();
         for (i, expert) in self.experts.iter().enumerate() {
             let hits = chosen.eq(i as i64).nonzero(); // [M, 2]: token, slot
             let (token, slot) = (hits.select(1, 0), hits.select(1, 1));
-            let out = expert.forward(&x.index_select(0, &token)); // [M, D]
+            let out = expert.forward(&x.index_select(0, &token), train); // [M, D]
             let share = weight.index(&[Some(&token), Some(&slot)]).unsqueeze(-1); // [M, 1]
             y = y.index_add(0, &token, &(out * share).to_kind(x.kind()));
         }
@@ -116,7 +116,7 @@ impl Mlp {
     /// `[B, T, D] -> ([B, T, D], balance loss)`.
     pub fn forward(&self, x: &Tensor, train: bool) -> (Tensor, Option<Tensor>) {
         match self {
-            Mlp::Dense(mlp) => (mlp.forward(x), None),
+            Mlp::Dense(mlp) => (mlp.forward(x, train), None),
             Mlp::Moe(moe) => moe.forward(x, train),
         }
     }

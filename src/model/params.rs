@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::config::{Era, ModelConfig};
+use super::lora::Adapter;
 use crate::error::{Error, Result};
 
 /// How a fresh parameter is drawn: PyTorch's defaults for the layer it belongs to.
@@ -124,6 +125,7 @@ pub struct Params {
     names: Vec<String>,
     tensors: Vec<Tensor>,
     index: HashMap<String, usize>,
+    adapter: Option<Adapter>,
 }
 
 impl Params {
@@ -187,7 +189,7 @@ impl Params {
 
     fn new(names: Vec<String>, tensors: Vec<Tensor>) -> Self {
         let index = names.iter().enumerate().map(|(i, name)| (name.clone(), i)).collect();
-        Self { names, tensors, index }
+        Self { names, tensors, index, adapter: None }
     }
 
     /// The tensor called `name`; a handle to the same storage.
@@ -206,9 +208,43 @@ impl Params {
         &self.tensors
     }
 
-    /// Turns gradients on or off for all.
+    /// The tensor called `name`, where there is one.
+    pub fn find(&self, name: &str) -> Option<Tensor> {
+        self.index.get(name).map(|index| self.tensors[*index].shallow_clone())
+    }
+
+    /// One more parameter after the table's, such as a head that the architecture does not have.
+    pub fn push(&mut self, name: &str, tensor: Tensor) {
+        self.index.insert(name.to_owned(), self.tensors.len());
+        self.names.push(name.to_owned());
+        self.tensors.push(tensor);
+    }
+
+    /// The same parameters with another adapter, or none.
+    pub fn adapted(self, adapter: Option<Adapter>) -> Self {
+        Self { adapter, ..self }
+    }
+
+    /// The adapter, if there is one.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// What training changes and checkpoints keep, in the optimizer's order: the adapter alone where there is
+    /// one, else everything.
+    pub fn trained(&self) -> (&[String], &[Tensor]) {
+        match &self.adapter {
+            Some(adapter) => (adapter.names(), adapter.tensors()),
+            None => (&self.names, &self.tensors),
+        }
+    }
+
+    /// Turns gradients on or off for what is trained; they are off for everything else.
     pub fn set_requires_grad(&self, on: bool) {
         for tensor in &self.tensors {
+            let _ = tensor.set_requires_grad(on && self.adapter.is_none());
+        }
+        for tensor in self.adapter.iter().flat_map(Adapter::tensors) {
             let _ = tensor.set_requires_grad(on);
         }
     }

@@ -10,6 +10,8 @@ use super::machine::Machine;
 use super::types::*;
 use crate::model::ModelConfig;
 
+mod tuning;
+
 /// What is known of a stage's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Facts {
@@ -160,14 +162,23 @@ pub fn estimate(
         .iter()
         .map(|stage| {
             let known = facts(stage);
+            if let Some(c) = stage.config.training() {
+                let model = sized(&c.model, &c.tokenizer);
+                let other = tuning::other_model(&stage.config, model.as_ref(), &sized);
+                return training(stage, c, (model.as_ref(), other.as_ref()), known, half, flops_per_s);
+            }
             match &stage.config {
                 StageConfig::Tokenizer(_) => {
                     StageCost { examples: known.map(|f| f.rows), tokens: None, ..blank(stage, "tokenizer") }
                 }
-                StageConfig::Pretrain(c) | StageConfig::Sft(c) => {
-                    let kind = if matches!(stage.config, StageConfig::Sft(_)) { "sft" } else { "pretrain" };
-                    let model = sized(&c.model, &c.tokenizer);
-                    training(stage, kind, c, model.as_ref(), known, half, flops_per_s)
+                StageConfig::Merge(c) => {
+                    let count = sized(&c.model, &c.tokenizer).as_ref().map(parameters);
+                    StageCost {
+                        parameters: count.map(|p| Parameters { trained: 0, ..p }),
+                        peak_memory: count
+                            .map(|p| total(Memory { weights: p.total * 4, ..Memory::default() })),
+                        ..blank(stage, "merge")
+                    }
                 }
                 StageConfig::Export(c) => {
                     let model = sized(&c.model, &c.tokenizer);
@@ -204,6 +215,7 @@ pub fn estimate(
                         ..blank(stage, "eval")
                     }
                 }
+                _ => blank(stage, stage.config.kind()),
             }
         })
         .collect()
@@ -211,14 +223,14 @@ pub fn estimate(
 
 fn training(
     stage: &StagePlan,
-    kind: &'static str,
     c: &TrainConfig,
-    model: Option<&ModelConfig>,
+    (model, other): (Option<&ModelConfig>, Option<&ModelConfig>),
     known: Option<Facts>,
     half: bool,
     flops_per_s: f64,
 ) -> StageCost {
-    let count = model.map(parameters);
+    let count = model.map(|m| tuning::trained(&stage.config, m));
+    let beside = other.map(parameters);
     let steps = known.map(|f| {
         let all = f.micro_batches_per_epoch * c.epochs as u64;
         (f, c.max_steps.map_or(all, |most| all.min(most as u64)))
@@ -236,17 +248,18 @@ fn training(
     });
     let memory = model.zip(count).map(|(m, p)| {
         total(Memory {
-            weights: p.total * 4,
+            weights: (p.total + beside.map_or(0, |b| b.total)) * 4,
             gradients: p.trained * 4,
             optimizer: p.trained * 8,
             activations: activations(m, c.batch_size, c.max_seq_len, half, true),
             total: 0,
         })
     });
-    let seconds = padded
-        .zip(model)
-        .zip(count)
-        .map(|((tokens, m), p)| tokens as f64 * flops_per_token(m, p.active, c.max_seq_len) / flops_per_s);
+    // A reference or a teacher runs forward only: a third of the work.
+    let watched = other.zip(beside).map_or(0.0, |(m, p)| flops_per_token(m, p.active, c.max_seq_len) / 3.0);
+    let seconds = padded.zip(model).zip(count).map(|((tokens, m), p)| {
+        tokens as f64 * (flops_per_token(m, p.active, c.max_seq_len) + watched) / flops_per_s
+    });
     StageCost {
         parameters: count,
         examples: scaled(|f| f.rows),
@@ -256,7 +269,7 @@ fn training(
         updates,
         peak_memory: memory,
         seconds,
-        ..blank(stage, kind)
+        ..blank(stage, stage.config.kind())
     }
 }
 

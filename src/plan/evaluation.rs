@@ -18,7 +18,7 @@ impl Resolver<'_> {
             self.fault(&join(base, "init"), "`from` and `init` mean the same here", "keep `from`");
         }
         let (key, given) = if s.from.is_some() { ("from", &s.from) } else { ("init", &s.init) };
-        let last = self.above.iter().rev().find(|a| a.trains).map(|a| Init::Stage(a.name.clone()));
+        let last = self.above.iter().rev().find(|a| a.trains()).map(|a| Init::Stage(a.name.clone()));
         let init = match given {
             Some(init) => self.init(&join(base, key), init, below),
             None => last.unwrap_or_else(|| {

@@ -22,7 +22,7 @@ pub struct ExportConfig {
 
 impl Resolver<'_> {
     pub(super) fn export(&mut self, base: &[String], s: &ExportSection, below: &[String]) -> StageConfig {
-        let last = self.above.iter().rev().find(|a| a.trains).map(|a| Init::Stage(a.name.clone()));
+        let last = self.above.iter().rev().find(|a| a.trains()).map(|a| Init::Stage(a.name.clone()));
         let init = match (&s.from, last) {
             (Some(from), _) => self.init(&join(base, "from"), from, below),
             (None, Some(last)) => last,

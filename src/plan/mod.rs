@@ -1,6 +1,6 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
-//! Reading order: `types` (the plan), `resolve`, `evaluation`, `exporting`, `references` and `settings` (from a recipe to it), `hash` (what makes
+//! Reading order: `types` (the plan), `resolve`, `tuning`, `evaluation`, `exporting`, `references` and `settings` (from a recipe to it), `hash` (what makes
 //! a stage done), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
 pub mod cost;
@@ -11,6 +11,7 @@ pub mod machine;
 pub mod references;
 pub mod resolve;
 pub mod settings;
+pub mod tuning;
 pub mod types;
 
 pub use cost::{Facts, StageCost, estimate};

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::resolve::{Resolver, join};
+use super::resolve::{Makes, Resolver, join};
 use super::types::*;
 use crate::recipe::faults::nearest;
 use crate::recipe::schema::ModelSection;
@@ -15,18 +15,22 @@ impl Resolver<'_> {
             return Init::Scratch;
         }
         if let Some(above) = self.above.iter().find(|a| a.name == given) {
-            if !above.trains {
-                self.fault(path, format!("stage `{given}` makes no weights"), "name a training stage");
+            if !above.trains() {
+                let what = match above.makes {
+                    Makes::Score => "makes a reward model, which does not speak",
+                    _ => "makes no weights",
+                };
+                self.fault(path, format!("stage `{given}` {what}"), "name a training stage");
             }
             return Init::Stage(given.to_owned());
         }
-        if !Path::new(given).exists() {
+        if !Path::new(given).exists() && !names_a_run(given) {
             let key = path.last().map_or("init", |k| k.as_str()).to_owned();
             let hint = if below.iter().any(|name| name == given) {
                 format!("stage `{given}` does not stand above this one; move it up")
             } else {
                 let known =
-                    self.above.iter().filter(|a| a.trains).map(|a| a.name.as_str()).chain(["scratch"]);
+                    self.above.iter().filter(|a| a.trains()).map(|a| a.name.as_str()).chain(["scratch"]);
                 let list: Vec<&str> = known.clone().collect();
                 nearest(given, known).map_or_else(
                     || format!("give a path that exists, or one of: {}", list.join(", ")),
@@ -91,7 +95,7 @@ impl Resolver<'_> {
                     self.above
                         .iter()
                         .rev()
-                        .find(|a| !a.trains)
+                        .find(|a| a.makes == Makes::Tokenizer)
                         .map(|a| TokenizerSource::Stage(a.name.clone()))
                 };
                 let found = inherited.or_else(last);
@@ -109,11 +113,11 @@ impl Resolver<'_> {
                 return found;
             }
         };
-        if self.above.iter().any(|a| !a.trains && a.name == given) {
+        if self.above.iter().any(|a| a.makes == Makes::Tokenizer && a.name == given) {
             return Some(TokenizerSource::Stage(given.to_owned()));
         }
         if !Path::new(given).join("tokenizer.json").is_file() {
-            let known = self.above.iter().filter(|a| !a.trains).map(|a| a.name.as_str());
+            let known = self.above.iter().filter(|a| a.makes == Makes::Tokenizer).map(|a| a.name.as_str());
             let hint = match nearest(given, known) {
                 Some(name) => format!("did you mean `{name}`?"),
                 None if below.iter().any(|name| name == given) => {
@@ -129,4 +133,9 @@ impl Resolver<'_> {
         }
         Some(TokenizerSource::Folder(PathBuf::from(given)))
     }
+}
+
+/// Whether `given` is `RUN:stage` with a run's folder before the colon.
+fn names_a_run(given: &str) -> bool {
+    given.rsplit_once(':').is_some_and(|(run, stage)| !stage.is_empty() && Path::new(run).is_dir())
 }

@@ -1,7 +1,7 @@
 //! A recipe becomes a plan: defaults filled (upstream's), names resolved, every number checked.
 //!
-//! All faults are collected; each points at the line it comes from. Next: `evaluation` (eval
-//! stages), `references` (stages and files by name), `settings` (model, runtime, data), `types`.
+//! All faults are collected; each points at the line it comes from. Next: `tuning` and
+//! `evaluation` (stages of other kinds), `references` (stages and files by name), `settings` (model, runtime, data), `types`.
 
 use std::path::{Path, PathBuf};
 
@@ -46,13 +46,31 @@ pub fn finish(recipe: &Recipe, faults: Vec<Error>) -> Result<Plan> {
 /// No count in a recipe is larger; keeps every product of two of them in range.
 const MOST: i64 = 1_000_000_000;
 
+/// What a stage leaves that later stages may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Makes {
+    Tokenizer,
+    Model,
+    /// An adapter, which with the weights it was trained on is a model too.
+    Adapter,
+    /// A reward model, which does not speak.
+    Score,
+}
+
 /// A stage above, as later stages may name it.
 pub(super) struct Above {
     pub(super) name: String,
-    pub(super) trains: bool,
+    pub(super) makes: Makes,
     pub(super) tokenizer: Option<TokenizerSource>,
     pub(super) model: Option<ModelPlan>,
     pub(super) max_seq_len: usize,
+}
+
+impl Above {
+    /// Whether it leaves a language model.
+    pub(super) fn trains(&self) -> bool {
+        matches!(self.makes, Makes::Model | Makes::Adapter)
+    }
 }
 
 pub(super) struct Resolver<'a> {
@@ -115,7 +133,7 @@ impl Resolver<'_> {
     }
 
     /// A number for which `fits` holds.
-    fn real(
+    pub(super) fn real(
         &mut self,
         base: &[String],
         key: &str,
@@ -130,7 +148,7 @@ impl Resolver<'_> {
         Some(value)
     }
 
-    fn ratio(&mut self, base: &[String], key: &str, value: Option<f64>) -> Option<f64> {
+    pub(super) fn ratio(&mut self, base: &[String], key: &str, value: Option<f64>) -> Option<f64> {
         self.real(base, key, value, "between 0 and 1", |v| (0.0..=1.0).contains(&v))
     }
 
@@ -167,11 +185,8 @@ impl Resolver<'_> {
             let base: Steps = vec!["stages".to_owned(), index.to_string()];
             let Some(stage) = stage else {
                 if !self.recipe.aside.contains(&base) {
-                    self.fault(
-                        &base,
-                        "a stage is empty",
-                        "give it a kind: tokenizer, pretrain, sft, eval, export",
-                    );
+                    let kinds = crate::recipe::stages::KINDS.join(", ");
+                    self.fault(&base, "a stage is empty", format!("give it a kind: {kinds}"));
                 }
                 continue;
             };
@@ -198,7 +213,20 @@ impl Resolver<'_> {
             }
             let config = match &stage.body {
                 StageBody::Tokenizer(section) => self.tokenizer(&base, section, seed),
-                StageBody::Train(section) => self.train(&base, stage.kind, section, seed, &names[index..]),
+                StageBody::Train(section) => {
+                    let config = self.train(&base, stage.kind, section, seed, &names[index..]);
+                    if stage.kind == "pretrain" {
+                        StageConfig::Pretrain(config)
+                    } else {
+                        StageConfig::Sft(config)
+                    }
+                }
+                StageBody::Lora(section) => self.lora(&base, section, seed, &names[index..]),
+                StageBody::Merge(section) => self.merge(&base, section, &names[index..]),
+                StageBody::Reason(section) => self.reason(&base, section, seed, &names[index..]),
+                StageBody::Distill(section) => self.distill(&base, section, seed, &names[index..]),
+                StageBody::Dpo(section) => self.dpo(&base, section, seed, &names[index..]),
+                StageBody::Reward(section) => self.reward(&base, section, seed, &names[index..]),
                 StageBody::Eval(section) => self.eval(&base, section, seed, &names[index..]),
                 StageBody::Export(section) => self.export(&base, section, &names[index..]),
             };
@@ -217,22 +245,31 @@ impl Resolver<'_> {
     }
 
     fn note(&mut self, name: &str, config: &StageConfig) {
-        let above = match config {
-            StageConfig::Pretrain(c) | StageConfig::Sft(c) => Above {
-                name: name.to_owned(),
-                trains: true,
-                tokenizer: c.tokenizer.clone(),
-                model: c.model.clone(),
-                max_seq_len: c.max_seq_len,
-            },
-            StageConfig::Tokenizer(_) => Above {
-                name: name.to_owned(),
-                trains: false,
-                tokenizer: Some(TokenizerSource::Stage(name.to_owned())),
-                model: None,
-                max_seq_len: 0,
-            },
+        let makes = match config {
+            StageConfig::Tokenizer(_) => Makes::Tokenizer,
+            StageConfig::Lora(_) => Makes::Adapter,
+            StageConfig::Reward(_) => Makes::Score,
             StageConfig::Eval(_) | StageConfig::Export(_) => return,
+            _ => Makes::Model,
+        };
+        let above = match config {
+            StageConfig::Merge(c) => self.merged(name, c),
+            _ => match config.training() {
+                Some(c) => Above {
+                    name: name.to_owned(),
+                    makes,
+                    tokenizer: c.tokenizer.clone(),
+                    model: c.model.clone(),
+                    max_seq_len: c.max_seq_len,
+                },
+                None => Above {
+                    name: name.to_owned(),
+                    makes,
+                    tokenizer: Some(TokenizerSource::Stage(name.to_owned())),
+                    model: None,
+                    max_seq_len: 0,
+                },
+            },
         };
         self.above.push(above);
     }
@@ -251,18 +288,26 @@ impl Resolver<'_> {
         StageConfig::Tokenizer(TokenizerConfig { data, vocab_size, max_bytes })
     }
 
-    fn train(
+    /// What every training stage has; the defaults are upstream's for the kind.
+    pub(super) fn train(
         &mut self,
         base: &[String],
         kind: &str,
         s: &TrainSection,
         seed: u64,
         below: &[String],
-    ) -> StageConfig {
+    ) -> TrainConfig {
         let pretrain = kind == "pretrain";
-        let (batch, accumulation, rate, length) =
-            if pretrain { (32, 8, 5e-4, 340) } else { (16, 1, 1e-5, 768) };
-        let last = self.above.iter().rev().find(|a| a.trains).map(|a| Init::Stage(a.name.clone()));
+        let (epochs, batch, accumulation, rate, length) = match kind {
+            "pretrain" => (2, 32, 8, 5e-4, 340),
+            "lora" => (10, 32, 1, 1e-4, 340),
+            "reason" => (1, 8, 1, 1e-6, 720),
+            "distill" => (6, 32, 1, 5e-6, 340),
+            "dpo" => (1, 4, 1, 4e-8, 1024),
+            "reward" => (1, 8, 1, 1e-5, 1024), // ours: upstream trains none
+            _ => (2, 16, 1, 1e-5, 768),
+        };
+        let last = self.above.iter().rev().find(|a| a.trains()).map(|a| Init::Stage(a.name.clone()));
         let init = match &s.init {
             Some(init) => self.init(&join(base, "init"), init, below),
             None if pretrain => Init::Scratch,
@@ -295,11 +340,14 @@ impl Resolver<'_> {
                 (0.9, 0.999)
             }
         };
-        let dropout = model.as_ref().map_or(0.0, |m| m.config.dropout);
+        let dropout = match &model {
+            Some(model) if kind != "lora" => model.config.dropout,
+            _ => 0.0,
+        };
         let max_seq_len = self.whole(base, "max_seq_len", s.max_seq_len, 2).unwrap_or(length);
         self.fits_positions(base, max_seq_len, model.as_ref());
-        let config = TrainConfig {
-            epochs: self.whole(base, "epochs", s.epochs, 1).unwrap_or(2),
+        TrainConfig {
+            epochs: self.whole(base, "epochs", s.epochs, 1).unwrap_or(epochs),
             batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(batch),
             accumulation_steps: self
                 .whole(base, "accumulation_steps", s.accumulation_steps, 1)
@@ -350,8 +398,7 @@ impl Resolver<'_> {
             model,
             tokenizer,
             data,
-        };
-        if pretrain { StageConfig::Pretrain(config) } else { StageConfig::Sft(config) }
+        }
     }
 }
 

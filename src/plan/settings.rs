@@ -206,13 +206,28 @@ impl Resolver<'_> {
         let format = match d.format {
             Some(FormatName::Text) => DataFormat::Text,
             Some(FormatName::Chat) => DataFormat::Chat,
+            Some(FormatName::Preference) => DataFormat::Preference,
             Some(FormatName::Tokens) => DataFormat::Tokens,
             None | Some(FormatName::Auto) if tokens => DataFormat::Tokens,
-            None | Some(FormatName::Auto) if matches!(kind, "sft" | "eval") => DataFormat::Chat,
+            None | Some(FormatName::Auto) if matches!(kind, "dpo" | "reward") => DataFormat::Preference,
+            None | Some(FormatName::Auto) if !matches!(kind, "tokenizer" | "pretrain") => DataFormat::Chat,
             None | Some(FormatName::Auto) => DataFormat::Text,
         };
         if synthetic.is_some() && format == DataFormat::Tokens {
-            self.fault(&join(&base, "format"), "synthetic rows have no format `tokens`", "use text or chat");
+            self.fault(
+                &join(&base, "format"),
+                "synthetic rows have no format `tokens`",
+                "use text, chat or preference",
+            );
+        }
+        let pairs = matches!(kind, "dpo" | "reward");
+        if format != DataFormat::Tokens && pairs != (format == DataFormat::Preference) {
+            let (what, hint) = if pairs {
+                ("learns from pairs of answers", "use format: preference, rows with `chosen` and `rejected`")
+            } else {
+                ("learns from single texts", "preferences are for dpo and reward")
+            };
+            self.fault(&join(&base, "format"), format!("stage `{kind}` {what}"), hint);
         }
         let source = match synthetic {
             Some(s) => {
@@ -231,6 +246,7 @@ impl Resolver<'_> {
             }
             None => DataSource::Paths(files.into_iter().map(|(_, file)| PathBuf::from(file)).collect()),
         };
+        let synthetic_source = matches!(source, DataSource::Synthetic(_));
         let validation = match d.validation {
             None => Validation::Off,
             Some(NumberOrText::Number(0.0)) => Validation::Off,
@@ -244,6 +260,7 @@ impl Resolver<'_> {
                 }
                 Validation::Share(share)
             }
+            Some(NumberOrText::Text(word)) if word == "heldout" && synthetic_source => Validation::Heldout,
             Some(NumberOrText::Text(file)) => {
                 self.file(&join(&base, "validation"), &file);
                 Validation::Path(PathBuf::from(file))

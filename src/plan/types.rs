@@ -13,6 +13,9 @@ use crate::error::Place;
 use crate::model::ModelConfig;
 pub use crate::optim::ScheduleKind;
 
+mod tuning;
+pub use tuning::*;
+
 /// A whole run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
@@ -80,6 +83,18 @@ pub enum StageConfig {
     Pretrain(TrainConfig),
     /// Supervised fine-tuning on conversations.
     Sft(TrainConfig),
+    /// Trains an adapter.
+    Lora(LoraConfig),
+    /// Adds an adapter to weights.
+    Merge(MergeConfig),
+    /// Fine-tuning with marked tokens.
+    Reason(ReasonConfig),
+    /// Learns from a teacher.
+    Distill(DistillStage),
+    /// Direct preference optimisation.
+    Dpo(DpoStage),
+    /// Trains a reward model.
+    Reward(RewardConfig),
     /// Measures a model.
     Eval(EvalConfig),
     /// Writes a model for other tools.
@@ -259,8 +274,43 @@ impl StageConfig {
             StageConfig::Tokenizer(_) => "tokenizer",
             StageConfig::Pretrain(_) => "pretrain",
             StageConfig::Sft(_) => "sft",
+            StageConfig::Lora(_) => "lora",
+            StageConfig::Merge(_) => "merge",
+            StageConfig::Reason(_) => "reason",
+            StageConfig::Distill(_) => "distill",
+            StageConfig::Dpo(_) => "dpo",
+            StageConfig::Reward(_) => "reward",
             StageConfig::Eval(_) => "eval",
             StageConfig::Export(_) => "export",
+        }
+    }
+
+    /// Weights that a stage reads beside those it starts from, each with what they are.
+    pub fn also_reads(&self) -> Vec<(&'static str, &Init)> {
+        match self {
+            StageConfig::Lora(c) => c.adapter.iter().map(|init| ("adapter", init)).collect(),
+            StageConfig::Merge(c) => vec![("adapter", &c.adapter)],
+            StageConfig::Distill(c) => vec![("teacher", &c.teacher)],
+            StageConfig::Dpo(DpoStage { reference: Reference::Weights(init), .. }) => {
+                vec![("reference", init)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a stage that trains on rows has in common with all others that do.
+    pub fn training(&self) -> Option<&TrainConfig> {
+        match self {
+            StageConfig::Pretrain(c) | StageConfig::Sft(c) => Some(c),
+            StageConfig::Lora(c) => Some(&c.train),
+            StageConfig::Reason(c) => Some(&c.train),
+            StageConfig::Distill(c) => Some(&c.train),
+            StageConfig::Dpo(c) => Some(&c.train),
+            StageConfig::Reward(c) => Some(&c.train),
+            StageConfig::Tokenizer(_)
+            | StageConfig::Merge(_)
+            | StageConfig::Eval(_)
+            | StageConfig::Export(_) => None,
         }
     }
 }

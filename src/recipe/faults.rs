@@ -9,8 +9,7 @@ use super::stages::{KINDS, LATER};
 use crate::error::Error;
 
 /// Words that other versions know.
-const WORDS_LATER: [(&str, &str); 4] =
-    [("format", "preference"), ("format", "prompts"), ("format", "agent"), ("batching", "pack")];
+const WORDS_LATER: [(&str, &str); 3] = [("format", "prompts"), ("format", "agent"), ("batching", "pack")];
 
 /// The nearest of `known`, if it is near.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

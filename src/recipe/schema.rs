@@ -10,8 +10,10 @@ use serde::Deserialize;
 pub use super::stages::{Stage, StageBody};
 mod export;
 mod parts;
+mod training;
 pub use export::*;
 pub use parts::*;
+pub use training::*;
 
 /// A recipe: what to train, on what, in which order.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -116,7 +118,7 @@ pub struct DataSection {
     pub format: Option<FormatName>,
     /// Whether each epoch draws a new order (true).
     pub shuffle: Option<bool>,
-    /// Validation rows: a share 0..1 of these rows, or a file (0: none).
+    /// Validation rows: a share 0..1 of these rows, a file, or heldout for the built-in world (0: none).
     pub validation: Option<NumberOrText>,
     /// bucket pads to the batch's longest row, pad to max_seq_len (bucket).
     pub batching: Option<BatchingName>,
@@ -136,76 +138,6 @@ pub struct TokenizerSection {
     pub vocab_size: Option<i64>,
     /// Most bytes of text to read (all).
     pub max_bytes: Option<i64>,
-}
-
-/// Pretraining and fine-tuning.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TrainSection {
-    /// The stage's name (its kind).
-    pub name: Option<String>,
-    /// Start weights: scratch, a stage above, or a path (pretrain: scratch; sft: the training stage above).
-    pub init: Option<String>,
-    /// A tokenizer stage above or a folder (the recipe's).
-    pub tokenizer: Option<String>,
-    /// The architecture, where it is not the recipe's.
-    pub model: Option<ModelSection>,
-    /// The rows.
-    pub data: Option<DataSection>,
-    /// Passes over the data (2).
-    pub epochs: Option<i64>,
-    /// Rows a micro-batch (pretrain 32, sft 16).
-    pub batch_size: Option<i64>,
-    /// Micro-batches an update (pretrain 8, sft 1).
-    pub accumulation_steps: Option<i64>,
-    /// Peak learning rate (pretrain 5e-4, sft 1e-5).
-    pub learning_rate: Option<f64>,
-    /// Longest row in tokens (pretrain 340, sft 768).
-    pub max_seq_len: Option<i64>,
-    /// Largest global gradient norm; 0 turns clipping off (1.0).
-    pub grad_clip: Option<f64>,
-    /// AdamW's decay (0.01).
-    pub weight_decay: Option<f64>,
-    /// AdamW's betas ([0.9, 0.999]).
-    pub betas: Option<Vec<Option<f64>>>,
-    /// AdamW's epsilon (1e-8).
-    pub eps: Option<f64>,
-    /// The learning rate over time (upstream: a cosine from the peak to a tenth).
-    pub schedule: Option<ScheduleName>,
-    /// Micro-batches of linear warm-up (0).
-    pub warmup_steps: Option<i64>,
-    /// Stop after this many micro-batches (the epochs decide).
-    pub max_steps: Option<i64>,
-    /// Micro-batches between rows of metrics (100).
-    pub log_interval: Option<i64>,
-    /// Micro-batches between checkpoints (1000).
-    pub save_interval: Option<i64>,
-    /// Micro-batches between validations (at each checkpoint).
-    pub eval_interval: Option<i64>,
-    /// Numbered checkpoints to keep beside the newest (0).
-    pub keep_last: Option<i64>,
-    /// Type of the numbers in the weight file (fp16).
-    pub save_dtype: Option<SaveDtypeName>,
-    /// What to do about a loss that is not a number (stop).
-    pub on_nan: Option<OnAnomalyName>,
-    /// What to do about a spike of the loss (skip).
-    pub on_spike: Option<OnAnomalyName>,
-    /// How many times its running mean a loss must be to count as a spike (never).
-    pub spike_factor: Option<f64>,
-    /// Dropout probability (the model's).
-    pub dropout: Option<f64>,
-    /// Chance of a random system prompt before a conversation without one (0.2).
-    pub system_prompt_ratio: Option<f64>,
-    /// Chance that empty think blocks stay in a conversation (0.2).
-    pub empty_think_ratio: Option<f64>,
-    /// Prompts answered before and after the stage, for the report.
-    pub samples: Option<Vec<Option<String>>>,
-    /// Stop at a row that cannot be used, or skip and count it (error).
-    pub on_bad_row: Option<OnBadRowName>,
-    /// The token that ends a row (the tokenizer's).
-    pub eos_token_id: Option<i64>,
-    /// The token that fills a row (the tokenizer's).
-    pub pad_token_id: Option<i64>,
 }
 
 /// Measures a model.

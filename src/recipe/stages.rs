@@ -8,13 +8,16 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::schema::{EvalSection, ExportSection, TokenizerSection, TrainSection};
+use super::schema::{
+    DistillSection, DpoSection, EvalSection, ExportSection, LoraSection, MergeSection, ReasonSection,
+    RewardSection, TokenizerSection, TrainSection,
+};
 
 /// Kinds this version runs.
-pub const KINDS: [&str; 5] = ["tokenizer", "pretrain", "sft", "eval", "export"];
+pub const KINDS: [&str; 11] =
+    ["tokenizer", "pretrain", "sft", "lora", "merge", "reason", "distill", "dpo", "reward", "eval", "export"];
 /// Kinds that are named but not in this version.
-pub const LATER: [&str; 10] =
-    ["lora", "merge", "reason", "distill", "dpo", "ppo", "grpo", "spo", "agent", "reward"];
+pub const LATER: [&str; 4] = ["ppo", "grpo", "spo", "agent"];
 
 /// One stage.
 #[derive(Debug, Clone)]
@@ -32,6 +35,18 @@ pub enum StageBody {
     Tokenizer(Box<TokenizerSection>),
     /// `pretrain`, `sft`.
     Train(Box<TrainSection>),
+    /// `lora`.
+    Lora(Box<LoraSection>),
+    /// `merge`.
+    Merge(Box<MergeSection>),
+    /// `reason`.
+    Reason(Box<ReasonSection>),
+    /// `distill`.
+    Distill(Box<DistillSection>),
+    /// `dpo`.
+    Dpo(Box<DpoSection>),
+    /// `reward`.
+    Reward(Box<RewardSection>),
     /// `eval`.
     Eval(Box<EvalSection>),
     /// `export`.
@@ -44,6 +59,12 @@ impl Stage {
         match &self.body {
             StageBody::Tokenizer(s) => s.name.as_deref(),
             StageBody::Train(s) => s.name.as_deref(),
+            StageBody::Lora(s) => s.name.as_deref(),
+            StageBody::Merge(s) => s.name.as_deref(),
+            StageBody::Reason(s) => s.name.as_deref(),
+            StageBody::Distill(s) => s.name.as_deref(),
+            StageBody::Dpo(s) => s.name.as_deref(),
+            StageBody::Reward(s) => s.name.as_deref(),
             StageBody::Eval(s) => s.name.as_deref(),
             StageBody::Export(s) => s.name.as_deref(),
         }
@@ -69,6 +90,12 @@ impl<'de> Deserialize<'de> for Stage {
                 };
                 let body = match known {
                     "tokenizer" => StageBody::Tokenizer(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "lora" => StageBody::Lora(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "merge" => StageBody::Merge(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "reason" => StageBody::Reason(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "distill" => StageBody::Distill(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "dpo" => StageBody::Dpo(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "reward" => StageBody::Reward(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "eval" => StageBody::Eval(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "export" => StageBody::Export(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     _ => StageBody::Train(map.next_value::<Option<_>>()?.unwrap_or_default()),
@@ -88,17 +115,28 @@ impl JsonSchema for Stage {
         "Stage".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let tokenizer = generator.subschema_for::<TokenizerSection>();
-        let train = generator.subschema_for::<TrainSection>();
-        let eval = generator.subschema_for::<EvalSection>();
-        let export = generator.subschema_for::<ExportSection>();
+        let sections = [
+            ("tokenizer", generator.subschema_for::<TokenizerSection>()),
+            ("pretrain", generator.subschema_for::<TrainSection>()),
+            ("sft", generator.subschema_for::<TrainSection>()),
+            ("lora", generator.subschema_for::<LoraSection>()),
+            ("merge", generator.subschema_for::<MergeSection>()),
+            ("reason", generator.subschema_for::<ReasonSection>()),
+            ("distill", generator.subschema_for::<DistillSection>()),
+            ("dpo", generator.subschema_for::<DpoSection>()),
+            ("reward", generator.subschema_for::<RewardSection>()),
+            ("eval", generator.subschema_for::<EvalSection>()),
+            ("export", generator.subschema_for::<ExportSection>()),
+        ];
+        let properties: serde_json::Map<String, serde_json::Value> =
+            sections.into_iter().map(|(kind, section)| (kind.to_owned(), section.into())).collect();
         json_schema!({
             "type": "object",
             "description": "A map with one key, the stage's kind.",
             "minProperties": 1,
             "maxProperties": 1,
             "additionalProperties": false,
-            "properties": {"tokenizer": tokenizer, "pretrain": train, "sft": train, "eval": eval, "export": export}
+            "properties": properties
         })
     }
 }

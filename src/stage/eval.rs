@@ -9,9 +9,7 @@ use super::measure::{self, Question};
 use super::runner::{Context, Finished};
 
 use crate::data::source;
-use crate::data::{
-    Batching, DataConfig, DataFormat, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare,
-};
+use crate::data::{Batching, DataConfig, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare};
 use crate::engine::Compute;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
@@ -45,7 +43,6 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
     if what.tasks.contains(&EvalTask::Loss) {
         let context = PrepareContext {
             tokenizer,
-            chat: what.data.format == DataFormat::Chat,
             max_seq_len: what.max_seq_len,
             seed: 0,
             cache_dir: what.cache_dir,

@@ -43,6 +43,15 @@ pub fn start_weights(context: &Context<'_>, init: &Init) -> Result<Option<PathBu
     })
 }
 
+/// A path as a weight file of the run names it: relative where it lies in the run, so that a run's folder can be
+/// moved.
+pub fn relative(context: &Context<'_>, path: &Path) -> PathBuf {
+    match path.strip_prefix(&context.plan.output) {
+        Ok(inside) => inside.to_path_buf(),
+        Err(_) => std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
 /// The architecture a recipe states, with the tokenizer's vocabulary where it leaves that open.
 pub fn architecture(model: Option<&ModelPlan>, tokenizer: Option<&Tokenizer>) -> Option<ModelConfig> {
     let plan = model?;
@@ -68,20 +77,25 @@ pub fn model(
         tch::manual_seed(context.plan.seed as i64);
         return Ok(CausalLm::new(&config, Params::init(&config, context.device)?));
     };
-    // A file of ours states its architecture; the recipe's `model` is for files that do not.
-    let loaded = match load::load_model(&path, None, context.device, Kind::Float) {
+    let model = load(&path, stated.as_ref(), context.device)?;
+    tch::manual_seed(context.plan.seed as i64);
+    if dropout > 0.0 {
+        return Ok(model.with_dropout(dropout));
+    }
+    Ok(model)
+}
+
+/// Loads weights in fp32. A file of ours states its architecture; `stated` is for files that do not.
+pub fn load(path: &Path, stated: Option<&ModelConfig>, device: tch::Device) -> Result<CausalLm> {
+    let loaded = match load::load_model(path, None, device, Kind::Float) {
         Ok(loaded) => loaded,
-        Err(error) => match &stated {
-            Some(config) => load::load_model(&path, Some(config), context.device, Kind::Float)?,
+        Err(error) => match stated {
+            Some(config) => load::load_model(path, Some(config), device, Kind::Float)?,
             None => return Err(error),
         },
     };
     for note in &loaded.notes {
         tracing::info!("{}: {note}", path.display());
-    }
-    tch::manual_seed(context.plan.seed as i64);
-    if dropout > 0.0 {
-        return Ok(loaded.model.with_dropout(dropout));
     }
     Ok(loaded.model)
 }
@@ -115,11 +129,13 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     inputs.add("settings", hex(&Sha256::digest(text.as_bytes())));
     let (data, init, source) = match config {
         StageConfig::Tokenizer(c) => (Some(&c.data), None, None),
-        StageConfig::Pretrain(c) | StageConfig::Sft(c) => {
-            (Some(&c.data), Some(&c.init), c.tokenizer.as_ref())
-        }
-        StageConfig::Export(c) => (None, Some(&c.init), c.tokenizer.as_ref()),
         StageConfig::Eval(c) => (Some(&c.data), Some(&c.init), c.tokenizer.as_ref()),
+        StageConfig::Export(c) => (None, Some(&c.init), c.tokenizer.as_ref()),
+        StageConfig::Merge(c) => (None, c.init.as_ref(), None),
+        other => {
+            let c = other.training();
+            (c.map(|c| &c.data), c.map(|c| &c.init), c.and_then(|c| c.tokenizer.as_ref()))
+        }
     };
     if let Some(data) = data {
         inputs.add("data", data_hash(data)?);
@@ -132,6 +148,11 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
         && let Some(path) = start_weights(context, init)?
     {
         inputs.add("start weights", path_hash(&path)?);
+    }
+    for (what, init) in config.also_reads() {
+        if let Some(path) = start_weights(context, init)? {
+            inputs.add(what, path_hash(&path)?);
+        }
     }
     Ok(inputs)
 }

@@ -2,11 +2,12 @@
 //!
 //! B batch, T tokens.
 
+use ndarray::Array2;
 use tch::{Kind, Tensor};
 
 use crate::data::loader::Loader;
 use crate::data::tokenizer::RenderOptions;
-use crate::data::{Batch, Tokenizer, synthetic};
+use crate::data::{Tokenizer, synthetic};
 use crate::engine::Compute;
 use crate::error::{Error, Result};
 use crate::loss::cross_entropy::{self, Targets};
@@ -14,9 +15,9 @@ use crate::model::{CausalLm, Mask};
 use crate::rollout::generate::{GenerateConfig, generate_batch};
 
 /// Token ids of a batch on a device, `[B, T]`.
-pub fn upload(batch: &Batch, device: tch::Device) -> Tensor {
-    let (b, t) = batch.input_ids.dim();
-    let flat: Vec<i64> = batch.input_ids.iter().copied().collect();
+pub fn upload(ids: &Array2<i64>, device: tch::Device) -> Tensor {
+    let (b, t) = ids.dim();
+    let flat: Vec<i64> = ids.iter().copied().collect();
     Tensor::from_slice(&flat).view([b as i64, t as i64]).to_device(device)
 }
 
@@ -31,7 +32,7 @@ pub fn loss(model: &CausalLm, loader: &Loader, compute: Compute) -> Result<Vec<(
         if targets.count == 0 {
             continue;
         }
-        let ids = upload(&batch, device);
+        let ids = upload(&batch.input_ids, device);
         let sum = tch::no_grad(|| {
             compute.run(device, || {
                 let (hidden, _) = model.hidden(&ids, Mask::Causal, false);

@@ -1,14 +1,22 @@
-//! What a recipe's stages do, one file a kind: tokenizer, train (pretrain and sft), eval; `runner` walks
-//! through them, skips what is done, and keeps each stage's record.
+//! What a recipe's stages do, one file a kind: tokenizer, train (pretrain and sft), lora, merge, reason,
+//! distill, dpo, reward, eval; `runner` walks through them, skips what is done, and keeps each stage's record.
 //!
-//! Read `runner` first, then `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
+//! Read `runner` first, then `session` (what all training stages share) and `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
 
+pub mod distill;
+pub mod dpo;
 pub mod eval;
 pub mod export;
 pub mod inputs;
+pub mod lora;
 pub mod measure;
+pub mod merge;
+pub mod pairs;
+pub mod reason;
 pub mod record;
+pub mod reward;
 pub mod runner;
+pub mod session;
 pub mod tokenizer;
 pub mod train;
 pub mod watch;

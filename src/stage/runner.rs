@@ -9,7 +9,7 @@ use tch::Device;
 
 use super::inputs;
 use super::record::{Done, Inputs, Verdict, judge, write_json};
-use super::{eval, export, tokenizer, train};
+use super::{distill, dpo, eval, export, lora, merge, reason, reward, tokenizer, train};
 use crate::checkpoint::atomic;
 use crate::engine::{Compute, Signals};
 use crate::error::{Error, Place, Result};
@@ -169,6 +169,12 @@ fn dispatch(context: &Context<'_>, stage: &StagePlan, folder: &Path, inputs: &In
         StageConfig::Tokenizer(config) => tokenizer::run(context, config, folder),
         StageConfig::Pretrain(config) => train::run(context, &stage.name, config, folder, inputs, false),
         StageConfig::Sft(config) => train::run(context, &stage.name, config, folder, inputs, true),
+        StageConfig::Lora(config) => lora::run(context, &stage.name, config, folder, inputs),
+        StageConfig::Merge(config) => merge::run(context, &stage.name, config),
+        StageConfig::Reason(config) => reason::run(context, &stage.name, config, folder, inputs),
+        StageConfig::Distill(config) => distill::run(context, &stage.name, config, folder, inputs),
+        StageConfig::Dpo(config) => dpo::run(context, &stage.name, config, folder, inputs),
+        StageConfig::Reward(config) => reward::run(context, &stage.name, config, folder, inputs),
         StageConfig::Eval(config) => eval::run(context, config),
         StageConfig::Export(config) => export::run(context, config, folder),
     }

@@ -1,10 +1,13 @@
 //! What the tests share: the program, the fixtures, rows of metrics.
 #![allow(dead_code)]
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use minimind::checkpoint::load::named_tensors;
 use serde_json::Value;
+use tch::{Kind, Tensor};
 
 /// The program under test.
 pub fn minimind() -> Command {
@@ -65,4 +68,29 @@ pub fn rows(path: &Path) -> Vec<Value> {
 /// A row's number.
 pub fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or_else(|| panic!("{row} has no number `{key}`"))
+}
+
+/// The weights that a run's folder holds.
+pub fn weights(output: &Path) -> HashMap<String, Tensor> {
+    let file = std::fs::read_dir(output)
+        .expect("the run's folder")
+        .map(|e| e.expect("an entry").path())
+        .find(|p| p.to_string_lossy().ends_with(".pth") && !p.to_string_lossy().contains("_resume"))
+        .expect("a weight file");
+    named_tensors(&file).expect("it reads")
+}
+
+/// Share of elements farther than `near`, and the farthest.
+pub fn distance(ours: &HashMap<String, Tensor>, file: &Path, near: f64) -> (f64, f64) {
+    let (mut beyond, mut all, mut most) = (0.0, 0.0, 0.0f64);
+    let recorded = named_tensors(file).expect("the recorded weights");
+    assert!(recorded.len() > 7);
+    for (name, want) in recorded {
+        let Some(got) = ours.get(&name) else { panic!("our file has no {name}") };
+        let far = (got.to_kind(Kind::Float) - want).abs();
+        most = most.max(far.max().double_value(&[]));
+        beyond += far.gt(near).sum(Kind::Double).double_value(&[]);
+        all += far.numel() as f64;
+    }
+    (beyond / all, most)
 }

@@ -25,6 +25,8 @@ pub struct Question {
     pub ask: String,
     /// The one right answer.
     pub answer: String,
+    /// A wrong answer of the same kind: another value, a sum that is off, the other number.
+    pub wrong: String,
     /// Whether training never asks it.
     pub heldout: bool,
     /// Facts 0, sums 1, comparisons 2, small talk 3.
@@ -71,6 +73,18 @@ const TALK: [(&str, &str); 6] = [
     ("잘 지내요?", "네, 잘 지냅니다."),
 ];
 
+/// One of `all` that is not `right`, by seed.
+fn other<'a>(all: &[&'a str], right: &str, seed: u64, row: u64) -> &'a str {
+    let others: Vec<&str> = all.iter().copied().filter(|value| *value != right).collect();
+    others[(chance(seed, row, 61) * others.len() as f64) as usize]
+}
+
+/// A number near `sum` that is not it.
+fn off(sum: u64, seed: u64, row: u64) -> u64 {
+    let by = 1 + (chance(seed, row, 62) * 3.0) as u64;
+    if sum >= by && chance(seed, row, 63) < 0.5 { sum - by } else { sum + by }
+}
+
 pub(super) fn fill(form: &str, a: u64, b: u64) -> String {
     form.replace("{a}", &a.to_string()).replace("{b}", &b.to_string())
 }
@@ -85,6 +99,7 @@ pub fn questions(seed: u64) -> Vec<Question> {
             all.push(Question {
                 ask: ask.replace("{e}", fact.entity),
                 answer: fact.value.to_owned(),
+                wrong: other(fact.values, fact.value, seed, (i * 8 + form) as u64).to_owned(),
                 heldout: held == Some(form),
                 group: FACTS,
             });
@@ -95,6 +110,7 @@ pub fn questions(seed: u64) -> Vec<Question> {
         all.extend(SUM_FORMS.iter().map(|form| Question {
             ask: fill(form, a, b),
             answer: (a + b).to_string(),
+            wrong: off(a + b, seed, a * 100 + b).to_string(),
             heldout,
             group: SUMS,
         }));
@@ -104,10 +120,11 @@ pub fn questions(seed: u64) -> Vec<Question> {
             continue;
         }
         let heldout = pair_held(seed, 41, a, b, 0.2);
-        for (forms, answer) in [(LARGER, a.max(b)), (SMALLER, a.min(b))] {
+        for (forms, answer, wrong) in [(LARGER, a.max(b), a.min(b)), (SMALLER, a.min(b), a.max(b))] {
             all.extend(forms.iter().map(|form| Question {
                 ask: fill(form, a, b),
                 answer: answer.to_string(),
+                wrong: wrong.to_string(),
                 heldout,
                 group: COMPARISONS,
             }));
@@ -120,6 +137,7 @@ pub fn questions(seed: u64) -> Vec<Question> {
             all.extend(forms.iter().enumerate().map(|(form, (ask, answer))| Question {
                 ask: ask.replace("{e}", name),
                 answer: answer.replace("{e}", name),
+                wrong: answer.replace("{e}", other(names, name, seed, (i * 8 + form) as u64)),
                 heldout: held == Some(form),
                 group: SMALL_TALK,
             }));
@@ -128,6 +146,7 @@ pub fn questions(seed: u64) -> Vec<Question> {
     all.extend(TALK.iter().map(|(ask, answer)| Question {
         ask: (*ask).to_owned(),
         answer: (*answer).to_owned(),
+        wrong: other(&TALK.map(|(_, answer)| answer), answer, seed, ask.len() as u64).to_owned(),
         heldout: false,
         group: SMALL_TALK,
     }));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub use asked::{Question, questions};
 
-use super::config::{SyntheticConfig, SyntheticSplit};
+use super::config::{DataFormat, SyntheticConfig, SyntheticSplit};
 use super::random::Stream;
 
 /// Part of every cache key: raise it when rows of a seed change.
@@ -29,12 +29,18 @@ pub enum SyntheticKind {
     Text,
     /// `{"conversations", "answer"}`.
     Chat,
+    /// `{"chosen", "rejected", "answer"}`.
+    Preference,
 }
 
 impl SyntheticKind {
-    /// Chat or text.
-    pub fn of(chat: bool) -> Self {
-        if chat { Self::Chat } else { Self::Text }
+    /// The shape that a format asks for.
+    pub fn of(format: DataFormat) -> Self {
+        match format {
+            DataFormat::Chat => Self::Chat,
+            DataFormat::Preference => Self::Preference,
+            DataFormat::Text | DataFormat::Tokens => Self::Text,
+        }
     }
 }
 
@@ -59,11 +65,15 @@ pub fn rows(config: &SyntheticConfig, kind: SyntheticKind) -> Box<dyn Iterator<I
     for question in questions(config.seed).into_iter().filter(|q| q.heldout == heldout) {
         groups[question.group].push(question);
     }
+    let row = move |question: &Question| match kind {
+        SyntheticKind::Preference => preference_row(question),
+        SyntheticKind::Text | SyntheticKind::Chat => chat_row(question),
+    };
     if heldout {
         // Every held-out question once before any comes again, the groups mixed.
         let mut all: Vec<Question> = groups.into_iter().flatten().collect();
         random.shuffle(&mut all);
-        return Box::new((0..count).map(move |i| chat_row(&all[i % all.len()])));
+        return Box::new((0..count).map(move |i| row(&all[i % all.len()])));
     }
     Box::new((0..count).map(move |_| {
         let group = match random.below(100) {
@@ -72,8 +82,14 @@ pub fn rows(config: &SyntheticConfig, kind: SyntheticKind) -> Box<dyn Iterator<I
             73..92 => asked::COMPARISONS,
             _ => asked::SMALL_TALK,
         };
-        chat_row(random.pick(&groups[group]))
+        row(random.pick(&groups[group]))
     }))
+}
+
+/// The right answer against a wrong one.
+fn preference_row(question: &Question) -> Value {
+    let turns = |answer: &str| json!([{"role": "user", "content": question.ask}, {"role": "assistant", "content": answer}]);
+    json!({"chosen": turns(&question.answer), "rejected": turns(&question.wrong), "answer": question.answer})
 }
 
 fn chat_row(question: &Question) -> Value {

@@ -16,6 +16,8 @@ pub(super) struct Wording {
 pub(super) struct Fact {
     pub entity: &'static str,
     pub value: &'static str,
+    /// The values it was drawn from.
+    pub values: &'static [&'static str],
     pub wording: &'static Wording,
 }
 
@@ -177,7 +179,7 @@ impl World {
         for (entities, attributes) in kinds {
             for entity in entities {
                 for (values, wording) in attributes {
-                    facts.push(Fact { entity, value: random.pick::<&str>(values), wording });
+                    facts.push(Fact { entity, value: random.pick::<&str>(values), values, wording });
                 }
             }
         }

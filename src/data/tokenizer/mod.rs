@@ -201,6 +201,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// Whether both know the same tokens by the same ids.
+    pub fn same_vocabulary(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint || self.inner.get_vocab(true) == other.inner.get_vocab(true)
+    }
+
     /// SHA-256 (hex) over the files that were read; a checkpoint keeps it.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint

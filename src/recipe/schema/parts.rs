@@ -48,6 +48,8 @@ words!(
         Text,
         /// One conversation a line.
         Chat,
+        /// Two conversations a line that part at the last turn, `chosen` and `rejected`.
+        Preference,
         /// Ready token ids in a .safetensors file.
         Tokens,
     }
@@ -112,6 +114,24 @@ words!(
         Loss,
         /// Greedy answers against the verifiable answer.
         ExactMatch,
+    }
+);
+words!(
+    /// Which preference loss.
+    PairLossName {
+        /// DPO's own.
+        Sigmoid,
+        /// A square around the margin.
+        Ipo,
+    }
+);
+words!(
+    /// How log-probabilities of a row become one number.
+    ReductionName {
+        /// Their sum.
+        Sum,
+        /// Their mean.
+        Mean,
     }
 );
 words!(

@@ -1,0 +1,143 @@
+//! `{"chosen", "rejected"}` to pairs of rows: one prompt, two last answers, loss on what the assistant says.
+//!
+//! A pair lies in the token cache as one row, the rejected conversation behind the chosen one; where it begins
+//! stands in the place of the row's loss bytes. In a token file both lie apart ([`super::tokens`]).
+//!
+//! B pairs of a batch, T tokens.
+
+use ndarray::Array2;
+use serde_json::{Value, json};
+
+use super::batch::IGNORE;
+use super::cache::Encoded;
+use super::chat::{ChatOptions, messages};
+use super::jsonl::RowFault;
+use super::loader::Loader;
+use super::random::chance;
+use super::rows::Row;
+use super::tokenizer::{Tokenizer, labels};
+use crate::error::Result;
+
+const FORM: &str = "a preference row is {\"chosen\": [...], \"rejected\": [...]}: the same turns, then two different assistant turns";
+
+/// A pair of rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The better conversation.
+    pub chosen: Row,
+    /// The worse one.
+    pub rejected: Row,
+}
+
+/// One micro-batch of pairs: the chosen rows, then the rejected ones in the same order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairBatch {
+    /// `[2 B, T]`, padded on the right.
+    pub input_ids: Array2<i64>,
+    /// 1 where the token's log-probability counts, `[2 B, T]`; column 0 never does.
+    pub mask: Array2<i64>,
+    /// Index of each row's last token.
+    pub last: Vec<i64>,
+    /// Tokens that are not padding.
+    pub real_tokens: usize,
+}
+
+/// Both conversations of a row.
+pub fn sides(row: &Value) -> Result<[&Vec<Value>; 2], RowFault> {
+    let sides = [messages(row, "chosen", FORM)?, messages(row, "rejected", FORM)?];
+    let mut prompts = Vec::new();
+    for (field, side) in ["chosen", "rejected"].into_iter().zip(sides) {
+        let (last, prompt) = side.split_last().expect("messages are not empty");
+        if last["role"] != "assistant" {
+            let role = last["role"].as_str().unwrap_or_default();
+            return Err(RowFault::new(
+                format!("`{field}` ends with a turn of `{role}`, not of the assistant"),
+                FORM,
+            ));
+        }
+        if prompt.is_empty() {
+            return Err(RowFault::new(format!("`{field}` has an answer but no prompt"), FORM));
+        }
+        prompts.push(prompt);
+    }
+    if prompts[0].len() != prompts[1].len() {
+        let (a, b) = (prompts[0].len(), prompts[1].len());
+        return Err(RowFault::new(
+            format!("`chosen` and `rejected` do not share a prompt: {a} and {b} turns before the answer"),
+            FORM,
+        ));
+    }
+    if let Some(i) = (0..prompts[0].len()).find(|i| prompts[0][*i] != prompts[1][*i]) {
+        return Err(RowFault::new(
+            format!("`chosen` and `rejected` do not share a prompt: turn {i} differs"),
+            FORM,
+        ));
+    }
+    if sides[0].last() == sides[1].last() {
+        return Err(RowFault::new(
+            "`chosen` and `rejected` are the same, so nothing to learn",
+            "remove the row",
+        ));
+    }
+    Ok(sides)
+}
+
+/// Ids of both conversations; `number` is the row's line. Empty think blocks stay in both or in none.
+///
+/// The inner fault: an answer that the cut leaves nothing of.
+pub fn encode(
+    tokenizer: &Tokenizer,
+    row: &Value,
+    number: usize,
+    options: &ChatOptions,
+) -> Result<Result<Encoded, RowFault>> {
+    let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
+    let mut both = Encoded::default();
+    for field in ["chosen", "rejected"] {
+        let side = json!({"conversations": row[field]});
+        let text = labels::remove_empty_think(labels::render_conversation(tokenizer, &side)?, keep);
+        let mut ids = tokenizer.encode(&text)?;
+        let whole = ids.len();
+        ids.truncate(options.max_seq_len);
+        let loss: Vec<bool> = labels::sft_labels(tokenizer, &ids).iter().map(|&l| l >= 0).collect();
+        if !loss.iter().any(|l| *l) {
+            return Ok(Err(RowFault::new(
+                format!(
+                    "`{field}` has {whole} tokens; of its answer none is left in max_seq_len {}",
+                    options.max_seq_len
+                ),
+                "raise max_seq_len, shorten the prompt, or set on_bad_row: skip",
+            )));
+        }
+        if field == "chosen" {
+            both.loss_bytes = ids.len();
+        }
+        both.ids.extend(ids);
+        both.loss.extend(loss);
+    }
+    Ok(Ok(both))
+}
+
+/// Batch `index` (from 0) of `epoch` (from 0).
+pub fn batch(loader: &Loader, epoch: u64, index: u64) -> Result<PairBatch> {
+    let rows = loader.batch_rows(epoch, index)?;
+    let pairs: Vec<Pair> = rows.into_iter().map(|row| loader.rows().pair(row)).collect();
+    let all: Vec<&Row> = pairs.iter().map(|p| &p.chosen).chain(pairs.iter().map(|p| &p.rejected)).collect();
+    let width = loader.width(all.iter().map(|row| row.ids.len()).max().unwrap_or(0));
+    let mut input_ids = Array2::from_elem((all.len(), width), loader.pad_id()); // [2 B, T]
+    let mut mask = Array2::zeros((all.len(), width)); // [2 B, T]
+    for (i, row) in all.iter().enumerate() {
+        for (t, (id, label)) in row.ids.iter().zip(&row.labels).enumerate() {
+            input_ids[[i, t]] = *id;
+            mask[[i, t]] = i64::from(t > 0 && *label != IGNORE);
+        }
+    }
+    // What counts tells where a row ends: a conversation ends with its answer, and a token file is padded already.
+    let end = |row: &Row| row.labels.iter().rposition(|l| *l != IGNORE).unwrap_or(row.ids.len() - 1);
+    Ok(PairBatch {
+        input_ids,
+        mask,
+        last: all.iter().map(|row| end(row) as i64).collect(),
+        real_tokens: all.iter().map(|row| row.ids.len()).sum(),
+    })
+}

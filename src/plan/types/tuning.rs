@@ -1,0 +1,131 @@
+//! Settings of the stages after fine-tuning: adapters, marked tokens, teachers, preferences.
+
+use serde::Serialize;
+
+use super::{Init, ModelPlan, SaveDtype, TokenizerSource, TrainConfig};
+
+/// Trains an adapter beside frozen weights.
+#[derive(Debug, Clone, Serialize)]
+pub struct LoraConfig {
+    /// What every training stage has; `dropout` is that of what goes into the adapter.
+    #[serde(flatten)]
+    pub train: TrainConfig,
+    /// Rank; `None`: that of `adapter`, else [`LoraConfig::RANK`].
+    pub rank: Option<usize>,
+    /// The adapter's output is multiplied by alpha / rank; `None`: by 1.
+    pub alpha: Option<f64>,
+    /// Which layers; empty: those with as many outputs as inputs.
+    pub target_modules: Vec<String>,
+    /// An adapter to go on from.
+    pub adapter: Option<Init>,
+}
+
+impl LoraConfig {
+    /// Upstream's rank (minimind3).
+    pub const RANK: usize = 16;
+}
+
+/// Adds an adapter to weights.
+#[derive(Debug, Clone, Serialize)]
+pub struct MergeConfig {
+    /// The weights; `None`: those that the adapter's file names.
+    pub init: Option<Init>,
+    /// The architecture, for files that do not state theirs.
+    pub model: Option<ModelPlan>,
+    /// Noted in the file.
+    pub tokenizer: Option<TokenizerSource>,
+    /// The adapter.
+    pub adapter: Init,
+    /// What the adapter's output is multiplied by; `None`: what its file states, else 1.
+    pub scale: Option<f64>,
+    /// Type in which the two are added and saved.
+    pub save_dtype: SaveDtype,
+}
+
+/// Fine-tuning with marked tokens.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReasonConfig {
+    /// What every training stage has.
+    #[serde(flatten)]
+    pub train: TrainConfig,
+    /// Tokens that weigh more; empty: those of the think and answer tags in the tokenizer.
+    pub marker_token_ids: Vec<i64>,
+    /// How much they weigh.
+    pub marker_weight: f64,
+}
+
+/// Learns from a teacher.
+#[derive(Debug, Clone, Serialize)]
+pub struct DistillStage {
+    /// What every training stage has.
+    #[serde(flatten)]
+    pub train: TrainConfig,
+    /// The teacher's weights.
+    pub teacher: Init,
+    /// Its architecture, for files that do not state theirs.
+    pub teacher_model: Option<ModelPlan>,
+    /// Share of the cross-entropy.
+    pub alpha: f64,
+    /// Temperature of both distributions.
+    pub temperature: f64,
+}
+
+/// What the policy is held against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reference {
+    /// The weights it starts from.
+    Start,
+    /// Nothing.
+    Free,
+    /// Other weights.
+    Weights(Init),
+}
+
+/// Direct preference optimisation.
+#[derive(Debug, Clone, Serialize)]
+pub struct DpoStage {
+    /// What every training stage has.
+    #[serde(flatten)]
+    pub train: TrainConfig,
+    /// What the policy is held against.
+    pub reference: Reference,
+    /// How strongly.
+    pub beta: f64,
+    /// Chance that a label is the wrong way round.
+    pub label_smoothing: f64,
+    /// Which loss.
+    pub loss_type: PairLoss,
+    /// How a row's log-probabilities become one number.
+    pub logprob_reduction: Reduction,
+}
+
+/// Which preference loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairLoss {
+    /// DPO's own.
+    Sigmoid,
+    /// IPO.
+    Ipo,
+}
+
+/// How log-probabilities of a row become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// Their sum.
+    Sum,
+    /// Their mean.
+    Mean,
+}
+
+/// Trains a reward model.
+#[derive(Debug, Clone, Serialize)]
+pub struct RewardConfig {
+    /// What every training stage has.
+    #[serde(flatten)]
+    pub train: TrainConfig,
+    /// Weight of a term that keeps scores around zero.
+    pub center_rewards_coefficient: f64,
+}

@@ -1,0 +1,147 @@
+//! Learns from the labels and from a teacher's distribution (upstream's `train_distillation.py`; `loss::distill` has
+//! the formula).
+//!
+//! The teacher may be of another size, era or family; it shares the vocabulary, and rows it has beyond the student's
+//! are cut off. The experts' balance loss counts with the cross-entropy, as upstream's does.
+
+use std::path::Path;
+
+use super::inputs;
+use super::measure;
+use super::record::Inputs;
+use super::runner::{Context, Finished};
+use super::session::{Ending, Session};
+use super::train::backward;
+use crate::data::{Batch, Loader, Tokenizer};
+use crate::engine::{Compute, Objective, StepLoss};
+use crate::error::{Error, Place, Result};
+use crate::loss::cross_entropy::Targets;
+use crate::loss::distill::{self, DistillConfig, Speaker};
+use crate::model::{CausalLm, Mask};
+use crate::plan::DistillStage;
+
+struct Distill {
+    train: Loader,
+    validation: Option<Loader>,
+    compute: Compute,
+    teacher: CausalLm,
+    config: DistillConfig,
+}
+
+impl Distill {
+    /// The teacher's hidden states of a batch, `[B, T, D]`.
+    fn taught(&self, ids: &tch::Tensor) -> tch::Tensor {
+        tch::no_grad(|| self.teacher.hidden(ids, Mask::Causal, false).0)
+    }
+
+    fn upload(batch: &Batch, model: &CausalLm) -> (tch::Tensor, Targets) {
+        let device = model.device();
+        (measure::upload(&batch.input_ids, device), Targets::new(&batch.labels, device))
+    }
+}
+
+impl Objective for Distill {
+    fn steps_per_epoch(&self) -> u64 {
+        self.train.steps_per_epoch()
+    }
+
+    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+        let batch = self.train.batch(epoch, index)?;
+        let (ids, targets) = Self::upload(&batch, model);
+        self.compute.run(model.device(), || {
+            let taught = self.taught(&ids);
+            let (hidden, aux) = model.hidden(&ids, Mask::Causal, true);
+            let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
+            let student = Speaker { hidden: &hidden, lm_head: model.lm_head() };
+            let teacher = Speaker { hidden: &taught, lm_head: self.teacher.lm_head() };
+            let parts = distill::mean_with_grad(student, teacher, &targets, self.config, scale)?;
+            let (loss, ce, kl, surrogate) = match parts {
+                Some((parts, surrogate)) => {
+                    let (ce, kl) = (parts.ce.double_value(&[]), parts.distill.double_value(&[]));
+                    (parts.total(self.config), ce, kl, Some(surrogate))
+                }
+                None => (0.0, 0.0, 0.0, None),
+            };
+            backward(surrogate, aux, scale * self.config.alpha)?;
+            let extra = vec![("ce_loss", ce), ("distill_loss", kl)];
+            Ok(StepLoss { loss, aux_loss, tokens: batch.real_tokens as u64, extra })
+        })
+    }
+
+    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+        let Some(loader) = &self.validation else { return Ok(Vec::new()) };
+        let (mut ce, mut kl, mut tokens) = (0.0, 0.0, 0.0);
+        for index in 0..loader.steps_per_epoch() {
+            let (ids, targets) = Self::upload(&loader.batch(0, index)?, model);
+            let parts = tch::no_grad(|| {
+                self.compute.run(model.device(), || {
+                    let (taught, (hidden, _)) = (self.taught(&ids), model.hidden(&ids, Mask::Causal, false));
+                    let student = Speaker { hidden: &hidden, lm_head: model.lm_head() };
+                    let teacher = Speaker { hidden: &taught, lm_head: self.teacher.lm_head() };
+                    distill::mean(student, teacher, &targets, self.config)
+                })
+            })?;
+            let count = targets.count as f64;
+            ce += parts.ce.double_value(&[]) * count;
+            kl += parts.distill.double_value(&[]) * count;
+            tokens += count;
+        }
+        if tokens == 0.0 {
+            return Ok(Vec::new());
+        }
+        let (ce, kl) = (ce / tokens, kl / tokens);
+        let total = self.config.alpha * ce + (1.0 - self.config.alpha) * kl;
+        Ok(vec![("val_loss", total), ("val_ce_loss", ce), ("val_distill_loss", kl)])
+    }
+}
+
+/// Trains, writes weights and metrics, says what came of it.
+pub fn run(
+    context: &Context<'_>,
+    name: &str,
+    config: &DistillStage,
+    folder: &Path,
+    inputs: &Inputs,
+) -> Result<Finished> {
+    let session = Session::open(context, name, &config.train, folder, inputs)?;
+    let batches = session.batches_of(false)?;
+    // The teacher first: loading the student then sets the random state that training goes on from.
+    let path = inputs::start_weights(context, &config.teacher)?
+        .ok_or_else(|| Error::input("a teacher is trained weights").hint("name a stage or a file"))?;
+    let stated = inputs::architecture(config.teacher_model.as_ref(), session.tokenizer.as_ref());
+    let teacher = inputs::load(&path, stated.as_ref(), context.device)?;
+    let model = session.model(config.train.dropout)?;
+    same_vocabulary(&path, &teacher, &model, session.tokenizer.as_ref())?;
+    let mut objective = Distill {
+        train: batches.train,
+        validation: batches.validation,
+        compute: context.compute,
+        teacher,
+        config: DistillConfig { alpha: config.alpha, temperature: config.temperature },
+    };
+    session.train(&model, &mut objective, &batches.prepared, Ending { chat: true, ..Ending::default() })
+}
+
+/// The teacher must know every token of the student, and by the same id where it brings a tokenizer.
+fn same_vocabulary(
+    path: &Path,
+    teacher: &CausalLm,
+    student: &CausalLm,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<()> {
+    let fault = |what: String| {
+        Err(Error::input(what)
+            .at(Place::file(path))
+            .hint("a teacher and its student share a vocabulary: take a teacher trained with this tokenizer"))
+    };
+    let (have, want) = (teacher.config().vocab_size, student.config().vocab_size);
+    if have < want {
+        return fault(format!("the teacher has {have} tokens, the student {want}"));
+    }
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let Some(own) = tokenizer.filter(|_| folder.join("tokenizer.json").is_file()) else { return Ok(()) };
+    if own.same_vocabulary(&Tokenizer::load(folder)?) {
+        return Ok(());
+    }
+    fault("the tokenizer beside the teacher has another vocabulary than this stage's".to_owned())
+}

@@ -1,0 +1,162 @@
+//! Direct preference optimisation (upstream's `train_dpo.py`; `loss::dpo` has the formulas).
+//!
+//! For each batch of pairs: one forward pass over chosen and rejected rows together, which the experts' balance sees
+//! too; the answers' log-probabilities; the same from the frozen reference; the loss; back through the
+//! log-probabilities to the weights, without ever holding all logits.
+
+use std::path::Path;
+
+use tch::Tensor;
+
+use super::inputs;
+use super::pairs::{Apart, Pairs, validate};
+use super::record::Inputs;
+use super::runner::{Context, Finished};
+use super::session::{Ending, Session};
+use super::train::backward;
+use crate::data::Loader;
+use crate::engine::{Compute, Objective, StepLoss};
+use crate::error::{Error, Result};
+use crate::loss::dpo::{self, DpoConfig, Pair, Preferences};
+use crate::loss::logprob::{surrogate, token_logprobs};
+use crate::model::{CausalLm, Mask, ModelConfig};
+use crate::plan::{self, DpoStage, Init, Reference};
+
+struct Dpo {
+    train: Loader,
+    validation: Option<Loader>,
+    compute: Compute,
+    reference: Option<CausalLm>,
+    config: DpoConfig,
+    reduction: dpo::Reduction,
+}
+
+impl Dpo {
+    /// Both answers' log-probabilities from those of the tokens.
+    fn answers(&self, pairs: &Pairs, logprobs: &Tensor, mask: &Tensor) -> Pair {
+        let [chosen, rejected] = pairs.split(&dpo::reduce(logprobs, mask, self.reduction));
+        Pair { chosen, rejected }
+    }
+
+    /// The same under a model that does not learn.
+    fn frozen(&self, model: &CausalLm, pairs: &Pairs) -> Pair {
+        let _no_grad = tch::no_grad_guard();
+        let [inputs, targets, mask] = pairs.shifted();
+        let (hidden, _) = model.hidden(&inputs, Mask::Causal, false);
+        self.answers(pairs, &token_logprobs(&hidden, model.lm_head(), &targets), &mask)
+    }
+
+    fn loss(&self, policy: &Pair, pairs: &Pairs) -> Preferences {
+        let reference = self.reference.as_ref().map(|model| self.frozen(model, pairs));
+        dpo::dpo(policy, reference.as_ref(), self.config)
+    }
+}
+
+impl Objective for Dpo {
+    fn steps_per_epoch(&self) -> u64 {
+        self.train.steps_per_epoch()
+    }
+
+    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+        let pairs = Pairs::read(&self.train, epoch, index, model.device())?;
+        self.compute.run(model.device(), || {
+            let [inputs, targets, mask] = pairs.shifted();
+            let (hidden, aux) = model.hidden(&inputs, Mask::Causal, true); // [2 P, T - 1, D]
+            let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
+            let logprobs = token_logprobs(&hidden, model.lm_head(), &targets).set_requires_grad(true);
+            let out = self.loss(&self.answers(&pairs, &logprobs, &mask), &pairs);
+            (&out.loss * scale).f_backward()?;
+            let learned = surrogate(&hidden, model.lm_head(), &targets, &logprobs.grad());
+            backward(Some(learned), aux, scale)?;
+            let loss = out.loss.double_value(&[]);
+            let apart = Apart::new(&out.chosen_reward, &out.rejected_reward);
+            let extra = vec![
+                ("dpo_loss", loss),
+                ("chosen_reward", apart.chosen),
+                ("rejected_reward", apart.rejected),
+                ("preference_margin", apart.margin()),
+                ("preference_accuracy", apart.accuracy),
+            ];
+            Ok(StepLoss { loss, aux_loss, tokens: pairs.tokens, extra })
+        })
+    }
+
+    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+        let Some(loader) = &self.validation else { return Ok(Vec::new()) };
+        validate(loader, model.device(), |pairs| {
+            self.compute.run(model.device(), || {
+                let out = self.loss(&self.frozen(model, pairs), pairs);
+                Ok((out.loss.double_value(&[]), Apart::new(&out.chosen_reward, &out.rejected_reward)))
+            })
+        })
+    }
+}
+
+/// Trains, writes weights and metrics, says what came of it.
+pub fn run(
+    context: &Context<'_>,
+    name: &str,
+    config: &DpoStage,
+    folder: &Path,
+    inputs: &Inputs,
+) -> Result<Finished> {
+    let session = Session::open(context, name, &config.train, folder, inputs)?;
+    let batches = session.batches_of(true)?;
+    // The reference first: loading the policy then sets the random state that training goes on from.
+    let reference = match &config.reference {
+        Reference::Free => None,
+        Reference::Start => Some(session.model(0.0)?),
+        Reference::Weights(init) => Some(second(context, config, init)?),
+    };
+    let model = session.model(config.train.dropout)?;
+    if let Some(reference) = &reference {
+        same_architecture(reference.config(), model.config())?;
+    }
+    let mut objective = Dpo {
+        train: batches.train,
+        validation: batches.validation,
+        compute: context.compute,
+        reference,
+        config: DpoConfig {
+            beta: config.beta,
+            label_smoothing: config.label_smoothing,
+            loss: match config.loss_type {
+                plan::PairLoss::Sigmoid => dpo::PairLoss::Sigmoid,
+                plan::PairLoss::Ipo => dpo::PairLoss::Ipo,
+            },
+        },
+        reduction: match config.logprob_reduction {
+            plan::Reduction::Sum => dpo::Reduction::Sum,
+            plan::Reduction::Mean => dpo::Reduction::Mean,
+        },
+    };
+    session.train(&model, &mut objective, &batches.prepared, Ending { chat: true, ..Ending::default() })
+}
+
+fn second(context: &Context<'_>, config: &DpoStage, init: &Init) -> Result<CausalLm> {
+    let path = inputs::start_weights(context, init)?
+        .ok_or_else(|| Error::input("a reference is trained weights").hint("name a stage or a file"))?;
+    let stated = inputs::architecture(config.train.model.as_ref(), None);
+    inputs::load(&path, stated.as_ref(), context.device)
+}
+
+/// A reference differs from its policy in numbers alone.
+fn same_architecture(reference: &ModelConfig, policy: &ModelConfig) -> Result<()> {
+    let plain = |config: &ModelConfig| ModelConfig { dropout: 0.0, ..config.clone() };
+    if plain(reference) == plain(policy) {
+        return Ok(());
+    }
+    let shape = |c: &ModelConfig| {
+        format!(
+            "{}, hidden {}, {} layers, {} tokens{}",
+            c.era.name(),
+            c.hidden_size,
+            c.num_hidden_layers,
+            c.vocab_size,
+            if c.moe.is_some() { ", experts" } else { "" }
+        )
+    };
+    Err(Error::input("the reference has another architecture than the policy")
+        .because(format!("reference: {}; policy: {}", shape(reference), shape(policy)))
+        .hint("name weights of the same model, or leave `reference` out for the start weights"))
+}

@@ -1,0 +1,66 @@
+//! Adds an adapter to the weights it was trained on, for good.
+//!
+//! As upstream does it: the weights and `scale B A` are rounded to half precision each and added in it. The file notes
+//! which adapters are in it, so that none is added twice.
+
+use serde_json::{Value, json};
+use tch::Kind;
+
+use super::inputs;
+use super::lora::adapter_path;
+use super::runner::{Context, Finished};
+use super::session::{describe, save_kind};
+use crate::checkpoint::{adapter, load, pth};
+use crate::engine::resume::weights_value;
+use crate::error::{Error, Place, Result};
+use crate::plan::MergeConfig;
+
+/// What a merged file calls the list of adapters in it.
+const MERGED: &str = "merged";
+
+/// Merges and writes `<stage>_<hidden>[_moe].pth`.
+pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<Finished> {
+    let path = adapter_path(context, &config.adapter)?;
+    let file = adapter::read(&path)?;
+    let base = match &config.init {
+        Some(init) => inputs::start_weights(context, init)?,
+        None => file.base.clone(),
+    };
+    let base = base.ok_or_else(|| {
+        Error::input("the adapter does not say which weights it belongs to")
+            .at(Place::file(&path))
+            .hint("give `init`: the weights it was trained on")
+    })?;
+    let own = inputs::file_hash(&path)?;
+    let weights = load::read_weights(&base)?;
+    let mut merged: Vec<Value> =
+        weights.metadata.as_ref().and_then(|said| said.get(MERGED)?.as_array().cloned()).unwrap_or_default();
+    let same_file = adapter::is_adapter(&weights.tensors) && inputs::file_hash(&base)? == own;
+    if same_file || merged.contains(&json!(own)) {
+        return Err(Error::input("this adapter is in these weights already")
+            .at(Place::file(&base))
+            .hint("merge into the weights that the adapter was trained on"));
+    }
+    drop(weights);
+    let stated = inputs::architecture(config.model.as_ref(), None);
+    let model = inputs::load(&base, stated.as_ref(), context.device)?;
+    let scale = config.scale.unwrap_or(file.scale);
+    let adapter = file.build(model.config(), context.device)?.scaled(scale, 0.0);
+    let kind = save_kind(config.save_dtype);
+    adapter.merge_into(model.params(), kind)?;
+    merged.push(json!(own));
+    let mut said = describe(context, name, config.tokenizer.as_ref(), &model);
+    said.insert(MERGED.to_owned(), json!(merged));
+    let said = Value::Object(said).to_string();
+    let output = format!("{name}_{}{}.pth", model.config().hidden_size, model.config().suffix());
+    let value = weights_value(&model, kind)?;
+    pth::write(&context.plan.output.join(&output), &value, &[(load::METADATA, said.as_bytes())])?;
+    let half = if kind == Kind::Float { "full" } else { "half" };
+    Ok(Finished {
+        outputs: vec![output],
+        summary: json!({
+            "metrics": {"adapted_layers": adapter.names().len() / 2, "rank": adapter.rank(), "scale": scale},
+            "notes": [format!("added in {half} precision")],
+        }),
+    })
+}

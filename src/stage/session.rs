@@ -1,0 +1,304 @@
+//! What every training stage does around the engine's loop: rows, model, files, resuming, samples, summary.
+//!
+//! A stage opens a [`Session`], builds its [`Objective`] and calls [`Session::train`]. Next: `train`, the
+//! simplest stage.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use tch::Kind;
+
+use super::inputs;
+use super::measure;
+use super::record::Inputs;
+use super::runner::{Context, Finished, Resume};
+use super::watch::Watch;
+use crate::data::{Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
+use crate::engine::{Compute, Files, LoopConfig, Objective, resume, train};
+use crate::error::{Error, Place, Result};
+use crate::model::{CausalLm, params};
+use crate::optim::{AdamWConfig, Schedule};
+use crate::plan::{SaveDtype, TokenizerSource, TrainConfig};
+
+/// Longest sample answer, in tokens.
+const SAMPLE_TOKENS: usize = 48;
+
+/// A training stage at work.
+pub struct Session<'a> {
+    /// The run.
+    pub context: &'a Context<'a>,
+    /// The stage's name.
+    pub name: &'a str,
+    /// Its settings.
+    pub config: &'a TrainConfig,
+    /// Its folder.
+    pub folder: &'a Path,
+    /// What decides its result.
+    pub inputs: &'a Inputs,
+    /// Its tokenizer.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// A stage's rows.
+pub struct Batches {
+    /// What was read.
+    pub prepared: Prepared,
+    /// Training rows.
+    pub train: Loader,
+    /// Held-out rows.
+    pub validation: Option<Loader>,
+}
+
+/// What a stage adds to the common course.
+#[derive(Debug, Default)]
+pub struct Ending {
+    /// Whether samples are asked for as chat.
+    pub chat: bool,
+    /// What the weight file says beside the common things.
+    pub metadata: Map<String, Value>,
+    /// What the summary says beside the common things.
+    pub notes: Vec<String>,
+}
+
+impl<'a> Session<'a> {
+    /// Loads the tokenizer.
+    pub fn open(
+        context: &'a Context<'a>,
+        name: &'a str,
+        config: &'a TrainConfig,
+        folder: &'a Path,
+        inputs: &'a Inputs,
+    ) -> Result<Self> {
+        let tokenizer = inputs::tokenizer(context, config.tokenizer.as_ref())?;
+        Ok(Self { context, name, config, folder, inputs, tokenizer })
+    }
+
+    /// The stage's rows in batches; there is at least one.
+    pub fn batches(&self) -> Result<Batches> {
+        let (context, config) = (self.context, self.config);
+        let prepared = prepare(
+            &config.data,
+            &PrepareContext {
+                tokenizer: self.tokenizer.as_ref(),
+                max_seq_len: config.max_seq_len,
+                seed: context.plan.seed,
+                cache_dir: &context.cache_dir,
+                system_prompt_ratio: config.system_prompt_ratio,
+                empty_think_ratio: config.empty_think_ratio,
+            },
+        )?;
+        if prepared.train.is_empty() {
+            return Err(Error::input(format!("stage `{}` has no row to train on", self.name))
+                .hint("look at its data with minimind data check, or lower `validation`"));
+        }
+        let with = |rows: &Rows, shuffle: bool| {
+            let settings = LoaderConfig {
+                batch_size: config.batch_size,
+                max_seq_len: config.max_seq_len,
+                batching: config.data.batching,
+                shuffle,
+                seed: context.plan.seed,
+                pad_id: self.tokenizer.as_ref().map_or(0, Tokenizer::pad_id),
+            };
+            Loader::new(rows.clone(), settings)
+        };
+        let train = with(&prepared.train, config.data.shuffle);
+        let validation = prepared.validation.as_ref().map(|rows| with(rows, false));
+        Ok(Batches { prepared, train, validation })
+    }
+
+    /// Batches that must, or must not, be pairs.
+    pub fn batches_of(&self, pairs: bool) -> Result<Batches> {
+        let batches = self.batches()?;
+        if batches.prepared.train.are_pairs() == pairs {
+            return Ok(batches);
+        }
+        let what = if pairs { "holds single rows, not pairs" } else { "holds pairs, not single rows" };
+        Err(Error::input(format!("the data of stage `{}` {what}", self.name)).hint(if pairs {
+            "a token file of preferences has chosen_ids, chosen_mask, rejected_ids and rejected_mask"
+        } else {
+            "pairs are for dpo and reward"
+        }))
+    }
+
+    /// The start weights, whose vocabulary holds the tokenizer's; `dropout` is the model's own while it trains.
+    pub fn model(&self, dropout: f64) -> Result<CausalLm> {
+        let (config, tokenizer) = (self.config, self.tokenizer.as_ref());
+        let model = inputs::model(self.context, &config.init, config.model.as_ref(), tokenizer, dropout)?;
+        inputs::check_vocabulary(&model, tokenizer)?;
+        Ok(model)
+    }
+
+    /// Trains, writes weights and metrics, says what came of it.
+    pub fn train(
+        &self,
+        model: &CausalLm,
+        objective: &mut dyn Objective,
+        prepared: &Prepared,
+        ending: Ending,
+    ) -> Result<Finished> {
+        let (context, name, folder) = (self.context, self.name, self.folder);
+        let stem = format!("{name}_{}{}", model.config().hidden_size, model.config().suffix());
+        let files = Files {
+            weights: context.plan.output.join(format!("{stem}.pth")),
+            resume: context.plan.output.join(format!("{stem}_resume.pth")),
+            folder: folder.to_owned(),
+        };
+        let loop_config = self.loop_config(objective.steps_per_epoch(), self.describe(model, &ending));
+        let loaded = find_resume(context, &files, &loop_config)?;
+        let samples_before = match &loaded {
+            Some(_) => kept_samples(folder),
+            None => self.sample(model, ending.chat)?,
+        };
+        super::record::write_json(&folder.join("samples.json"), &samples_before)?;
+        let total = loop_config.schedule.total_steps;
+        let position = loaded.as_ref().and_then(|l| l.state.as_ref()).map(|s| s.metrics.clone());
+        let mut watch = Watch::new(folder, name, total, context.console, position.as_ref())?;
+        let result =
+            train(model, &loop_config, &files, loaded.as_ref(), objective, &mut watch, &context.signals);
+        let mut notes = watch.finish();
+        notes.extend(ending.notes);
+        let outcome = result?;
+        let samples_after = self.sample(model, ending.chat)?;
+        let (parameters, active) = params::count(model.config());
+        let trained: usize = model.params().trained().1.iter().map(tch::Tensor::numel).sum();
+        let mut metrics = Map::new();
+        metrics.extend(outcome.loss.map(|loss| ("loss".to_owned(), json!(loss))));
+        metrics.extend(outcome.validation.iter().map(|(key, value)| (key.clone(), json!(value))));
+        metrics.extend(outcome.best.map(|(loss, _)| ("best_val_loss".to_owned(), json!(loss))));
+        Ok(Finished {
+            outputs: vec![format!("{stem}.pth")],
+            summary: json!({
+                "parameters": {"total": parameters, "active": active, "trained": trained},
+                "tokens": outcome.tokens,
+                "steps": outcome.steps,
+                "updates": outcome.updates,
+                "train_seconds": outcome.elapsed_s,
+                "metrics": metrics,
+                "samples": pair(self.config, &samples_before, &samples_after),
+                "data": prepared.facts,
+                "notes": notes,
+            }),
+        })
+    }
+
+    /// What the weight file says about itself.
+    fn describe(&self, model: &CausalLm, ending: &Ending) -> String {
+        let mut said = describe(self.context, self.name, self.config.tokenizer.as_ref(), model);
+        said.insert("content_hash".to_owned(), json!(self.inputs.hash()));
+        said.insert("inputs".to_owned(), json!(self.inputs));
+        said.extend(ending.metadata.clone());
+        Value::Object(said).to_string()
+    }
+
+    fn loop_config(&self, per_epoch: u64, metadata: String) -> LoopConfig {
+        let config = self.config;
+        let all = per_epoch * config.epochs as u64;
+        let total_steps = config.max_steps.map_or(all, |most| all.min(most as u64));
+        LoopConfig {
+            epochs: config.epochs as u64,
+            accumulation_steps: config.accumulation_steps as u64,
+            schedule: Schedule {
+                kind: config.schedule,
+                peak: config.learning_rate,
+                warmup_steps: config.warmup_steps as u64,
+                total_steps,
+            },
+            grad_clip: config.grad_clip,
+            adamw: AdamWConfig { betas: config.betas, eps: config.eps, weight_decay: config.weight_decay },
+            log_interval: config.log_interval as u64,
+            save_interval: config.save_interval as u64,
+            eval_interval: config.eval_interval.map(|n| n as u64),
+            keep_last: config.keep_last,
+            save_kind: save_kind(config.save_dtype),
+            on_nan: config.on_nan,
+            on_spike: config.on_spike,
+            spike_factor: config.spike_factor,
+            loss_scaling: self.context.compute == Compute::Fp16,
+            metadata,
+            content_hash: self.inputs.hash(),
+        }
+    }
+
+    fn sample(&self, model: &CausalLm, chat: bool) -> Result<Vec<String>> {
+        match &self.tokenizer {
+            Some(tokenizer) if !self.config.samples.is_empty() => {
+                measure::samples(model, tokenizer, &self.config.samples, chat, SAMPLE_TOKENS)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+/// What any weight file of ours says about itself.
+pub fn describe(
+    context: &Context<'_>,
+    name: &str,
+    tokenizer: Option<&TokenizerSource>,
+    model: &CausalLm,
+) -> Map<String, Value> {
+    let tokenizer = tokenizer.map(|source| {
+        let folder = inputs::tokenizer_folder(context, source);
+        inputs::relative(context, &folder)
+    });
+    let mut said = Map::new();
+    said.insert("config".to_owned(), model.config().to_json());
+    said.insert("tokenizer".to_owned(), json!(tokenizer));
+    said.insert("recipe".to_owned(), json!(context.plan.name));
+    said.insert("stage".to_owned(), json!(name));
+    let recipe = Sha256::digest(context.plan.recipe_text.as_bytes());
+    said.insert("recipe_hash".to_owned(), json!(super::record::hex(&recipe)));
+    said.insert("program".to_owned(), json!(format!("minimind {}", inputs::PROGRAM)));
+    said
+}
+
+/// libtorch's name of a type of saved numbers.
+pub fn save_kind(dtype: SaveDtype) -> Kind {
+    match dtype {
+        SaveDtype::Fp16 => Kind::Half,
+        SaveDtype::Bf16 => Kind::BFloat16,
+        SaveDtype::Fp32 => Kind::Float,
+    }
+}
+
+/// The checkpoint to go on from, as `--resume` allows it.
+fn find_resume(context: &Context<'_>, files: &Files, config: &LoopConfig) -> Result<Option<resume::Loaded>> {
+    let missing = || {
+        Error::input("there is no checkpoint to go on from")
+            .at(Place::file(&files.resume))
+            .hint("run without --resume must to start from the beginning")
+    };
+    if context.resume == Resume::Never || !files.resume.exists() {
+        return if context.resume == Resume::Must { Err(missing()) } else { Ok(None) };
+    }
+    let loaded = resume::load(&files.resume)?;
+    let same = loaded.state.as_ref().is_none_or(|state| {
+        state.content_hash == config.content_hash && state.total_steps == config.schedule.total_steps
+    });
+    if same {
+        return Ok(Some(loaded));
+    }
+    let why = "the checkpoint was made with other settings, data or start weights";
+    if context.resume == Resume::Must {
+        return Err(Error::input(why)
+            .at(Place::file(&files.resume))
+            .hint("put the recipe back as it was, or run with --resume never to start over"));
+    }
+    tracing::warn!("{why}: this stage starts over");
+    Ok(None)
+}
+
+/// The samples taken before a stage that goes on now.
+fn kept_samples(folder: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(folder.join("samples.json")).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+fn pair(config: &TrainConfig, before: &[String], after: &[String]) -> Value {
+    let rows = config.samples.iter().enumerate().filter_map(|(i, prompt)| {
+        let after = after.get(i)?;
+        Some(json!({"prompt": prompt, "before": before.get(i), "after": after}))
+    });
+    rows.collect()
+}
