@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::open::{OpenArgs, open};
 use crate::data::{DataConfig, DataFormat};
 use crate::error::{Error, Result};
+use crate::native::Storage;
 use crate::plan::EvalTask;
 use crate::plan::machine::Machine;
 use crate::stage::eval::{Measurement, measure};
@@ -41,6 +42,10 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let machine = Machine::detect();
     let opened = open(&args.open)?;
+    if opened.storage == Some(Storage::Int8) {
+        return Err(Error::input("int8 is for generating; a loss is measured at full precision")
+            .hint("give --precision fp32, bf16 or fp16"));
+    }
     let (format, has_answers) = crate::data::source::sniff(&args.data)?;
     if format != DataFormat::Tokens && opened.tokenizer.is_none() {
         return Err(

@@ -2,13 +2,14 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::open::{OpenArgs, Opened, SamplingArgs, open};
 use crate::data::tokenizer::{RenderOptions, StreamDecoder};
-use crate::error::{Error, Result};
-use crate::rollout::{GenerateConfig, generate};
+use crate::error::{Error, Place, Result};
+use crate::rollout::{Constraint, GenerateConfig, Grammars};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -36,6 +37,9 @@ pub struct Args {
     /// Go on to the limit, whatever the model says.
     #[arg(long)]
     ignore_eos: bool,
+    /// A JSON Schema that the answer must follow.
+    #[arg(long, value_name = "FILE", conflicts_with = "ignore_eos")]
+    json_schema: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Print one JSON object.
@@ -61,6 +65,17 @@ fn prompt_ids(args: &Args, opened: &Opened) -> Result<Vec<u32>> {
     tokenizer.encode(&tokenizer.render(&json!(messages), None, options)?)
 }
 
+/// The constraint that a file with a JSON Schema states.
+fn schema(file: &Path, opened: &Opened) -> Result<Box<dyn Constraint + Send>> {
+    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read the JSON Schema", file, e))?;
+    let schema = serde_json::from_str(&text)
+        .map_err(|e| Error::input("the JSON Schema is not JSON").at(Place::file(file)).because(e))?;
+    let tokenizer = opened.tokenizer()?;
+    Grammars::new(&tokenizer.token_bytes(), tokenizer.eos_id())?
+        .json(&schema)
+        .map_err(|e| e.at(Place::file(file)))
+}
+
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     let opened = open(&args.open)?;
@@ -75,7 +90,9 @@ pub fn run(args: Args) -> Result<()> {
     let mut decoder = StreamDecoder::new(true);
     let mut out = std::io::stdout();
     let mut fault = None;
-    let made = generate(&opened.model, &prompt, &config, &mut |id| {
+    let constraint = args.json_schema.as_deref().map(|file| schema(file, &opened)).transpose()?;
+    let mut generator = opened.generator(Some(prompt.len() + args.max_new_tokens))?;
+    let made = generator.generate_within(&prompt, &config, constraint, &mut |id| {
         if args.json {
             return ControlFlow::Continue(());
         }

@@ -2,6 +2,7 @@
 //!
 //! stdout carries results, stderr progress and logs. Exit 0 done, 1 failed, 2 the input is wrong.
 
+pub mod bench;
 pub mod chat;
 pub mod data;
 pub mod doctor;
@@ -12,6 +13,7 @@ pub mod inspect;
 pub mod logging;
 pub mod open;
 pub mod plan;
+pub mod precision;
 pub mod recipes;
 pub mod report;
 pub mod run;
@@ -68,6 +70,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Write a run's report and print its table of results.
     Report(report::Args),
+    /// Measure decoding, prompts and rollouts beside what this machine can do.
+    Bench(bench::Args),
     /// Tell what this machine offers and what is wrong.
     Doctor(doctor::Args),
 }
@@ -90,6 +94,7 @@ impl Cli {
             Command::Data(args) => data::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Report(args) => report::run(args),
+            Command::Bench(args) => bench::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use tch::Kind;
 
+use super::precision::ModelPrecision;
 use crate::checkpoint::{gguf, load, pth, resolve_model_path};
 use crate::data::Tokenizer;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides};
-use crate::native::peak_memory_bytes;
+use crate::native::{Storage, peak_memory_bytes};
 use crate::plan::machine::Machine;
-use crate::plan::{Precision, Wanted, settings};
+use crate::plan::{Wanted, settings};
+use crate::rollout::{DecoderConfig, Generator};
 
 /// Where the libtorch of this build lies.
 pub const LIBTORCH_DIR: &str = env!("MINIMIND_LIBTORCH_LIB");
@@ -37,7 +39,7 @@ pub struct OpenArgs {
     device: Wanted,
     /// Arithmetic.
     #[arg(long, value_enum, default_value = "auto")]
-    precision: Precision,
+    precision: ModelPrecision,
 }
 
 fn parse_device(text: &str) -> std::result::Result<Wanted, String> {
@@ -53,9 +55,16 @@ pub struct Opened {
     pub tokenizer: Option<Tokenizer>,
     /// The arithmetic asked for.
     pub compute: Compute,
+    /// How a decoder stores the weights, where it is not as they are loaded.
+    pub storage: Option<Storage>,
 }
 
 impl Opened {
+    /// A decoder for sequences of up to `positions` tokens; `None` for the longest that the model can.
+    pub fn generator(&self, positions: Option<usize>) -> Result<Generator<'_>> {
+        Generator::new(&self.model, DecoderConfig { storage: self.storage, threads: None, positions })
+    }
+
     /// The tokenizer, or what to do without one.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
@@ -90,7 +99,7 @@ pub fn open(args: &OpenArgs) -> Result<Opened> {
         Some(folder) => Some(Tokenizer::load(folder)?),
         None => own_tokenizer(&path)?,
     };
-    Ok(Opened { model, tokenizer, compute })
+    Ok(Opened { model, tokenizer, compute, storage: args.precision.storage() })
 }
 
 /// A config.json that the user named.

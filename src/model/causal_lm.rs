@@ -109,6 +109,11 @@ impl CausalLm {
         self.embed_tokens.kind()
     }
 
+    /// The rotary tables.
+    pub fn rope(&self) -> &Rope {
+        &self.rope
+    }
+
     /// The output layer's weight, `[V, D]`.
     pub fn lm_head(&self) -> &Tensor {
         &self.lm_head

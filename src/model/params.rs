@@ -198,6 +198,11 @@ impl Params {
         self.tensors[index].shallow_clone()
     }
 
+    /// The tensor called `name`, where the architecture has it.
+    pub fn find(&self, name: &str) -> Option<Tensor> {
+        self.index.get(name).map(|index| self.tensors[*index].shallow_clone())
+    }
+
     /// Names in table order.
     pub fn names(&self) -> &[String] {
         &self.names

@@ -5,6 +5,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::config::{ModelConfig, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_FACTOR, YARN_ORIGINAL_POSITIONS};
+use crate::error::Result;
 
 /// Cosines and sines of every position.
 #[derive(Debug)]
@@ -50,6 +51,18 @@ impl Rope {
     /// Positions the tables reach.
     pub fn positions(&self) -> i64 {
         self.cos.size2().expect("the table is [P, E]").0
+    }
+
+    /// Cosines and sines of the first positions, `[P, E / 2]` each: what one of a pair is turned by.
+    ///
+    /// # Errors
+    /// More positions than the tables have.
+    pub fn halves(&self, positions: i64) -> Result<(Tensor, Tensor)> {
+        let half = |table: &Tensor| -> Result<Tensor> {
+            let (_, e) = table.size2()?;
+            Ok(table.f_narrow(0, 0, positions)?.f_narrow(1, 0, e / 2)?.f_contiguous()?)
+        };
+        Ok((half(&self.cos)?, half(&self.sin)?))
     }
 
     /// `[B, T, H, E] -> [B, T, H, E]`; the first token stands at `start`.

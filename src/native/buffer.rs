@@ -43,7 +43,7 @@ impl<T: Plain> Buffer<T> {
                 std::ptr::null_mut(),
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANON,
+                libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_NORESERVE,
                 -1,
                 0,
             )

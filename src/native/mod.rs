@@ -19,4 +19,4 @@ pub use mmap::{map_file, release_mapped};
 pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
 pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};
 pub use system::{die_on_broken_pipe, peak_memory_bytes};
-pub use tensor_bytes::{Strided, tensor_bytes, tensor_from_bytes};
+pub use tensor_bytes::{Strided, tensor_bytes, tensor_floats, tensor_from_bytes};

@@ -105,35 +105,52 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Packs a `[rows, inputs]` matrix; `bias` is empty or has a value for every row.
+    /// Packs `[rows, inputs]` matrices one below the other; all but the last have a multiple of 32 rows. `bias` is
+    /// empty or has a value for every row.
     ///
     /// # Errors
     /// Sizes that do not fit, or no memory.
-    pub fn new(
-        source: &[f32],
+    pub fn stacked(
+        parts: &[&[f32]],
         inputs: usize,
         bias: Vec<f32>,
         storage: Storage,
         pool: &mut Pool,
     ) -> Result<Self> {
-        let mut packed = Self::empty(source.len() / inputs.max(1), inputs, bias, storage)?;
-        packed.fill(source, 0, 1, pool)?;
+        let outputs: usize = parts.iter().map(|part| part.len() / inputs.max(1)).sum();
+        let mut packed = Self::empty(outputs, inputs, bias, storage)?;
+        let mut first = 0;
+        for part in parts {
+            if first % PAGE != 0 {
+                return Err(Error::failed("stacked matrices need a multiple of 32 rows"));
+            }
+            packed.fill(part, first / PAGE, 1, pool)?;
+            first += part.len() / inputs;
+        }
         Ok(packed)
     }
 
-    /// Packs gate and up, `[rows, inputs]` each, with their panels in turns.
+    /// Packs gate and up, `[rows, inputs]` each, with their panels in turns. Biases are empty or one a row.
     ///
     /// # Errors
-    /// As [`Packed::new`].
+    /// As [`Packed::stacked`].
     pub fn paired(
-        gate: &[f32],
-        up: &[f32],
+        (gate, gate_bias): (&[f32], &[f32]),
+        (up, up_bias): (&[f32], &[f32]),
         inputs: usize,
         storage: Storage,
         pool: &mut Pool,
     ) -> Result<Self> {
         let rows = (gate.len() / inputs.max(1)).next_multiple_of(PAGE);
-        let mut packed = Self::empty(2 * rows, inputs, Vec::new(), storage)?;
+        let mut bias = Vec::new();
+        if !gate_bias.is_empty() || !up_bias.is_empty() {
+            let at = |list: &[f32], i: usize| list.get(i).copied().unwrap_or(0.0);
+            for panel in (0..rows).step_by(PAGE) {
+                bias.extend((panel..panel + PAGE).map(|i| at(gate_bias, i)));
+                bias.extend((panel..panel + PAGE).map(|i| at(up_bias, i)));
+            }
+        }
+        let mut packed = Self::empty(2 * rows, inputs, bias, storage)?;
         packed.fill(gate, 0, 2, pool)?;
         packed.fill(up, 1, 2, pool)?;
         Ok(packed)

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// The bytes of a contiguous tensor on the CPU, in row-major order.
 ///
-/// The checkpoint room, its only caller, reads them while no operation writes to the tensor: a save runs
+/// The checkpoint room reads them while no operation writes to the tensor: a save runs
 /// between two steps on the thread that trains.
 ///
 /// # Errors
@@ -24,6 +24,25 @@ pub fn tensor_bytes(tensor: &Tensor) -> Result<&[u8]> {
     // SAFETY: a contiguous CPU tensor owns `numel` elements from `data_ptr` on, and the borrow keeps it
     // alive; nothing writes to it meanwhile (see above).
     Ok(unsafe { std::slice::from_raw_parts(start, len) })
+}
+
+/// The numbers of a contiguous fp32 tensor on the CPU, in row-major order.
+///
+/// The decoder, its only caller, reads weights while it packs them, which nothing changes meanwhile: it runs between
+/// two steps on the thread that trains.
+///
+/// # Errors
+/// The tensor is of another type, lies elsewhere or is not contiguous.
+pub fn tensor_floats(tensor: &Tensor) -> Result<&[f32]> {
+    if tensor.kind() != Kind::Float {
+        return Err(Error::failed("a tensor's numbers can be read only where they are fp32"));
+    }
+    let bytes = tensor_bytes(tensor)?;
+    if bytes.is_empty() {
+        return Ok(&[]);
+    }
+    // SAFETY: the bytes are numel fp32 numbers that libtorch has aligned; they are borrowed from the tensor as above.
+    Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 4) })
 }
 
 /// Numbers in memory as a file has them; strides count elements.
@@ -84,6 +103,8 @@ mod tests {
         let t = Tensor::from_slice(&[1u8, 2, 3, 4]).view([2, 2]);
         assert_eq!(tensor_bytes(&t).unwrap(), [1, 2, 3, 4]);
         assert!(tensor_bytes(&t.transpose(0, 1)).is_err());
+        assert_eq!(tensor_floats(&Tensor::from_slice(&[1.5f32, -2.0])).unwrap(), [1.5, -2.0]);
+        assert!(tensor_floats(&t).is_err());
     }
 
     #[test]

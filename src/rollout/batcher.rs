@@ -22,12 +22,13 @@
 //!
 //! N tokens of a step, V vocab.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::generate::{Finish, room};
-use super::lanes::{Decoder, Lane, Lanes, Part, Want};
-use super::request::{Event, Request, TokenLogprob};
-use super::sample::{Sampler, log_sum_exp};
+use super::lanes::{Decoder, Lanes, Part, Want};
+use super::request::{Event, Request};
+use super::row::{End, Row, choose, prompt_logprob};
+use super::sample::Sampler;
 use crate::error::{Error, Result};
 use crate::native::PAGE;
 
@@ -48,80 +49,14 @@ impl Default for BatcherConfig {
     }
 }
 
-/// A request at work.
-struct Row {
-    request: Request,
-    limit: usize,
-    sampler: Sampler,
-    lane: Lane,
-    /// The prompt and what came after it.
-    tokens: Vec<u32>,
-    /// How many of them the lane holds.
-    held: usize,
-    cached: usize,
-    prompt_logprobs: Vec<TokenLogprob>,
-    /// Tokens that it reads in this step, and whose logits it wants.
-    reads: usize,
-    want: Want,
-    end: Option<End>,
-}
-
-/// How a row ended in this step.
-enum End {
-    Finish(Finish),
-    Fault(Error),
-}
-
-impl Row {
-    fn prompt_tokens(&self) -> usize {
-        self.request.prompt.len()
-    }
-
-    fn reads_prompt(&self) -> bool {
-        self.held < self.prompt_tokens()
-    }
-
-    fn new_tokens(&self) -> usize {
-        self.tokens.len() - self.prompt_tokens()
-    }
-
-    /// Decides what it reads in this step: its new token, or of its prompt what `prefill` still allows.
-    fn plan(&mut self, prefill: &mut usize) {
-        let left = self.tokens.len() - self.held;
-        self.reads = left;
-        if self.reads_prompt() {
-            self.reads = left.min(*prefill);
-            *prefill -= self.reads;
-        }
-        self.want = match self.reads_prompt() && self.request.prompt_logprobs {
-            true => Want::All,
-            false if self.reads == left => Want::Last,
-            false => Want::Nothing,
-        };
-    }
-
-    fn part(&mut self) -> Option<Part<'_>> {
-        let ids = &self.tokens[self.held..self.held + self.reads];
-        (self.reads > 0).then_some(Part { lane: &mut self.lane, ids, start: self.held, want: self.want })
-    }
-
-    /// Rows of logits it gets in this step.
-    fn outputs(&self) -> usize {
-        match self.want {
-            _ if self.reads == 0 => 0,
-            Want::Nothing => 0,
-            Want::Last => 1,
-            Want::All => self.reads,
-        }
-    }
-}
-
 /// The batcher.
 pub struct Batcher<'m> {
     lanes: Lanes<'m>,
     config: BatcherConfig,
     waiting: VecDeque<Request>,
     rows: Vec<Row>,
+    /// Ids in flight.
+    ids: HashSet<u64>,
     /// Events that `cancel` left for the next step.
     pending: Vec<Event>,
 }
@@ -145,7 +80,14 @@ impl<'m> Batcher<'m> {
             prefill_chunk: config.prefill_chunk.max(1),
             ..config
         };
-        Ok(Self { lanes, config, waiting: VecDeque::new(), rows: Vec::new(), pending: Vec::new() })
+        Ok(Self {
+            lanes,
+            config,
+            waiting: VecDeque::new(),
+            rows: Vec::new(),
+            ids: HashSet::new(),
+            pending: Vec::new(),
+        })
     }
 
     /// Its decoder.
@@ -168,7 +110,7 @@ impl<'m> Batcher<'m> {
             ))
             .hint("ask for fewer tokens, or raise the budget of cached tokens"));
         }
-        if self.waiting.iter().chain(self.rows.iter().map(|r| &r.request)).any(|r| r.id == request.id) {
+        if !self.ids.insert(request.id) {
             return Err(Error::input(format!("request {} is in flight already", request.id)));
         }
         self.waiting.push_back(request);
@@ -180,6 +122,7 @@ impl<'m> Batcher<'m> {
     pub fn cancel(&mut self, id: u64) {
         if let Some(i) = self.waiting.iter().position(|r| r.id == id) {
             if let Some(request) = self.waiting.remove(i) {
+                self.ids.remove(&id);
                 let prompt_tokens = request.prompt.len();
                 let (finish, cached_tokens, new_tokens) = (Finish::Cancelled, 0, 0);
                 self.pending.push(Event::Done { id, finish, prompt_tokens, cached_tokens, new_tokens });
@@ -262,6 +205,7 @@ impl<'m> Batcher<'m> {
             }
             let Some(request) = self.waiting.remove(i) else { break };
             if limit == 0 && !request.prompt_logprobs {
+                self.ids.remove(&request.id);
                 events.push(Event::Done {
                     id: request.id,
                     finish: Finish::Length,
@@ -345,6 +289,7 @@ impl<'m> Batcher<'m> {
     /// Gives a row's memory back, keeping what later prompts may take over.
     fn leave(&mut self, row: Row) -> Event {
         let id = row.request.id;
+        self.ids.remove(&id);
         if let Some(End::Fault(error)) = row.end {
             self.lanes.close(row.lane);
             return Event::Failed { id, error };
@@ -358,48 +303,4 @@ impl<'m> Batcher<'m> {
         self.lanes.close(row.lane);
         Event::Done { id, finish, prompt_tokens, cached_tokens, new_tokens }
     }
-}
-
-/// The row's next token, and whether it is the last.
-fn choose(row: &mut Row, logits: &mut [f32]) -> Result<(u32, Option<TokenLogprob>, Option<Finish>)> {
-    let top = row.request.logprobs.map(|n| top_tokens(logits, n));
-    let chosen = row.sampler.choose_among(logits, row.request.constraint.as_deref_mut())?;
-    row.tokens.push(chosen.token);
-    let complete = match &mut row.request.constraint {
-        Some(constraint) => constraint.accept(chosen.token)?,
-        None => false,
-    };
-    let finish = if complete || row.request.stop_ids.contains(&chosen.token) {
-        Some(Finish::Stop)
-    } else {
-        (row.new_tokens() >= row.limit).then_some(Finish::Length)
-    };
-    let logprob = top.map(|top| TokenLogprob {
-        token: chosen.token,
-        logprob: chosen.model_logprob,
-        sampled_logprob: chosen.logprob,
-        top,
-    });
-    Ok((chosen.token, logprob, finish))
-}
-
-fn prompt_logprob(logits: &[f32], token: u32, top: usize) -> TokenLogprob {
-    let logprob = logits[token as usize] - log_sum_exp(logits);
-    TokenLogprob { token, logprob, sampled_logprob: logprob, top: top_tokens(logits, top) }
-}
-
-/// The `n` likeliest tokens with their log-probabilities.
-fn top_tokens(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
-    if n == 0 {
-        return Vec::new();
-    }
-    let total = log_sum_exp(logits);
-    let mut all: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &x)| (i as u32, x - total)).collect();
-    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if n < all.len() {
-        all.select_nth_unstable_by(n, order);
-        all.truncate(n);
-    }
-    all.sort_by(order);
-    all
 }

@@ -2,14 +2,19 @@
 //! learning and evaluation ask for.
 //!
 //! An answer depends on the model, its prompt, the seed and its own number alone, not on what else is
-//! decoded beside it (beyond rounding on a GPU). B rows, T tokens, D hidden, V vocab.
+//! decoded beside it (beyond rounding on a GPU).
 
-use tch::{Kind, Tensor};
+use tch::Device;
 
+use super::batcher::{Batcher, BatcherConfig};
 use super::generate::{Finish, room};
-use super::sample::{Chosen, Sampler, Sampling};
+use super::grouped;
+use super::lanes::{Decoder, DecoderConfig};
+use super::request::{Event, Request};
+use super::sample::Sampling;
 use crate::error::Result;
-use crate::model::{CausalLm, KvCache};
+use crate::model::CausalLm;
+use crate::native::PAGE;
 
 /// Rows that are decoded together at the most.
 const ROWS: usize = 64;
@@ -52,61 +57,72 @@ pub fn complete(
     per_prompt: usize,
     config: &CompleteConfig,
 ) -> Result<Vec<Completion>> {
-    let mut rows = Vec::with_capacity(prompts.len() * per_prompt);
+    if model.device() == Device::Cpu {
+        packed(model, prompts, per_prompt, config)
+    } else {
+        grouped::complete(model, prompts, per_prompt, config)
+    }
+}
+
+/// On the CPU: weights packed once, all rows through one batcher.
+fn packed(
+    model: &CausalLm,
+    prompts: &[Vec<u32>],
+    per_prompt: usize,
+    config: &CompleteConfig,
+) -> Result<Vec<Completion>> {
+    let mut longest = 1;
+    for prompt in prompts {
+        longest = longest.max(prompt.len() + room(model.config(), prompt, config.max_new_tokens)?);
+    }
+    let decoder =
+        Decoder::new(model, DecoderConfig { positions: Some(longest), ..DecoderConfig::default() })?;
+    let max_rows = ROWS.min(prompts.len() * per_prompt).max(1);
+    let max_tokens = (max_rows + 1) * longest.next_multiple_of(PAGE);
+    let mut batcher = Batcher::new(decoder, BatcherConfig { max_rows, max_tokens, prefill_chunk: 512 })?;
+    let mut made = Vec::with_capacity(prompts.len() * per_prompt);
     for (index, prompt) in prompts.iter().enumerate() {
-        let limit = room(model.config(), prompt, config.max_new_tokens)?;
         for sample in 0..per_prompt {
-            rows.push(Row::new(index, sample, prompt, limit, config));
+            batcher.submit(Request {
+                sampling: Sampling { seed: config.seed, ..config.sampling.clone() },
+                stream: stream(index, sample),
+                stop_ids: config.eos_ids.clone(),
+                logprobs: Some(0),
+                ..Request::new(made.len() as u64, prompt.clone(), config.max_new_tokens)
+            })?;
+            made.push(Completion::empty(index));
         }
     }
-    // Prompts of one length are decoded together; a stable sort keeps a prompt's answers side by side.
-    let mut order: Vec<&mut Row<'_>> = rows.iter_mut().collect();
-    order.sort_by_key(|row| row.ids.len());
-    for group in order.chunk_by_mut(|a, b| a.ids.len() == b.ids.len()) {
-        for rows in group.chunks_mut(ROWS) {
-            together(model, rows, config)?;
+    while !batcher.is_idle() {
+        for event in batcher.step()? {
+            match event {
+                Event::Prompt { .. } => {}
+                Event::Token { id, token, logprob } => {
+                    let answer = &mut made[id as usize];
+                    answer.ids.push(token);
+                    if let Some(logprob) = logprob {
+                        answer.logprobs.push(logprob.sampled_logprob);
+                        answer.model_logprobs.push(logprob.logprob);
+                    }
+                }
+                Event::Done { id, finish, .. } => made[id as usize].finish = finish,
+                Event::Failed { error, .. } => return Err(error),
+            }
         }
     }
-    Ok(rows.into_iter().map(|row| row.made).collect())
+    Ok(made)
 }
 
-/// An answer in the making.
-struct Row<'p> {
-    ids: &'p [u32],
-    limit: usize,
-    sampler: Sampler,
-    made: Completion,
-    alive: bool,
-}
-
-impl<'p> Row<'p> {
-    fn new(prompt: usize, sample: usize, ids: &'p [u32], limit: usize, config: &CompleteConfig) -> Self {
-        let sampling = Sampling { seed: config.seed, ..config.sampling.clone() };
-        let made = Completion {
+impl Completion {
+    /// Of a prompt, before its first token.
+    pub(super) fn empty(prompt: usize) -> Self {
+        Self {
             prompt,
             ids: Vec::new(),
             logprobs: Vec::new(),
             model_logprobs: Vec::new(),
             finish: Finish::Length,
-        };
-        Self {
-            ids,
-            limit,
-            sampler: Sampler::new(&sampling, ids, stream(prompt, sample)),
-            made,
-            alive: limit > 0,
         }
-    }
-
-    fn push(&mut self, chosen: Chosen, eos_ids: &[u32]) {
-        self.made.ids.push(chosen.token);
-        self.made.logprobs.push(chosen.logprob);
-        self.made.model_logprobs.push(chosen.model_logprob);
-        if eos_ids.contains(&chosen.token) {
-            self.made.finish = Finish::Stop;
-            self.alive = false;
-        }
-        self.alive &= self.made.ids.len() < self.limit;
     }
 }
 
@@ -115,58 +131,11 @@ pub fn stream(prompt: usize, sample: usize) -> u64 {
     (prompt as u64) << 32 | sample as u64
 }
 
-/// Decodes rows whose prompts have one length; finished rows leave the batch.
-fn together(model: &CausalLm, rows: &mut [&mut Row<'_>], config: &CompleteConfig) -> Result<()> {
-    let _no_grad = tch::no_grad_guard();
-    let mut batch: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].alive).collect();
-    let Some(longest) = batch.iter().map(|&i| rows[i].limit).max() else { return Ok(()) };
-    let inputs: Vec<&[u32]> = batch.iter().map(|&i| rows[i].ids).collect();
-    let capacity = (inputs[0].len() + longest) as i64;
-    let mut cache = KvCache::new(model.config(), batch.len() as i64, capacity, model.kind(), model.device())?;
-    let mut logits = last_logits(model, &ids_tensor(&inputs, model), &mut cache)?;
-    loop {
-        let mut stays = Vec::new();
-        for (place, &i) in batch.iter().enumerate() {
-            let chosen = rows[i].sampler.choose(&mut logits[place])?;
-            rows[i].push(chosen, &config.eos_ids);
-            if rows[i].alive {
-                stays.push(place);
-            }
-        }
-        if stays.is_empty() {
-            return Ok(());
-        }
-        if stays.len() < batch.len() {
-            batch = stays.iter().map(|&place| batch[place]).collect();
-            let index: Vec<i64> = stays.iter().map(|&place| place as i64).collect();
-            cache.select_rows(&Tensor::from_slice(&index).to_device(model.device()));
-        }
-        let next: Vec<&[u32]> =
-            batch.iter().map(|&i| &rows[i].made.ids[rows[i].made.ids.len() - 1..]).collect();
-        logits = last_logits(model, &ids_tensor(&next, model), &mut cache)?;
-    }
-}
-
-/// `[B, T]` ids on the model's device.
-pub(super) fn ids_tensor(rows: &[&[u32]], model: &CausalLm) -> Tensor {
-    let flat: Vec<i64> = rows.iter().flat_map(|row| row.iter().map(|&id| i64::from(id))).collect();
-    Tensor::from_slice(&flat).view([rows.len() as i64, -1]).to_device(model.device())
-}
-
-/// Logits after the last token of each row, on the host, `B` rows of `[V]`.
-pub(super) fn last_logits(model: &CausalLm, ids: &Tensor, cache: &mut KvCache) -> Result<Vec<Vec<f32>>> {
-    let hidden = model.hidden_cached(ids, cache); // [B, T, D]
-    let (_, t, _) = hidden.size3().expect("hidden states are [B, T, D]");
-    let logits = model.logits(&hidden.select(1, t - 1)).to_kind(Kind::Float).to_device(tch::Device::Cpu); // [B, V]
-    let (b, v) = logits.size2().expect("logits are [B, V]");
-    let mut flat = vec![0f32; (b * v) as usize];
-    let count = flat.len();
-    logits.contiguous().f_copy_data(&mut flat, count)?;
-    Ok(flat.chunks(v as usize).map(<[f32]>::to_vec).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use tch::Kind;
+
+    use super::super::grouped::ids_tensor;
     use super::*;
     use crate::model::{Mask, ModelOverrides, Params};
 
@@ -234,6 +203,21 @@ mod tests {
                 let (top, _) = (&row / 0.8).topk(20, -1, true, true);
                 let sampled = at(&row) / 0.8 - top.logsumexp([0i64].as_slice(), false).double_value(&[]);
                 assert!((sampled - f64::from(answer.logprobs[i])).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn libtorch_gives_the_same_answers() {
+        for moe in [false, true] {
+            let model = model(moe);
+            let prompts = vec![vec![1, 2, 3], vec![4], vec![9, 8, 7], vec![20; 63]];
+            let ours = complete(&model, &prompts, 2, &config(20)).unwrap();
+            let theirs = grouped::complete(&model, &prompts, 2, &config(20)).unwrap();
+            for (a, b) in ours.iter().zip(&theirs) {
+                assert_eq!((a.prompt, &a.ids, a.finish), (b.prompt, &b.ids, b.finish));
+                let near = |x: &[f32], y: &[f32]| x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-4);
+                assert!(near(&a.logprobs, &b.logprobs) && near(&a.model_logprobs, &b.model_logprobs));
             }
         }
     }

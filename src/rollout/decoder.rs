@@ -8,9 +8,8 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
-use crate::model::rope::frequencies;
 use crate::model::{CausalLm, Era, ModelConfig, Params};
-use crate::native::{LayerWeights, Network, Packed, Pool, Sizes, Storage, Weights};
+use crate::native::{LayerWeights, Network, PAGE, Packed, Pool, Sizes, Storage, Weights, tensor_floats};
 
 /// The storage that keeps a model's own precision.
 pub fn natural_storage(kind: Kind) -> Storage {
@@ -32,9 +31,12 @@ pub fn network(model: &CausalLm, storage: Storage, threads: usize, positions: us
     let mut packer = Packer { params: model.params(), config, storage, pool: Pool::new(threads)? };
     let layers = (0..config.num_hidden_layers).map(|i| packer.layer(i)).collect::<Result<Vec<_>>>()?;
     let (d, norm) = (config.hidden_size as usize, packer.vector("model.norm.weight")?);
-    let head = Packed::new(&host(model.lm_head())?, d, Vec::new(), storage, &mut packer.pool)?;
+    let head = host(model.lm_head())?;
+    let head = Packed::stacked(&[tensor_floats(&head)?], d, Vec::new(), storage, &mut packer.pool)?;
     let embedding = packer.vector("model.embed_tokens.weight")?;
-    let weights = Weights { embedding, layers, norm, head, rope: rope_tables(config, positions) };
+    let (cos, sin) = model.rope().halves(positions as i64)?;
+    let rope = (copied(&cos)?, copied(&sin)?);
+    let weights = Weights { embedding, layers, norm, head, rope };
     Network::new(Sizes { positions, ..sizes(config) }, weights, packer.pool)
 }
 
@@ -59,20 +61,13 @@ fn sizes(c: &ModelConfig) -> Sizes {
     }
 }
 
-/// Cosines and sines, `[positions, E / 2]` each, in fp32 as model/rope.rs has them.
-fn rope_tables(config: &ModelConfig, positions: usize) -> (Vec<f32>, Vec<f32>) {
-    let freqs = frequencies(config);
-    let angles = || (0..positions).flat_map(|p| freqs.iter().map(move |f| p as f32 * f));
-    (angles().map(f32::cos).collect(), angles().map(f32::sin).collect())
+/// A tensor as contiguous fp32 on the host: the same memory where it is that already.
+fn host(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?)
 }
 
-/// A tensor as fp32 on the host, row by row.
-fn host(tensor: &Tensor) -> Result<Vec<f32>> {
-    let tensor = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-    let mut out = vec![0f32; tensor.numel()];
-    let count = out.len();
-    tensor.f_view([-1])?.f_copy_data(&mut out, count)?;
-    Ok(out)
+fn copied(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor_floats(&host(tensor)?)?.to_vec())
 }
 
 struct Packer<'m> {
@@ -84,16 +79,32 @@ struct Packer<'m> {
 
 impl Packer<'_> {
     fn vector(&self, name: &str) -> Result<Vec<f32>> {
-        host(&self.params.get(name))
+        copied(&self.params.get(name))
+    }
+
+    /// The bias of a projection; empty where it has none.
+    fn bias(&self, name: &str) -> Result<Vec<f32>> {
+        self.params.find(&format!("{name}.bias")).map_or(Ok(Vec::new()), |bias| copied(&bias))
+    }
+
+    fn weight(&self, name: &str) -> Result<Tensor> {
+        host(&self.params.get(&format!("{name}.weight")))
     }
 
     /// One matrix from several that share their inputs, one below the other.
     fn stacked(&mut self, names: &[String], storage: Storage) -> Result<Packed> {
-        let parts: Vec<Tensor> =
-            names.iter().map(|name| self.params.get(&format!("{name}.weight"))).collect();
-        let whole = Tensor::f_cat(&parts, 0)?;
-        let (_, inputs) = whole.size2()?;
-        Packed::new(&host(&whole)?, inputs as usize, Vec::new(), storage, &mut self.pool)
+        let mut parts = names.iter().map(|name| self.weight(name)).collect::<Result<Vec<_>>>()?;
+        let mut bias = Vec::new();
+        for name in names {
+            bias.extend(self.bias(name)?);
+        }
+        let (_, inputs) = parts[0].size2()?;
+        let even = |part: &Tensor| part.numel() as i64 / inputs % PAGE as i64 == 0;
+        if !parts[..parts.len() - 1].iter().all(even) {
+            parts = vec![Tensor::f_cat(&parts, 0)?];
+        }
+        let slices = parts.iter().map(tensor_floats).collect::<Result<Vec<_>>>()?;
+        Packed::stacked(&slices, inputs as usize, bias, storage, &mut self.pool)
     }
 
     fn layer(&mut self, index: i64) -> Result<LayerWeights> {
@@ -102,10 +113,12 @@ impl Packer<'_> {
         let part = |p: &str| format!("{attn}.{p}");
         let qkv = self.stacked(&["q_proj", "k_proj", "v_proj"].map(part), self.storage)?;
         let o = self.stacked(&[part("o_proj")], self.storage)?;
-        let norms = || -> Result<_> {
-            Ok((self.vector(&part("q_norm.weight"))?, self.vector(&part("k_norm.weight"))?))
+        let qk_norm = match self.config.era {
+            Era::MiniMind2 => None,
+            Era::MiniMind3 => {
+                Some((self.vector(&part("q_norm.weight"))?, self.vector(&part("k_norm.weight"))?))
+            }
         };
-        let qk_norm = (self.config.era == Era::MiniMind3).then(norms).transpose()?;
         let norm_in = self.vector(&format!("{name}.input_layernorm.weight"))?;
         let norm_post = self.vector(&format!("{name}.post_attention_layernorm.weight"))?;
         let mlp = format!("{name}.mlp");
@@ -123,11 +136,18 @@ impl Packer<'_> {
     }
 
     fn feed_forward(&mut self, name: &str) -> Result<(Packed, Packed)> {
-        let weight = |part: &str| self.vector(&format!("{name}.{part}.weight"));
-        let (gate, up) = (weight("gate_proj")?, weight("up_proj")?);
+        let part = |p: &str| format!("{name}.{p}");
+        let (gate, up) = (self.weight(&part("gate_proj"))?, self.weight(&part("up_proj"))?);
+        let biases = (self.bias(&part("gate_proj"))?, self.bias(&part("up_proj"))?);
         let d = self.config.hidden_size as usize;
-        let gate_up = Packed::paired(&gate, &up, d, self.storage, &mut self.pool)?;
-        let down = self.stacked(&[format!("{name}.down_proj")], self.storage)?;
+        let gate_up = Packed::paired(
+            (tensor_floats(&gate)?, &biases.0),
+            (tensor_floats(&up)?, &biases.1),
+            d,
+            self.storage,
+            &mut self.pool,
+        )?;
+        let down = self.stacked(&[part("down_proj")], self.storage)?;
         Ok((gate_up, down))
     }
 }

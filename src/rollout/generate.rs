@@ -1,14 +1,13 @@
-//! The generation loop over a preallocated KV cache, for one prompt or many.
-//!
-//! B rows, T tokens, D hidden, V vocab.
+//! Generation for one prompt or many: what callers without a decoder of their own use.
 
 use std::ops::ControlFlow;
-use std::time::Instant;
 
-use super::complete::{CompleteConfig, complete, ids_tensor, last_logits};
-use super::sample::{Sampler, Sampling};
+use super::complete::{CompleteConfig, complete};
+use super::generator::Generator;
+use super::lanes::DecoderConfig;
+use super::sample::Sampling;
 use crate::error::{Error, Result};
-use crate::model::{CausalLm, KvCache, ModelConfig};
+use crate::model::{CausalLm, ModelConfig};
 
 /// How long and how to choose.
 #[derive(Debug, Clone)]
@@ -88,7 +87,11 @@ pub fn room(config: &ModelConfig, prompt: &[u32], wanted: usize) -> Result<usize
     Ok(wanted.min(positions - prompt.len()))
 }
 
-/// Continues one prompt; `on_token` sees each new token and may end it.
+/// Continues one prompt; `on_token` sees each new token and may end it. For several prompts on one model a
+/// [`Generator`] packs the weights once.
+///
+/// # Errors
+/// A prompt that is empty, too long, or holds an id outside the vocabulary; logits that are not numbers.
 pub fn generate(
     model: &CausalLm,
     prompt: &[u32],
@@ -96,41 +99,12 @@ pub fn generate(
     on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generation> {
     let limit = room(model.config(), prompt, config.max_new_tokens)?;
-    let _no_grad = tch::no_grad_guard();
-    let capacity = (prompt.len() + limit) as i64;
-    let mut cache = KvCache::new(model.config(), 1, capacity, model.kind(), model.device())?;
-    let mut sampler = Sampler::new(&config.sampling, prompt, 0);
-    let mut ids = Vec::with_capacity(limit);
-    let started = Instant::now();
-    let mut logits = last_logits(model, &ids_tensor(&[prompt], model), &mut cache)?;
-    let prefill_s = started.elapsed().as_secs_f64();
-    let started = Instant::now();
-    let mut finish = Finish::Length;
-    let mut decode_steps = 0;
-    while ids.len() < limit {
-        let token = sampler.choose(&mut logits[0])?.token;
-        if Some(token) == config.eos_id {
-            finish = Finish::Stop;
-            break;
-        }
-        ids.push(token);
-        if on_token(token).is_break() {
-            finish = Finish::Cancelled;
-            break;
-        }
-        if ids.len() < limit {
-            logits = last_logits(model, &ids_tensor(&[&[token]], model), &mut cache)?;
-            decode_steps += 1;
-        }
-    }
-    Ok(Generation {
-        ids,
-        finish,
-        prefill_tokens: prompt.len(),
-        prefill_s,
-        decode_steps,
-        decode_s: started.elapsed().as_secs_f64(),
-    })
+    let positions = Some(prompt.len() + limit);
+    Generator::new(model, DecoderConfig { positions, ..DecoderConfig::default() })?.generate(
+        prompt,
+        &GenerateConfig { max_new_tokens: limit, ..config.clone() },
+        on_token,
+    )
 }
 
 /// Continues many prompts; answers, without their end marks, stand in the prompts' order and do not depend
@@ -160,6 +134,7 @@ pub fn generate_batch(
 
 #[cfg(test)]
 mod tests {
+    use super::super::grouped::ids_tensor;
     use super::*;
     use crate::model::{ModelOverrides, Params};
 

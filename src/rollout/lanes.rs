@@ -5,8 +5,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::complete::ids_tensor;
 use super::decoder::{natural_storage, network};
+use super::grouped::ids_tensor;
 use super::pages::{Pages, Sequence};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, KvCache, ModelConfig};

@@ -1,13 +1,20 @@
-//! Tokens out of a model: `sample` turns logits into a choice, `generate` runs the loop for one prompt,
-//! `complete` for many with log-probabilities. Ids in, ids out; text is the caller's affair.
+//! Tokens out of a model. Ids in, ids out; text is the caller's affair.
+//!
+//! `sample` turns logits into a choice; `batcher` runs many requests together over `lanes` (what rows have seen:
+//! `pages` and packed weights from `decoder` on the CPU, libtorch elsewhere). Over it stand `generator` (one prompt
+//! after another), `generate`, and `complete` (many prompts, with log-probabilities). `grammar` constrains answers.
 
 pub mod batcher;
 pub mod complete;
 pub mod decoder;
 pub mod generate;
+pub mod generator;
+pub mod grammar;
+mod grouped;
 pub mod lanes;
 pub mod pages;
 pub mod request;
+mod row;
 pub mod sample;
 
 #[cfg(test)]
@@ -18,6 +25,8 @@ mod decoder_tests;
 pub use batcher::{Batcher, BatcherConfig};
 pub use complete::{CompleteConfig, Completion, complete};
 pub use generate::{Finish, GenerateConfig, Generation, generate, generate_batch};
+pub use generator::Generator;
+pub use grammar::Grammars;
 pub use lanes::{Decoder, DecoderConfig};
 pub use request::{Constraint, Event, Request, TokenLogprob};
 pub use sample::{Chosen, Sampler, Sampling};

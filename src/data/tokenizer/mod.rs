@@ -4,6 +4,7 @@
 //! tokens, template) and `chat_template.jinja` where they exist. Special tokens are never added by
 //! `encode`: the stages say where they want them. Next: [`template`], [`labels`], [`stream`], [`mod@train`].
 
+mod bytes;
 pub mod gguf;
 pub mod labels;
 mod pyjson;

@@ -17,7 +17,7 @@ enum mm_storage { MM_F32 = 0, MM_BF16 = 1, MM_F16 = 2, MM_I8 = 3 };
 typedef struct {
   const void *panels;  // [P][inputs][32] fp32 or 16-bit; int8: [P][pairs][32][2]
   const float *scales; // int8: [P][blocks][32]
-  const float *bias;   // [outputs] or NULL
+  const float *bias;   // [outputs] in the panels' order, or NULL
   int32_t outputs, inputs, storage;
 } mm_matrix;
 

@@ -1,12 +1,19 @@
 // The feed-forward part of `Step` (included inside it): one for all tokens, or routed experts and shared ones.
 // Routing is that of model/moe.rs: softmax over the experts, the k likeliest, renormalised where the model says so.
 
-  // inner[r] = silu(gate . x) * (up . x) for rows of `x`
-  void gated(const mm_matrix &w, long pair, const float *x, long ldx, long r0, long rows, float *inner, float *y) {
+  // inner[place + r] = silu(gate . x[r0 + r]) * (up . x[r0 + r]), one panel of it; y holds two panels of ROWS rows.
+  void gated(const mm_matrix &w, long pair, long r0, long rows, long place, float *y) {
     float *up = y + ROWS * P;
-    panel(w, 2 * pair, x, ldx, r0, rows, y);
-    panel(w, 2 * pair + 1, x, ldx, r0, rows, up);
-    for (long r = 0; r < rows; ++r) swiglu(y + r * P, up + r * P, P, inner + (r0 + r) * z.inner + pair * P);
+    panel(w, 2 * pair, s.xn, z.d, r0, rows, y);
+    panel(w, 2 * pair + 1, s.xn, z.d, r0, rows, up);
+    for (long r = 0; r < rows; ++r) {
+      if (w.bias)
+        for (long i = 0; i < P; ++i) {
+          y[r * P + i] += w.bias[2 * pair * P + i];
+          up[r * P + i] += w.bias[(2 * pair + 1) * P + i];
+        }
+      swiglu(y + r * P, up + r * P, P, s.inner + (place + r) * z.inner + pair * P);
+    }
   }
 
   void dense(const mm_ffn &f) {
@@ -17,7 +24,7 @@
       const long last = (chunk + 1) * step < pairs ? (chunk + 1) * step : pairs;
       for (long pair = chunk * step; pair < last; ++pair)
         for (long r0 = 0; r0 < n; r0 += ROWS)
-          gated(f.gate_up, pair, s.xn, z.d, r0, n - r0 < ROWS ? n - r0 : ROWS, s.inner, y);
+          gated(f.gate_up, pair, r0, n - r0 < ROWS ? n - r0 : ROWS, r0, y);
     });
     multiply(f.down, s.inner, z.inner, n, s.x, z.d, true);
   }
@@ -75,12 +82,9 @@
     prepare(l.ffns[0].gate_up, s.xn, z.d, n);
     parallel(all * pairs, [&](long chunk, long thread) {
       const long e = chunk / pairs, pair = chunk % pairs;
-      float *y = s.tile_base + thread * s.tile_stride, *up = y + ROWS * P;
-      each_run(order, bounds, e, [&](long, long token, long count, long first) {
-        panel(l.ffns[e].gate_up, 2 * pair, s.xn, z.d, token, count, y);
-        panel(l.ffns[e].gate_up, 2 * pair + 1, s.xn, z.d, token, count, up);
-        for (long r = 0; r < count; ++r)
-          swiglu(y + r * P, up + r * P, P, s.inner + (first + r) * z.inner + pair * P);
+      float *y = s.tile_base + thread * s.tile_stride;
+      each_run(order, bounds, e, [&](long token, long count, long first) {
+        gated(l.ffns[e].gate_up, pair, token, count, first, y);
       });
     });
     const mm_matrix &some = l.ffns[0].down;
@@ -97,18 +101,19 @@
             const long slot = order[i + r];
             const float share = e < m->routed ? s.share[slot] : 1.0f;
             float *to = s.x + slot / z.slots * z.d + p * P;
-            for (long j = 0; j < width; ++j) to[j] += share * y[r * P + j];
+            const float *bias = l.ffns[e].down.bias;
+            for (long j = 0; j < width; ++j) to[j] += share * (bias ? y[r * P + j] + bias[p * P + j] : y[r * P + j]);
           }
         }
     });
   }
 
-  // An expert's tokens as runs of neighbours, at most ROWS long: body(expert, first token, count, first place).
+  // An expert's tokens as runs of neighbours, at most ROWS long: body(first token, count, first place).
   template <class F> void each_run(const int32_t *order, const int32_t *bounds, long e, F &&body) {
     for (long i = bounds[e]; i < bounds[e + 1];) {
       long count = 1;
       while (i + count < bounds[e + 1] && count < ROWS && order[i + count] / z.slots == order[i] / z.slots + count) ++count;
-      body(e, order[i] / z.slots, count, i);
+      body(order[i] / z.slots, count, i);
       i += count;
     }
   }

@@ -1,0 +1,148 @@
+"""A plain PyTorch loop of the usual kind, to measure ours against: one module a layer, keys and values concatenated
+each token, log-probabilities of all tokens of the vocabulary. Random weights; speed alone is looked at.
+
+    python scripts/bench_pytorch.py --hidden-size 512 --threads 2 --json
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Norm(nn.Module):
+    def __init__(self, width, eps=1e-6):
+        super().__init__()
+        self.eps, self.weight = eps, nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+def rotate(x, cos, sin):
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads, kv_heads, inner):
+        super().__init__()
+        self.heads, self.kv_heads, self.size = heads, kv_heads, width // heads
+        self.q = nn.Linear(width, heads * self.size, bias=False)
+        self.k = nn.Linear(width, kv_heads * self.size, bias=False)
+        self.v = nn.Linear(width, kv_heads * self.size, bias=False)
+        self.o = nn.Linear(heads * self.size, width, bias=False)
+        self.q_norm, self.k_norm = Norm(self.size), Norm(self.size)
+        self.norm_in, self.norm_post = Norm(width), Norm(width)
+        self.gate = nn.Linear(width, inner, bias=False)
+        self.up = nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x, cos, sin, past):
+        b, t, _ = x.shape
+        h = self.norm_in(x)
+        q = self.q_norm(self.q(h).view(b, t, self.heads, self.size))
+        k = self.k_norm(self.k(h).view(b, t, self.kv_heads, self.size))
+        v = self.v(h).view(b, t, self.kv_heads, self.size)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if past is not None:
+            k, v = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
+        kept = (k, v)
+        times = self.heads // self.kv_heads
+        q, k, v = q.transpose(1, 2), k.repeat_interleave(times, 2).transpose(1, 2), v.repeat_interleave(times, 2).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+        x = x + self.o(y.transpose(1, 2).reshape(b, t, -1))
+        h = self.norm_post(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h)), kept
+
+
+class Model(nn.Module):
+    def __init__(self, args):
+        super().__init__()
+        width = args.hidden_size
+        inner = math.ceil(math.pi * width / 64) * 64
+        self.embed = nn.Embedding(args.vocab_size, width)
+        self.layers = nn.ModuleList(Block(width, 8, 4, inner) for _ in range(args.num_hidden_layers))
+        self.norm = Norm(width)
+        size = width // 8
+        angles = torch.outer(torch.arange(4096).float(), 1.0 / 1e6 ** (torch.arange(0, size, 2).float() / size))
+        self.cos, self.sin = torch.cat((angles, angles), -1).cos(), torch.cat((angles, angles), -1).sin()
+
+    def forward(self, ids, past):
+        start = 0 if past is None else past[0][0].shape[1]
+        t = ids.shape[1]
+        cos, sin = self.cos[start : start + t, None], self.sin[start : start + t, None]
+        x, kept = self.embed(ids), []
+        for i, layer in enumerate(self.layers):
+            x, k = layer(x, cos, sin, None if past is None else past[i])
+            kept.append(k)
+        return self.norm(x) @ self.embed.weight.T, kept
+
+
+@torch.no_grad()
+def rollout(model, prompt, rows, new_tokens, temperature):
+    ids, past = prompt.repeat(rows, 1), None
+    step, logprobs = ids, []
+    for _ in range(new_tokens):
+        logits, past = model(step, past)
+        logits = logits[:, -1]
+        if temperature > 0:
+            step = torch.multinomial(torch.softmax(logits / temperature, -1), 1)
+            logprobs.append(torch.log_softmax(logits, -1).gather(1, step))
+        else:
+            step = logits.argmax(-1, keepdim=True)
+        ids = torch.cat((ids, step), dim=1)
+    return ids, logprobs
+
+
+@torch.no_grad()
+def timed(body, repeat):
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        body()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--hidden-size", type=int, default=512)
+    parser.add_argument("--num-hidden-layers", type=int, default=8)
+    parser.add_argument("--vocab-size", type=int, default=6400)
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--completions", type=int, default=12)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(42)
+    model = Model(args).eval()
+    start = max(args.prompt_tokens // 16, 1)
+    short, long = (torch.randint(0, args.vocab_size, (1, n)) for n in (start, args.prompt_tokens))
+    rollout(model, short, 1, 4, 0.0)
+    first = timed(lambda: rollout(model, short, 1, 1, 0.0), args.repeat)
+    whole = timed(lambda: rollout(model, short, 1, args.new_tokens, 0.0), args.repeat)
+    prefill = timed(lambda: model(long, None), args.repeat)
+    many = timed(lambda: rollout(model, short, args.completions, args.new_tokens, 1.0), args.repeat)
+    results = [
+        {"what": "decode", "rows": 1, "tokens_per_s": (args.new_tokens - 1) / (whole - first)},
+        {"what": "prefill", "rows": 1, "tokens_per_s": args.prompt_tokens / prefill},
+        {"what": "rollout", "rows": args.completions, "tokens_per_s": args.completions * args.new_tokens / many},
+    ]
+    if args.json:
+        print(json.dumps({"torch": torch.__version__, "threads": args.threads, "results": results}))
+        return
+    for row in results:
+        print(f"{row['what']:<8} {row['rows']:>4} rows {row['tokens_per_s']:>10.1f} tokens/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+//! `minimind bench`: how fast a model decodes, reads prompts and rolls out, beside what this machine can do.
+//!
+//! The limits are measured in the same run: a token cannot come faster than its weights are read from memory, nor
+//! than its operations are computed. Figures are medians.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tch::{Device, Kind};
+
+use super::precision::ModelPrecision;
+use crate::checkpoint::{load::load_model, resolve_model_path};
+use crate::error::{Error, Result};
+use crate::model::{CausalLm, ModelOverrides, Params, config};
+use crate::native::{Pool, Storage, instructions};
+use crate::plan::machine::Machine;
+use crate::rollout::{
+    Batcher, BatcherConfig, CompleteConfig, Decoder, DecoderConfig, Event, GenerateConfig, Generator,
+    Request, Sampling, complete,
+};
+
+/// What to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// New tokens a second: one row, and many together.
+    Decode,
+    /// Prompt tokens a second.
+    Prefill,
+    /// Completions with log-probabilities, as reinforcement learning asks for them; packing the weights counts.
+    Rollout,
+}
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to measure; without it, all.
+    #[arg(value_enum)]
+    what: Vec<What>,
+    /// A model; without it, random weights of --preset.
+    #[arg(long, value_name = "M")]
+    model: Option<String>,
+    /// Architecture of random weights.
+    #[arg(long, default_value = "minimind3", value_parser = config::PRESETS)]
+    preset: String,
+    /// Width of random weights, in place of the preset's.
+    #[arg(long, value_name = "N")]
+    hidden_size: Option<i64>,
+    /// Blocks of random weights, in place of the preset's.
+    #[arg(long, value_name = "N")]
+    num_hidden_layers: Option<i64>,
+    /// How weights are stored.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["fp32", "bf16", "int8"])]
+    precision: Vec<ModelPrecision>,
+    /// Rows decoded together.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
+    rows: Vec<usize>,
+    /// Tokens of a prompt to read; rollouts and decoding start from a sixteenth of it.
+    #[arg(long, default_value_t = 512)]
+    prompt_tokens: usize,
+    /// New tokens a row.
+    #[arg(long, default_value_t = 64)]
+    new_tokens: usize,
+    /// Completions of a rollout.
+    #[arg(long, default_value_t = 12)]
+    completions: usize,
+    /// Times that each figure is measured; the median counts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    repeat: u16,
+    /// Threads; without it, all cores.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What this machine can do.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    read: f64,
+    flops: f64,
+}
+
+/// A figure with the fastest that the machine allows.
+#[derive(Debug)]
+struct Figure {
+    what: &'static str,
+    precision: &'static str,
+    rows: usize,
+    tokens_per_s: f64,
+    limit: f64,
+    bound: &'static str,
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn load(args: &Args) -> Result<CausalLm> {
+    if let Some(name) = &args.model {
+        return Ok(load_model(&resolve_model_path(name)?, None, Device::Cpu, Kind::Float)?.model);
+    }
+    let overrides = ModelOverrides {
+        hidden_size: args.hidden_size,
+        num_hidden_layers: args.num_hidden_layers,
+        ..ModelOverrides::default()
+    };
+    let preset = config::preset(&args.preset).expect("clap has checked the name");
+    let config = overrides.over(preset).resolve()?;
+    tch::manual_seed(42);
+    Ok(CausalLm::new(&config, Params::init(&config, Device::Cpu)?))
+}
+
+/// Carries the command out.
+pub fn run(args: Args) -> Result<()> {
+    let threads = args.threads.unwrap_or(Machine::detect().cores).max(1);
+    tch::set_num_threads(threads as i32);
+    let model = load(&args)?;
+    let wanted = if args.what.is_empty() {
+        vec![What::Decode, What::Prefill, What::Rollout]
+    } else {
+        args.what.clone()
+    };
+    let most = model.config().max_position_embeddings as usize;
+    if args.prompt_tokens == 0 || args.new_tokens == 0 || args.prompt_tokens + args.new_tokens > most {
+        return Err(Error::input(format!(
+            "--prompt-tokens {} and --new-tokens {} do not fit the model's {most} positions",
+            args.prompt_tokens, args.new_tokens
+        ))
+        .hint("give smaller numbers, at least 1 each"));
+    }
+    let (read, flops) = Pool::new(threads)?.measure_machine()?;
+    let limits = Limits { read, flops };
+    let mut figures = Vec::new();
+    for &precision in &args.precision {
+        let storage = precision.storage().unwrap_or(Storage::F32);
+        for what in &wanted {
+            match what {
+                What::Decode => {
+                    decode(&model, &args, threads, storage, limits, precision.name(), &mut figures)?
+                }
+                What::Prefill => {
+                    figures.push(prefill(&model, &args, threads, storage, limits, precision.name())?)
+                }
+                // Reinforcement learning rolls out in the precision it trains in.
+                What::Rollout if storage == Storage::F32 => figures.push(rollout(&model, &args, limits)?),
+                What::Rollout => {}
+            }
+        }
+    }
+    show(&args, threads, limits, &model, &figures);
+    Ok(())
+}
+
+fn prompt(model: &CausalLm, tokens: usize, seed: u64) -> Vec<u32> {
+    let vocab = model.config().vocab_size as u64;
+    (0..tokens as u64).map(|i| ((i * 7919 + seed * 104_729 + 3) % vocab) as u32).collect()
+}
+
+fn decoder<'m>(
+    model: &'m CausalLm,
+    storage: Storage,
+    threads: usize,
+    positions: usize,
+) -> Result<Decoder<'m>> {
+    Decoder::new(
+        model,
+        DecoderConfig { storage: Some(storage), threads: Some(threads), positions: Some(positions) },
+    )
+}
+
+/// Seconds that `rows` rows take from their first new token to their last.
+fn decode(
+    model: &CausalLm,
+    args: &Args,
+    threads: usize,
+    storage: Storage,
+    limits: Limits,
+    precision: &'static str,
+    figures: &mut Vec<Figure>,
+) -> Result<()> {
+    let start = (args.prompt_tokens / 16).max(1);
+    let positions = start + args.new_tokens;
+    for &rows in &args.rows {
+        let config = BatcherConfig {
+            max_rows: rows,
+            max_tokens: rows * (positions + 64),
+            prefill_chunk: rows * start,
+        };
+        let mut batcher = Batcher::new(decoder(model, storage, threads, positions)?, config)?;
+        let network = batcher.decoder().network().ok_or_else(|| Error::failed("no packed network"))?;
+        let (bytes, operations) = (network.bytes_per_token() as f64, network.operations_per_token() as f64);
+        let mut speeds = Vec::new();
+        for turn in 0..u64::from(args.repeat) {
+            for row in 0..rows as u64 {
+                let ids = prompt(model, start, 1 + turn * rows as u64 + row);
+                batcher.submit(Request::new(turn * rows as u64 + row, ids, args.new_tokens))?;
+            }
+            // The first step reads the prompts and gives a token each.
+            let mut tokens = 0;
+            batcher.step()?;
+            let clock = Instant::now();
+            while !batcher.is_idle() {
+                tokens += batcher.step()?.iter().filter(|e| matches!(e, Event::Token { .. })).count();
+            }
+            speeds.push(tokens as f64 / clock.elapsed().as_secs_f64());
+        }
+        let (memory, compute) = (limits.read / bytes * rows as f64, limits.flops / operations);
+        figures.push(Figure {
+            what: "decode",
+            precision,
+            rows,
+            tokens_per_s: median(speeds),
+            limit: memory.min(compute),
+            bound: if memory < compute { "memory" } else { "arithmetic" },
+        });
+    }
+    Ok(())
+}
+
+fn prefill(
+    model: &CausalLm,
+    args: &Args,
+    threads: usize,
+    storage: Storage,
+    limits: Limits,
+    precision: &'static str,
+) -> Result<Figure> {
+    let config = DecoderConfig {
+        storage: Some(storage),
+        threads: Some(threads),
+        positions: Some(args.prompt_tokens + 1),
+    };
+    let mut generator = Generator::new(model, config)?;
+    let mut speeds = Vec::new();
+    for turn in 0..u64::from(args.repeat) {
+        let ids = prompt(model, args.prompt_tokens, 1 + turn);
+        let one = GenerateConfig::greedy(1, None);
+        let made = generator.generate(&ids, &one, &mut |_| ControlFlow::Continue(()))?;
+        speeds.push(made.prefill_tokens_per_s());
+    }
+    let operations = decoder(model, storage, threads, 1)?.network().map_or(1, |n| n.operations_per_token());
+    Ok(Figure {
+        what: "prefill",
+        precision,
+        rows: 1,
+        tokens_per_s: median(speeds),
+        limit: limits.flops / operations as f64,
+        bound: "arithmetic",
+    })
+}
+
+fn rollout(model: &CausalLm, args: &Args, limits: Limits) -> Result<Figure> {
+    let start = (args.prompt_tokens / 16).max(1);
+    let sampling = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+    let mut speeds = Vec::new();
+    for turn in 0..u64::from(args.repeat) {
+        let ids = prompt(model, start, 1 + turn);
+        let config = CompleteConfig {
+            max_new_tokens: args.new_tokens,
+            sampling: sampling.clone(),
+            eos_ids: Vec::new(),
+            seed: turn,
+        };
+        let clock = Instant::now();
+        let made = complete(model, &[ids], args.completions, &config)?;
+        let tokens: usize = made.iter().map(|c| c.ids.len()).sum();
+        speeds.push(tokens as f64 / clock.elapsed().as_secs_f64());
+    }
+    let threads = tch::get_num_threads() as usize;
+    let mut decoder = decoder(model, Storage::F32, threads, 1)?;
+    let (bytes, operations) =
+        decoder.network().map_or((1, 1), |n| (n.bytes_per_token(), n.operations_per_token()));
+    let memory = limits.read / bytes as f64 * args.completions as f64;
+    let compute = limits.flops / operations as f64;
+    Ok(Figure {
+        what: "rollout",
+        precision: "fp32",
+        rows: args.completions,
+        tokens_per_s: median(speeds),
+        limit: memory.min(compute),
+        bound: if memory < compute { "memory" } else { "arithmetic" },
+    })
+}
+
+fn show(args: &Args, threads: usize, limits: Limits, model: &CausalLm, figures: &[Figure]) {
+    let (parameters, _) = crate::model::params::count(model.config());
+    if args.json {
+        let results: Vec<Value> = figures
+            .iter()
+            .map(|f| {
+                json!({
+                    "what": f.what, "precision": f.precision, "rows": f.rows, "tokens_per_s": f.tokens_per_s,
+                    "limit_tokens_per_s": f.limit, "bound": f.bound, "share_of_limit": f.tokens_per_s / f.limit,
+                })
+            })
+            .collect();
+        let machine = json!({
+            "threads": threads, "instructions": instructions(), "read_bytes_per_s": limits.read, "flops": limits.flops,
+        });
+        println!("{}", json!({"machine": machine, "parameters": parameters, "results": results}));
+        return;
+    }
+    println!(
+        "{:.1} M parameters, {threads} threads ({}), memory {:.1} GB/s, fp32 arithmetic {:.0} GFLOP/s",
+        parameters as f64 / 1e6,
+        instructions(),
+        limits.read / 1e9,
+        limits.flops / 1e9
+    );
+    println!(
+        "{:<8} {:<9} {:>4} {:>10} {:>10} {:>6}  bound by",
+        "what", "weights", "rows", "tokens/s", "limit", "share"
+    );
+    for f in figures {
+        let share = 100.0 * f.tokens_per_s / f.limit;
+        println!(
+            "{:<8} {:<9} {:>4} {:>10.1} {:>10.1} {:>5.0}%  {}",
+            f.what, f.precision, f.rows, f.tokens_per_s, f.limit, share, f.bound
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! Many answers through libtorch, for devices other than the CPU: prompts of one length are decoded together, and
+//! finished rows leave the batch.
+//!
+//! B rows, T tokens, D hidden, V vocab.
+
+use tch::{Kind, Tensor};
+
+use super::complete::{CompleteConfig, Completion, stream};
+use super::generate::{Finish, room};
+use super::sample::{Chosen, Sampler, Sampling};
+use crate::error::Result;
+use crate::model::{CausalLm, KvCache};
+
+/// Rows that are decoded together at the most.
+const ROWS: usize = 64;
+
+/// [`super::complete::complete`] through libtorch.
+pub(super) fn complete(
+    model: &CausalLm,
+    prompts: &[Vec<u32>],
+    per_prompt: usize,
+    config: &CompleteConfig,
+) -> Result<Vec<Completion>> {
+    let mut rows = Vec::with_capacity(prompts.len() * per_prompt);
+    for (index, prompt) in prompts.iter().enumerate() {
+        let limit = room(model.config(), prompt, config.max_new_tokens)?;
+        for sample in 0..per_prompt {
+            rows.push(Row::new(index, sample, prompt, limit, config));
+        }
+    }
+    // Prompts of one length are decoded together; a stable sort keeps a prompt's answers side by side.
+    let mut order: Vec<&mut Row<'_>> = rows.iter_mut().collect();
+    order.sort_by_key(|row| row.ids.len());
+    for group in order.chunk_by_mut(|a, b| a.ids.len() == b.ids.len()) {
+        for rows in group.chunks_mut(ROWS) {
+            together(model, rows, config)?;
+        }
+    }
+    Ok(rows.into_iter().map(|row| row.made).collect())
+}
+
+/// An answer in the making.
+struct Row<'p> {
+    ids: &'p [u32],
+    limit: usize,
+    sampler: Sampler,
+    made: Completion,
+    alive: bool,
+}
+
+impl<'p> Row<'p> {
+    fn new(prompt: usize, sample: usize, ids: &'p [u32], limit: usize, config: &CompleteConfig) -> Self {
+        let sampling = Sampling { seed: config.seed, ..config.sampling.clone() };
+        let made = Completion::empty(prompt);
+        Self {
+            ids,
+            limit,
+            sampler: Sampler::new(&sampling, ids, stream(prompt, sample)),
+            made,
+            alive: limit > 0,
+        }
+    }
+
+    fn push(&mut self, chosen: Chosen, eos_ids: &[u32]) {
+        self.made.ids.push(chosen.token);
+        self.made.logprobs.push(chosen.logprob);
+        self.made.model_logprobs.push(chosen.model_logprob);
+        if eos_ids.contains(&chosen.token) {
+            self.made.finish = Finish::Stop;
+            self.alive = false;
+        }
+        self.alive &= self.made.ids.len() < self.limit;
+    }
+}
+
+/// Decodes rows whose prompts have one length; finished rows leave the batch.
+fn together(model: &CausalLm, rows: &mut [&mut Row<'_>], config: &CompleteConfig) -> Result<()> {
+    let _no_grad = tch::no_grad_guard();
+    let mut batch: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].alive).collect();
+    let Some(longest) = batch.iter().map(|&i| rows[i].limit).max() else { return Ok(()) };
+    let inputs: Vec<&[u32]> = batch.iter().map(|&i| rows[i].ids).collect();
+    let capacity = (inputs[0].len() + longest) as i64;
+    let mut cache = KvCache::new(model.config(), batch.len() as i64, capacity, model.kind(), model.device())?;
+    let mut logits = last_logits(model, &ids_tensor(&inputs, model), &mut cache)?;
+    loop {
+        let mut stays = Vec::new();
+        for (place, &i) in batch.iter().enumerate() {
+            let chosen = rows[i].sampler.choose(&mut logits[place])?;
+            rows[i].push(chosen, &config.eos_ids);
+            if rows[i].alive {
+                stays.push(place);
+            }
+        }
+        if stays.is_empty() {
+            return Ok(());
+        }
+        if stays.len() < batch.len() {
+            batch = stays.iter().map(|&place| batch[place]).collect();
+            let index: Vec<i64> = stays.iter().map(|&place| place as i64).collect();
+            cache.select_rows(&Tensor::from_slice(&index).to_device(model.device()));
+        }
+        let next: Vec<&[u32]> =
+            batch.iter().map(|&i| &rows[i].made.ids[rows[i].made.ids.len() - 1..]).collect();
+        logits = last_logits(model, &ids_tensor(&next, model), &mut cache)?;
+    }
+}
+
+/// `[B, T]` ids on the model's device.
+pub(super) fn ids_tensor(rows: &[&[u32]], model: &CausalLm) -> Tensor {
+    let flat: Vec<i64> = rows.iter().flat_map(|row| row.iter().map(|&id| i64::from(id))).collect();
+    Tensor::from_slice(&flat).view([rows.len() as i64, -1]).to_device(model.device())
+}
+
+/// Logits after the last token of each row, on the host, `B` rows of `[V]`.
+pub(super) fn last_logits(model: &CausalLm, ids: &Tensor, cache: &mut KvCache) -> Result<Vec<Vec<f32>>> {
+    let hidden = model.hidden_cached(ids, cache); // [B, T, D]
+    let (_, t, _) = hidden.size3().expect("hidden states are [B, T, D]");
+    let logits = model.logits(&hidden.select(1, t - 1)).to_kind(Kind::Float).to_device(tch::Device::Cpu); // [B, V]
+    let (b, v) = logits.size2().expect("logits are [B, V]");
+    let mut flat = vec![0f32; (b * v) as usize];
+    let count = flat.len();
+    logits.contiguous().f_copy_data(&mut flat, count)?;
+    Ok(flat.chunks(v as usize).map(<[f32]>::to_vec).collect())
+}
