@@ -1,12 +1,11 @@
 //! `minimind generate`: one prompt, one answer.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::open::{OpenArgs, Opened, SamplingArgs, open};
+use super::open::{OpenArgs, Opened, SamplingArgs, open, stream};
 use crate::data::tokenizer::{RenderOptions, StreamDecoder};
 use crate::error::{Error, Place, Result};
 use crate::rollout::{Constraint, GenerateConfig, Grammars};
@@ -89,33 +88,21 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut decoder = StreamDecoder::new(true);
     let mut out = std::io::stdout();
-    let mut fault = None;
     let constraint = args.json_schema.as_deref().map(|file| schema(file, &opened)).transpose()?;
     let mut generator = opened.generator(Some(prompt.len() + args.max_new_tokens))?;
-    let made = generator.generate_within(&prompt, &config, constraint, &mut |id| {
+    let made = stream(&mut generator, &prompt, &config, constraint, &mut |id| {
         if args.json {
-            return ControlFlow::Continue(());
+            return Ok(true);
         }
-        let piece = match &opened.tokenizer {
-            Some(tokenizer) => decoder.push(tokenizer, id),
-            None => Ok(format!("{id} ")),
+        let text = match &opened.tokenizer {
+            Some(tokenizer) => decoder.push(tokenizer, id)?,
+            None => format!("{id} "),
         };
-        let shown = piece.and_then(|text| {
-            write!(out, "{text}")
-                .and_then(|()| out.flush())
-                .map_err(|e| Error::failed("cannot write").because(e))
-        });
-        match shown {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                fault = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+        write!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(|e| Error::failed("cannot write").because(e))?;
+        Ok(true)
     })?;
-    if let Some(error) = fault {
-        return Err(error);
-    }
     if !args.json {
         let rest = opened.tokenizer.as_ref().map(|t| decoder.finish(t)).transpose()?.unwrap_or_default();
         println!("{rest}");

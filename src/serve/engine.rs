@@ -1,0 +1,198 @@
+//! The batcher as the server sees it: orders in, events out, one step at a time.
+//!
+//! B rows, T tokens, D hidden.
+
+use tch::{Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::model::{CausalLm, Mask};
+use crate::rollout::{
+    Batcher, BatcherConfig, Constraint, Decoder, DecoderConfig, Event, Finish, Request, Sampling,
+    TokenLogprob,
+};
+
+/// A generation that is asked for.
+pub struct Order {
+    /// The prompt.
+    pub prompt: Vec<u32>,
+    /// Most new tokens; 0 asks for the prompt's log-probabilities alone.
+    pub max_new_tokens: usize,
+    /// How to choose.
+    pub sampling: Sampling,
+    /// Random stream of the seed: answers to one prompt have each its own.
+    pub stream: u64,
+    /// Tokens that end it.
+    pub stop_ids: Vec<u32>,
+    /// How many likeliest tokens to name beside each new one.
+    pub logprobs: Option<usize>,
+    /// Whether the prompt's tokens get log-probabilities too.
+    pub prompt_logprobs: bool,
+    /// What the answer must look like.
+    pub constraint: Option<Box<dyn Constraint + Send>>,
+}
+
+impl Order {
+    /// The same once more, as answer `number` to its prompt; a constraint is not carried over.
+    pub fn again(&self, number: usize) -> Self {
+        Self {
+            prompt: self.prompt.clone(),
+            sampling: self.sampling.clone(),
+            stream: number as u64,
+            stop_ids: self.stop_ids.clone(),
+            constraint: None,
+            ..*self
+        }
+    }
+}
+
+impl std::fmt::Debug for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Order")
+            .field("prompt_tokens", &self.prompt.len())
+            .field("max_new_tokens", &self.max_new_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token and how likely it was under the model's own distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// The token.
+    pub id: u32,
+    /// Its log-probability; `None` where it was not asked for, and for a prompt's first token.
+    pub logprob: Option<f32>,
+    /// The likeliest tokens at its place.
+    pub top: Vec<(u32, f32)>,
+}
+
+impl Scored {
+    fn plain(id: u32) -> Self {
+        Self { id, logprob: None, top: Vec::new() }
+    }
+
+    fn of(token: TokenLogprob) -> Self {
+        Self { id: token.token, logprob: Some(token.logprob), top: token.top }
+    }
+}
+
+/// What is said of a generation.
+#[derive(Debug, Clone)]
+pub enum Said {
+    /// The prompt's tokens, where asked for.
+    Prompt(Vec<Scored>),
+    /// A new token; an end mark is one too.
+    Token(Scored),
+    /// It ended; of its prompt so many tokens were taken over from earlier requests.
+    Done(Finish, usize),
+    /// It failed.
+    Failed(Error),
+}
+
+/// The engine over one model.
+#[derive(Debug)]
+pub struct Engine<'m> {
+    model: &'m CausalLm,
+    config: BatcherConfig,
+    positions: usize,
+    batcher: Batcher<'m>,
+    /// First tokens of prompts whose log-probabilities were asked for.
+    firsts: std::collections::HashMap<u64, u32>,
+}
+
+fn batcher(model: &CausalLm, config: BatcherConfig, positions: usize) -> Result<Batcher<'_>> {
+    let decoder =
+        Decoder::new(model, DecoderConfig { positions: Some(positions), ..DecoderConfig::default() })?;
+    Batcher::new(decoder, config)
+}
+
+impl<'m> Engine<'m> {
+    /// An engine that decodes up to `slots` rows together, each of up to `positions` tokens.
+    pub fn new(model: &'m CausalLm, slots: usize, positions: usize) -> Result<Self> {
+        let defaults = BatcherConfig::default();
+        let config =
+            BatcherConfig { max_rows: slots, max_tokens: defaults.max_tokens.max(2 * positions), ..defaults };
+        Ok(Self {
+            model,
+            config,
+            positions,
+            batcher: batcher(model, config, positions)?,
+            firsts: Default::default(),
+        })
+    }
+
+    /// Takes an order.
+    pub fn submit(&mut self, id: u64, order: Order) -> Result<()> {
+        if order.prompt_logprobs
+            && let Some(&first) = order.prompt.first()
+        {
+            self.firsts.insert(id, first);
+        }
+        self.batcher.submit(Request {
+            id,
+            prompt: order.prompt,
+            max_new_tokens: order.max_new_tokens,
+            sampling: order.sampling,
+            stream: order.stream,
+            stop_ids: order.stop_ids,
+            logprobs: order.logprobs,
+            prompt_logprobs: order.prompt_logprobs,
+            constraint: order.constraint,
+        })
+    }
+
+    /// Forgets an order.
+    pub fn cancel(&mut self, id: u64) {
+        self.firsts.remove(&id);
+        self.batcher.cancel(id);
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.batcher.is_idle()
+    }
+
+    /// Rows that are decoded now.
+    pub fn running(&self) -> usize {
+        self.batcher.active()
+    }
+
+    /// Begins anew after a fault: what was in flight is lost.
+    pub fn reset(&mut self) -> Result<()> {
+        self.firsts.clear();
+        self.batcher = batcher(self.model, self.config, self.positions)?;
+        Ok(())
+    }
+
+    /// One pass over all rows.
+    pub fn step(&mut self) -> Result<Vec<(u64, Said)>> {
+        let events = self.batcher.step()?;
+        Ok(events.into_iter().map(|event| self.said(event)).collect())
+    }
+
+    fn said(&mut self, event: Event) -> (u64, Said) {
+        match event {
+            Event::Prompt { id, logprobs } => {
+                let first = self.firsts.remove(&id).map(Scored::plain);
+                (id, Said::Prompt(first.into_iter().chain(logprobs.into_iter().map(Scored::of)).collect()))
+            }
+            Event::Token { id, token, logprob } => {
+                (id, Said::Token(logprob.map_or_else(|| Scored::plain(token), Scored::of)))
+            }
+            Event::Done { id, finish, cached_tokens, .. } => (id, Said::Done(finish, cached_tokens)),
+            Event::Failed { id, error } => (id, Said::Failed(error)),
+        }
+    }
+
+    /// The mean of the last hidden state over the tokens of each input.
+    pub fn embed(&self, inputs: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+        let _no_grad = tch::no_grad_guard();
+        let mean = |ids: &Vec<u32>| {
+            let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+            let ids = Tensor::from_slice(&ids).view([1, -1]).to_device(self.model.device());
+            let (hidden, _) = self.model.hidden(&ids, Mask::Causal, false); // [1, T, D]
+            let mean = hidden.to_kind(Kind::Float).mean_dim(1, false, Kind::Float).view([-1]); // [D]
+            Ok(Vec::try_from(mean.to_device(tch::Device::Cpu))?)
+        };
+        inputs.iter().map(mean).collect()
+    }
+}
