@@ -7,6 +7,7 @@
 pub mod architecture;
 pub mod atomic;
 pub mod bridge;
+pub mod folder;
 pub mod gguf;
 pub mod load;
 pub mod pth;

@@ -28,6 +28,10 @@ pub struct Attention {
     k_proj: Tensor,
     v_proj: Tensor,
     o_proj: Tensor,
+    q_bias: Option<Tensor>,
+    k_bias: Option<Tensor>,
+    v_bias: Option<Tensor>,
+    o_bias: Option<Tensor>,
     qk_norm: Option<(RmsNorm, RmsNorm)>,
     heads: i64,
     kv_heads: i64,
@@ -38,12 +42,17 @@ impl Attention {
     /// The layer whose weights stand under `name`.
     pub fn new(params: &Params, name: &str, config: &ModelConfig) -> Self {
         let weight = |part: &str| params.get(&format!("{name}.{part}.weight"));
+        let bias = |part: &str| params.find(&format!("{name}.{part}.bias"));
         let norm = |part: &str| RmsNorm::new(weight(part), config.rms_norm_eps, config.era);
         Self {
             q_proj: weight("q_proj"),
             k_proj: weight("k_proj"),
             v_proj: weight("v_proj"),
             o_proj: weight("o_proj"),
+            q_bias: bias("q_proj"),
+            k_bias: bias("k_proj"),
+            v_bias: bias("v_proj"),
+            o_bias: bias("o_proj"),
             qk_norm: (config.era == Era::MiniMind3).then(|| (norm("q_norm"), norm("k_norm"))),
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
@@ -62,9 +71,12 @@ impl Attention {
         dropout: f64,
     ) -> Tensor {
         let (b, t, _) = x.size3().expect("attention input is [B, T, D]");
-        let split = |w: &Tensor, heads: i64| x.linear(w, None::<&Tensor>).view([b, t, heads, self.head_dim]);
-        let (mut q, mut k) = (split(&self.q_proj, self.heads), split(&self.k_proj, self.kv_heads));
-        let v = split(&self.v_proj, self.kv_heads); // [B, T, K, E]
+        let split = |w: &Tensor, bias: &Option<Tensor>, heads: i64| {
+            x.linear(w, bias.as_ref()).view([b, t, heads, self.head_dim])
+        };
+        let mut q = split(&self.q_proj, &self.q_bias, self.heads); // [B, T, H, E]
+        let mut k = split(&self.k_proj, &self.k_bias, self.kv_heads); // [B, T, K, E]
+        let v = split(&self.v_proj, &self.v_bias, self.kv_heads); // [B, T, K, E]
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
         }
@@ -83,7 +95,7 @@ impl Attention {
             Mask::Causal => sdpa(&q, &k, &v, Some(&causal_after(start, t, x)), dropout, false),
             Mask::Additive(mask) => sdpa(&q, &k, &v, Some(&mask.to_kind(q.kind())), dropout, false),
         };
-        y.transpose(1, 2).reshape([b, t, -1]).linear(&self.o_proj, None::<&Tensor>) // [B, T, D]
+        y.transpose(1, 2).reshape([b, t, -1]).linear(&self.o_proj, self.o_bias.as_ref()) // [B, T, D]
     }
 
     /// `[B, K, S, E] -> [B, H, S, E]`: each kv head serves H / K query heads that stand side by side.

@@ -143,10 +143,25 @@ impl Resolver<'_> {
             aux_loss_coef: s.aux_loss_coef,
             norm_topk_prob: s.norm_topk_prob,
             seq_aux: s.seq_aux,
+            ..ModelOverrides::default()
         };
         let all = own.over(start);
         let vocab_size_given = all.vocab_size.is_some();
         match all.resolve() {
+            // Upstream's minimind2 has no head width of its own; other families' files may have one.
+            Ok(config)
+                if s.head_dim.is_some()
+                    && config.era == crate::model::Era::MiniMind2
+                    && config.head_dim * config.num_attention_heads != config.hidden_size =>
+            {
+                let (e, h, d) = (config.head_dim, config.num_attention_heads, config.hidden_size);
+                self.fault(
+                    &join(base, "head_dim"),
+                    format!("minimind2 has no head_dim of its own: {e} x {h} heads is not hidden_size {d}"),
+                    "leave head_dim out, or use era: minimind3",
+                );
+                None
+            }
             Ok(config) => Some(ModelPlan { config, vocab_size_given }),
             Err(error) => {
                 // The message begins with the key it is about, as a bare word.
