@@ -183,7 +183,7 @@ fn plausible(config: &ModelConfig, tensors: usize) -> Result<()> {
 }
 
 /// Takes out what is known to be derived, then demands the table of parameters exactly.
-fn check(config: &ModelConfig, tensors: &mut HashMap<String, HostTensor>) -> Result<()> {
+pub(super) fn check(config: &ModelConfig, tensors: &mut HashMap<String, HostTensor>) -> Result<()> {
     // Tables of rotary positions and the like, which older files carry.
     tensors.retain(|name, _| {
         !(name.ends_with("freqs_cos") || name.ends_with("freqs_sin") || name.ends_with("rotary_emb.inv_freq"))

@@ -2,6 +2,7 @@
 //!
 //! stdout carries results, stderr progress and logs. Exit 0 done, 1 failed, 2 the input is wrong.
 
+pub mod adapter;
 pub mod chat;
 pub mod data;
 pub mod doctor;
@@ -64,6 +65,8 @@ enum Command {
     Tokenizer(tokenizer::Args),
     /// Look at data files, or write the built-in world out.
     Data(data::Args),
+    /// Convert LoRA adapters, or merge one into a model.
+    Adapter(adapter::Args),
     /// Show what is in a weight file or a run.
     Inspect(inspect::Args),
     /// Write a run's report and print its table of results.
@@ -88,6 +91,7 @@ impl Cli {
             Command::Export(args) => export::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),
             Command::Data(args) => data::run(args),
+            Command::Adapter(args) => adapter::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Report(args) => report::run(args),
             Command::Doctor(args) => doctor::run(args),

@@ -1,6 +1,8 @@
 //! What the tests share: the program, the fixtures, rows of metrics.
 #![allow(dead_code)]
 
+pub mod python;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
