@@ -26,6 +26,9 @@ pub struct Args {
     /// TorchScript: make the weights constants of the program (no state_dict, no .to(device)).
     #[arg(long)]
     freeze: bool,
+    /// Hugging Face: split weight files larger than this many bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 5_000_000_000)]
+    max_shard_bytes: u64,
     /// Do not read the export back and compare its logits with the model's.
     #[arg(long)]
     no_verify: bool,
@@ -61,7 +64,7 @@ pub fn run(args: Args) -> Result<()> {
         precision: args.precision,
         freeze: args.freeze,
         verify: !args.no_verify,
-        ..Options::default()
+        max_shard_bytes: args.max_shard_bytes,
     };
     let report = export::export(args.format, &source, &out, &options)?;
     let text = if args.json {

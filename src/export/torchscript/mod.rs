@@ -120,8 +120,7 @@ pub fn compare(source: &Source, kind: Kind, path: &Path) -> Result<Check> {
 /// `[B, T] -> [B, T, V]` through `forward_cached`, in three pieces: several tokens, several more, one.
 fn cached_logits(module: &CModule, ids: &Tensor) -> Result<Tensor> {
     let (b, t) = ids.size2().expect("ids are [B, T]");
-    let empty =
-        || Ok::<_, Error>(tensor(module.method_is("empty_cache", &[IValue::Int(b), IValue::Int(0)])?)?);
+    let empty = || tensor(module.method_is("empty_cache", &[IValue::Int(b), IValue::Int(0)])?);
     let (mut k, mut v) = (empty()?, empty()?); // [L, B, K, S, E]
     let mut logits = Vec::new();
     for (from, to) in [(0, t / 2), (t / 2, t - 1), (t - 1, t)] {
