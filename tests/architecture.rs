@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 /// Room -> rooms it may name (`error` is free to all).
 fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
-    let leaves = "native model loss optim data checkpoint rollout report engine export";
+    let leaves = "hub native model loss optim data checkpoint rollout report engine export";
     let table = [
         ("recipe", ""),
+        ("hub", ""),
         ("native", ""),
         ("model", "native"),
         ("loss", "model"),
@@ -18,7 +19,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("report", "checkpoint"),
         ("engine", "native model optim checkpoint"),
         ("export", "native model data checkpoint rollout engine"),
-        ("plan", "recipe model data engine optim export"),
+        ("plan", "recipe hub model data engine optim export"),
         ("stage", &format!("plan {leaves}")),
         ("cli", &format!("recipe plan stage {leaves}")),
     ];

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Subcommand, ValueEnum};
 use tch::Kind;
 
+use super::pull;
 use crate::checkpoint::adapter::{Adapter, merge, peft};
-use crate::checkpoint::resolve_model_path;
 use crate::error::{Error, Place, Result};
 
 /// Arguments.
@@ -106,7 +106,7 @@ fn convert(args: &Convert) -> Result<()> {
 }
 
 fn merge(args: &Merge) -> Result<()> {
-    let base = resolve_model_path(&args.model)?;
+    let base = pull::locate(&args.model)?;
     let same = |a: &std::path::Path, b: &std::path::Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     if same(&base, &args.out) {
         return Err(Error::input("the merged file would replace the model it is made from")

@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::open;
-use crate::checkpoint::resolve_model_path;
+use super::{open, pull};
 use crate::error::{Error, Result};
 use crate::export::{self, Format, Options, Precision, Report, Source};
 use crate::plan::machine::Machine;
@@ -49,7 +48,7 @@ pub struct Args {
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     tch::set_num_threads(Machine::detect().cores as i32);
-    let path = resolve_model_path(&args.model)?;
+    let path = pull::locate(&args.model)?;
     let given = args.config.as_deref().map(open::read_config).transpose()?;
     let tokenizer = match args.tokenizer {
         Some(folder) => Some(folder),

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod logging;
 pub mod open;
 pub mod plan;
+pub mod pull;
 pub mod recipes;
 pub mod report;
 pub mod run;
@@ -65,6 +66,8 @@ enum Command {
     Tokenizer(tokenizer::Args),
     /// Look at data files, or write the built-in world out.
     Data(data::Args),
+    /// Bring a model or a data file from a hub into the cache.
+    Pull(pull::Args),
     /// Convert LoRA adapters, or merge one into a model.
     Adapter(adapter::Args),
     /// Show what is in a weight file or a run.
@@ -91,6 +94,7 @@ impl Cli {
             Command::Export(args) => export::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),
             Command::Data(args) => data::run(args),
+            Command::Pull(args) => pull::run(args),
             Command::Adapter(args) => adapter::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Report(args) => report::run(args),

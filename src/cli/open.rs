@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use tch::Kind;
 
-use crate::checkpoint::{gguf, load, pth, resolve_model_path};
+use super::pull;
+use crate::checkpoint::{gguf, load, pth};
 use crate::data::Tokenizer;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
@@ -69,7 +70,7 @@ pub fn open(args: &OpenArgs) -> Result<Opened> {
     let machine = Machine::detect();
     tch::set_num_threads(machine.cores as i32);
     let device = device::resolve(args.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
-    let path = resolve_model_path(&args.model)?;
+    let path = pull::locate(&args.model)?;
     let compute = args.precision.compute(device);
     let kind = match compute {
         Compute::Fp32 => Kind::Float,

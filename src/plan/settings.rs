@@ -214,9 +214,8 @@ impl Resolver<'_> {
         for (index, path) in d.paths.iter().flatten().enumerate() {
             files.extend(path.iter().map(|p| (join(&join(&base, "paths"), &index.to_string()), p.clone())));
         }
-        for (at, file) in &files {
-            self.file(at, file);
-        }
+        let files: Vec<(PathBuf, String)> =
+            files.into_iter().map(|(at, file)| (self.file(&at, &file), file)).collect();
         let tokens = files.iter().any(|(_, file)| file.ends_with(".safetensors"));
         let format = match d.format {
             Some(FormatName::Text) => DataFormat::Text,
@@ -244,7 +243,7 @@ impl Resolver<'_> {
                     split,
                 })
             }
-            None => DataSource::Paths(files.into_iter().map(|(_, file)| PathBuf::from(file)).collect()),
+            None => DataSource::Paths(files.into_iter().map(|(path, _)| path).collect()),
         };
         let validation = match d.validation {
             None => Validation::Off,
@@ -260,8 +259,7 @@ impl Resolver<'_> {
                 Validation::Share(share)
             }
             Some(NumberOrText::Text(file)) => {
-                self.file(&join(&base, "validation"), &file);
-                Validation::Path(PathBuf::from(file))
+                Validation::Path(self.file(&join(&base, "validation"), &file))
             }
         };
         DataConfig {
@@ -280,10 +278,14 @@ impl Resolver<'_> {
         }
     }
 
-    fn file(&mut self, at: &[String], file: &str) {
+    /// The path of a file that must be there, or on a hub.
+    fn file(&mut self, at: &[String], file: &str) -> PathBuf {
         let path = Path::new(file);
         if path.is_file() {
-            return;
+            return path.to_owned();
+        }
+        if let Some(local) = self.on_hub(at, file) {
+            return local;
         }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let beside: Vec<String> = std::fs::read_dir(folder)
@@ -298,6 +300,7 @@ impl Resolver<'_> {
             |n| format!("did you mean `{}`?", path.with_file_name(n).display()),
         );
         self.fault(at, what, hint);
+        path.to_owned()
     }
 }
 
