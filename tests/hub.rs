@@ -16,7 +16,9 @@ use server::{Behaviour, COMMIT, Server, sha256};
 /// The program with a cache of its own and the test's hub.
 fn at(server: &str, home: &Path) -> Command {
     let mut command = minimind();
-    for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+    for name in
+        ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+    {
         command.env_remove(name);
     }
     command.env("HF_ENDPOINT", server).env("MODELSCOPE_DOMAIN", server).env("HF_HOME", home);
@@ -26,19 +28,31 @@ fn at(server: &str, home: &Path) -> Command {
 
 fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().expect("the program starts");
-    (status.code(), String::from_utf8_lossy(&stdout).into_owned(), String::from_utf8_lossy(&stderr).into_owned())
+    (
+        status.code(),
+        String::from_utf8_lossy(&stdout).into_owned(),
+        String::from_utf8_lossy(&stderr).into_owned(),
+    )
 }
 
 /// A model's folder as a repository's files.
 fn model(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let folder = root.join("exported");
-    let fixture = variants("weights_fp32.pth").into_iter().find(|f| f.ends_with("minimind3/dense")).expect("dense");
+    let fixture =
+        variants("weights_fp32.pth").into_iter().find(|f| f.ends_with("minimind3/dense")).expect("dense");
     let mut export = minimind();
-    export.args(["export", "huggingface", "--max-shard-bytes", "40000", "--model"]).arg(fixture.join("weights_fp32.pth"));
+    export
+        .args(["export", "huggingface", "--max-shard-bytes", "40000", "--model"])
+        .arg(fixture.join("weights_fp32.pth"));
     succeed(export.arg("--out").arg(&folder));
     let files = std::fs::read_dir(&folder).expect("a folder").map(|e| e.expect("a file").path());
     let mut all: BTreeMap<String, Vec<u8>> = files
-        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), std::fs::read(&path).expect("bytes")))
+        .map(|path| {
+            (
+                path.file_name().expect("a name").to_string_lossy().into_owned(),
+                std::fs::read(&path).expect("bytes"),
+            )
+        })
         .collect();
     all.insert("README.md".into(), b"not needed".to_vec());
     all
@@ -75,14 +89,26 @@ fn a_model_comes_in_pieces_and_is_there_without_the_hub() {
     assert!(!snapshot.join("README.md").exists());
     assert!(files(&home).iter().all(|file| file.extension().is_none_or(|e| e != "incomplete")));
     let log = server.requests();
-    let resumed = log.iter().filter(|line| line.starts_with("GET /storage/") && line.contains(" from 9000")).count();
+    let resumed =
+        log.iter().filter(|line| line.starts_with("GET /storage/") && line.contains(" from 9000")).count();
     assert!(resumed > 0, "{log:?}");
 
     // Again: nothing but the list is asked for. With no hub at all: the cache does.
     succeed(at(&server.url, &home).args(["pull", "hf:o/n"]));
     assert!(server.requests().iter().all(|line| line.starts_with("GET /api/")), "only the list");
     let dead = "http://127.0.0.1:9";
-    let generate = ["generate", "--ids", "1,2,3", "--greedy", "--max-new-tokens", "3", "--device", "cpu", "--model", "hf:o/n"];
+    let generate = [
+        "generate",
+        "--ids",
+        "1,2,3",
+        "--greedy",
+        "--max-new-tokens",
+        "3",
+        "--device",
+        "cpu",
+        "--model",
+        "hf:o/n",
+    ];
     succeed(at(dead, &home).args(generate));
     succeed(at(dead, &home).args(["inspect", "hf:o/n"]));
     let (code, _, err) = run(at(dead, &home).args(["pull", "o/n"]));
@@ -128,7 +154,9 @@ fn bytes_that_do_not_match_are_not_kept() {
         let out = succeed(at(&server.url, &home).args(["pull", "hf:o/n/w.pth"]));
         let path = String::from_utf8_lossy(&out.stdout).trim().to_owned();
         assert!(std::fs::read(path).expect("the file") == bytes);
-        assert!(server.requests().iter().any(|line| line.contains("/storage/") && line.contains(" from 70000")));
+        assert!(
+            server.requests().iter().any(|line| line.contains("/storage/") && line.contains(" from 70000"))
+        );
         std::fs::remove_dir_all(home.join("hub")).expect("removed");
     }
     // A wrong part is found out by the hash, and the next try is right.
@@ -149,7 +177,10 @@ fn refusals_are_told_in_words_and_tokens_stay_with_the_hub() {
     let server = Server::start(repos(&[("models/o/n", files), ("models/o/evil", evil)]));
     let fails = |args: &[&str]| run(at(&server.url, &home).args(args));
     let (code, _, err) = fails(&["pull", "o/absent"]);
-    assert!(code == Some(2) && err.contains("the hub has no model o/absent") && err.contains("hint:"), "{err}");
+    assert!(
+        code == Some(2) && err.contains("the hub has no model o/absent") && err.contains("hint:"),
+        "{err}"
+    );
     let (code, _, err) = fails(&["pull", "o/n/x.pth"]);
     assert!(code == Some(2) && err.contains("no file `x.pth`") && err.contains("w.pth"), "{err}");
     let (code, _, err) = fails(&["pull", "o/n"]);
@@ -167,7 +198,10 @@ fn refusals_are_told_in_words_and_tokens_stay_with_the_hub() {
     server.requests();
     succeed(at(&server.url, &home).env("HF_TOKEN", "secret-token").args(["pull", "o/n/w.pth"]));
     let log = server.requests();
-    assert!(log.iter().any(|line| line.starts_with("HEAD /o/n/resolve/") && line.ends_with(" secret")), "{log:?}");
+    assert!(
+        log.iter().any(|line| line.starts_with("HEAD /o/n/resolve/") && line.ends_with(" secret")),
+        "{log:?}"
+    );
     let stored: Vec<_> = log.iter().filter(|line| line.contains("/storage/")).collect();
     assert!(!stored.is_empty() && stored.iter().all(|line| !line.contains("secret")), "{log:?}");
 }
@@ -189,13 +223,17 @@ fn modelscope_is_a_hub_too() {
     assert!(std::fs::read(&path).expect("rows") == rows["deep/rows.jsonl"]);
     // A branch moves on: the next pull brings the new file.
     server.set(|b| {
-        b.repos.insert("datasets/o/d".into(), BTreeMap::from([("deep/rows.jsonl".to_owned(), b"new".to_vec())]));
+        b.repos
+            .insert("datasets/o/d".into(), BTreeMap::from([("deep/rows.jsonl".to_owned(), b"new".to_vec())]));
     });
     succeed(at(&server.url, &home).args(["pull", "ms:datasets/o/d/deep/rows.jsonl"]));
     assert_eq!(std::fs::read(&path).expect("rows"), b"new");
     server.set(|b| b.corrupt = true);
     server.set(|b| {
-        b.repos.insert("datasets/o/d".into(), BTreeMap::from([("deep/rows.jsonl".to_owned(), b"newer".to_vec())]));
+        b.repos.insert(
+            "datasets/o/d".into(),
+            BTreeMap::from([("deep/rows.jsonl".to_owned(), b"newer".to_vec())]),
+        );
     });
     let (code, _, err) = run(at(&server.url, &home).args(["pull", "ms:datasets/o/d/deep/rows.jsonl"]));
     assert!(code == Some(1) && err.contains("not what the hub promised"), "{err}");

@@ -34,7 +34,9 @@ pub fn run(args: Args) -> Result<()> {
 fn with_bar<T>(work: impl FnOnce(&mut Hub<'_>) -> Result<T>) -> Result<T> {
     let settings = machine::hubs();
     let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+    {
         bar.set_style(style);
     }
     let mut current = String::new();

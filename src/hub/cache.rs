@@ -61,7 +61,12 @@ impl Cache {
     }
 
     /// Puts a file of a commit in its place; `fill` makes or goes on with the part, and checks it.
-    pub(super) fn add(&self, commit: &str, entry: &Entry, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    pub(super) fn add(
+        &self,
+        commit: &str,
+        entry: &Entry,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
         if !is_plain(commit) || !is_inside(&entry.path) {
             return Err(Error::failed(format!("the hub names a file `{}` at `{commit}`", entry.path))
                 .hint("nothing outside the cache is written; tell the hub's operator"));
@@ -70,7 +75,8 @@ impl Cache {
             || transfer::hex(&Sha256::digest(format!("{commit}/{}", entry.path))),
             |digest| digest.text().to_owned(),
         );
-        let make = |folder: &Path| fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e));
+        let make =
+            |folder: &Path| fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e));
         let blobs = self.folder.join("blobs");
         make(&blobs)?;
         let blob = blobs.join(&name);
@@ -132,7 +138,7 @@ fn is_whole(folder: &Path) -> bool {
         Some(!files.is_empty() && files.values().all(|file| file.as_str().is_some_and(&has)))
     };
     has("config.json")
-        && WEIGHTS.iter().any(|name| {
-            has(name) || shards(&folder.join(format!("{name}.index.json"))).unwrap_or(false)
-        })
+        && WEIGHTS
+            .iter()
+            .any(|name| has(name) || shards(&folder.join(format!("{name}.index.json"))).unwrap_or(false))
 }

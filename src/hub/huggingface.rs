@@ -18,7 +18,12 @@ fn words(kind: Kind, repo: &str) -> String {
     format!("{} {repo}", if kind == Kind::Model { "model" } else { "data set" })
 }
 
-pub(super) fn list(settings: &Settings, transfer: &Transfer, reference: &Reference, kind: Kind) -> Result<Listing> {
+pub(super) fn list(
+    settings: &Settings,
+    transfer: &Transfer,
+    reference: &Reference,
+    kind: Kind,
+) -> Result<Listing> {
     let part = if kind == Kind::Model { "models" } else { "datasets" };
     let (repo, revision) = (&reference.repo, reference.revision());
     let url = format!("{}/api/{part}/{repo}/revision/{revision}", settings.hf_endpoint);

@@ -25,7 +25,12 @@ fn words(reference: &Reference, kind: Kind) -> String {
     format!("{} {}", if kind == Kind::Model { "model" } else { "data set" }, reference.repo)
 }
 
-pub(super) fn list(settings: &Settings, transfer: &Transfer, reference: &Reference, kind: Kind) -> Result<Listing> {
+pub(super) fn list(
+    settings: &Settings,
+    transfer: &Transfer,
+    reference: &Reference,
+    kind: Kind,
+) -> Result<Listing> {
     let base = base(settings, reference, kind);
     let revision = reference.revision();
     let shown = words(reference, kind);

@@ -106,7 +106,8 @@ impl Reference {
     /// The files to bring: the one that is named; of a model what it takes to run it, weights last.
     pub(super) fn choose<'a>(&self, kind: Kind, files: &'a [Entry]) -> Result<Vec<&'a Entry>> {
         let list = || {
-            let names: Vec<&str> = files.iter().map(|f| f.path.as_str()).filter(|p| !p.starts_with('.')).take(12).collect();
+            let names: Vec<&str> =
+                files.iter().map(|f| f.path.as_str()).filter(|p| !p.starts_with('.')).take(12).collect();
             format!("it holds {}{}", names.join(", "), if files.len() > 12 { ", ..." } else { "" })
         };
         if let Some(file) = &self.file {
@@ -116,8 +117,9 @@ impl Reference {
             };
         }
         if kind == Kind::Dataset {
-            return Err(Error::input(format!("{} is a data set: name a file of it", self.repository()))
-                .hint(list()));
+            return Err(
+                Error::input(format!("{} is a data set: name a file of it", self.repository())).hint(list())
+            );
         }
         // Of the same weights in several forms the first is taken.
         let top = |entry: &Entry| !entry.path.contains('/');
@@ -146,7 +148,10 @@ impl Reference {
         let weights: Vec<&Entry> =
             files.iter().filter(|e| e.path.ends_with(".pth") || e.path.ends_with(".gguf")).collect();
         match weights[..] {
-            [] => Err(Error::input(format!("{} holds no weights that can be read", self.repository())).hint(list)),
+            [] => {
+                Err(Error::input(format!("{} holds no weights that can be read", self.repository()))
+                    .hint(list))
+            }
             _ => {
                 let names: Vec<&str> = weights.iter().map(|e| e.path.as_str()).take(12).collect();
                 Err(Error::input(format!("{} holds weight files, not a model's folder", self.repository()))
@@ -199,9 +204,22 @@ mod tests {
         }
         let bare = Reference::parse("jingyaogong/minimind-3").unwrap();
         assert_eq!((bare.to_string().as_str(), bare.revision()), ("hf:jingyaogong/minimind-3", "main"));
-        for text in ["", "hf:", "hf:a/", "hf:/b", "ms:a", "a", "xx:a/b", "hf:a/../c", "hf:a/b/../c", "hf:a/b//c",
-            "hf:a/b@", "hf:a b/c", "hf:../a", "hf:.a/b"]
-        {
+        for text in [
+            "",
+            "hf:",
+            "hf:a/",
+            "hf:/b",
+            "ms:a",
+            "a",
+            "xx:a/b",
+            "hf:a/../c",
+            "hf:a/b/../c",
+            "hf:a/b//c",
+            "hf:a/b@",
+            "hf:a b/c",
+            "hf:../a",
+            "hf:.a/b",
+        ] {
             assert!(Reference::parse(text).is_err(), "{text}");
         }
     }
@@ -216,11 +234,26 @@ mod tests {
             let chosen = Reference::parse(text)?.choose(kind, &files)?;
             Ok(chosen.into_iter().map(|e| e.path.clone()).collect())
         };
-        let all = ["model-1.safetensors", "README.md", "config.json", "model.safetensors.index.json",
-            "pytorch_model.bin", "tokenizer.json", "onnx/model.safetensors", "model-2.safetensors", "x.pth"];
+        let all = [
+            "model-1.safetensors",
+            "README.md",
+            "config.json",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+            "tokenizer.json",
+            "onnx/model.safetensors",
+            "model-2.safetensors",
+            "x.pth",
+        ];
         assert_eq!(
             chosen("hf:a/b", Kind::Model, &all).unwrap(),
-            ["config.json", "tokenizer.json", "model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"]
+            [
+                "config.json",
+                "tokenizer.json",
+                "model.safetensors.index.json",
+                "model-1.safetensors",
+                "model-2.safetensors"
+            ]
         );
         assert_eq!(chosen("hf:a/b/x.pth", Kind::Model, &all).unwrap(), ["x.pth"]);
         let several = chosen("hf:a/b", Kind::Model, &["a.pth", "b.pth"]).unwrap_err().to_string();

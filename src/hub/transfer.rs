@@ -139,7 +139,8 @@ impl Transfer {
     pub(super) fn json(&self, source: &Source) -> Result<serde_json::Value> {
         let mut answer = self.patient(source)?;
         let text = answer.body_mut().with_config().limit(64 << 20).read_to_string();
-        let text = text.map_err(|e| Error::failed(format!("{UNREACHABLE} for {}", source.shown)).because(e))?;
+        let text =
+            text.map_err(|e| Error::failed(format!("{UNREACHABLE} for {}", source.shown)).because(e))?;
         serde_json::from_str(&text).map_err(|e| {
             Error::failed(format!("{} is not answered in JSON", source.shown))
                 .because(e)
@@ -168,7 +169,13 @@ impl Transfer {
     ///
     /// # Errors
     /// The hub refuses, stays silent, or sent other bytes than it promised; those are removed.
-    pub(super) fn download(&self, source: &Source, entry: &Entry, part: &Path, watch: &mut Watch<'_>) -> Result<()> {
+    pub(super) fn download(
+        &self,
+        source: &Source,
+        entry: &Entry,
+        part: &Path,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
         let fault = |e| Error::io("write", part, e);
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(part).map_err(fault)?;
         let mut tries = 0;
@@ -202,14 +209,22 @@ impl Transfer {
     }
 
     /// One connection's worth.
-    fn piece(&self, source: &Source, file: &mut File, have: u64, size: Option<u64>, watch: &mut Watch<'_>) -> Result<Piece> {
+    fn piece(
+        &self,
+        source: &Source,
+        file: &mut File,
+        have: u64,
+        size: Option<u64>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Piece> {
         let answer = self.get(source, have)?;
         let status = answer.status();
         if status == StatusCode::RANGE_NOT_SATISFIABLE && have > 0 {
             if size.is_none() {
                 return Ok(Piece::Whole);
             }
-            return restart(file).map(|()| Piece::Again(stopped(source, "the hub cannot go on with this part")));
+            return restart(file)
+                .map(|()| Piece::Again(stopped(source, "the hub cannot go on with this part")));
         }
         if is_busy(status) {
             return Ok(Piece::Again(stopped(source, &format!("the hub answers {status}"))));
@@ -232,7 +247,8 @@ impl Transfer {
             match body.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => {
-                    file.write_all(&buffer[..n]).map_err(|e| Error::failed("cannot write a download").because(e))?;
+                    file.write_all(&buffer[..n])
+                        .map_err(|e| Error::failed("cannot write a download").because(e))?;
                     at += n as u64;
                     watch(at, total);
                 }
@@ -240,9 +256,10 @@ impl Transfer {
             }
         }
         match announced.max(size) {
-            Some(total) if at < total => {
-                Ok(Piece::Again(stopped(source, &format!("the connection ended after {at} of {total} bytes"))))
-            }
+            Some(total) if at < total => Ok(Piece::Again(stopped(
+                source,
+                &format!("the connection ended after {at} of {total} bytes"),
+            ))),
             _ => Ok(Piece::Whole),
         }
     }
@@ -270,7 +287,9 @@ fn pause(tries: u32) {
 }
 
 fn is_busy(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT || status.is_server_error()
+    status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT
+        || status.is_server_error()
 }
 
 /// The first byte of a partial answer.
@@ -319,10 +338,12 @@ fn check(answer: Response<Body>, source: &Source) -> Result<Response<Body>> {
     let why = answer.headers().get("x-error-message").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let error = match status.as_u16() {
         // A hub answers 401 for what is absent too, so as not to tell what exists.
-        401 | 403 => Error::failed(format!("the hub does not open {} to you ({status})", source.shown)).hint(format!(
-            "check the name; if it is private or gated, accept its terms on its page and {}",
-            source.token_hint
-        )),
+        401 | 403 => {
+            Error::failed(format!("the hub does not open {} to you ({status})", source.shown)).hint(format!(
+                "check the name; if it is private or gated, accept its terms on its page and {}",
+                source.token_hint
+            ))
+        }
         404 => Error::input(format!("{ABSENT} {}", source.shown)).hint("check owner, name and file"),
         _ => Error::failed(format!("the hub answers {status} for {}", source.shown)),
     };
@@ -336,7 +357,10 @@ fn verify(file: &mut File, entry: &Entry, source: &Source) -> Result<()> {
     let read = |e| Error::failed("cannot read a download back").because(e);
     let size = file.metadata().map_err(read)?.len();
     if entry.size.is_some_and(|wanted| wanted != size) {
-        return Err(mismatch(source, &format!("{size} bytes came, {} were promised", entry.size.unwrap_or_default())));
+        return Err(mismatch(
+            source,
+            &format!("{size} bytes came, {} were promised", entry.size.unwrap_or_default()),
+        ));
     }
     let Some(digest) = &entry.digest else { return Ok(()) };
     file.seek(SeekFrom::Start(0)).map_err(read)?;

@@ -77,7 +77,8 @@ pub fn hubs() -> Settings {
     let ours = Machine::detect().cache_dir;
     let home = folder("HF_HOME").unwrap_or_else(|| ours.with_file_name("huggingface"));
     let token_file = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-    let kept = || std::fs::read_to_string(token_file).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+    let kept =
+        || std::fs::read_to_string(token_file).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
     let endpoint = |given: Option<String>, usual: &str| {
         let url = given.unwrap_or_else(|| usual.to_owned());
         let url = if url.contains("://") { url } else { format!("https://{url}") };
@@ -90,7 +91,8 @@ pub fn hubs() -> Settings {
         ms_endpoint: endpoint(text("MODELSCOPE_DOMAIN"), "https://www.modelscope.cn"),
         ms_token: text("MODELSCOPE_API_TOKEN"),
         ms_cache: ours.join("modelscope"),
-        offline: text("HF_HUB_OFFLINE").is_some_and(|on| !["0", "false", "no", "off"].contains(&on.to_lowercase().as_str())),
+        offline: text("HF_HUB_OFFLINE")
+            .is_some_and(|on| !["0", "false", "no", "off"].contains(&on.to_lowercase().as_str())),
     }
 }
 

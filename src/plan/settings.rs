@@ -258,9 +258,7 @@ impl Resolver<'_> {
                 }
                 Validation::Share(share)
             }
-            Some(NumberOrText::Text(file)) => {
-                Validation::Path(self.file(&join(&base, "validation"), &file))
-            }
+            Some(NumberOrText::Text(file)) => Validation::Path(self.file(&join(&base, "validation"), &file)),
         };
         DataConfig {
             source,

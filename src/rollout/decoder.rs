@@ -8,7 +8,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
-use crate::model::rope::frequencies;
+use crate::model::rope::{attention_factor, frequencies};
 use crate::model::{CausalLm, Era, ModelConfig, Params};
 use crate::native::{LayerWeights, Network, Packed, Pool, Sizes, Storage, Weights};
 
@@ -62,8 +62,10 @@ fn sizes(c: &ModelConfig) -> Sizes {
 /// Cosines and sines, `[positions, E / 2]` each, in fp32 as model/rope.rs has them.
 fn rope_tables(config: &ModelConfig, positions: usize) -> (Vec<f32>, Vec<f32>) {
     let freqs = frequencies(config);
+    let factor = attention_factor(config) as f32;
     let angles = || (0..positions).flat_map(|p| freqs.iter().map(move |f| p as f32 * f));
-    (angles().map(f32::cos).collect(), angles().map(f32::sin).collect())
+    let scaled = |turn: fn(f32) -> f32| angles().map(|angle| turn(angle) * factor).collect();
+    (scaled(f32::cos), scaled(f32::sin))
 }
 
 /// A tensor as fp32 on the host, row by row.
@@ -93,7 +95,15 @@ impl Packer<'_> {
             names.iter().map(|name| self.params.get(&format!("{name}.weight"))).collect();
         let whole = Tensor::f_cat(&parts, 0)?;
         let (_, inputs) = whole.size2()?;
-        Packed::new(&host(&whole)?, inputs as usize, Vec::new(), storage, &mut self.pool)
+        let mut bias = Vec::new();
+        if names.iter().any(|name| self.params.find(&format!("{name}.bias")).is_some()) {
+            for (name, part) in names.iter().zip(&parts) {
+                let rows = part.size2()?.0 as usize;
+                let own = self.params.find(&format!("{name}.bias"));
+                bias.extend(own.map_or(Ok(vec![0.0; rows]), |own| host(&own))?);
+            }
+        }
+        Packed::new(&host(&whole)?, inputs as usize, bias, storage, &mut self.pool)
     }
 
     fn layer(&mut self, index: i64) -> Result<LayerWeights> {

@@ -153,7 +153,9 @@ fn send(mut stream: TcpStream, status: &str, headers: &[(&str, String)], body: &
 
 fn route(stream: TcpStream, request: &Request, state: &Behaviour, storage: &str) {
     let get = request.method == "GET";
-    let missing = |stream| send(stream, "404 Not Found", &[("X-Error-Message", "Repository not found".into())], b"", get);
+    let missing = |stream| {
+        send(stream, "404 Not Found", &[("X-Error-Message", "Repository not found".into())], b"", get)
+    };
     let path = request.path.split('?').next().unwrap_or_default();
     if let Some(hash) = path.strip_prefix("/storage/") {
         let found = state.repos.values().flat_map(|files| files.values()).find(|bytes| sha256(bytes) == hash);
@@ -163,7 +165,13 @@ fn route(stream: TcpStream, request: &Request, state: &Behaviour, storage: &str)
         };
     }
     if state.token.as_ref().is_some_and(|token| !request.secret.ends_with(token.as_str())) {
-        return send(stream, "401 Unauthorized", &[("X-Error-Message", "Invalid username or password.".into())], b"", get);
+        return send(
+            stream,
+            "401 Unauthorized",
+            &[("X-Error-Message", "Invalid username or password.".into())],
+            b"",
+            get,
+        );
     }
     if let Some(rest) = path.strip_prefix("/api/v1/") {
         return modelscope(stream, request, state, rest);
@@ -179,7 +187,9 @@ fn route(stream: TcpStream, request: &Request, state: &Behaviour, storage: &str)
         return missing(stream);
     };
     let repo = if repo.starts_with("datasets/") { repo.to_owned() } else { format!("models/{repo}") };
-    let Some(bytes) = state.repos.get(&repo).and_then(|files| files.get(file)) else { return missing(stream) };
+    let Some(bytes) = state.repos.get(&repo).and_then(|files| files.get(file)) else {
+        return missing(stream);
+    };
     if is_large(file) {
         let hash = sha256(bytes);
         let headers = [
@@ -202,9 +212,7 @@ fn modelscope(stream: TcpStream, request: &Request, state: &Behaviour, rest: &st
         return send(stream, "404 Not Found", &[], json, true);
     };
     if !what.is_empty() {
-        let entry = |(name, bytes): (&String, &Vec<u8>)| {
-            serde_json::json!({"Path": name, "Type": "blob", "Size": bytes.len(), "Sha256": sha256(bytes)})
-        };
+        let entry = |(name, bytes): (&String, &Vec<u8>)| serde_json::json!({"Path": name, "Type": "blob", "Size": bytes.len(), "Sha256": sha256(bytes)});
         let list: Vec<_> = files.iter().map(entry).collect();
         let json = serde_json::json!({"Code": 200, "Data": {"Files": list}}).to_string();
         return send(stream, "200 OK", &[], json.as_bytes(), true);
@@ -229,7 +237,8 @@ fn body(stream: TcpStream, request: &Request, state: &Behaviour, bytes: &[u8]) {
     let mut headers = vec![("Content-Length", whole.to_string())];
     let status = match from {
         Some(from) => {
-            headers.push(("Content-Range", format!("bytes {from}-{}/{}", bytes.len().max(1) - 1, bytes.len())));
+            headers
+                .push(("Content-Range", format!("bytes {from}-{}/{}", bytes.len().max(1) - 1, bytes.len())));
             "206 Partial Content"
         }
         None => "200 OK",
