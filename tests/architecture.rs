@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 /// Room -> rooms it may name (`error` is free to all).
 fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
-    let leaves = "native model loss optim data checkpoint rollout report engine export";
+    let leaves = "hub native model loss optim data checkpoint rollout report engine export";
     let table = [
         ("recipe", ""),
+        ("hub", ""),
         ("native", ""),
         ("model", "native"),
         ("loss", "model"),
@@ -19,7 +20,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("engine", "native model optim checkpoint"),
         ("export", "native model data checkpoint rollout engine"),
         ("serve", "data model native report rollout"),
-        ("plan", "recipe model data engine optim export"),
+        ("plan", "recipe hub model data engine optim export"),
         ("stage", &format!("plan {leaves}")),
         ("cli", &format!("recipe plan serve stage {leaves}")),
     ];

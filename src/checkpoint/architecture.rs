@@ -1,45 +1,11 @@
-//! Which architecture a file's weights have: what is stated, and what names and shapes tell.
+//! Which architecture a file's weights have by their names and shapes.
+//!
+//! What a config states is read by `model::stated`; [`super::load::architecture`] puts both together.
 
 use std::collections::HashMap;
 
-use serde_json::Value as Json;
-
 use super::value::HostTensor;
-use crate::error::{Error, Result};
 use crate::model::{Era, ModelOverrides};
-
-/// What a `config.json` states; Llama's and Qwen3's kin are mapped to the era with their arithmetic.
-pub fn stated(json: &Json) -> Result<ModelOverrides> {
-    let mut stated = ModelOverrides::from_json(json)?;
-    let kin = json.get("model_type").and_then(Json::as_str).unwrap_or_default();
-    match kin {
-        "llama" => {
-            stated.era = stated.era.or(Some(Era::MiniMind2));
-            stated.rope_theta = stated.rope_theta.or(Some(1e4));
-        }
-        "qwen3" | "qwen3_moe" => stated.era = stated.era.or(Some(Era::MiniMind3)),
-        _ => {}
-    }
-    if let Some(theta) = json.get("rope_parameters").and_then(|r| r.get("rope_theta")).and_then(Json::as_f64)
-    {
-        stated.rope_theta = Some(theta);
-    }
-    if kin == "qwen3_moe" {
-        stated.use_moe = Some(true);
-    }
-    for key in ["rope_scaling", "rope_parameters"] {
-        let scaling = json.get(key).and_then(|r| r.get("rope_type").or(r.get("type"))).and_then(Json::as_str);
-        if let Some(kind) = scaling.filter(|kind| !["default", "yarn"].contains(kind)) {
-            return Err(Error::failed(format!("`{key}` of the model is {kind}; only yarn is supported")));
-        }
-    }
-    match json.get("hidden_act").and_then(Json::as_str) {
-        None | Some("silu" | "swish") => Ok(stated),
-        Some(other) => {
-            Err(Error::failed(format!("the model's activation is {other}; only silu is supported")))
-        }
-    }
-}
 
 /// What names and shapes tell; `heads` is the number of query heads if it is stated.
 /// Also says, for the user, what had to be assumed.
@@ -86,6 +52,9 @@ pub fn inferred(tensors: &HashMap<String, HostTensor>, heads: Option<i64>) -> (M
         vocab_size: dim("model.embed_tokens.weight", 0),
         intermediate_size: inner(""),
         tie_word_embeddings: Some(tied),
+        qkv_bias: Some(tensors.contains_key(&format!("{block}.self_attn.q_proj.bias"))),
+        o_bias: Some(tensors.contains_key(&format!("{block}.self_attn.o_proj.bias"))),
+        mlp_bias: Some(tensors.contains_key(&format!("{block}.mlp.gate_proj.bias"))),
         use_moe: Some(experts.is_some()),
         num_experts: experts,
         n_shared_experts: experts.map(|_| count(&format!("{block}.mlp.shared_experts.")).unwrap_or(0)),
@@ -93,21 +62,4 @@ pub fn inferred(tensors: &HashMap<String, HostTensor>, heads: Option<i64>) -> (M
         ..ModelOverrides::default()
     };
     (told, notes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_models_keys_are_mapped_or_refused() {
-        let llama = serde_json::json!({"model_type": "llama", "hidden_act": "silu", "rope_scaling": null});
-        let told = stated(&llama).unwrap();
-        assert_eq!((told.era, told.rope_theta), (Some(Era::MiniMind2), Some(1e4)));
-        let qwen = serde_json::json!({"model_type": "qwen3_moe", "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}});
-        let told = stated(&qwen).unwrap();
-        assert_eq!((told.era, told.rope_theta, told.use_moe), (Some(Era::MiniMind3), Some(5e5), Some(true)));
-        assert!(stated(&serde_json::json!({"rope_scaling": {"rope_type": "llama3"}})).is_err());
-        assert!(stated(&serde_json::json!({"hidden_act": "gelu"})).is_err());
-    }
 }

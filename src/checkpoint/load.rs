@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use tch::{Device, Kind, Tensor};
 
 use super::value::{HostTensor, Value};
-use super::{adapter, architecture, bridge, gguf, pth, safetensors, strip_prefix};
+use super::{adapter, architecture, bridge, folder, gguf, pth, safetensors, strip_prefix};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides, Params, SCORE, params};
 
@@ -48,7 +48,7 @@ fn json(path: &Path, bytes: &[u8]) -> Result<Json> {
         .map_err(|e| Error::failed("this JSON cannot be read").at(Place::file(path)).because(e))
 }
 
-fn read_json(path: &Path) -> Result<Json> {
+pub(super) fn read_json(path: &Path) -> Result<Json> {
     json(path, &fs::read(path).map_err(|e| Error::io("read", path, e))?)
 }
 
@@ -63,7 +63,7 @@ pub fn tensors_of(value: &Value) -> HashMap<String, HostTensor> {
 /// Reads weights of any kind we know, without building a model.
 pub fn read_weights(path: &Path) -> Result<Weights> {
     if path.is_dir() {
-        return read_folder(path);
+        return folder::read(path);
     }
     let head = fs::File::open(path).and_then(|f| {
         let mut head = Vec::new();
@@ -85,31 +85,6 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
     Ok(Weights { tensors, metadata })
 }
 
-fn read_folder(folder: &Path) -> Result<Weights> {
-    let index = folder.join("model.safetensors.index.json");
-    if !folder.join("model.safetensors").is_file() && index.is_file() {
-        let map = read_json(&index)?;
-        let files: HashSet<&str> =
-            map["weight_map"].as_object().into_iter().flatten().filter_map(|(_, f)| f.as_str()).collect();
-        let mut tensors = HashMap::new();
-        for file in files {
-            if Path::new(file).components().count() != 1 || file == ".." {
-                return Err(Error::failed(format!("the index names a file outside its folder: `{file}`"))
-                    .at(Place::file(&index)));
-            }
-            tensors.extend(read_weights(&folder.join(file))?.tensors);
-        }
-        return Ok(Weights { tensors, metadata: None });
-    }
-    let file = super::resolve::FOLDER_WEIGHTS.iter().map(|n| folder.join(n)).find(|p| p.is_file());
-    let missing = || {
-        Error::input("this folder holds no weights")
-            .at(Place::file(folder))
-            .hint("it needs model.safetensors or pytorch_model.bin")
-    };
-    read_weights(&file.ok_or_else(missing)?)
-}
-
 /// Every tensor of a file or folder, on the CPU.
 pub fn named_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
     read_weights(path)?.tensors.iter().map(|(name, t)| Ok((name.clone(), bridge::to_tensor(t)?))).collect()
@@ -120,12 +95,12 @@ pub fn architecture(path: &Path, weights: &Weights) -> Result<(ModelConfig, Stri
     let beside = if path.is_dir() { path.join("config.json") } else { path.with_file_name("config.json") };
     let own = weights.metadata.as_ref().and_then(|m| m.get("config"));
     let (stated, from) = if let Some(config) = own {
-        (architecture::stated(config)?, "the file's own metadata".to_owned())
+        (ModelOverrides::from_json(config)?, "the file's own metadata".to_owned())
     } else if let Some(config) = sibling(path) {
-        (architecture::stated(&config)?, "the weight file beside it".to_owned())
+        (ModelOverrides::from_json(&config)?, "the weight file beside it".to_owned())
     } else if beside.is_file() {
         let stated = read_json(&beside)
-            .and_then(|j| architecture::stated(&j))
+            .and_then(|j| ModelOverrides::from_json(&j))
             .map_err(|e| e.at(Place::file(&beside)))?;
         (stated, beside.display().to_string())
     } else {
@@ -228,7 +203,7 @@ fn plausible(config: &ModelConfig, tensors: usize) -> Result<()> {
 }
 
 /// Takes out what is known to be derived, then demands the table of parameters exactly.
-fn check(config: &ModelConfig, tensors: &mut HashMap<String, HostTensor>) -> Result<()> {
+pub(super) fn check(config: &ModelConfig, tensors: &mut HashMap<String, HostTensor>) -> Result<()> {
     // Tables of rotary positions and the like, which older files carry.
     tensors.retain(|name, _| {
         !(name.ends_with("freqs_cos") || name.ends_with("freqs_sin") || name.ends_with("rotary_emb.inv_freq"))

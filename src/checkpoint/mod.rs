@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod architecture;
 pub mod atomic;
 pub mod bridge;
+pub mod folder;
 pub mod gguf;
 pub mod load;
 pub mod pth;

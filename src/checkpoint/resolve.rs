@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Place, Result};
 
 /// Weights in a Hugging Face folder, in the order in which they are looked for.
-pub const FOLDER_WEIGHTS: [&str; 3] =
-    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+pub const FOLDER_WEIGHTS: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// The file or Hugging Face folder that `spec` names; `RUN:stage` names a stage's weights in a run's folder.
 ///

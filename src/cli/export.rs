@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::open;
-use crate::checkpoint::resolve_model_path;
+use super::{open, pull};
 use crate::error::{Error, Result};
 use crate::export::{self, Format, Options, Precision, Report, Source};
 use crate::plan::machine::Machine;
@@ -26,6 +25,9 @@ pub struct Args {
     /// TorchScript: make the weights constants of the program (no state_dict, no .to(device)).
     #[arg(long)]
     freeze: bool,
+    /// Hugging Face: split weight files larger than this many bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 5_000_000_000)]
+    max_shard_bytes: u64,
     /// Do not read the export back and compare its logits with the model's.
     #[arg(long)]
     no_verify: bool,
@@ -46,7 +48,7 @@ pub struct Args {
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     tch::set_num_threads(Machine::detect().cores as i32);
-    let path = resolve_model_path(&args.model)?;
+    let path = pull::locate(&args.model)?;
     let given = args.config.as_deref().map(open::read_config).transpose()?;
     let tokenizer = match args.tokenizer {
         Some(folder) => Some(folder),
@@ -61,7 +63,7 @@ pub fn run(args: Args) -> Result<()> {
         precision: args.precision,
         freeze: args.freeze,
         verify: !args.no_verify,
-        ..Options::default()
+        max_shard_bytes: args.max_shard_bytes,
     };
     let report = export::export(args.format, &source, &out, &options)?;
     let text = if args.json {

@@ -12,9 +12,10 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
+use super::pull;
 use crate::checkpoint::load::{self, Weights};
 use crate::checkpoint::value::HostTensor;
-use crate::checkpoint::{gguf, pth, resolve_model_path};
+use crate::checkpoint::{gguf, pth};
 use crate::error::{Error, Result};
 
 /// Arguments.
@@ -29,7 +30,7 @@ pub struct Args {
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
-    let path = resolve_model_path(&args.file)?;
+    let path = pull::locate(&args.file)?;
     let found = complete(look(&path)?);
     let text = if args.json {
         serde_json::to_string_pretty(&found).map_err(|e| Error::failed("cannot write JSON").because(e))?

@@ -2,6 +2,7 @@
 //!
 //! stdout carries results, stderr progress and logs. Exit 0 done, 1 failed, 2 the input is wrong.
 
+pub mod adapter;
 pub mod bench;
 pub mod chat;
 pub mod data;
@@ -14,6 +15,7 @@ pub mod logging;
 pub mod open;
 pub mod plan;
 pub mod precision;
+pub mod pull;
 pub mod recipes;
 pub mod report;
 pub mod run;
@@ -69,6 +71,10 @@ enum Command {
     Tokenizer(tokenizer::Args),
     /// Look at data files, or write the built-in world out.
     Data(data::Args),
+    /// Bring a model or a data file from a hub into the cache.
+    Pull(pull::Args),
+    /// Convert LoRA adapters, or merge one into a model.
+    Adapter(adapter::Args),
     /// Show what is in a weight file or a run.
     Inspect(inspect::Args),
     /// Write a run's report and print its table of results.
@@ -96,6 +102,8 @@ impl Cli {
             Command::Export(args) => export::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),
             Command::Data(args) => data::run(args),
+            Command::Pull(args) => pull::run(args),
+            Command::Adapter(args) => adapter::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Report(args) => report::run(args),
             Command::Bench(args) => bench::run(args),

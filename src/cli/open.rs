@@ -7,7 +7,8 @@ use std::time::Instant;
 use tch::Kind;
 
 use super::precision::ModelPrecision;
-use crate::checkpoint::{gguf, load, pth, resolve_model_path};
+use super::pull;
+use crate::checkpoint::{gguf, load, pth};
 use crate::data::Tokenizer;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
@@ -91,7 +92,7 @@ pub fn open_named(model: &str, args: &HowArgs) -> Result<Opened> {
     let machine = Machine::detect();
     tch::set_num_threads(machine.cores as i32);
     let device = device::resolve(args.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
-    let path = resolve_model_path(model)?;
+    let path = pull::locate(model)?;
     let compute = args.precision.compute(device);
     let kind = match compute {
         Compute::Fp32 => Kind::Float,

@@ -72,6 +72,9 @@ pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>
     );
     print!("{}", cost::table(&costs));
     let peak = costs.iter().filter_map(|c| c.peak_memory).map(|m| m.total).max().unwrap_or(0);
+    for reference in crate::plan::hubs::absent(plan)? {
+        println!("not in the cache yet: {reference}; `minimind run` brings it");
+    }
     println!(
         "estimated at {:.0} GFLOP/s; half the matrix speed measured just now; tokens are carried over from the first {SAMPLE_ROWS} rows",
         flops_per_s / 1e9

@@ -38,6 +38,11 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let machine = Machine::detect();
     let mut plan = plan::load(&args.recipe, &args.sets)?;
+    let absent = plan::hubs::absent(&plan)?;
+    if !absent.is_empty() {
+        super::pull::bring(&absent)?;
+        plan = plan::load(&args.recipe, &args.sets)?;
+    }
     if let Some(output) = args.output {
         plan.output = output;
     }

@@ -1,12 +1,14 @@
 //! A model leaves in the formats other tools read, and no export is believed before its logits were compared.
 //!
 //! [`export`] writes a draft beside the place, reads it back, compares logits with the source ([`check`])
-//! and only then renames it. One file a format: [`files`] (`.pth`, `.safetensors`), [`torchscript`].
+//! and only then renames it. One file a format: [`files`] (`.pth`, `.safetensors`), [`torchscript`], [`gguf`], [`huggingface`].
 //! [`source`] is the model that leaves.
 
 pub mod check;
 pub mod files;
 pub mod gguf;
+pub mod huggingface;
+pub mod huggingface_tokenizer;
 pub mod source;
 pub mod torchscript;
 
@@ -170,17 +172,16 @@ pub fn export(format: Format, source: &Source, out: &Path, options: &Options) ->
         Format::Safetensors => files::safetensors(source, precision, path)?,
         Format::Torchscript => torchscript::write(source, precision, options.freeze, path)?,
         Format::Gguf => gguf::write(source, precision, path)?,
-        Format::Huggingface => {
-            return Err(Error::failed(format!("{} is not in this version yet", format.name())));
-        }
+        Format::Huggingface => huggingface::write(source, precision, options.max_shard_bytes, path)?,
     }
     let check = options.verify.then(|| -> Result<Check> {
         let kind = precision.kind();
         match format {
-            Format::Pth | Format::Safetensors => check::compare_file(source, kind, path),
+            Format::Pth | Format::Safetensors | Format::Huggingface => {
+                check::compare_file(source, kind, path)
+            }
             Format::Torchscript => torchscript::compare(source, kind, path),
             Format::Gguf => gguf::compare(source, precision, path),
-            Format::Huggingface => unreachable!("not written above"),
         }
     });
     let check = check.transpose().map_err(|e| e.at(Place::file(out)))?;

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::rope_scaling::RopeScaling;
 use crate::error::{Error, Result};
 
 /// Positions that YaRN was fitted from, and its factor and ramp (upstream's constants).
@@ -83,8 +84,16 @@ pub struct ModelConfig {
     pub rope_theta: f64,
     /// Whether the output layer is the embedding.
     pub tie_word_embeddings: bool,
-    /// Whether YaRN stretches the rotary frequencies.
+    /// Whether the query, key and value projections have a bias (Qwen2; Llama and Qwen3 where stated).
+    pub qkv_bias: bool,
+    /// Whether the attention's output projection has a bias.
+    pub o_bias: bool,
+    /// Whether the dense feed-forward's projections have biases (some Llamas).
+    pub mlp_bias: bool,
+    /// Whether MiniMind's YaRN stretches the rotary frequencies.
     pub inference_rope_scaling: bool,
+    /// The scaling another model's config states; it wins over MiniMind's YaRN.
+    pub rope_scaling: Option<RopeScaling>,
     /// Dropout probability while training.
     pub dropout: f64,
     /// Experts; `None` for a dense model.
@@ -108,7 +117,11 @@ pub struct ModelOverrides {
     pub rms_norm_eps: Option<f64>,
     pub rope_theta: Option<f64>,
     pub tie_word_embeddings: Option<bool>,
+    pub qkv_bias: Option<bool>,
+    pub o_bias: Option<bool>,
+    pub mlp_bias: Option<bool>,
     pub inference_rope_scaling: Option<bool>,
+    pub rope_scaling: Option<RopeScaling>,
     pub dropout: Option<f64>,
     pub use_moe: Option<bool>,
     pub num_experts: Option<i64>,
@@ -159,7 +172,11 @@ impl ModelOverrides {
             rms_norm_eps: self.rms_norm_eps.or(base.rms_norm_eps),
             rope_theta: self.rope_theta.or(base.rope_theta),
             tie_word_embeddings: self.tie_word_embeddings.or(base.tie_word_embeddings),
+            qkv_bias: self.qkv_bias.or(base.qkv_bias),
+            o_bias: self.o_bias.or(base.o_bias),
+            mlp_bias: self.mlp_bias.or(base.mlp_bias),
             inference_rope_scaling: self.inference_rope_scaling.or(base.inference_rope_scaling),
+            rope_scaling: self.rope_scaling.or(base.rope_scaling),
             dropout: self.dropout.or(base.dropout),
             use_moe: self.use_moe.or(base.use_moe),
             num_experts: self.num_experts.or(base.num_experts),
@@ -170,68 +187,6 @@ impl ModelOverrides {
             norm_topk_prob: self.norm_topk_prob.or(base.norm_topk_prob),
             seq_aux: self.seq_aux.or(base.seq_aux),
         }
-    }
-
-    /// Reads the keys of a `config.json`; unknown keys (Hugging Face writes many) are passed over.
-    pub fn from_json(value: &Value) -> Result<Self> {
-        let object =
-            value.as_object().ok_or_else(|| Error::failed("the model config is not a JSON object"))?;
-        let find = |names: &[&str]| {
-            names.iter().find_map(|name| {
-                object.get(*name).filter(|v| !v.is_null()).map(|v| ((*name).to_owned(), v.clone()))
-            })
-        };
-        let wrong = |name: &str, value: &Value, want: &str| {
-            Error::failed(format!("`{name}` in the model config is {value}, expected {want}"))
-        };
-        let int = |names: &[&str]| match find(names) {
-            None => Ok(None),
-            Some((n, v)) => v.as_i64().map(Some).ok_or_else(|| wrong(&n, &v, "a whole number")),
-        };
-        let float = |names: &[&str]| match find(names) {
-            None => Ok(None),
-            Some((n, v)) => v.as_f64().map(Some).ok_or_else(|| wrong(&n, &v, "a number")),
-        };
-        let flag = |names: &[&str]| match find(names) {
-            None => Ok(None),
-            Some((n, v)) => v.as_bool().map(Some).ok_or_else(|| wrong(&n, &v, "true or false")),
-        };
-        let era = match find(&["era"]) {
-            Some((_, Value::String(s))) if s == "minimind2" => Some(Era::MiniMind2),
-            Some((_, Value::String(s))) if s == "minimind3" => Some(Era::MiniMind3),
-            Some((n, v)) => return Err(wrong(&n, &v, "minimind2 or minimind3")),
-            None => None,
-        };
-        let scaling = match find(&["rope_scaling"]) {
-            Some((_, v)) if v.get("type").or(v.get("rope_type")).and_then(Value::as_str) == Some("yarn") => {
-                Some(true)
-            }
-            _ => None,
-        };
-        Ok(Self {
-            era,
-            hidden_size: int(&["hidden_size"])?,
-            num_hidden_layers: int(&["num_hidden_layers"])?,
-            num_attention_heads: int(&["num_attention_heads"])?,
-            num_key_value_heads: int(&["num_key_value_heads"])?,
-            head_dim: int(&["head_dim"])?,
-            vocab_size: int(&["vocab_size"])?,
-            intermediate_size: int(&["intermediate_size"])?,
-            max_position_embeddings: int(&["max_position_embeddings"])?,
-            rms_norm_eps: float(&["rms_norm_eps"])?,
-            rope_theta: float(&["rope_theta"])?,
-            tie_word_embeddings: flag(&["tie_word_embeddings"])?,
-            inference_rope_scaling: flag(&["inference_rope_scaling"])?.or(scaling),
-            dropout: float(&["dropout"])?,
-            use_moe: flag(&["use_moe"])?,
-            num_experts: int(&["num_experts", "n_routed_experts"])?,
-            num_experts_per_tok: int(&["num_experts_per_tok"])?,
-            n_shared_experts: int(&["n_shared_experts"])?,
-            moe_intermediate_size: int(&["moe_intermediate_size"])?,
-            aux_loss_coef: float(&["router_aux_loss_coef", "aux_loss_alpha"])?,
-            norm_topk_prob: flag(&["norm_topk_prob"])?,
-            seq_aux: flag(&["seq_aux"])?,
-        })
     }
 
     /// Fills what is open by the era's rules and checks what must hold.
@@ -285,12 +240,6 @@ impl ModelOverrides {
             return Err(Error::input(format!("head_dim {head_dim} is odd; rotary positions turn pairs"))
                 .hint("set head_dim, or hidden_size and num_attention_heads, so that it is even"));
         }
-        if era == Era::MiniMind2 && head_dim * heads != hidden {
-            return Err(Error::input(format!(
-                "minimind2 has no head_dim of its own: {head_dim} x {heads} heads is not hidden_size {hidden}"
-            ))
-            .hint("leave head_dim out, or use era: minimind3"));
-        }
         let inner = match era {
             Era::MiniMind2 => ((hidden * 8 / 3) as f64 / 64.0).ceil() as i64 * 64,
             Era::MiniMind3 => (hidden as f64 * std::f64::consts::PI / 64.0).ceil() as i64 * 64,
@@ -335,7 +284,11 @@ impl ModelOverrides {
             }),
             rope_theta: self.rope_theta.unwrap_or(1e6),
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(true),
+            qkv_bias: self.qkv_bias.unwrap_or(false),
+            o_bias: self.o_bias.unwrap_or(false),
+            mlp_bias: self.mlp_bias.unwrap_or(false),
             inference_rope_scaling: self.inference_rope_scaling.unwrap_or(false),
+            rope_scaling: self.rope_scaling,
             dropout: self.dropout.unwrap_or(0.0),
             moe,
         })
@@ -348,7 +301,7 @@ impl ModelConfig {
         if self.moe.is_some() { "_moe" } else { "" }
     }
 
-    /// Upstream's `config.json`, readable by [`ModelOverrides::from_json`].
+    /// Upstream's `config.json`, readable by [`ModelOverrides::from_json`], with keys of our own where it has none.
     pub fn to_json(&self) -> Value {
         let mut value = json!({
             "model_type": "minimind",
@@ -369,7 +322,16 @@ impl ModelConfig {
             "hidden_act": "silu",
             "use_moe": self.moe.is_some(),
         });
-        if let (Some(moe), Some(object)) = (&self.moe, value.as_object_mut()) {
+        let Some(object) = value.as_object_mut() else { return value };
+        for (key, on) in [("qkv_bias", self.qkv_bias), ("o_bias", self.o_bias), ("mlp_bias", self.mlp_bias)] {
+            if on {
+                object.insert(key.into(), true.into());
+            }
+        }
+        if let Some(scaling) = &self.rope_scaling {
+            object.insert("rope_scaling".into(), scaling.to_json());
+        }
+        if let Some(moe) = &self.moe {
             let (experts, coef) = match self.era {
                 Era::MiniMind2 => ("n_routed_experts", "aux_loss_alpha"),
                 Era::MiniMind3 => ("num_experts", "router_aux_loss_coef"),

@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::linear::Linear;
 use super::params::Params;
 
-/// `down(silu(gate(x)) * up(x))`.
+/// `down(silu(gate(x)) * up(x))`; each projection is a weight and, in some Llamas, a bias.
 #[derive(Debug)]
 pub struct FeedForward {
     gate_proj: Linear,

@@ -1,5 +1,5 @@
-//! The network, in the order a paper would tell it: config, params, lora,
-//! linear, rope, norm, attention, mlp, moe, block, causal_lm.
+//! The network, in the order a paper would tell it: config (and what other families' configs state), params,
+//! lora, linear, rope, norm, attention, mlp, moe, block, causal_lm.
 
 pub mod attention;
 pub mod block;
@@ -13,6 +13,8 @@ pub mod moe;
 pub mod norm;
 pub mod params;
 pub mod rope;
+pub mod rope_scaling;
+pub mod stated;
 
 pub use attention::Mask;
 pub use causal_lm::{CausalLm, SCORE, padded_causal_mask};

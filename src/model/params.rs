@@ -70,6 +70,14 @@ impl Table {
         );
     }
 
+    /// A Linear with a bias where the architecture has one; PyTorch draws it like the weight.
+    fn biased(&mut self, name: &str, out: i64, inputs: i64, bias: bool) {
+        self.linear(name, out, inputs, 1.0);
+        if bias {
+            self.push(&format!("{name}.bias"), &[out], Fill::Uniform(1.0 / (inputs as f64).sqrt()), 1.0);
+        }
+    }
+
     fn feed_forward(&mut self, name: &str, d: i64, inner: i64, active: f64) {
         self.linear(&format!("{name}.gate_proj"), inner, d, active);
         self.linear(&format!("{name}.down_proj"), d, inner, active);
@@ -80,10 +88,10 @@ impl Table {
         let (d, e) = (config.hidden_size, config.head_dim);
         let (h, k) = (config.num_attention_heads, config.num_key_value_heads);
         let attn = format!("{name}.self_attn");
-        self.linear(&format!("{attn}.q_proj"), h * e, d, 1.0);
-        self.linear(&format!("{attn}.k_proj"), k * e, d, 1.0);
-        self.linear(&format!("{attn}.v_proj"), k * e, d, 1.0);
-        self.linear(&format!("{attn}.o_proj"), d, h * e, 1.0);
+        self.biased(&format!("{attn}.q_proj"), h * e, d, config.qkv_bias);
+        self.biased(&format!("{attn}.k_proj"), k * e, d, config.qkv_bias);
+        self.biased(&format!("{attn}.v_proj"), k * e, d, config.qkv_bias);
+        self.biased(&format!("{attn}.o_proj"), d, h * e, config.o_bias);
         if config.era == Era::MiniMind3 {
             self.push(&format!("{attn}.q_norm.weight"), &[e], Fill::Ones, 1.0);
             self.push(&format!("{attn}.k_norm.weight"), &[e], Fill::Ones, 1.0);
@@ -92,7 +100,10 @@ impl Table {
         self.push(&format!("{name}.post_attention_layernorm.weight"), &[d], Fill::Ones, 1.0);
         let mlp = format!("{name}.mlp");
         let Some(moe) = &config.moe else {
-            return self.feed_forward(&mlp, d, config.intermediate_size, 1.0);
+            let inner = config.intermediate_size;
+            self.biased(&format!("{mlp}.gate_proj"), inner, d, config.mlp_bias);
+            self.biased(&format!("{mlp}.down_proj"), d, inner, config.mlp_bias);
+            return self.biased(&format!("{mlp}.up_proj"), inner, d, config.mlp_bias);
         };
         let share = moe.num_experts_per_tok as f64 / moe.num_experts as f64;
         // minimind3 registers the gate before the experts, minimind2 after them.

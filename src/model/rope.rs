@@ -5,6 +5,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::config::{ModelConfig, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_FACTOR, YARN_ORIGINAL_POSITIONS};
+use super::rope_scaling::RopeScaling;
 use crate::error::Result;
 
 /// Cosines and sines of every position.
@@ -16,14 +17,16 @@ pub struct Rope {
     sin: Tensor,
 }
 
-/// Frequencies per pair, `[E / 2]`: `theta^(-2i / E)`, stretched by YaRN's ramp when it is on.
+/// Frequencies per pair, `[E / 2]`: `theta^(-2i / E)`, stretched as the config states or by YaRN's ramp when it is on.
 pub fn frequencies(config: &ModelConfig) -> Vec<f32> {
     let dim = config.head_dim;
     let half = dim / 2;
     // fp32 throughout, as upstream's table is: a double would differ from it in the last bit.
     let theta = config.rope_theta as f32;
     let mut freqs: Vec<f32> = (0..half).map(|i| 1.0 / theta.powf((2 * i) as f32 / dim as f32)).collect();
-    if config.inference_rope_scaling && config.max_position_embeddings > YARN_ORIGINAL_POSITIONS {
+    if let Some(scaling) = &config.rope_scaling {
+        scaling.apply(&mut freqs, config.rope_theta);
+    } else if config.inference_rope_scaling && config.max_position_embeddings > YARN_ORIGINAL_POSITIONS {
         let turns = |beta: f64| {
             dim as f64 * (YARN_ORIGINAL_POSITIONS as f64 / (beta * 2.0 * std::f64::consts::PI)).ln()
                 / (2.0 * config.rope_theta.ln())
@@ -38,13 +41,22 @@ pub fn frequencies(config: &ModelConfig) -> Vec<f32> {
     freqs
 }
 
+/// What cosines and sines are multiplied with: 1 but where a stated YaRN says otherwise.
+pub fn attention_factor(config: &ModelConfig) -> f64 {
+    config.rope_scaling.as_ref().map_or(1.0, RopeScaling::attention_factor)
+}
+
 impl Rope {
     /// Tables for every position the model knows.
     pub fn new(config: &ModelConfig, device: Device) -> Self {
         let freqs = Tensor::from_slice(&frequencies(config)).to_device(device); // [E / 2]
         let positions = Tensor::arange(config.max_position_embeddings, (Kind::Float, device)); // [P]
         let angles = positions.outer(&freqs); // [P, E / 2]
-        let both = |t: Tensor| Tensor::cat(&[&t, &t], -1); // [P, E]
+        let factor = attention_factor(config);
+        let both = |t: Tensor| {
+            let twice = Tensor::cat(&[&t, &t], -1); // [P, E]
+            if factor == 1.0 { twice } else { twice * factor }
+        };
         Self { cos: both(angles.cos()), sin: both(angles.sin()) }
     }
 

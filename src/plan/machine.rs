@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::hub::Settings;
+
 /// What this process may use, and where it stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
@@ -65,6 +67,32 @@ impl Machine {
     /// A `MINIMIND_*` variable by its name without the prefix.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(&format!("MINIMIND_{name}")).map(String::as_str)
+    }
+}
+
+/// Where the hubs are, by the variables that their own tools read.
+pub fn hubs() -> Settings {
+    let text = |name: &str| std::env::var(name).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+    let folder = |name: &str| text(name).map(PathBuf::from);
+    let ours = Machine::detect().cache_dir;
+    let home = folder("HF_HOME").unwrap_or_else(|| ours.with_file_name("huggingface"));
+    let token_file = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
+    let kept =
+        || std::fs::read_to_string(token_file).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+    let endpoint = |given: Option<String>, usual: &str| {
+        let url = given.unwrap_or_else(|| usual.to_owned());
+        let url = if url.contains("://") { url } else { format!("https://{url}") };
+        url.trim_end_matches('/').to_owned()
+    };
+    Settings {
+        hf_endpoint: endpoint(text("HF_ENDPOINT"), "https://huggingface.co"),
+        hf_token: text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(kept),
+        hf_cache: folder("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")),
+        ms_endpoint: endpoint(text("MODELSCOPE_DOMAIN"), "https://www.modelscope.cn"),
+        ms_token: text("MODELSCOPE_API_TOKEN"),
+        ms_cache: ours.join("modelscope"),
+        offline: text("HF_HUB_OFFLINE")
+            .is_some_and(|on| !["0", "false", "no", "off"].contains(&on.to_lowercase().as_str())),
     }
 }
 

@@ -1,12 +1,13 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
-//! Reading order: `types` (the plan), `resolve`, `tuning`, `evaluation`, `exporting`, `references` and `settings` (from a recipe to it), `hash` (what makes
+//! Reading order: `types` (the plan), `resolve`, `tuning`, `evaluation`, `exporting`, `references`, `hubs` and `settings` (from a recipe to it), `hash` (what makes
 //! a stage done), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
 pub mod cost;
 pub mod evaluation;
 pub mod exporting;
 pub mod hash;
+pub mod hubs;
 pub mod machine;
 pub mod references;
 pub mod resolve;

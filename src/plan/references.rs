@@ -24,6 +24,9 @@ impl Resolver<'_> {
             }
             return Init::Stage(given.to_owned());
         }
+        if let Some(local) = self.on_hub(path, given) {
+            return Init::Path(local);
+        }
         if !Path::new(given).exists() && !names_a_run(given) {
             let key = path.last().map_or("init", |k| k.as_str()).to_owned();
             let hint = if below.iter().any(|name| name == given) {
@@ -115,6 +118,9 @@ impl Resolver<'_> {
         };
         if self.above.iter().any(|a| a.makes == Makes::Tokenizer && a.name == given) {
             return Some(TokenizerSource::Stage(given.to_owned()));
+        }
+        if let Some(local) = self.on_hub(&path, given) {
+            return Some(TokenizerSource::Folder(local));
         }
         if !Path::new(given).join("tokenizer.json").is_file() {
             let known = self.above.iter().filter(|a| a.makes == Makes::Tokenizer).map(|a| a.name.as_str());

@@ -143,10 +143,25 @@ impl Resolver<'_> {
             aux_loss_coef: s.aux_loss_coef,
             norm_topk_prob: s.norm_topk_prob,
             seq_aux: s.seq_aux,
+            ..ModelOverrides::default()
         };
         let all = own.over(start);
         let vocab_size_given = all.vocab_size.is_some();
         match all.resolve() {
+            // Upstream's minimind2 has no head width of its own; other families' files may have one.
+            Ok(config)
+                if s.head_dim.is_some()
+                    && config.era == crate::model::Era::MiniMind2
+                    && config.head_dim * config.num_attention_heads != config.hidden_size =>
+            {
+                let (e, h, d) = (config.head_dim, config.num_attention_heads, config.hidden_size);
+                self.fault(
+                    &join(base, "head_dim"),
+                    format!("minimind2 has no head_dim of its own: {e} x {h} heads is not hidden_size {d}"),
+                    "leave head_dim out, or use era: minimind3",
+                );
+                None
+            }
             Ok(config) => Some(ModelPlan { config, vocab_size_given }),
             Err(error) => {
                 // The message begins with the key it is about, as a bare word.
@@ -199,9 +214,8 @@ impl Resolver<'_> {
         for (index, path) in d.paths.iter().flatten().enumerate() {
             files.extend(path.iter().map(|p| (join(&join(&base, "paths"), &index.to_string()), p.clone())));
         }
-        for (at, file) in &files {
-            self.file(at, file);
-        }
+        let files: Vec<(PathBuf, String)> =
+            files.into_iter().map(|(at, file)| (self.file(&at, &file), file)).collect();
         let tokens = files.iter().any(|(_, file)| file.ends_with(".safetensors"));
         let format = match d.format {
             Some(FormatName::Text) => DataFormat::Text,
@@ -244,7 +258,7 @@ impl Resolver<'_> {
                     split,
                 })
             }
-            None => DataSource::Paths(files.into_iter().map(|(_, file)| PathBuf::from(file)).collect()),
+            None => DataSource::Paths(files.into_iter().map(|(path, _)| path).collect()),
         };
         let synthetic_source = matches!(source, DataSource::Synthetic(_));
         let validation = match d.validation {
@@ -261,10 +275,7 @@ impl Resolver<'_> {
                 Validation::Share(share)
             }
             Some(NumberOrText::Text(word)) if word == "heldout" && synthetic_source => Validation::Heldout,
-            Some(NumberOrText::Text(file)) => {
-                self.file(&join(&base, "validation"), &file);
-                Validation::Path(PathBuf::from(file))
-            }
+            Some(NumberOrText::Text(file)) => Validation::Path(self.file(&join(&base, "validation"), &file)),
         };
         DataConfig {
             source,
@@ -282,10 +293,14 @@ impl Resolver<'_> {
         }
     }
 
-    fn file(&mut self, at: &[String], file: &str) {
+    /// The path of a file that must be there, or on a hub.
+    fn file(&mut self, at: &[String], file: &str) -> PathBuf {
         let path = Path::new(file);
         if path.is_file() {
-            return;
+            return path.to_owned();
+        }
+        if let Some(local) = self.on_hub(at, file) {
+            return local;
         }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let beside: Vec<String> = std::fs::read_dir(folder)
@@ -300,6 +315,7 @@ impl Resolver<'_> {
             |n| format!("did you mean `{}`?", path.with_file_name(n).display()),
         );
         self.fault(at, what, hint);
+        path.to_owned()
     }
 }
 

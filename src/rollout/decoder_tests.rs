@@ -3,7 +3,8 @@
 use tch::{Kind, Tensor};
 
 use super::decoder::network;
-use crate::model::{CausalLm, Era, Mask, ModelOverrides, Params};
+use crate::model::rope_scaling::RopeScaling;
+use crate::model::{CausalLm, Era, Mask, ModelConfig, ModelOverrides, Params};
 use crate::native::{Network, PAGE, StepTokens, Storage};
 
 pub(super) fn model(era: Era, moe: bool, hidden: i64) -> CausalLm {
@@ -32,7 +33,22 @@ fn all_models() -> Vec<CausalLm> {
             all.extend([model(era, false, hidden), model(era, true, hidden)]);
         }
     }
+    all.push(biased());
     all
+}
+
+/// A model of another family: biases, and rotary positions stretched as its config states.
+fn biased() -> CausalLm {
+    let yarn = RopeScaling::Yarn {
+        factor: 4.0,
+        original: 64.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        attention_factor: 1.2,
+    };
+    let plain = model(Era::MiniMind3, false, 40).config().clone();
+    let config = ModelConfig { qkv_bias: true, o_bias: true, rope_scaling: Some(yarn), ..plain };
+    CausalLm::new(&config, Params::init(&config, tch::Device::Cpu).unwrap())
 }
 
 fn ids(n: usize) -> Vec<i32> {

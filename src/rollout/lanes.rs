@@ -46,11 +46,13 @@ impl<'m> Decoder<'m> {
         if let Some(positions) = config.positions {
             own.max_position_embeddings = own.max_position_embeddings.min(positions.max(1) as i64);
         }
-        if model.device() != Device::Cpu {
+        // The kernels have no biases in the feed-forward, which few models have.
+        if model.device() != Device::Cpu || own.mlp_bias {
             if config.storage.is_some_and(|s| s != natural_storage(model.kind())) {
-                return Err(
-                    Error::input("int8 weights are decoded on the CPU alone").hint("use --device cpu")
-                );
+                return Err(Error::input(
+                    "int8 weights are decoded on the CPU alone, in models without mlp_bias",
+                )
+                .hint("use --device cpu, or leave int8"));
             }
             return Ok(Self { config: own, backend: Backend::Torch(model) });
         }

@@ -188,6 +188,10 @@ fn model(config: &ModelConfig) -> String {
     // Each a double that is exactly the fp32 number of the model's own table.
     let freqs: Vec<String> =
         rope::frequencies(config).iter().map(|f| format!("{:?}", f64::from(*f))).collect();
+    let factor = match rope::attention_factor(config) {
+        1.0 => String::new(),
+        factor => format!(" * {factor:?}"),
+    };
     let layers = |call: &dyn Fn(i64) -> String| (0..config.num_hidden_layers).map(call).collect::<String>();
     format!(
         "
@@ -196,7 +200,7 @@ def rotary(self, start: int, x: Tensor) -> Tuple[Tensor, Tensor]:
     positions = torch.arange(start, start + x.size(1), dtype=6, device=x.device)
     angles = torch.outer(positions, freqs)
     angles = torch.cat([angles, angles], -1).unsqueeze(1)
-    return (torch.cos(angles).to(x.dtype), torch.sin(angles).to(x.dtype))
+    return ((torch.cos(angles){factor}).to(x.dtype), (torch.sin(angles){factor}).to(x.dtype))
 
 def forward(self, input_ids: Tensor) -> Tensor:
     x = self.embed_tokens.forward(input_ids)

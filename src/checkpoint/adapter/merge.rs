@@ -1,0 +1,140 @@
+//! An adapter added to a weight file, for good: file to file, never the same adapter twice.
+//!
+//! What was merged stands in the new file's own record (`merged` in `minimind.json`), so that a second merge
+//! of the same adapter is refused. Upstream's files have no such record: nothing can be told of them.
+//!
+//! O outputs, I inputs.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+use tch::{Kind, Tensor};
+
+use super::{Adapter, Pair};
+use crate::checkpoint::load::{self, METADATA, Weights};
+use crate::checkpoint::value::{HostTensor, Value};
+use crate::checkpoint::{bridge, pth, safetensors};
+use crate::error::{Error, Place, Result};
+use crate::model::params;
+
+/// What was done.
+#[derive(Debug)]
+pub struct Merged {
+    /// Linears that changed.
+    pub modules: usize,
+    /// Type of the new file's numbers.
+    pub kind: Kind,
+}
+
+/// `W + scale * B A`, `[O, I]`, as `kind`: in half precision as upstream merges (both rounded, then added),
+/// else in fp32, rounded once.
+pub fn merged(weight: &Tensor, pair: &Pair, kind: Kind) -> Result<Tensor> {
+    let delta = pair.delta()?;
+    if kind == Kind::Half {
+        return Ok(weight.f_to_kind(kind)?.f_add(&delta.f_to_kind(kind)?)?);
+    }
+    Ok(weight.f_to_kind(Kind::Float)?.f_add(&delta)?.f_to_kind(kind)?)
+}
+
+/// Adds the adapter at `adapter` to the model at `base` and writes a `.pth` or `.safetensors`. `kind`: the
+/// type of the new file's numbers, without one the base's own.
+///
+/// # Errors
+/// The adapter is in already, or does not fit; a file cannot be read or written.
+pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Result<Merged> {
+    let ending = out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_owned();
+    if !["pth", "safetensors"].contains(&ending.as_str()) {
+        return Err(Error::input(format!("`{}` is no name for merged weights", out.display()))
+            .hint("end it in .pth or .safetensors"));
+    }
+    let pairs = Adapter::read(adapter)?;
+    let mut weights = load::read_weights(base)?;
+    let fingerprint = pairs.fingerprint()?;
+    guard(base, adapter, &weights, &fingerprint)?;
+    let (config, _, _) = load::architecture(base, &weights)?;
+    let kind = kind.unwrap_or_else(|| stored(&weights));
+    load::check(&config, &mut weights.tensors).map_err(|e| e.at(Place::file(base)))?;
+    fit(&pairs, &weights).map_err(|e| e.at(Place::file(adapter)))?;
+
+    let by_name: HashMap<String, &Pair> =
+        pairs.pairs.iter().map(|(module, pair)| (format!("{module}.weight"), pair)).collect();
+    let mut tensors = Vec::new();
+    for spec in params::specs(&config) {
+        let missing = || Error::failed(format!("the weights hold no `{}`", spec.name)).at(Place::file(base));
+        let weight = bridge::to_tensor(weights.tensors.get(&spec.name).ok_or_else(missing)?)?;
+        let new = match by_name.get(&spec.name) {
+            Some(pair) => merged(&weight, pair, kind)?,
+            None => weight.f_to_kind(kind)?,
+        };
+        tensors.push((spec.name, bridge::to_host(&new)?));
+    }
+    let about = about(&weights, &config.to_json(), adapter, &pairs, &fingerprint).to_string();
+    if ending == "safetensors" {
+        let metadata = [("format".to_owned(), "pt".to_owned()), (METADATA.to_owned(), about)];
+        safetensors::write(out, &tensors, HashMap::from(metadata))?;
+    } else {
+        // Upstream's files name the tied output layer too; it shares the embedding's storage.
+        let tied =
+            tensors.first().filter(|_| config.tie_word_embeddings).map(|(_, embedding)| embedding.clone());
+        tensors.extend(tied.map(|embedding| ("lm_head.weight".to_owned(), embedding)));
+        let dict = Value::dict(tensors.into_iter().map(|(name, t)| (name, Value::Tensor(t))));
+        pth::write(out, &dict, &[(METADATA, about.as_bytes())])?;
+    }
+    Ok(Merged { modules: pairs.pairs.len(), kind })
+}
+
+/// The type of most numbers.
+fn stored(weights: &Weights) -> Kind {
+    let mut kinds: HashMap<Kind, usize> = HashMap::new();
+    for tensor in weights.tensors.values() {
+        *kinds.entry(tensor.dtype().kind()).or_default() += tensor.numel();
+    }
+    kinds.into_iter().max_by_key(|(_, n)| *n).map_or(Kind::Float, |(kind, _)| kind)
+}
+
+fn guard(base: &Path, adapter: &Path, weights: &Weights, fingerprint: &str) -> Result<()> {
+    let list = weights.metadata.as_ref().and_then(|m| m.get("merged")).and_then(Json::as_array);
+    let known = list.into_iter().flatten().find(|entry| entry["sha256"] == fingerprint);
+    let Some(entry) = known else { return Ok(()) };
+    let name = entry["adapter"].as_str().unwrap_or("an adapter");
+    Err(Error::input(format!("{} is merged into these weights already", adapter.display()))
+        .at(Place::file(base))
+        .because(format!("their record names {name} with the same numbers"))
+        .hint("use the file as it is, or merge into the weights from before"))
+}
+
+/// Every adapted Linear must be there with the right shape; all that do not fit are named.
+fn fit(adapter: &Adapter, weights: &Weights) -> Result<()> {
+    let wrong = |(module, pair): &(String, Pair)| {
+        let want = [pair.b.shape()[0], pair.a.shape()[1]];
+        match weights.tensors.get(&format!("{module}.weight")).map(HostTensor::shape) {
+            None => Some(format!("no such Linear: {module}")),
+            Some(shape) if shape != want => {
+                Some(format!("{module} is {shape:?}, the adapter is for {want:?}"))
+            }
+            Some(_) => None,
+        }
+    };
+    let faults: Vec<String> = adapter.pairs.iter().filter_map(wrong).collect();
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(Error::input("the adapter does not fit these weights")
+        .because(faults.join("\n         "))
+        .hint("take the model it was trained on"))
+}
+
+/// The base's record with what was added.
+fn about(weights: &Weights, config: &Json, adapter: &Path, pairs: &Adapter, fingerprint: &str) -> Json {
+    let mut about = weights.metadata.clone().filter(Json::is_object).unwrap_or_else(|| json!({}));
+    about["config"] = config.clone();
+    let mut list = about["merged"].as_array().cloned().unwrap_or_default();
+    list.push(json!({
+        "adapter": adapter.file_name().map(|n| n.to_string_lossy()),
+        "sha256": fingerprint,
+        "modules": pairs.pairs.len(),
+    }));
+    about["merged"] = list.into();
+    about
+}

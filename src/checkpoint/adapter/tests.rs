@@ -1,0 +1,196 @@
+//! Both forms, there and back; the merge beside upstream's; faults.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Adapter, Pair, merge, peft};
+use crate::checkpoint::load::{load_model, named_tensors};
+use crate::checkpoint::{bridge, pth};
+use crate::model::{CausalLm, Mask, ModelOverrides, Params};
+
+fn fixture(path: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+    let path = root.join("fixtures").join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: no {}", path.display());
+    None
+}
+
+fn pair(rank: i64, scale: f64) -> Pair {
+    let host = |t: Tensor| bridge::to_host(&t).unwrap();
+    let a = host(Tensor::randn([rank, 8], (Kind::Float, Device::Cpu)));
+    let b = host(Tensor::randn([8, rank], (Kind::Float, Device::Cpu)));
+    Pair::new("q", a, b, scale).unwrap()
+}
+
+fn adapter(pairs: &[(&str, Pair)]) -> Adapter {
+    let pairs = pairs.iter().map(|(name, pair)| ((*name).to_owned(), pair.clone())).collect();
+    Adapter { pairs, base: None }
+}
+
+fn deltas(adapter: &Adapter) -> Vec<(String, Tensor)> {
+    adapter.pairs.iter().map(|(name, pair)| (name.clone(), pair.delta().unwrap())).collect()
+}
+
+fn same(left: &Adapter, right: &Adapter) {
+    let (left, right) = (deltas(left), deltas(right));
+    assert_eq!(left.len(), right.len());
+    for ((a, x), (b, y)) in left.iter().zip(&right) {
+        assert_eq!(a, b);
+        assert!((x - y).abs().max().double_value(&[]) < 1e-5, "{a}");
+    }
+}
+
+#[test]
+fn both_forms_hold_the_same_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("lora_x_8.pth"), folder.path().join("peft"));
+    let name = |layer: usize, part: &str| format!("model.layers.{layer}.self_attn.{part}");
+    let (q0, q1, o0) = (name(0, "q_proj"), name(1, "q_proj"), name(0, "o_proj"));
+    let cases = [
+        adapter(&[(&q0, pair(2, 1.0)), (&q1, pair(2, 1.0))]),
+        adapter(&[(&q0, pair(4, 0.75)), (&q1, pair(4, 0.75))]),
+        adapter(&[(&o0, pair(4, 2.0)), (&q0, pair(2, 0.5))]),
+        adapter(&[("model.layers.10.mlp.down_proj", pair(3, 1.0))]),
+    ];
+    for case in &cases {
+        peft::write(case, Some("base"), &out).unwrap();
+        let read = Adapter::read(&out).unwrap();
+        same(&read, case);
+        assert_eq!(read.base.as_deref(), Some("base"));
+        read.write_pth(&file).unwrap();
+        let back = Adapter::read(&file).unwrap();
+        same(&back, case);
+        assert!(back.pairs.iter().all(|(_, pair)| pair.scale == 1.0));
+        assert_eq!(back.fingerprint().unwrap(), case.fingerprint().unwrap());
+    }
+    assert_ne!(cases[0].fingerprint().unwrap(), cases[1].fingerprint().unwrap());
+    let config = |case: &Adapter| -> serde_json::Value {
+        peft::write(case, None, &out).unwrap();
+        serde_json::from_slice(&std::fs::read(out.join("adapter_config.json")).unwrap()).unwrap()
+    };
+    let (all, some) = (config(&cases[1]), config(&cases[3]));
+    assert_eq!(
+        (&all["target_modules"], &all["r"], &all["lora_alpha"]),
+        (&serde_json::json!(["q_proj"]), &4.into(), &3.into())
+    );
+    assert_eq!(some["target_modules"], serde_json::json!(["model.layers.10.mlp.down_proj"]));
+}
+
+#[test]
+fn other_adapters_and_damage_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("peft");
+    let good = adapter(&[("model.layers.0.self_attn.q_proj", pair(2, 1.0))]);
+    peft::write(&good, None, &out).unwrap();
+    let file = out.join("adapter_config.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    for (from, to) in [
+        ("\"use_dora\": false", "\"use_dora\": true"),
+        ("\"bias\": \"none\"", "\"bias\": \"all\""),
+        ("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]"),
+        ("\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\""),
+        ("\"r\": 2", "\"r\": 3"),
+        ("\"lora_alpha\": 2", "\"lora_alpha\": null"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&file, text.replace(from, to)).unwrap();
+        assert!(Adapter::read(&out).is_err(), "{to}");
+    }
+    std::fs::write(&file, text.replace("\"use_rslora\": false", "\"use_rslora\": true")).unwrap();
+    let scale = Adapter::read(&out).unwrap().pairs[0].1.scale;
+    assert!((scale - 2.0f64.sqrt()).abs() < 1e-12, "{scale}");
+
+    let half = folder.path().join("half.pth");
+    let mut named = good.upstream().unwrap();
+    named.pop();
+    let dict = named.into_iter().map(|(name, t)| (name, crate::checkpoint::Value::Tensor(t)));
+    pth::write(&half, &crate::checkpoint::Value::dict(dict), &[]).unwrap();
+    assert!(Adapter::read(&half).unwrap_err().what().contains("lacks its A or its B"));
+    assert!(Adapter::read(folder.path()).is_err() && Adapter::read(&folder.path().join("none")).is_err());
+}
+
+#[test]
+fn merging_is_recorded_and_not_done_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let json = serde_json::json!({"era": "minimind3", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 1});
+    let config = ModelOverrides::from_json(&json).unwrap().resolve().unwrap();
+    let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+    let value = crate::engine::resume::weights_value(&model, Kind::Float).unwrap();
+    pth::write(&path("base.pth"), &value, &[("minimind.json", br#"{"recipe": "r"}"#)]).unwrap();
+    let name = "model.layers.0.self_attn.q_proj";
+    let one = adapter(&[(name, pair(2, 0.5))]);
+    one.write_pth(&path("lora.pth")).unwrap();
+    peft::write(&one, None, &path("peft")).unwrap();
+    for out in ["merged.pth", "merged.safetensors"] {
+        let done = merge::merge(&path("base.pth"), &path("lora.pth"), &path(out), None).unwrap();
+        assert_eq!((done.modules, done.kind), (1, Kind::Float));
+        let (old, new) = (named_tensors(&path("base.pth")).unwrap(), named_tensors(&path(out)).unwrap());
+        let key = format!("{name}.weight");
+        let want = &old[&key] + &deltas(&one)[0].1;
+        assert!((&new[&key] - want).abs().max().double_value(&[]) < 1e-6);
+        assert!(new["model.norm.weight"].equal(&old["model.norm.weight"]));
+        load_model(&path(out), None, Device::Cpu, Kind::Float).unwrap();
+        // The same numbers in either form are the same adapter.
+        for again in ["lora.pth", "peft"] {
+            let text =
+                merge::merge(&path(out), &path(again), &path("twice.pth"), None).unwrap_err().to_string();
+            assert!(text.contains("merged into these weights already") && text.contains("hint"), "{text}");
+        }
+    }
+    let other = adapter(&[(name, pair(2, 1.0))]);
+    other.write_pth(&path("other.pth")).unwrap();
+    merge::merge(&path("merged.pth"), &path("other.pth"), &path("both.pth"), Some(Kind::BFloat16)).unwrap();
+    let record = pth::read_extra(&path("both.pth"), "minimind.json").unwrap().unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!((record["merged"].as_array().unwrap().len(), &record["recipe"]), (2, &"r".into()));
+    let stray = adapter(&[("model.layers.7.self_attn.q_proj", pair(2, 1.0)), ("lm_head", pair(1, 1.0))]);
+    stray.write_pth(&path("stray.pth")).unwrap();
+    let text =
+        merge::merge(&path("base.pth"), &path("stray.pth"), &path("x.pth"), None).unwrap_err().to_string();
+    assert!(text.contains("no such Linear: model.layers.7") && text.contains("lm_head"), "{text}");
+    assert!(merge::merge(&path("base.pth"), &path("lora.pth"), &path("x.bin"), None).is_err());
+}
+
+fn farthest(left: &Path, right: &Path) -> f64 {
+    let (left, right) = (named_tensors(left).unwrap(), named_tensors(right).unwrap());
+    let far = |(name, a): (&String, &Tensor)| {
+        let b = right[name].to_kind(Kind::Float);
+        (a.to_kind(Kind::Float) - b).abs().max().double_value(&[])
+    };
+    left.iter().map(far).fold(0.0, f64::max)
+}
+
+#[test]
+fn the_references_adapters_are_read_and_merged_as_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for variant in ["minimind3/dense", "minimind3/moe", "minimind2/dense", "minimind2/moe"] {
+        let Some(root) = fixture(variant) else { return };
+        let read = Adapter::read(&root.join("lora.pth")).unwrap();
+        assert_eq!((read.pairs.len(), read.pairs[0].1.rank()), (4, 4), "{variant}");
+        let out = folder.path().join("merged.pth");
+        // fp32: the logits are those with the adapter in place, up to the rounding of the stored adapter.
+        merge::merge(&root.join("weights_fp32.pth"), &root.join("lora.pth"), &out, None).unwrap();
+        let model = load_model(&out, None, Device::Cpu, Kind::Float).unwrap().model;
+        let forward = named_tensors(&root.join("lora_forward.safetensors")).unwrap();
+        let _no_grad = tch::no_grad_guard();
+        let logits = model.logits(&model.hidden(&forward["input_ids"], Mask::Causal, false).0);
+        let far = (logits - &forward["logits"]).abs().max().double_value(&[]);
+        let tolerance = if variant.starts_with("minimind3") { 2e-3 } else { 2e-5 };
+        println!("{variant}: logits {far:.1e}");
+        assert!(far < tolerance, "{variant}: {far:.1e}");
+        let upstream = root.join("lora_merged_fp16.pth");
+        if upstream.exists() {
+            let half = Some(Kind::Half);
+            merge::merge(&root.join("weights_fp32.pth"), &root.join("lora.pth"), &out, half).unwrap();
+            let far = farthest(&out, &upstream);
+            println!("{variant}: fp16 merge {far:.1e}");
+            assert!(far == 0.0, "{variant}: {far:.1e}");
+        }
+    }
+}

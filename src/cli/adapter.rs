@@ -1,0 +1,130 @@
+//! `minimind adapter`: LoRA adapters as files, between upstream's and PEFT's form, and into a model for good.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use tch::Kind;
+
+use super::pull;
+use crate::checkpoint::adapter::{Adapter, merge, peft};
+use crate::error::{Error, Place, Result};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn an adapter into the other form: a .pth is upstream's, a folder is PEFT's.
+    Convert(Convert),
+    /// Add an adapter to a model's weights, for good, as a new file.
+    Merge(Merge),
+}
+
+/// Convert.
+#[derive(Debug, clap::Args)]
+struct Convert {
+    /// Upstream's adapter (lora_NAME_768.pth), or a folder with adapter_config.json.
+    adapter: PathBuf,
+    /// Where to: a name that ends in .pth, or a folder for PEFT.
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// PEFT: the model that the library should load under the adapter.
+    #[arg(long, value_name = "NAME")]
+    base: Option<String>,
+}
+
+/// Merge.
+#[derive(Debug, clap::Args)]
+struct Merge {
+    /// The model: a weight file, a Hugging Face folder, or a run's folder (RUN or RUN:stage).
+    #[arg(long, value_name = "M")]
+    model: String,
+    /// Upstream's adapter file, or a PEFT folder.
+    #[arg(long, value_name = "A")]
+    adapter: PathBuf,
+    /// The new file: .pth or .safetensors.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Type of its numbers.
+    #[arg(long, value_enum, default_value = "auto")]
+    precision: Stored,
+}
+
+/// How numbers are stored.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Stored {
+    /// As the model's are.
+    Auto,
+    /// 32-bit.
+    Fp32,
+    /// Half precision.
+    Fp16,
+    /// bfloat16.
+    Bf16,
+}
+
+/// Carries the command out.
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Convert(args) => convert(&args),
+        Command::Merge(args) => merge(&args),
+    }
+}
+
+fn convert(args: &Convert) -> Result<()> {
+    let adapter = Adapter::read(&args.adapter)?;
+    let to_pth = args.out.extension().is_some_and(|e| e == "pth");
+    if to_pth {
+        if args.base.is_some() {
+            return Err(Error::input("--base is for PEFT's folders; a .pth names no model"));
+        }
+        let scaled = adapter.pairs.iter().any(|(_, pair)| pair.scale != 1.0);
+        adapter.write_pth(&args.out)?;
+        if scaled {
+            tracing::info!("upstream knows no alpha: B holds it now");
+        }
+    } else if args.out.is_file() {
+        return Err(Error::input("this is a file; PEFT's form is a folder")
+            .at(Place::file(&args.out))
+            .hint("name a folder, or a file that ends in .pth"));
+    } else {
+        peft::write(&adapter, args.base.as_deref(), &args.out)?;
+    }
+    let form = if to_pth { "upstream's file" } else { "a PEFT folder" };
+    println!(
+        "{}: {form}, {} modules, {} parameters",
+        args.out.display(),
+        adapter.pairs.len(),
+        adapter.parameters()
+    );
+    Ok(())
+}
+
+fn merge(args: &Merge) -> Result<()> {
+    let base = pull::locate(&args.model)?;
+    let same = |a: &std::path::Path, b: &std::path::Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if same(&base, &args.out) {
+        return Err(Error::input("the merged file would replace the model it is made from")
+            .at(Place::file(&args.out))
+            .hint("give another --out"));
+    }
+    let kind = match args.precision {
+        Stored::Auto => None,
+        Stored::Fp32 => Some(Kind::Float),
+        Stored::Fp16 => Some(Kind::Half),
+        Stored::Bf16 => Some(Kind::BFloat16),
+    };
+    let done = merge::merge(&base, &args.adapter, &args.out, kind)?;
+    let kind = match done.kind {
+        Kind::Half => "fp16",
+        Kind::BFloat16 => "bf16",
+        _ => "fp32",
+    };
+    println!("{}: {} modules merged, {kind}", args.out.display(), done.modules);
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `minimind pull`, and what every command does where a model is named on a hub.
+
+use std::path::PathBuf;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::checkpoint::resolve_model_path;
+use crate::error::Result;
+use crate::hub::{Hub, Progress, Reference, reference::is_reference};
+use crate::plan::machine;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Files lie in Hugging Face's own cache (HF_HOME), ModelScope's in the program's.
+HF_ENDPOINT names a mirror, HF_TOKEN opens private repositories, HF_HUB_OFFLINE=1 asks no hub;
+MODELSCOPE_DOMAIN and MODELSCOPE_API_TOKEN do the same for ModelScope.")]
+pub struct Args {
+    /// OWNER/NAME of a model, OWNER/NAME/FILE of any repository, datasets/OWNER/NAME/FILE; hf: (or nothing) for
+    /// Hugging Face, ms: for ModelScope; NAME@REVISION for a certain version.
+    #[arg(value_name = "hf:OWNER/NAME")]
+    name: String,
+}
+
+/// Carries the command out.
+pub fn run(args: Args) -> Result<()> {
+    let reference = Reference::parse(&args.name)?;
+    let path = with_bar(|hub| hub.pull(&reference))?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// Runs `work` with a hub whose transfers are shown on stderr.
+fn with_bar<T>(work: impl FnOnce(&mut Hub<'_>) -> Result<T>) -> Result<T> {
+    let settings = machine::hubs();
+    let bar = ProgressBar::new(0);
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+    {
+        bar.set_style(style);
+    }
+    let mut current = String::new();
+    let mut watch = |progress: Progress<'_>| {
+        if current != progress.file {
+            progress.file.clone_into(&mut current);
+            bar.reset();
+            bar.set_message(current.clone());
+            tracing::info!("bringing {current}");
+        }
+        bar.set_length(progress.total.unwrap_or(progress.done));
+        bar.set_position(progress.done);
+    };
+    let done = work(&mut Hub::new(&settings, &mut watch));
+    bar.finish_and_clear();
+    done
+}
+
+/// Where a named model lies; one on a hub is brought first, unless it is in the cache.
+pub fn locate(spec: &str) -> Result<PathBuf> {
+    if !is_reference(spec) || std::path::Path::new(spec).exists() {
+        return resolve_model_path(spec);
+    }
+    let reference = Reference::parse(spec)?;
+    let path = with_bar(|hub| hub.get(&reference))?;
+    resolve_model_path(&path.to_string_lossy())
+}
+
+/// Brings everything that is named into the cache.
+pub fn bring(references: &[Reference]) -> Result<()> {
+    for reference in references {
+        with_bar(|hub| hub.get(reference))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Where files from a hub lie: the layout that Hugging Face's own tools use, so that both share one cache.
+//!
+//! `models--OWNER--NAME/blobs/HASH` holds the bytes, `snapshots/COMMIT/FILE` links to them, `refs/BRANCH`
+//! names a commit. A part of a file is `blobs/HASH.incomplete`: its name says what it will be, so a part is
+//! never gone on with as another file.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::reference::{Kind, Reference};
+use super::{Entry, transfer};
+use crate::error::{Error, Result};
+
+/// Weight files of a whole model, and the indexes that name shards.
+const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// The cache of one repository.
+#[derive(Debug)]
+pub(super) struct Cache {
+    folder: PathBuf,
+}
+
+impl Cache {
+    pub(super) fn new(root: &Path, kind: Kind, repo: &str) -> Self {
+        let kind = if kind == Kind::Model { "models" } else { "datasets" };
+        Self { folder: root.join(format!("{kind}--{}", repo.replace('/', "--"))) }
+    }
+
+    fn snapshot(&self, commit: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit)
+    }
+
+    /// Where a file of a commit lies, or the folder of all.
+    pub(super) fn path(&self, commit: &str, file: Option<&str>) -> PathBuf {
+        let snapshot = self.snapshot(commit);
+        file.map_or(snapshot.clone(), |file| snapshot.join(file))
+    }
+
+    /// What a reference names, if all of it is here.
+    pub(super) fn find(&self, reference: &Reference) -> Option<PathBuf> {
+        let revision = reference.revision();
+        let named = fs::read_to_string(self.folder.join("refs").join(revision)).ok();
+        let commit = named.as_deref().map_or(revision, str::trim);
+        if !is_plain(commit) {
+            return None;
+        }
+        let path = self.path(commit, reference.file.as_deref());
+        let whole = if reference.file.is_some() { path.is_file() } else { is_whole(&path) };
+        whole.then_some(path)
+    }
+
+    /// Whether a file of a commit is here as the hub describes it.
+    pub(super) fn has(&self, commit: &str, entry: &Entry) -> bool {
+        let path = self.path(commit, Some(&entry.path));
+        let Some(digest) = &entry.digest else { return path.is_file() };
+        // A branch's name stands for a commit where a hub has none: its files may have changed.
+        let blob = path.canonicalize().ok();
+        blob.is_some_and(|blob| blob.file_name().is_some_and(|name| name == digest.text()))
+    }
+
+    /// Puts a file of a commit in its place; `fill` makes or goes on with the part, and checks it.
+    pub(super) fn add(
+        &self,
+        commit: &str,
+        entry: &Entry,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        if !is_plain(commit) || !is_inside(&entry.path) {
+            return Err(Error::failed(format!("the hub names a file `{}` at `{commit}`", entry.path))
+                .hint("nothing outside the cache is written; tell the hub's operator"));
+        }
+        let name = entry.digest.as_ref().map_or_else(
+            || transfer::hex(&Sha256::digest(format!("{commit}/{}", entry.path))),
+            |digest| digest.text().to_owned(),
+        );
+        let make =
+            |folder: &Path| fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e));
+        let blobs = self.folder.join("blobs");
+        make(&blobs)?;
+        let blob = blobs.join(&name);
+        if !blob.is_file() {
+            let part = blobs.join(format!("{name}.incomplete"));
+            fill(&part)?;
+            fs::rename(&part, &blob).map_err(|e| Error::io("write", &blob, e))?;
+        }
+        let place = self.path(commit, Some(&entry.path));
+        make(place.parent().unwrap_or(&self.folder))?;
+        let up = "../".repeat(2 + entry.path.matches('/').count());
+        link(&Path::new(&up).join("blobs").join(&name), &blob, &place)
+    }
+
+    /// Lets a branch name a commit.
+    pub(super) fn point(&self, revision: &str, commit: &str) -> Result<()> {
+        if revision == commit || !is_plain(revision) {
+            return Ok(());
+        }
+        let file = self.folder.join("refs").join(revision);
+        let fault = |e| Error::io("write", &file, e);
+        fs::create_dir_all(self.folder.join("refs")).map_err(fault)?;
+        fs::write(&file, commit).map_err(fault)
+    }
+}
+
+/// A link where the system has them, else the bytes themselves.
+fn link(target: &Path, blob: &Path, place: &Path) -> Result<()> {
+    let fault = |e| Error::io("write", place, e);
+    match fs::remove_file(place) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fault(e)),
+        _ => {}
+    }
+    #[cfg(unix)]
+    if std::os::unix::fs::symlink(target, place).is_ok() {
+        return Ok(());
+    }
+    let _ = target;
+    fs::copy(blob, place).map(|_| ()).map_err(fault)
+}
+
+fn is_plain(name: &str) -> bool {
+    is_inside(name) && !name.contains('/')
+}
+
+/// Whether a path stays in its folder.
+pub(super) fn is_inside(path: &str) -> bool {
+    !path.is_empty()
+        && !path.contains('\\')
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Whether a folder has a config and every weight file that it needs.
+fn is_whole(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_file();
+    let shards = |index: &Path| -> Option<bool> {
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(index).ok()?).ok()?;
+        let files = json["weight_map"].as_object()?;
+        Some(!files.is_empty() && files.values().all(|file| file.as_str().is_some_and(&has)))
+    };
+    has("config.json")
+        && WEIGHTS
+            .iter()
+            .any(|name| has(name) || shards(&folder.join(format!("{name}.index.json"))).unwrap_or(false))
+}

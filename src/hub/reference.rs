@@ -1,0 +1,265 @@
+//! What names something on a hub: `hf:OWNER/NAME`, `hf:OWNER/NAME/FILE`, `hf:datasets/OWNER/NAME/FILE`, the
+//! same with `ms:`; `NAME@REVISION` where a certain version is meant.
+
+use std::fmt;
+
+use super::Entry;
+use crate::error::{Error, Result};
+
+/// Which hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// huggingface.co or a mirror.
+    HuggingFace,
+    /// modelscope.cn.
+    ModelScope,
+}
+
+/// What a repository holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Weights.
+    Model,
+    /// Rows.
+    Dataset,
+}
+
+/// A repository, or one file of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// Which hub.
+    pub site: Site,
+    /// The kind, where it is stated.
+    pub kind: Option<Kind>,
+    /// `OWNER/NAME`, or a `NAME` alone (old models of Hugging Face).
+    pub repo: String,
+    /// Branch, tag or commit, where one is stated.
+    pub revision: Option<String>,
+    /// A file in it.
+    pub file: Option<String>,
+}
+
+/// Whether a text names something on a hub, rightly or wrongly.
+pub fn is_reference(text: &str) -> bool {
+    text.starts_with("hf:") || text.starts_with("ms:")
+}
+
+fn wrong(text: &str) -> Error {
+    Error::input(format!("`{text}` names nothing on a hub"))
+        .hint("write hf:OWNER/NAME, hf:OWNER/NAME/FILE or hf:datasets/OWNER/NAME/FILE; ms: for ModelScope")
+}
+
+impl Reference {
+    /// Reads a reference; without `hf:` or `ms:` it is one of Hugging Face's.
+    ///
+    /// # Errors
+    /// A part is missing, or has characters that no name on a hub has.
+    pub fn parse(text: &str) -> Result<Self> {
+        let (site, rest) = match text.split_once(':') {
+            Some(("hf", rest)) => (Site::HuggingFace, rest),
+            Some(("ms", rest)) => (Site::ModelScope, rest),
+            Some(_) => return Err(wrong(text)),
+            None => (Site::HuggingFace, text),
+        };
+        let (kind, rest) = match rest.split_once('/') {
+            Some(("datasets", rest)) => (Some(Kind::Dataset), rest),
+            Some(("models", rest)) => (Some(Kind::Model), rest),
+            _ => (None, rest),
+        };
+        let plain = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        let mut parts = rest.splitn(3, '/');
+        let (first, second, file) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        let (name, revision) = match second.unwrap_or(first).split_once('@') {
+            Some((name, revision)) => (name, Some(revision.to_owned())),
+            None => (second.unwrap_or(first), None),
+        };
+        let repo = if second.is_some() { format!("{first}/{name}") } else { name.to_owned() };
+        let alone = second.is_none() && (site == Site::ModelScope || !text.contains(':'));
+        let good_revision = revision.as_deref().is_none_or(plain);
+        let good_file = file.is_none_or(|f| f.split('/').all(|p| !p.is_empty() && p != "." && p != ".."));
+        if alone || !plain(name) || second.is_some() && !plain(first) || !good_revision || !good_file {
+            return Err(wrong(text));
+        }
+        Ok(Self { site, kind, repo, revision, file: file.map(str::to_owned) })
+    }
+
+    /// The branch, tag or commit to ask for.
+    pub fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or(match self.site {
+            Site::HuggingFace => "main",
+            Site::ModelScope => "master",
+        })
+    }
+
+    /// Kinds to look for, in order. Rows may be named without saying that they are a data set.
+    pub(super) fn kinds(&self) -> Vec<Kind> {
+        match self.kind {
+            Some(kind) => vec![kind],
+            None => vec![Kind::Model, Kind::Dataset],
+        }
+    }
+
+    /// The files to bring: the one that is named; of a model what it takes to run it, weights last.
+    pub(super) fn choose<'a>(&self, kind: Kind, files: &'a [Entry]) -> Result<Vec<&'a Entry>> {
+        let list = || {
+            let names: Vec<&str> =
+                files.iter().map(|f| f.path.as_str()).filter(|p| !p.starts_with('.')).take(12).collect();
+            format!("it holds {}{}", names.join(", "), if files.len() > 12 { ", ..." } else { "" })
+        };
+        if let Some(file) = &self.file {
+            return match files.iter().find(|entry| entry.path == *file) {
+                Some(entry) => Ok(vec![entry]),
+                None => Err(Error::input(format!("{} has no file `{file}`", self.repository())).hint(list())),
+            };
+        }
+        if kind == Kind::Dataset {
+            return Err(
+                Error::input(format!("{} is a data set: name a file of it", self.repository())).hint(list())
+            );
+        }
+        // Of the same weights in several forms the first is taken.
+        let top = |entry: &Entry| !entry.path.contains('/');
+        let fits = |entry: &Entry, form: (&str, &str)| {
+            top(entry) && entry.path.starts_with(form.0) && entry.path.ends_with(form.1)
+        };
+        let forms = [("model", ".safetensors"), ("pytorch_model", ".bin")];
+        let Some(form) = forms.into_iter().find(|form| files.iter().any(|e| fits(e, *form))) else {
+            return self.alone(files, list());
+        };
+        let small = [".json", ".jinja", ".model", "merges.txt", "vocab.txt"];
+        let aside = |entry: &Entry| {
+            top(entry)
+                && small.iter().any(|ending| entry.path.ends_with(ending))
+                && !entry.path.ends_with(".index.json")
+        };
+        let index = format!("{}{}.index.json", form.0, form.1);
+        let mut wanted: Vec<&Entry> = files.iter().filter(|e| aside(e)).collect();
+        wanted.extend(files.iter().filter(|e| e.path == index));
+        wanted.extend(files.iter().filter(|e| fits(e, form)));
+        Ok(wanted)
+    }
+
+    /// A repository of upstream's `.pth` or of GGUF files: one of several has to be named.
+    fn alone<'a>(&self, files: &'a [Entry], list: String) -> Result<Vec<&'a Entry>> {
+        let weights: Vec<&Entry> =
+            files.iter().filter(|e| e.path.ends_with(".pth") || e.path.ends_with(".gguf")).collect();
+        match weights[..] {
+            [] => {
+                Err(Error::input(format!("{} holds no weights that can be read", self.repository()))
+                    .hint(list))
+            }
+            _ => {
+                let names: Vec<&str> = weights.iter().map(|e| e.path.as_str()).take(12).collect();
+                Err(Error::input(format!("{} holds weight files, not a model's folder", self.repository()))
+                    .hint(format!("name one: {}/{{{}}}", self.repository(), names.join(","))))
+            }
+        }
+    }
+
+    fn repository(&self) -> String {
+        let site = if self.site == Site::HuggingFace { "hf" } else { "ms" };
+        format!("{site}:{}", self.repo)
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", if self.site == Site::HuggingFace { "hf" } else { "ms" })?;
+        match self.kind {
+            Some(Kind::Dataset) => write!(f, "datasets/")?,
+            Some(Kind::Model) => write!(f, "models/")?,
+            None => {}
+        }
+        write!(f, "{}", self.repo)?;
+        if let Some(revision) = &self.revision {
+            write!(f, "@{revision}")?;
+        }
+        match &self.file {
+            Some(file) => write!(f, "/{file}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_read_and_written() {
+        for text in [
+            "hf:a/b",
+            "hf:gpt2",
+            "hf:a/b@v1.0",
+            "hf:a/b/c.jsonl",
+            "hf:datasets/a/b/d/c.jsonl",
+            "ms:a/b@master/c.pth",
+            "ms:datasets/a/b/c",
+        ] {
+            assert_eq!(Reference::parse(text).unwrap().to_string(), text);
+        }
+        let bare = Reference::parse("jingyaogong/minimind-3").unwrap();
+        assert_eq!((bare.to_string().as_str(), bare.revision()), ("hf:jingyaogong/minimind-3", "main"));
+        for text in [
+            "",
+            "hf:",
+            "hf:a/",
+            "hf:/b",
+            "ms:a",
+            "a",
+            "xx:a/b",
+            "hf:a/../c",
+            "hf:a/b/../c",
+            "hf:a/b//c",
+            "hf:a/b@",
+            "hf:a b/c",
+            "hf:../a",
+            "hf:.a/b",
+        ] {
+            assert!(Reference::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_several_forms_one_is_chosen_with_the_weights_last() {
+        let files = |names: &[&str]| -> Vec<Entry> {
+            names.iter().map(|n| Entry { path: (*n).to_owned(), size: None, digest: None }).collect()
+        };
+        let chosen = |text: &str, kind, names: &[&str]| -> Result<Vec<String>> {
+            let files = files(names);
+            let chosen = Reference::parse(text)?.choose(kind, &files)?;
+            Ok(chosen.into_iter().map(|e| e.path.clone()).collect())
+        };
+        let all = [
+            "model-1.safetensors",
+            "README.md",
+            "config.json",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+            "tokenizer.json",
+            "onnx/model.safetensors",
+            "model-2.safetensors",
+            "x.pth",
+        ];
+        assert_eq!(
+            chosen("hf:a/b", Kind::Model, &all).unwrap(),
+            [
+                "config.json",
+                "tokenizer.json",
+                "model.safetensors.index.json",
+                "model-1.safetensors",
+                "model-2.safetensors"
+            ]
+        );
+        assert_eq!(chosen("hf:a/b/x.pth", Kind::Model, &all).unwrap(), ["x.pth"]);
+        let several = chosen("hf:a/b", Kind::Model, &["a.pth", "b.pth"]).unwrap_err().to_string();
+        assert!(several.contains("hf:a/b/{a.pth,b.pth}"), "{several}");
+        assert!(chosen("hf:a/b", Kind::Model, &["README.md"]).is_err());
+        assert!(chosen("hf:a/b", Kind::Dataset, &["a.jsonl"]).unwrap_err().to_string().contains("a.jsonl"));
+        assert!(chosen("hf:a/b/z", Kind::Dataset, &["a.jsonl"]).is_err());
+    }
+}
