@@ -146,8 +146,8 @@ pub(super) fn load_at_depth(
     depth: usize,
 ) -> Result<LoadedModel> {
     let mut weights = read_weights(path)?;
-    if adapter::is_adapter(&weights.tensors) {
-        return adapter::load_with_base(path, weights, given, device, kind, depth);
+    if adapter::file::is_adapter(&weights.tensors) {
+        return adapter::file::load_with_base(path, weights, given, device, kind, depth);
     }
     if weights.tensors.contains_key(SCORE) {
         return Err(Error::input("this is a reward model: it scores, but does not speak")

@@ -12,7 +12,7 @@ use super::record::Inputs;
 use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::LanguageModelling;
-use crate::checkpoint::adapter;
+use crate::checkpoint::adapter::file as adapter;
 use crate::error::{Error, Place, Result};
 use crate::model::{Adapter, CausalLm};
 use crate::plan::{Init, LoraConfig};

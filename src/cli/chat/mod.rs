@@ -56,8 +56,14 @@ pub fn run(args: Args) -> Result<()> {
     let opened = open(&args.open)?;
     let config = GenerateConfig { eos_id: Some(opened.tokenizer()?.eos_id()), ..config };
     let generator = opened.generator(None)?;
-    let mut session =
-        Session { opened: &opened, generator, config, thinking: args.thinking, system: args.system, turns: Vec::new() };
+    let mut session = Session {
+        opened: &opened,
+        generator,
+        config,
+        thinking: args.thinking,
+        system: args.system,
+        turns: Vec::new(),
+    };
     let interrupts = Interrupts::install()?;
     let mut input = Input::open()?;
     if input.is_terminal() {

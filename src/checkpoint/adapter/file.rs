@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-use super::bridge;
-use super::load::{self, LoadedModel, Weights};
-use super::value::HostTensor;
+use super::super::bridge;
+use super::super::load::{self, LoadedModel, Weights};
+use super::super::value::HostTensor;
 use crate::error::{Error, Place, Result};
 use crate::model::{Adapter, ModelConfig};
 
@@ -73,7 +73,7 @@ impl AdapterFile {
 }
 
 /// The model that an adapter makes of the weights it belongs to.
-pub(super) fn load_with_base(
+pub(in crate::checkpoint) fn load_with_base(
     path: &Path,
     weights: Weights,
     given: Option<&ModelConfig>,
