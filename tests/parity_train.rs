@@ -3,12 +3,9 @@
 
 mod common;
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use common::{json, minimind, number, rows, succeed, variants};
-use minimind::checkpoint::load::named_tensors;
-use tch::{Kind, Tensor};
+use common::{distance, json, minimind, number, rows, succeed, variants, weights};
 
 /// Trains on a fixture's batches in `output`; `extra` goes to the command line.
 fn train(fixture: &Path, output: &Path, extra: &[&str]) {
@@ -28,30 +25,6 @@ fn train(fixture: &Path, output: &Path, extra: &[&str]) {
     );
     std::fs::write(&recipe, text).expect("a recipe is written");
     succeed(minimind().arg("run").arg(&recipe).args(extra));
-}
-
-fn weights(output: &Path) -> HashMap<String, Tensor> {
-    let file = std::fs::read_dir(output)
-        .expect("the run's folder")
-        .map(|e| e.expect("an entry").path())
-        .find(|p| p.to_string_lossy().ends_with(".pth") && !p.to_string_lossy().contains("_resume"))
-        .expect("a weight file");
-    named_tensors(&file).expect("it reads")
-}
-
-/// Share of elements farther than `near`, and the farthest.
-fn distance(ours: &HashMap<String, Tensor>, file: &Path, near: f64) -> (f64, f64) {
-    let (mut beyond, mut all, mut most) = (0.0, 0.0, 0.0f64);
-    let recorded = named_tensors(file).expect("the recorded weights");
-    assert!(recorded.len() > 10);
-    for (name, want) in recorded {
-        let Some(got) = ours.get(&name) else { panic!("our file has no {name}") };
-        let far = (got.to_kind(Kind::Float) - want).abs();
-        most = most.max(far.max().double_value(&[]));
-        beyond += far.gt(near).sum(Kind::Double).double_value(&[]);
-        all += far.numel() as f64;
-    }
-    (beyond / all, most)
 }
 
 fn compare(got: &[serde_json::Value], want: &[serde_json::Value], tolerance: impl Fn(usize, &str) -> f64) {

@@ -158,7 +158,17 @@ pub fn load_model(
     device: Device,
     kind: Kind,
 ) -> Result<LoadedModel> {
-    let mut weights = read_weights(path)?;
+    model_from(read_weights(path)?, path, given, device, kind)
+}
+
+/// The same from weights that were read from `path`.
+pub(super) fn model_from(
+    mut weights: Weights,
+    path: &Path,
+    given: Option<&ModelConfig>,
+    device: Device,
+    kind: Kind,
+) -> Result<LoadedModel> {
     // Files without shared storages may keep tied weights under the output layer's name alone.
     if !weights.tensors.contains_key("model.embed_tokens.weight")
         && let Some(head) = weights.tensors.get("lm_head.weight").cloned()

@@ -7,6 +7,7 @@
 pub mod architecture;
 pub mod atomic;
 pub mod bridge;
+pub mod critic;
 pub mod gguf;
 pub mod load;
 pub mod pth;
@@ -14,6 +15,7 @@ pub mod resolve;
 pub mod safetensors;
 pub mod value;
 
+pub use critic::load_critic;
 pub use load::{LoadedModel, load_into, load_model, named_tensors};
 pub use resolve::resolve_model_path;
 pub use value::{DType, HostTensor, Value};

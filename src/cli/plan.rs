@@ -95,6 +95,9 @@ pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
         }
         StageConfig::Export(_) => return None,
         StageConfig::Eval(c) => (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len),
+        StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => {
+            (&c.train.data, c.train.tokenizer.as_ref(), c.train.batch_size, c.train.max_seq_len)
+        }
     };
     if data.format == DataFormat::Tokens {
         return token_facts(data, batch);
@@ -137,7 +140,8 @@ fn token_facts(data: &DataConfig, batch: usize) -> Option<Facts> {
     let DataSource::Paths(paths) = &data.source else { return None };
     let (mut rows, mut tokens, mut batches) = (0, 0, 0);
     for path in paths {
-        let shape = crate::checkpoint::safetensors::read(path).ok()?.tensors.get("input_ids")?.shape();
+        let tensors = crate::checkpoint::safetensors::read(path).ok()?.tensors;
+        let shape = tensors.get("input_ids").or_else(|| tensors.get("output_ids"))?.shape();
         let own = shape[..shape.len() - 1].iter().product::<i64>() as u64;
         rows += own;
         tokens += shape.iter().product::<i64>() as u64;

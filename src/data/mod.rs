@@ -1,12 +1,14 @@
 //! Bytes to batches.
 //!
 //! In reading order: `config` (what is asked for), `jsonl` (lines), `text` and `chat` (a row to ids),
-//! `cache` and `tokens` (where ids lie), `rows`, `prepare` (all of it together), `loader` (batches).
+//! `cache` and `tokens` (where ids lie), `rows`, `prepare` (all of it together), `loader` (batches);
+//! `episode` (rollouts).
 
 pub mod batch;
 pub mod cache;
 pub mod chat;
 pub mod config;
+pub mod episode;
 pub mod jsonl;
 pub mod loader;
 pub mod prepare;
@@ -23,6 +25,7 @@ mod tests;
 
 pub use batch::{Batch, IGNORE};
 pub use config::*;
+pub use episode::{Episode, Recorded};
 pub use loader::{Loader, LoaderConfig, PaddingStats};
 pub use prepare::{DataFacts, PrepareContext, Prepared, QuickFacts, prepare, quick_facts};
 pub use rows::{Row, Rows};

@@ -21,6 +21,8 @@ pub struct Targets {
     pub positions: Tensor,
     /// The token that each should predict, `[M]`.
     pub tokens: Tensor,
+    /// How much each counts, `[M]`; `None`: all alike. The mean still divides by M (upstream's reason stage).
+    pub weights: Option<Tensor>,
     /// M.
     pub count: i64,
 }
@@ -40,7 +42,24 @@ impl Targets {
             }
         }
         let upload = |v: &[i64]| Tensor::from_slice(v).to_device(device);
-        Self { positions: upload(&positions), tokens: upload(&tokens), count: positions.len() as i64 }
+        Self {
+            positions: upload(&positions),
+            tokens: upload(&tokens),
+            weights: None,
+            count: positions.len() as i64,
+        }
+    }
+
+    /// The same, where each of the tokens `markers` counts `weight` times.
+    pub fn weighted(self, markers: &Tensor, weight: f64) -> Self {
+        let marked = self.tokens.unsqueeze(1).eq_tensor(markers).any_dim(1, false); // [M]
+        let weights = marked.to_kind(Kind::Float) * (weight - 1.0) + 1.0;
+        Self { weights: Some(weights), ..self }
+    }
+
+    fn part(&self, start: i64, rows: i64) -> (Tensor, Option<Tensor>) {
+        let cut = |t: &Tensor| t.narrow(0, start, rows);
+        (cut(&self.tokens), self.weights.as_ref().map(cut))
     }
 }
 
@@ -56,8 +75,7 @@ pub fn sum(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Tenso
     let selected = select(hidden, targets)?;
     let mut total = Tensor::f_zeros([], (Kind::Float, hidden.device()))?;
     for (start, rows) in chunks(targets.count, lm_head) {
-        total +=
-            chunk_loss(&selected.narrow(0, start, rows), lm_head, &targets.tokens.narrow(0, start, rows))?;
+        total += chunk_loss(&selected.narrow(0, start, rows), lm_head, targets.part(start, rows))?;
     }
     Ok(total)
 }
@@ -81,7 +99,7 @@ pub fn mean_with_grad(
     let mut total = Tensor::f_zeros([], (Kind::Float, hidden.device()))?;
     for (start, rows) in chunks(targets.count, lm_head) {
         let chunk = detached.narrow(0, start, rows).detach().set_requires_grad(true);
-        let loss = chunk_loss(&chunk, lm_head, &targets.tokens.narrow(0, start, rows))?;
+        let loss = chunk_loss(&chunk, lm_head, targets.part(start, rows))?;
         (&loss * (scale / targets.count as f64)).f_backward()?;
         grad.narrow(0, start, rows).f_copy_(&chunk.grad())?;
         total += loss.detach();
@@ -91,17 +109,23 @@ pub fn mean_with_grad(
     Ok(Some((total / targets.count as f64, surrogate)))
 }
 
-fn select(hidden: &Tensor, targets: &Targets) -> Result<Tensor> {
+/// The labelled rows, `[B, T, D] -> [M, D]`.
+pub(super) fn select(hidden: &Tensor, targets: &Targets) -> Result<Tensor> {
     let (_, _, d) = hidden.size3().expect("hidden states are [B, T, D]");
     Ok(hidden.f_reshape([-1, d])?.f_index_select(0, &targets.positions)?) // [M, D]
 }
 
-fn chunk_loss(hidden: &Tensor, lm_head: &Tensor, tokens: &Tensor) -> Result<Tensor> {
+fn chunk_loss(hidden: &Tensor, lm_head: &Tensor, targets: (Tensor, Option<Tensor>)) -> Result<Tensor> {
     let logits = hidden.f_linear(lm_head, None::<&Tensor>)?.to_kind(Kind::Float); // [rows, V]
-    Ok(logits.f_cross_entropy_loss(tokens, None::<&Tensor>, Reduction::Sum, -100, 0.0)?)
+    let of = |reduction| logits.f_cross_entropy_loss(&targets.0, None::<&Tensor>, reduction, -100, 0.0);
+    Ok(match targets.1 {
+        None => of(Reduction::Sum)?,
+        Some(weights) => (of(Reduction::None)? * weights).f_sum(Kind::Float)?,
+    })
 }
 
-fn chunks(count: i64, lm_head: &Tensor) -> impl Iterator<Item = (i64, i64)> {
+/// Pieces of `count` rows whose logits fit into [`CHUNK_LOGITS`]: where each starts and its length.
+pub(super) fn chunks(count: i64, lm_head: &Tensor) -> impl Iterator<Item = (i64, i64)> {
     let (v, _) = lm_head.size2().expect("the output layer is [V, D]");
     let rows = (CHUNK_LOGITS / v).max(1);
     (0..count).step_by(rows as usize).map(move |start| (start, rows.min(count - start)))
@@ -146,6 +170,25 @@ mod tests {
             assert!(far(&mean(&hidden, &head, &targets).unwrap(), &plain) < 1e-5);
             assert!(far(&dh, &hidden.grad()) < 1e-6 && far(&dw, &head.grad()) < 1e-6);
         }
+    }
+
+    #[test]
+    fn marked_tokens_weigh_more_and_the_count_stays() {
+        let (hidden, head, labels) = case(11);
+        let plain = Targets::new(&labels, Device::Cpu);
+        let marked = Targets::new(&labels, Device::Cpu).weighted(&Tensor::from_slice(&[3i64, 4, 4]), 10.0);
+        let logits = select(&hidden, &plain).unwrap().linear(&head, None::<&Tensor>);
+        let each = logits.cross_entropy_loss(&plain.tokens, None::<&Tensor>, Reduction::None, -100, 0.0);
+        // The labels after the shift: 2, 4, 0, 3, 10.
+        let weights = Tensor::from_slice(&[1f32, 10.0, 1.0, 10.0, 1.0]);
+        let want = (each * weights).sum(Kind::Float) / 5.0;
+        let (loss, surrogate) = mean_with_grad(&hidden, &head, &marked, 1.0).unwrap().unwrap();
+        surrogate.backward();
+        let dh = hidden.grad().copy();
+        let _ = hidden.grad().zero_();
+        want.backward();
+        let far = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+        assert!(far(&loss, &want) < 1e-5 && far(&dh, &hidden.grad()) < 1e-6);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The network, in the order a paper would tell it: config, params, rope, norm, attention, mlp, moe, block, causal_lm.
+//! The network, in the order a paper would tell it: config, params, rope, norm, attention, mlp, moe, block, causal_lm,
+//! value_head.
 
 pub mod attention;
 pub mod block;
@@ -10,9 +11,11 @@ pub mod moe;
 pub mod norm;
 pub mod params;
 pub mod rope;
+pub mod value_head;
 
 pub use attention::Mask;
 pub use causal_lm::{CausalLm, padded_causal_mask};
 pub use config::{Era, ModelConfig, ModelOverrides, MoeConfig};
 pub use kv_cache::KvCache;
 pub use params::Params;
+pub use value_head::ValueModel;

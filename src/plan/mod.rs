@@ -1,6 +1,7 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
-//! Reading order: `types` (the plan), `resolve`, `evaluation`, `exporting`, `references` and `settings` (from a recipe to it), `hash` (what makes
+//! Reading order: `types` (the plan), `resolve`, `evaluation`, `exporting`, `policies`, `references` and `settings`
+//! (from a recipe to it), `hash` (what makes
 //! a stage done), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
 pub mod cost;
@@ -8,6 +9,8 @@ pub mod evaluation;
 pub mod exporting;
 pub mod hash;
 pub mod machine;
+mod policies;
+pub mod policy;
 pub mod references;
 pub mod resolve;
 pub mod settings;

@@ -115,7 +115,7 @@ impl Resolver<'_> {
     }
 
     /// A number for which `fits` holds.
-    fn real(
+    pub(super) fn real(
         &mut self,
         base: &[String],
         key: &str,
@@ -130,7 +130,7 @@ impl Resolver<'_> {
         Some(value)
     }
 
-    fn ratio(&mut self, base: &[String], key: &str, value: Option<f64>) -> Option<f64> {
+    pub(super) fn ratio(&mut self, base: &[String], key: &str, value: Option<f64>) -> Option<f64> {
         self.real(base, key, value, "between 0 and 1", |v| (0.0..=1.0).contains(&v))
     }
 
@@ -201,6 +201,9 @@ impl Resolver<'_> {
                 StageBody::Train(section) => self.train(&base, stage.kind, section, seed, &names[index..]),
                 StageBody::Eval(section) => self.eval(&base, section, seed, &names[index..]),
                 StageBody::Export(section) => self.export(&base, section, &names[index..]),
+                StageBody::Grpo(section) => self.grpo(&base, section, seed, &names[index..]),
+                StageBody::Ppo(section) => self.ppo(&base, section, seed, &names[index..]),
+                StageBody::Spo(section) => self.spo(&base, section, seed, &names[index..]),
             };
             self.note(&name, &config);
             planned.push(StagePlan { name, place: Some(self.recipe.places.key(&base)), config });
@@ -233,6 +236,13 @@ impl Resolver<'_> {
                 max_seq_len: 0,
             },
             StageConfig::Eval(_) | StageConfig::Export(_) => return,
+            StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => Above {
+                name: name.to_owned(),
+                trains: true,
+                tokenizer: c.train.tokenizer.clone(),
+                model: c.train.model.clone(),
+                max_seq_len: c.train.max_seq_len,
+            },
         };
         self.above.push(above);
     }
@@ -262,10 +272,31 @@ impl Resolver<'_> {
         let pretrain = kind == "pretrain";
         let (batch, accumulation, rate, length) =
             if pretrain { (32, 8, 5e-4, 340) } else { (16, 1, 1e-5, 768) };
+        let s = &TrainSection {
+            batch_size: s.batch_size.or(Some(batch)),
+            accumulation_steps: s.accumulation_steps.or(Some(accumulation)),
+            learning_rate: s.learning_rate.or(Some(rate)),
+            max_seq_len: s.max_seq_len.or(Some(length)),
+            ..s.clone()
+        };
+        let data = self.data(base, s.data.as_ref(), kind, seed, s.on_bad_row);
+        let config = self.train_config(base, kind, s, data, below);
+        if pretrain { StageConfig::Pretrain(config) } else { StageConfig::Sft(config) }
+    }
+
+    /// What every stage with a training loop has; the kind's own defaults are in `s` already.
+    pub(super) fn train_config(
+        &mut self,
+        base: &[String],
+        kind: &str,
+        s: &TrainSection,
+        data: DataConfig,
+        below: &[String],
+    ) -> TrainConfig {
         let last = self.above.iter().rev().find(|a| a.trains).map(|a| Init::Stage(a.name.clone()));
         let init = match &s.init {
             Some(init) => self.init(&join(base, "init"), init, below),
-            None if pretrain => Init::Scratch,
+            None if kind == "pretrain" => Init::Scratch,
             None => last.unwrap_or_else(|| {
                 self.missing(
                     base,
@@ -277,7 +308,6 @@ impl Resolver<'_> {
             }),
         };
         let model = self.stage_model(base, s.model.as_ref(), &init);
-        let data = self.data(base, s.data.as_ref(), kind, seed, s.on_bad_row);
         let tokenizer = self.tokenizer_of(base, s.tokenizer.as_deref(), &init, data.format, below);
         let positive = |v: f64| v > 0.0 && v.is_finite();
         let not_negative = |v: f64| v >= 0.0 && v.is_finite();
@@ -296,17 +326,15 @@ impl Resolver<'_> {
             }
         };
         let dropout = model.as_ref().map_or(0.0, |m| m.config.dropout);
-        let max_seq_len = self.whole(base, "max_seq_len", s.max_seq_len, 2).unwrap_or(length);
+        let max_seq_len = self.whole(base, "max_seq_len", s.max_seq_len, 2).unwrap_or(768);
         self.fits_positions(base, max_seq_len, model.as_ref());
-        let config = TrainConfig {
+        TrainConfig {
             epochs: self.whole(base, "epochs", s.epochs, 1).unwrap_or(2),
-            batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(batch),
-            accumulation_steps: self
-                .whole(base, "accumulation_steps", s.accumulation_steps, 1)
-                .unwrap_or(accumulation),
+            batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(1),
+            accumulation_steps: self.whole(base, "accumulation_steps", s.accumulation_steps, 1).unwrap_or(1),
             learning_rate: self
                 .real(base, "learning_rate", s.learning_rate, "above 0", positive)
-                .unwrap_or(rate),
+                .unwrap_or(1e-5),
             max_seq_len,
             grad_clip: self
                 .real(base, "grad_clip", s.grad_clip, "of at least 0", not_negative)
@@ -350,8 +378,7 @@ impl Resolver<'_> {
             model,
             tokenizer,
             data,
-        };
-        if pretrain { StageConfig::Pretrain(config) } else { StageConfig::Sft(config) }
+        }
     }
 }
 

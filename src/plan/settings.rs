@@ -208,7 +208,11 @@ impl Resolver<'_> {
             Some(FormatName::Chat) => DataFormat::Chat,
             Some(FormatName::Tokens) => DataFormat::Tokens,
             None | Some(FormatName::Auto) if tokens => DataFormat::Tokens,
-            None | Some(FormatName::Auto) if matches!(kind, "sft" | "eval") => DataFormat::Chat,
+            None | Some(FormatName::Auto)
+                if matches!(kind, "sft" | "eval" | "ppo" | "grpo" | "spo" | "agent") =>
+            {
+                DataFormat::Chat
+            }
             None | Some(FormatName::Auto) => DataFormat::Text,
         };
         if synthetic.is_some() && format == DataFormat::Tokens {
@@ -265,7 +269,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn file(&mut self, at: &[String], file: &str) {
+    pub(super) fn file(&mut self, at: &[String], file: &str) {
         let path = Path::new(file);
         if path.is_file() {
             return;

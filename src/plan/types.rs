@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use super::policy::*;
 pub use crate::data::config::*;
 use crate::engine::Compute;
 pub use crate::engine::OnAnomaly;
@@ -84,6 +85,12 @@ pub enum StageConfig {
     Eval(EvalConfig),
     /// Writes a model for other tools.
     Export(super::ExportConfig),
+    /// Proximal policy optimisation.
+    Ppo(Box<PolicyConfig>),
+    /// Group-relative policy optimisation.
+    Grpo(Box<PolicyConfig>),
+    /// Single-stream policy optimisation.
+    Spo(Box<PolicyConfig>),
 }
 
 /// Where a tokenizer comes from.
@@ -261,6 +268,9 @@ impl StageConfig {
             StageConfig::Sft(_) => "sft",
             StageConfig::Eval(_) => "eval",
             StageConfig::Export(_) => "export",
+            StageConfig::Ppo(_) => "ppo",
+            StageConfig::Grpo(_) => "grpo",
+            StageConfig::Spo(_) => "spo",
         }
     }
 }

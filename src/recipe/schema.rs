@@ -10,8 +10,10 @@ use serde::Deserialize;
 pub use super::stages::{Stage, StageBody};
 mod export;
 mod parts;
+mod policy;
 pub use export::*;
 pub use parts::*;
+pub use policy::*;
 
 /// A recipe: what to train, on what, in which order.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

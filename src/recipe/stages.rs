@@ -8,13 +8,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::schema::{EvalSection, ExportSection, TokenizerSection, TrainSection};
+use super::schema::{
+    EvalSection, ExportSection, GrpoSection, PpoSection, SpoSection, TokenizerSection, TrainSection,
+};
 
 /// Kinds this version runs.
-pub const KINDS: [&str; 5] = ["tokenizer", "pretrain", "sft", "eval", "export"];
+pub const KINDS: [&str; 8] = ["tokenizer", "pretrain", "sft", "ppo", "grpo", "spo", "eval", "export"];
 /// Kinds that are named but not in this version.
-pub const LATER: [&str; 10] =
-    ["lora", "merge", "reason", "distill", "dpo", "ppo", "grpo", "spo", "agent", "reward"];
+pub const LATER: [&str; 7] = ["lora", "merge", "reason", "distill", "dpo", "agent", "reward"];
 
 /// One stage.
 #[derive(Debug, Clone)]
@@ -36,6 +37,12 @@ pub enum StageBody {
     Eval(Box<EvalSection>),
     /// `export`.
     Export(Box<ExportSection>),
+    /// `grpo`.
+    Grpo(Box<GrpoSection>),
+    /// `ppo`.
+    Ppo(Box<PpoSection>),
+    /// `spo`.
+    Spo(Box<SpoSection>),
 }
 
 impl Stage {
@@ -46,6 +53,9 @@ impl Stage {
             StageBody::Train(s) => s.name.as_deref(),
             StageBody::Eval(s) => s.name.as_deref(),
             StageBody::Export(s) => s.name.as_deref(),
+            StageBody::Grpo(s) => s.name.as_deref(),
+            StageBody::Ppo(s) => s.name.as_deref(),
+            StageBody::Spo(s) => s.name.as_deref(),
         }
         .unwrap_or(self.kind)
     }
@@ -71,6 +81,9 @@ impl<'de> Deserialize<'de> for Stage {
                     "tokenizer" => StageBody::Tokenizer(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "eval" => StageBody::Eval(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "export" => StageBody::Export(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "grpo" => StageBody::Grpo(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "ppo" => StageBody::Ppo(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "spo" => StageBody::Spo(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     _ => StageBody::Train(map.next_value::<Option<_>>()?.unwrap_or_default()),
                 };
                 if let Some(second) = map.next_key::<String>()? {
@@ -92,13 +105,19 @@ impl JsonSchema for Stage {
         let train = generator.subschema_for::<TrainSection>();
         let eval = generator.subschema_for::<EvalSection>();
         let export = generator.subschema_for::<ExportSection>();
+        let grpo = generator.subschema_for::<GrpoSection>();
+        let ppo = generator.subschema_for::<PpoSection>();
+        let spo = generator.subschema_for::<SpoSection>();
         json_schema!({
             "type": "object",
             "description": "A map with one key, the stage's kind.",
             "minProperties": 1,
             "maxProperties": 1,
             "additionalProperties": false,
-            "properties": {"tokenizer": tokenizer, "pretrain": train, "sft": train, "eval": eval, "export": export}
+            "properties": {
+                "tokenizer": tokenizer, "pretrain": train, "sft": train, "eval": eval, "export": export,
+                "grpo": grpo, "ppo": ppo, "spo": spo
+            }
         })
     }
 }

@@ -120,6 +120,17 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
         }
         StageConfig::Export(c) => (None, Some(&c.init), c.tokenizer.as_ref()),
         StageConfig::Eval(c) => (Some(&c.data), Some(&c.init), c.tokenizer.as_ref()),
+        StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => {
+            for (key, init) in c.others() {
+                if let Some(path) = start_weights(context, init)? {
+                    inputs.add(key, path_hash(&path)?);
+                }
+            }
+            if let Some(heldout) = &c.heldout {
+                inputs.add("held-out data", data_hash(heldout)?);
+            }
+            (Some(&c.train.data), Some(&c.train.init), c.train.tokenizer.as_ref())
+        }
     };
     if let Some(data) = data {
         inputs.add("data", data_hash(data)?);

@@ -167,7 +167,7 @@ pub fn run(
 }
 
 /// What the weight file says about itself.
-fn describe(
+pub(super) fn describe(
     context: &Context<'_>,
     name: &str,
     config: &TrainConfig,
@@ -195,7 +195,7 @@ fn describe(
     .to_string()
 }
 
-fn loop_config(
+pub(super) fn loop_config(
     context: &Context<'_>,
     config: &TrainConfig,
     per_epoch: u64,
@@ -213,6 +213,7 @@ fn loop_config(
             warmup_steps: config.warmup_steps as u64,
             total_steps,
         },
+        by_updates: None,
         grad_clip: config.grad_clip,
         adamw: AdamWConfig { betas: config.betas, eps: config.eps, weight_decay: config.weight_decay },
         log_interval: config.log_interval as u64,
@@ -234,7 +235,11 @@ fn loop_config(
 }
 
 /// The checkpoint to go on from, as `--resume` allows it.
-fn find_resume(context: &Context<'_>, files: &Files, config: &LoopConfig) -> Result<Option<resume::Loaded>> {
+pub(super) fn find_resume(
+    context: &Context<'_>,
+    files: &Files,
+    config: &LoopConfig,
+) -> Result<Option<resume::Loaded>> {
     let missing = || {
         Error::input("there is no checkpoint to go on from")
             .at(Place::file(&files.resume))
@@ -260,7 +265,7 @@ fn find_resume(context: &Context<'_>, files: &Files, config: &LoopConfig) -> Res
     Ok(None)
 }
 
-fn sample(
+pub(super) fn sample(
     model: &CausalLm,
     tokenizer: Option<&Tokenizer>,
     config: &TrainConfig,
@@ -275,12 +280,12 @@ fn sample(
 }
 
 /// The samples taken before a stage that goes on now.
-fn kept_samples(folder: &Path) -> Vec<String> {
+pub(super) fn kept_samples(folder: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(folder.join("samples.json")).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }
 
-fn pair(config: &TrainConfig, before: &[String], after: &[String]) -> Value {
+pub(super) fn pair(config: &TrainConfig, before: &[String], after: &[String]) -> Value {
     let rows = config.samples.iter().enumerate().filter_map(|(i, prompt)| {
         let after = after.get(i)?;
         Some(json!({"prompt": prompt, "before": before.get(i), "after": after}))

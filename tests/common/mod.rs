@@ -1,10 +1,13 @@
 //! What the tests share: the program, the fixtures, rows of metrics.
 #![allow(dead_code)]
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use minimind::checkpoint::load::named_tensors;
 use serde_json::Value;
+use tch::{Kind, Tensor};
 
 /// The program under test.
 pub fn minimind() -> Command {
@@ -36,6 +39,15 @@ pub fn fixtures() -> PathBuf {
     root.join("tests/fixtures")
 }
 
+/// The same where the small copy holds none of it: empty there, and said.
+pub fn full_variants(file: &str) -> Vec<PathBuf> {
+    if fixtures().ends_with("shared/fixtures") {
+        return variants(file);
+    }
+    println!("nothing is compared: {file} is in the full fixtures alone");
+    Vec::new()
+}
+
 /// Folders `<era>/<variant>` that hold `file`.
 pub fn variants(file: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -65,4 +77,37 @@ pub fn rows(path: &Path) -> Vec<Value> {
 /// A row's number.
 pub fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or_else(|| panic!("{row} has no number `{key}`"))
+}
+
+/// The weights a run wrote.
+pub fn weights(output: &Path) -> HashMap<String, Tensor> {
+    let file = std::fs::read_dir(output)
+        .expect("the run's folder")
+        .map(|e| e.expect("an entry").path())
+        .find(|p| p.to_string_lossy().ends_with(".pth") && !p.to_string_lossy().contains("_resume"))
+        .expect("a weight file");
+    named_tensors(&file).expect("it reads")
+}
+
+/// Share of elements farther than `near` from those in `file`, and the farthest.
+pub fn distance(ours: &HashMap<String, Tensor>, file: &Path, near: f64) -> (f64, f64) {
+    distance_of(ours, named_tensors(file).expect("the recorded weights"), near)
+}
+
+/// The same from tensors that were read.
+pub fn distance_of(
+    ours: &HashMap<String, Tensor>,
+    recorded: HashMap<String, Tensor>,
+    near: f64,
+) -> (f64, f64) {
+    let (mut beyond, mut all, mut most) = (0.0, 0.0, 0.0f64);
+    assert!(recorded.len() > 10);
+    for (name, want) in recorded {
+        let Some(got) = ours.get(&name) else { panic!("our file has no {name}") };
+        let far = (got.to_kind(Kind::Float) - want).abs();
+        most = most.max(far.max().double_value(&[]));
+        beyond += far.gt(near).sum(Kind::Double).double_value(&[]);
+        all += far.numel() as f64;
+    }
+    (beyond / all, most)
 }
