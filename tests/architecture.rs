@@ -14,11 +14,11 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("optim", "native"),
         ("data", "native checkpoint"),
         ("checkpoint", "native model"),
-        ("rollout", "native model"),
+        ("rollout", "native model data checkpoint"),
         ("report", "checkpoint"),
         ("engine", "native model optim checkpoint"),
         ("export", "native model data checkpoint rollout engine"),
-        ("plan", "recipe model data engine optim export"),
+        ("plan", "recipe model data engine optim export rollout"),
         ("stage", &format!("plan {leaves}")),
         ("cli", &format!("recipe plan stage {leaves}")),
     ];

@@ -9,9 +9,11 @@ pub mod atomic;
 pub mod bridge;
 pub mod critic;
 pub mod gguf;
+mod internlm2;
 pub mod load;
 pub mod pth;
 pub mod resolve;
+pub mod reward;
 pub mod safetensors;
 pub mod value;
 

@@ -1,17 +1,19 @@
 //! Bytes to batches.
 //!
 //! In reading order: `config` (what is asked for), `jsonl` (lines), `text` and `chat` (a row to ids),
-//! `cache` and `tokens` (where ids lie), `rows`, `prepare` (all of it together), `loader` (batches);
-//! `episode` (rollouts).
+//! `cache` and `tokens` (where ids lie), `rows`, `prepare` (all of it together), `loader` (batches); `prompts` (what RL
+//! asks), `episode` (rollouts).
 
 pub mod batch;
 pub mod cache;
 pub mod chat;
+pub mod choices;
 pub mod config;
 pub mod episode;
 pub mod jsonl;
 pub mod loader;
 pub mod prepare;
+pub mod prompts;
 pub mod random;
 pub mod rows;
 pub mod source;
@@ -19,6 +21,7 @@ pub mod synthetic;
 pub mod text;
 pub mod tokenizer;
 pub mod tokens;
+pub mod tool_specs;
 
 #[cfg(test)]
 mod tests;
@@ -28,5 +31,6 @@ pub use config::*;
 pub use episode::{Episode, Recorded};
 pub use loader::{Loader, LoaderConfig, PaddingStats};
 pub use prepare::{DataFacts, PrepareContext, Prepared, QuickFacts, prepare, quick_facts};
+pub use prompts::{Prompt, PromptOptions, PromptRow, Prompts};
 pub use rows::{Row, Rows};
 pub use tokenizer::Tokenizer;

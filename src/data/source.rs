@@ -28,7 +28,7 @@ fn file_rows(path: PathBuf, skip: bool) -> Result<impl Iterator<Item = Result<Va
 pub fn rows(config: &DataConfig) -> Result<RowIter> {
     let paths = match &config.source {
         DataSource::Synthetic(world) => {
-            let kind = SyntheticKind::of(config.format == DataFormat::Chat);
+            let kind = SyntheticKind::of(config.format != DataFormat::Text);
             return Ok(Box::new(synthetic::rows(world, kind).map(Ok)));
         }
         DataSource::Paths(paths) => paths,

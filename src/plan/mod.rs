@@ -1,7 +1,7 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
-//! Reading order: `types` (the plan), `resolve`, `evaluation`, `exporting`, `policies`, `references` and `settings`
-//! (from a recipe to it), `hash` (what makes
+//! Reading order: `types` (the plan), `resolve`, `evaluation`, `exporting`, `policies`, `references`, `rewards`, `tools` and
+//! `settings` (from a recipe to it), `hash` (what makes
 //! a stage done), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
 pub mod cost;
@@ -13,7 +13,9 @@ mod policies;
 pub mod policy;
 pub mod references;
 pub mod resolve;
+pub mod rewards;
 pub mod settings;
+pub mod tools;
 pub mod types;
 
 pub use cost::{Facts, StageCost, estimate};

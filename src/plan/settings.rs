@@ -200,19 +200,22 @@ impl Resolver<'_> {
             files.extend(path.iter().map(|p| (join(&join(&base, "paths"), &index.to_string()), p.clone())));
         }
         for (at, file) in &files {
-            self.file(at, file);
+            // Multiple choice may come as a folder of subjects: `evaluation` sees to it.
+            if kind != "eval" || !Path::new(file).is_dir() {
+                self.file(at, file);
+            }
         }
         let tokens = files.iter().any(|(_, file)| file.ends_with(".safetensors"));
         let format = match d.format {
             Some(FormatName::Text) => DataFormat::Text,
             Some(FormatName::Chat) => DataFormat::Chat,
+            Some(FormatName::Prompts) => DataFormat::Prompts,
+            Some(FormatName::Agent) => DataFormat::Agent,
             Some(FormatName::Tokens) => DataFormat::Tokens,
             None | Some(FormatName::Auto) if tokens => DataFormat::Tokens,
-            None | Some(FormatName::Auto)
-                if matches!(kind, "sft" | "eval" | "ppo" | "grpo" | "spo" | "agent") =>
-            {
-                DataFormat::Chat
-            }
+            None | Some(FormatName::Auto) if matches!(kind, "sft" | "eval") => DataFormat::Chat,
+            None | Some(FormatName::Auto) if kind == "agent" => DataFormat::Agent,
+            None | Some(FormatName::Auto) if matches!(kind, "ppo" | "grpo" | "spo") => DataFormat::Prompts,
             None | Some(FormatName::Auto) => DataFormat::Text,
         };
         if synthetic.is_some() && format == DataFormat::Tokens {
@@ -227,7 +230,13 @@ impl Resolver<'_> {
                     None if kind == "eval" => SyntheticSplit::Heldout,
                     None => SyntheticSplit::Train,
                 };
+                let task = match s.task {
+                    Some(SyntheticTaskName::Tools) => SyntheticTask::Tools,
+                    None if format == DataFormat::Agent => SyntheticTask::Tools,
+                    Some(SyntheticTaskName::World) | None => SyntheticTask::World,
+                };
                 DataSource::Synthetic(SyntheticConfig {
+                    task,
                     rows: self.whole(&at, "rows", s.rows, 1),
                     seed: self.whole(&at, "seed", s.seed, 0).map_or(seed, |v| v as u64),
                     split,

@@ -233,6 +233,19 @@ pub struct EvalConfig {
     pub max_new_tokens: usize,
     /// Most rows to measure; `None`: all.
     pub limit: Option<usize>,
+    /// How questions of multiple choice are put.
+    pub choice: ChoicePlan,
+}
+
+/// How questions of multiple choice are put.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ChoicePlan {
+    /// Answered examples before each question.
+    pub shots: usize,
+    /// Where they come from.
+    pub shots_from: Option<PathBuf>,
+    /// Whether questions are chat turns.
+    pub chat_template: bool,
 }
 
 /// What an evaluation measures.
@@ -244,6 +257,12 @@ pub enum EvalTask {
     Loss,
     /// Greedy answers compared with the verifiable answer.
     ExactMatch,
+    /// The likeliest of several answers.
+    #[value(aliases = ["ceval", "cmmlu", "arc", "piqa", "openbookqa", "hellaswag"])]
+    MultipleChoice,
+    /// Greedy answers whose final number is compared.
+    #[value(alias = "gsm8k")]
+    Math,
 }
 
 impl Precision {

@@ -5,10 +5,16 @@ pub mod batcher;
 pub mod complete;
 pub mod decoder;
 pub mod generate;
+pub mod http;
 pub mod lanes;
+pub mod number;
 pub mod pages;
+pub mod process;
 pub mod request;
+pub mod rewards;
 pub mod sample;
+pub mod service;
+pub mod tools;
 
 #[cfg(test)]
 mod batcher_tests;

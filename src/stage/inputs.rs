@@ -11,7 +11,7 @@ use crate::checkpoint::{load, resolve_model_path};
 use crate::data::{DataConfig, DataSource, Tokenizer, Validation};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, Params};
-use crate::plan::{Init, ModelPlan, StageConfig, TokenizerSource};
+use crate::plan::{ChoicePlan, EvalConfig, Init, ModelPlan, StageConfig, TokenizerSource};
 
 /// The program's own part of every hash.
 pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
@@ -134,6 +134,11 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     };
     if let Some(data) = data {
         inputs.add("data", data_hash(data)?);
+        if let StageConfig::Eval(EvalConfig { choice: ChoicePlan { shots_from: Some(path), .. }, .. }) =
+            config
+        {
+            inputs.add("examples", path_hash(path)?);
+        }
     }
     if let Some(source) = source {
         let folder = tokenizer_folder(context, source);
@@ -160,7 +165,7 @@ fn data_hash(data: &DataConfig) -> Result<String> {
         files.push(path);
     }
     for file in files {
-        hasher.update(file_hash(file)?);
+        hasher.update(path_hash(file)?);
     }
     Ok(hex(&hasher.finalize()))
 }

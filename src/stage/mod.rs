@@ -3,6 +3,7 @@
 //!
 //! Read `runner` first, then `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
 
+pub mod choice;
 pub mod eval;
 pub mod export;
 pub mod grpo;
@@ -12,6 +13,7 @@ pub mod policy;
 pub mod ppo;
 pub mod record;
 pub mod runner;
+pub mod solve;
 pub mod spo;
 pub mod tokenizer;
 pub mod train;
