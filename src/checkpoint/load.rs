@@ -145,7 +145,7 @@ pub(super) fn load_at_depth(
     kind: Kind,
     depth: usize,
 ) -> Result<LoadedModel> {
-    let mut weights = read_weights(path)?;
+    let weights = read_weights(path)?;
     if adapter::file::is_adapter(&weights.tensors) {
         return adapter::file::load_with_base(path, weights, given, device, kind, depth);
     }
@@ -154,6 +154,17 @@ pub(super) fn load_at_depth(
             .at(Place::file(path))
             .hint("name a language model's weights"));
     }
+    model_from(weights, path, given, device, kind)
+}
+
+/// The model of weights that were read from `path`.
+pub(super) fn model_from(
+    mut weights: Weights,
+    path: &Path,
+    given: Option<&ModelConfig>,
+    device: Device,
+    kind: Kind,
+) -> Result<LoadedModel> {
     // Files without shared storages may keep tied weights under the output layer's name alone.
     if !weights.tensors.contains_key("model.embed_tokens.weight")
         && let Some(head) = weights.tensors.get("lm_head.weight").cloned()

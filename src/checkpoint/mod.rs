@@ -8,14 +8,18 @@ pub mod adapter;
 pub mod architecture;
 pub mod atomic;
 pub mod bridge;
+pub mod critic;
 pub mod folder;
 pub mod gguf;
+mod internlm2;
 pub mod load;
 pub mod pth;
 pub mod resolve;
+pub mod reward;
 pub mod safetensors;
 pub mod value;
 
+pub use critic::load_critic;
 pub use load::{LoadedModel, load_into, load_model, named_tensors};
 pub use resolve::resolve_model_path;
 pub use value::{DType, HostTensor, Value};

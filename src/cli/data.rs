@@ -13,7 +13,7 @@ use crate::data::jsonl::{self, Lines};
 use crate::data::synthetic::{self, SyntheticKind};
 use crate::data::tokenizer::labels;
 use crate::data::tokens::Tokens;
-use crate::data::{DataFormat, SyntheticConfig, SyntheticSplit, Tokenizer, prepare, source};
+use crate::data::{DataFormat, SyntheticConfig, SyntheticSplit, SyntheticTask, Tokenizer, prepare, source};
 use crate::error::{Error, Place, Result};
 
 /// Faults shown in full; more are only counted.
@@ -83,6 +83,7 @@ enum KindArg {
     Text,
     Chat,
     Preference,
+    Agent,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -294,9 +295,10 @@ fn synth(kind: KindArg, out: &Path, rows: Option<usize>, seed: u64, split: Split
         SplitArg::Train => SyntheticSplit::Train,
         SplitArg::Heldout => SyntheticSplit::Heldout,
     };
+    let task = if matches!(kind, KindArg::Agent) { SyntheticTask::Tools } else { SyntheticTask::World };
     let kind = match kind {
         KindArg::Text => SyntheticKind::Text,
-        KindArg::Chat => SyntheticKind::Chat,
+        KindArg::Chat | KindArg::Agent => SyntheticKind::Chat,
         KindArg::Preference => SyntheticKind::Preference,
     };
     let io = |e| Error::io("write", out, e);
@@ -305,7 +307,7 @@ fn synth(kind: KindArg, out: &Path, rows: Option<usize>, seed: u64, split: Split
     }
     let mut file = std::io::BufWriter::new(std::fs::File::create(out).map_err(io)?);
     let mut count = 0usize;
-    for row in synthetic::rows(&SyntheticConfig { rows, seed, split }, kind) {
+    for row in synthetic::rows(&SyntheticConfig { rows, seed, split, task }, kind) {
         writeln!(file, "{row}").map_err(io)?;
         count += 1;
     }

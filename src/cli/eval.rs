@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::native::Storage;
 use crate::plan::EvalTask;
 use crate::plan::machine::Machine;
+use crate::plan::{ChoicePlan, EvalTask};
 use crate::stage::eval::{Measurement, measure};
 
 /// Arguments.
@@ -15,10 +16,13 @@ use crate::stage::eval::{Measurement, measure};
 pub struct Args {
     #[command(flatten)]
     open: OpenArgs,
-    /// Rows to measure on: .jsonl with `text` or `conversations`, or .safetensors with ids and labels.
+    /// Rows to measure on: .jsonl with `text` or `conversations`, .safetensors with ids and labels, or
+    /// multiple-choice questions (.csv or .jsonl, or a folder of them).
     #[arg(long)]
     data: PathBuf,
-    /// What to measure; without it: loss, and exact_match where rows hold an `answer`.
+    /// What to measure; without it: multiple_choice where the rows are such questions, else loss, and
+    /// exact_match where rows hold an `answer`. The names ceval, cmmlu, arc, piqa, openbookqa and hellaswag
+    /// mean multiple_choice, gsm8k means math.
     #[arg(long, value_name = "NAME", value_enum)]
     task: Vec<EvalTask>,
     /// Rows a batch.
@@ -30,9 +34,18 @@ pub struct Args {
     /// Longest answer in tokens.
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
-    /// Most questions.
+    /// Most questions; of multiple choice, most a file.
     #[arg(long)]
     limit: Option<usize>,
+    /// Answered examples before each question of multiple choice.
+    #[arg(long, default_value_t = 0, requires = "shots_from")]
+    shots: usize,
+    /// Where examples come from: a file, or a folder with a file of each subject's name.
+    #[arg(long, value_name = "PATH")]
+    shots_from: Option<PathBuf>,
+    /// Put questions of multiple choice as chat turns.
+    #[arg(long)]
+    chat_template: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -46,13 +59,21 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::input("int8 is for generating; a loss is measured at full precision")
             .hint("give --precision fp32, bf16 or fp16"));
     }
-    let (format, has_answers) = crate::data::source::sniff(&args.data)?;
+    let choice = args.task.contains(&EvalTask::MultipleChoice)
+        || (args.task.is_empty() && crate::data::choices::looks_like(&args.data));
+    if choice && args.task.len() > 1 {
+        return Err(Error::input("multiple_choice has files of its own and stands alone")
+            .hint("measure the other tasks with a second call"));
+    }
+    let (format, has_answers) =
+        if choice { (DataFormat::Chat, false) } else { crate::data::source::sniff(&args.data)? };
     if format != DataFormat::Tokens && opened.tokenizer.is_none() {
         return Err(
             Error::input("no tokenizer was found beside the model").hint("name one with --tokenizer DIR")
         );
     }
     let tasks = match (args.task.is_empty(), has_answers) {
+        _ if choice => vec![EvalTask::MultipleChoice],
         (false, _) => args.task,
         (true, true) => vec![EvalTask::Loss, EvalTask::ExactMatch],
         (true, false) => vec![EvalTask::Loss],
@@ -65,6 +86,11 @@ pub fn run(args: Args) -> Result<()> {
         max_seq_len: args.max_seq_len,
         max_new_tokens: args.max_new_tokens,
         limit: args.limit,
+        choice: &ChoicePlan {
+            shots: args.shots,
+            shots_from: args.shots_from,
+            chat_template: args.chat_template,
+        },
         compute: opened.compute,
         cache_dir: &machine.cache_dir,
     };
@@ -75,7 +101,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     for (name, value) in result["metrics"].as_object().into_iter().flatten() {
         let shown = value.as_f64().map_or(value.to_string(), |x| crate::report::format::digits(x, 5));
-        println!("{name:<16} {shown}");
+        println!("{name:<24} {shown}");
     }
     Ok(())
 }

@@ -96,6 +96,9 @@ pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
         StageConfig::Tokenizer(c) => (&c.data, None, 1, usize::MAX),
         StageConfig::Export(_) => return None,
         StageConfig::Eval(c) => (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len),
+        StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => {
+            (&c.train.data, c.train.tokenizer.as_ref(), c.train.batch_size, c.train.max_seq_len)
+        }
         other => {
             let c = other.training()?;
             // A pair is two rows of at most this length.
@@ -148,10 +151,18 @@ fn token_facts(data: &DataConfig, batch: usize) -> Option<Facts> {
     let DataSource::Paths(paths) = &data.source else { return None };
     let (mut rows, mut tokens, mut batches) = (0, 0, 0);
     for path in paths {
-        let file = Tokens::open(path).ok()?;
-        rows += file.rows as u64;
-        tokens += (file.rows * file.row_len) as u64;
-        batches += file.rows.div_ceil(file.micro_batch.unwrap_or(batch).max(1)) as u64;
+        if let Ok(file) = Tokens::open(path) {
+            rows += file.rows as u64;
+            tokens += (file.rows * file.row_len) as u64;
+            batches += file.rows.div_ceil(file.micro_batch.unwrap_or(batch).max(1)) as u64;
+            continue;
+        }
+        let tensors = crate::checkpoint::safetensors::read(path).ok()?.tensors;
+        let shape = tensors.get("output_ids")?.shape();
+        let own = shape[..shape.len() - 1].iter().product::<i64>() as u64;
+        rows += own;
+        tokens += shape.iter().product::<i64>() as u64;
+        batches += if shape.len() == 3 { shape[0] as u64 } else { own.div_ceil(batch.max(1) as u64) };
     }
     Some(Facts { rows, tokens, padded_tokens: tokens, micro_batches_per_epoch: batches })
 }

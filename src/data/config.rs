@@ -14,6 +14,10 @@ pub enum DataFormat {
     Chat,
     /// `{"chosen", "rejected"}`.
     Preference,
+    /// `{"conversations"}` whose last answer is left out, or `{"prompt"}`.
+    Prompts,
+    /// `{"conversations", "gt"}`: prompts answered with tools.
+    Agent,
     /// A `.safetensors` with `input_ids` and `labels`, or with pairs of ids and masks.
     Tokens,
 }
@@ -37,6 +41,18 @@ pub struct SyntheticConfig {
     pub seed: u64,
     /// Which rows: `train` or `heldout` (never the same question).
     pub split: SyntheticSplit,
+    /// What they are about.
+    pub task: SyntheticTask,
+}
+
+/// What rows of the built-in world are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyntheticTask {
+    /// Facts, sums, comparisons and small talk.
+    World,
+    /// Errands that tools answer, with the calls and their results.
+    Tools,
 }
 
 /// Questions of one split never occur in the other.

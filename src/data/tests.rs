@@ -210,7 +210,7 @@ fn validation_rows_are_not_trained_on() {
 }
 
 fn synth(seed: u64, split: SyntheticSplit, kind: SyntheticKind) -> Vec<serde_json::Value> {
-    synthetic::rows(&SyntheticConfig { rows: None, seed, split }, kind).collect()
+    synthetic::rows(&SyntheticConfig { rows: None, seed, split, task: SyntheticTask::World }, kind).collect()
 }
 
 fn asked(rows: &[serde_json::Value]) -> BTreeSet<String> {
@@ -281,7 +281,12 @@ fn prose_says_every_heldout_fact_and_no_heldout_sum() {
 
 fn world_config(split: SyntheticSplit, validation: Validation) -> DataConfig {
     DataConfig {
-        source: DataSource::Synthetic(SyntheticConfig { rows: Some(400), seed: 5, split }),
+        source: DataSource::Synthetic(SyntheticConfig {
+            rows: Some(400),
+            seed: 5,
+            split,
+            task: SyntheticTask::World,
+        }),
         format: DataFormat::Text,
         shuffle: true,
         validation,
@@ -318,7 +323,12 @@ fn text_and_chat_rows_are_cached_and_a_broken_cache_is_remade() {
     let chat = prepare(&chats, &ctx).unwrap();
     assert_ne!(chat.facts.content_hash, text.facts.content_hash);
     let answers = synthetic::rows(
-        &SyntheticConfig { rows: Some(400), seed: 5, split: SyntheticSplit::Train },
+        &SyntheticConfig {
+            rows: Some(400),
+            seed: 5,
+            split: SyntheticSplit::Train,
+            task: SyntheticTask::World,
+        },
         SyntheticKind::Chat,
     );
     for (i, answer) in answers.enumerate().take(50) {

@@ -15,7 +15,7 @@ use crate::error::{Error, Place, Result};
 use crate::model::CausalLm;
 use crate::native;
 use crate::optim::adamw::{AdamW, ParamState};
-use crate::optim::{AdamWConfig, GradScaler};
+use crate::optim::{AdamWConfig, GradScaler, Schedule};
 
 /// Where a training stage keeps its files.
 #[derive(Debug, Clone)]
@@ -64,6 +64,27 @@ pub struct SavedState {
     pub metrics: serde_json::Value,
     /// Micro-batches of the whole run when this was written, to tell a changed data set.
     pub total_steps: u64,
+    /// The objective's own.
+    #[serde(default)]
+    pub objective: serde_json::Value,
+}
+
+/// Everything needed to go on.
+pub struct Snapshot<'a> {
+    /// Weights.
+    pub model: &'a CausalLm,
+    /// Moments.
+    pub optimizer: &'a AdamW,
+    /// The rate in force.
+    pub lr: f64,
+    /// Loss scaling, if it is on.
+    pub scaler: Option<&'a GradScaler>,
+    /// How far the run is.
+    pub position: Position,
+    /// Ours.
+    pub state: &'a SavedState,
+    /// More entries: schedulers, a critic.
+    pub extras: Vec<(&'static str, Value)>,
 }
 
 /// A resume file that was read.
@@ -90,7 +111,7 @@ pub fn state_dict(model: &CausalLm) -> Vec<(String, Tensor)> {
     dict
 }
 
-fn tensor_dict(tensors: &[(String, Tensor)]) -> Result<Value> {
+pub(super) fn tensor_dict(tensors: &[(String, Tensor)]) -> Result<Value> {
     let hosts = bridge::borrow_all(tensors.iter().map(|(_, t)| t))?;
     Ok(Value::dict(tensors.iter().map(|(name, _)| name.clone()).zip(hosts.into_iter().map(Value::Tensor))))
 }
@@ -114,15 +135,8 @@ pub fn weights_value(model: &CausalLm, kind: Kind) -> Result<Value> {
 }
 
 /// Writes everything needed to go on.
-pub fn save(
-    files: &Files,
-    model: &CausalLm,
-    optimizer: &AdamW,
-    lr: f64,
-    scaler: Option<&GradScaler>,
-    position: Position,
-    state: &SavedState,
-) -> Result<()> {
+pub fn save(files: &Files, snapshot: Snapshot<'_>) -> Result<()> {
+    let Snapshot { model, optimizer, lr, scaler, position, state, extras } = snapshot;
     let as_json = |e: serde_json::Error| Error::failed("cannot describe the run's state").because(e);
     let scaler = match scaler {
         None => Value::Dict(Vec::new()),
@@ -134,7 +148,7 @@ pub fn save(
             ("_growth_tracker", Value::Int(s.growth_tracker as i64)),
         ]),
     };
-    let value = Value::dict([
+    let own = [
         ("model", tensor_dict(&state_dict(model))?),
         ("optimizer", optimizer_value(optimizer, lr)?),
         ("epoch", Value::Int(position.epoch as i64)),
@@ -144,12 +158,13 @@ pub fn save(
         ("scaler", scaler),
         ("minimind", Value::Str(serde_json::to_string(state).map_err(as_json)?)),
         ("rng_state", Value::Tensor(bridge::to_host(&native::rng_state(model.device())?)?)),
-    ]);
+    ];
+    let value = Value::dict(own.into_iter().chain(extras));
     pth::write(&files.resume, &value, &[])
 }
 
 /// `torch.optim.AdamW`'s `state_dict`.
-fn optimizer_value(optimizer: &AdamW, lr: f64) -> Result<Value> {
+pub(super) fn optimizer_value(optimizer: &AdamW, lr: f64) -> Result<Value> {
     let AdamWConfig { betas, eps, weight_decay } = optimizer.config();
     let mut tensors = Vec::new();
     for i in 0..optimizer.len() {
@@ -202,7 +217,28 @@ pub fn load(path: &std::path::Path) -> Result<Loaded> {
     Ok(Loaded { value, path: path.to_owned(), position, state })
 }
 
+/// A `CosineAnnealingLR`'s `state_dict`, with `ratio` times the schedule's rates.
+pub(super) fn scheduler_value(schedule: &Schedule, ratio: f64, updates: u64) -> Value {
+    let peak = schedule.peak * ratio;
+    Value::dict([
+        ("T_max", Value::Int(schedule.total_steps as i64)),
+        ("eta_min", Value::Float(peak / 10.0)),
+        ("base_lrs", Value::List(vec![Value::Float(peak)])),
+        ("last_epoch", Value::Int(updates as i64)),
+        ("_step_count", Value::Int(updates as i64 + 1)),
+        ("_is_initial", Value::Bool(false)),
+        ("_get_lr_called_within_step", Value::Bool(false)),
+        ("_last_lr", Value::List(vec![Value::Float(schedule.after(updates) * ratio)])),
+    ])
+}
+
 impl Loaded {
+    /// Updates done as the scheduler of upstream's files counts them.
+    pub fn scheduled_updates(&self) -> u64 {
+        let count = self.value.get("scheduler").and_then(|s| s.get("last_epoch")).and_then(Value::as_i64);
+        count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
+    }
+
     /// Puts weights, moments, scaler and random state back.
     pub fn restore(
         &self,
@@ -211,8 +247,9 @@ impl Loaded {
         scaler: Option<&mut GradScaler>,
     ) -> Result<()> {
         let at = |e: Error| e.at(Place::file(&self.path));
-        self.restore_weights(model).map_err(at)?;
-        self.restore_optimizer(optimizer).map_err(at)?;
+        let params = model.params();
+        self.restore_into("model", params.names().iter().zip(params.tensors())).map_err(at)?;
+        self.restore_optimizer("optimizer", optimizer).map_err(at)?;
         if let Some(scaler) = scaler
             && let Some(saved) = self.value.get("scaler")
             && let Some(scale) = saved.get("scale").and_then(Value::as_f64)
@@ -227,20 +264,24 @@ impl Loaded {
         Ok(())
     }
 
-    fn restore_weights(&self, model: &CausalLm) -> Result<()> {
+    /// Puts the weights under `key` back into tensors of the same names.
+    pub(super) fn restore_into<'a>(
+        &self,
+        key: &str,
+        named: impl Iterator<Item = (&'a String, &'a Tensor)>,
+    ) -> Result<()> {
         let dict = self
             .value
-            .get("model")
+            .get(key)
             .and_then(Value::as_dict)
-            .ok_or_else(|| Error::failed("this resume file has no `model`"))?;
+            .ok_or_else(|| Error::failed(format!("this resume file has no `{key}`")))?;
         let mut found = std::collections::HashMap::new();
         for (name, value) in dict {
             if let (Some(name), Some(tensor)) = (name.as_str(), value.as_tensor()) {
                 found.insert(crate::checkpoint::strip_prefix(name), tensor);
             }
         }
-        let (names, tensors) = model.params().trained();
-        for (name, param) in names.iter().zip(tensors) {
+        for (name, param) in named {
             let saved = found
                 .get(name.as_str())
                 .ok_or_else(|| Error::failed(format!("this resume file has no weight `{name}`")))?;
@@ -257,12 +298,13 @@ impl Loaded {
         Ok(())
     }
 
-    fn restore_optimizer(&self, optimizer: &mut AdamW) -> Result<()> {
+    /// Puts the moments under `key` back.
+    pub(super) fn restore_optimizer(&self, key: &str, optimizer: &mut AdamW) -> Result<()> {
         let states = self
             .value
-            .get("optimizer")
+            .get(key)
             .and_then(|o| o.get("state"))
-            .ok_or_else(|| Error::failed("this resume file has no `optimizer` state"))?;
+            .ok_or_else(|| Error::failed(format!("this resume file has no `{key}` state")))?;
         // PyTorch keeps no state for parameters that never had a gradient: theirs stays empty.
         for i in 0..optimizer.len() {
             let Some(saved) = states.get_index(i as i64) else { continue };

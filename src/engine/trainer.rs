@@ -5,122 +5,16 @@
 
 use std::time::Instant;
 
-use tch::Kind;
-
 use super::anomaly::{Anomaly, OnAnomaly};
+use super::companion::Second;
+use super::objective::{LoopConfig, Metrics, Objective, Observer, Outcome, StepLoss};
 use super::resume::{self, Files, Loaded, Position, SavedState};
 use super::signals::Signals;
 use crate::checkpoint::pth;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::optim::clip::{clip_to_norm, global_norm};
-use crate::optim::{AdamW, AdamWConfig, GradScaler, Schedule};
-
-/// The loop's settings.
-#[derive(Debug, Clone)]
-pub struct LoopConfig {
-    /// Passes over the data.
-    pub epochs: u64,
-    /// Micro-batches an update.
-    pub accumulation_steps: u64,
-    /// Learning rate; its `total_steps` is the run's length in micro-batches.
-    pub schedule: Schedule,
-    /// Largest gradient norm; 0 for no clipping.
-    pub grad_clip: f64,
-    /// The optimizer's constants.
-    pub adamw: AdamWConfig,
-    /// Micro-batches between rows of metrics.
-    pub log_interval: u64,
-    /// Micro-batches between checkpoints.
-    pub save_interval: u64,
-    /// Micro-batches between validations; `None`: with each checkpoint.
-    pub eval_interval: Option<u64>,
-    /// Numbered weight files to keep.
-    pub keep_last: usize,
-    /// Type of the numbers in weight files.
-    pub save_kind: Kind,
-    /// What to do about a loss that is not a number.
-    pub on_nan: OnAnomaly,
-    /// What to do about a leap.
-    pub on_spike: OnAnomaly,
-    /// What counts as a leap.
-    pub spike_factor: Option<f64>,
-    /// Whether the loss is scaled (fp16).
-    pub loss_scaling: bool,
-    /// JSON that goes into every weight file beside the tensors.
-    pub metadata: String,
-    /// Hash of settings, data and start weights.
-    pub content_hash: String,
-}
-
-/// One micro-batch's numbers.
-#[derive(Debug, Clone, Default)]
-pub struct StepLoss {
-    /// The loss as the stage reports it (cross-entropy alone).
-    pub loss: f64,
-    /// The experts' balance loss.
-    pub aux_loss: f64,
-    /// Real tokens seen.
-    pub tokens: u64,
-    /// What else the stage reports.
-    pub extra: Vec<(&'static str, f64)>,
-}
-
-/// What a stage minimises.
-pub trait Objective {
-    /// Micro-batches an epoch, the same every epoch.
-    fn steps_per_epoch(&self) -> u64;
-
-    /// Adds to the parameters' gradients that of `scale` times the loss of a micro-batch.
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss>;
-
-    /// Measures on held-out rows: `val_loss` first, then what follows from it; empty where there are none.
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>>;
-}
-
-/// A row of metrics.
-#[derive(Debug, Clone)]
-pub struct Metrics {
-    /// From 1.
-    pub epoch: u64,
-    /// Micro-batches from 1 over the whole run.
-    pub step: u64,
-    /// Names and values in order.
-    pub values: Vec<(&'static str, f64)>,
-}
-
-/// Who watches a run.
-pub trait Observer {
-    /// Keeps a row.
-    fn row(&mut self, metrics: &Metrics) -> Result<()>;
-    /// How far the kept rows reach; goes into the checkpoint.
-    fn position(&self) -> Result<serde_json::Value>;
-    /// Called after each micro-batch.
-    fn tick(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64);
-    /// Something a person should read.
-    fn note(&mut self, text: &str);
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Default)]
-pub struct Outcome {
-    /// Micro-batches done.
-    pub steps: u64,
-    /// Updates made.
-    pub updates: u64,
-    /// Real tokens seen.
-    pub tokens: u64,
-    /// Seconds trained, over all starts.
-    pub elapsed_s: f64,
-    /// Last micro-batch's loss.
-    pub loss: Option<f64>,
-    /// Last validation.
-    pub validation: Vec<(String, f64)>,
-    /// Best validation loss and its micro-batch.
-    pub best: Option<(f64, u64)>,
-    /// Anomalies met.
-    pub anomalies: u64,
-}
+use crate::optim::{AdamW, GradScaler};
 
 struct Trainer<'a> {
     model: &'a CausalLm,
@@ -129,12 +23,18 @@ struct Trainer<'a> {
     objective: &'a mut dyn Objective,
     observer: &'a mut dyn Observer,
     optimizer: AdamW,
+    second: Option<Second>,
     scaler: Option<GradScaler>,
     state: SavedState,
     per_epoch: u64,
     total: u64,
     /// Micro-batches done.
     step: u64,
+    /// Micro-batches done at the last update that left nothing accumulated, and before it.
+    boundaries: [u64; 2],
+    /// Backward passes since the last update.
+    pending: u64,
+    bad: Option<Anomaly>,
     lr: f64,
     started: Instant,
     elapsed_before: f64,
@@ -157,6 +57,7 @@ pub fn train(
     model.params().set_requires_grad(true);
     let optimizer =
         AdamW::new(model.params().trained().1.iter().map(|t| t.shallow_clone()).collect(), config.adamw)?;
+    let second = objective.companion().map(|c| Second::new(c, config)).transpose()?;
     let per_epoch = objective.steps_per_epoch();
     let total = config.schedule.total_steps;
     let mut trainer = Trainer {
@@ -166,6 +67,7 @@ pub fn train(
         objective,
         observer,
         optimizer,
+        second,
         scaler: config.loss_scaling.then(GradScaler::default),
         state: SavedState {
             content_hash: config.content_hash.clone(),
@@ -175,6 +77,9 @@ pub fn train(
         per_epoch,
         total,
         step: 0,
+        boundaries: [0, 0],
+        pending: 0,
+        bad: None,
         lr: config.schedule.peak,
         started: Instant::now(),
         elapsed_before: 0.0,
@@ -192,7 +97,11 @@ pub fn train(
 impl Trainer<'_> {
     fn go_on_from(&mut self, loaded: &Loaded) -> Result<()> {
         loaded.restore(self.model, &mut self.optimizer, self.scaler.as_mut())?;
+        if let Some(second) = &mut self.second {
+            second.restore(loaded)?;
+        }
         self.step = loaded.position.epoch * self.per_epoch + loaded.position.step_in_epoch;
+        self.boundaries = [self.step; 2];
         if self.step > self.total {
             return Err(Error::input(format!(
                 "the checkpoint is at micro-batch {}, the run has {}",
@@ -204,6 +113,9 @@ impl Trainer<'_> {
             self.state = state.clone();
             self.elapsed_before = state.elapsed_s;
             self.row_at = state.elapsed_s;
+            self.objective.restore(&state.objective)?;
+        } else if self.config.by_updates.is_some() {
+            self.state.updates = loaded.scheduled_updates();
         }
         Ok(())
     }
@@ -213,22 +125,14 @@ impl Trainer<'_> {
         if rolls_back && self.step == 0 {
             self.save_resume()?;
         }
-        let mut bad = None;
         while self.step < self.total {
             let (epoch, index) = (self.step / self.per_epoch, self.step % self.per_epoch);
             self.step += 1;
-            self.lr = self.config.schedule.at(self.step);
-            let scale = self.scaler.as_ref().map_or(1.0, |s| s.scale) / self.config.accumulation_steps as f64;
-            let step = self.objective.backward(self.model, epoch, index, scale)?;
-            self.state.tokens += step.tokens;
-            self.state.tokens_since_row += step.tokens;
-            self.state.loss = Some(step.loss);
-            bad = bad.or(self.state.watch.judge(step.loss, self.config.spike_factor));
             let at_end = self.step == self.total;
-            let boundary =
-                (index + 1) % self.config.accumulation_steps == 0 || index + 1 == self.per_epoch || at_end;
+            let step = self.micro_batch(epoch, index, at_end || index + 1 == self.per_epoch)?;
+            let boundary = self.pending == 0;
             if boundary {
-                self.update(bad.take())?;
+                self.boundaries = [self.step, self.boundaries[0]];
             }
             self.observer.tick(self.step, step.loss, self.lr, self.rate());
             self.after(epoch, &step, boundary)?;
@@ -247,14 +151,46 @@ impl Trainer<'_> {
         self.finish()
     }
 
+    /// The backward passes of a micro-batch and the updates that fall due among them; `last`: nothing may stay
+    /// accumulated.
+    fn micro_batch(&mut self, epoch: u64, index: u64, last: bool) -> Result<StepLoss> {
+        loop {
+            self.lr = match self.rate_by_updates() {
+                Some(rate) => rate,
+                None => self.config.schedule.at(self.step),
+            };
+            let scale = self.scaler.as_ref().map_or(1.0, |s| s.scale) / self.config.accumulation_steps as f64;
+            let step = self.objective.backward(self.model, epoch, index, scale)?;
+            self.state.tokens += step.tokens;
+            self.state.tokens_since_row += step.tokens;
+            self.state.loss = Some(step.loss);
+            self.bad = self.bad.or(self.state.watch.judge(step.loss, self.config.spike_factor));
+            self.pending += 1;
+            let more = self.objective.more();
+            if self.pending == self.config.accumulation_steps || (last && !more) {
+                let bad = self.bad.take();
+                self.update(bad)?;
+                self.pending = 0;
+                self.lr = self.rate_by_updates().unwrap_or(self.lr);
+            }
+            if !more {
+                self.objective.notes().iter().for_each(|note| self.observer.note(note));
+                return Ok(step);
+            }
+        }
+    }
+
+    fn rate_by_updates(&self) -> Option<f64> {
+        let schedule = self.config.by_updates.as_ref()?;
+        Some(schedule.after(self.state.updates) * self.objective.rate_factor())
+    }
+
     /// Rows, validation and checkpoints that fall due after a micro-batch. A checkpoint due inside an
     /// accumulation window waits for its end.
     fn after(&mut self, epoch: u64, step: &StepLoss, boundary: bool) -> Result<()> {
         let at_end = self.step == self.total;
-        let window = self.config.accumulation_steps;
-        let due = |interval: u64| {
-            boundary && (at_end || self.step / interval > self.step.saturating_sub(window) / interval)
-        };
+        let due =
+            |interval: u64| boundary && (at_end || self.step / interval > self.boundaries[1] / interval);
         let save = due(self.config.save_interval);
         let validate = self.config.eval_interval.map_or(save, due);
         let validation = if validate { self.objective.validate(self.model)? } else { Vec::new() };
@@ -264,7 +200,9 @@ impl Trainer<'_> {
         if let Some(&(_, loss)) = validation.first() {
             self.state.validation =
                 validation.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-            let better = self.state.best.is_none_or(|(best, _)| loss < best);
+            let lower = self.objective.lower_is_better();
+            let better =
+                self.state.best.is_none_or(|(best, _)| if lower { loss < best } else { loss > best });
             if better && loss.is_finite() {
                 self.state.best = Some((loss, self.step));
                 self.save_weights(&self.files.folder.join("best.pth"))?;
@@ -279,22 +217,25 @@ impl Trainer<'_> {
     /// One optimizer step with what has been accumulated, or none after an anomaly.
     fn update(&mut self, bad: Option<Anomaly>) -> Result<()> {
         let grads = self.optimizer.grads();
+        let others = self.second.as_ref().map_or_else(Vec::new, Second::grads);
         if let Some(scaler) = &self.scaler {
             let inverse = 1.0 / scaler.scale;
-            for grad in &grads {
+            for grad in grads.iter().chain(&others) {
                 let _ = grad.shallow_clone().g_mul_scalar_(inverse);
             }
         }
         let norm = global_norm(&grads).double_value(&[]);
+        let other_norm = if others.is_empty() { 0.0 } else { global_norm(&others).double_value(&[]) };
+        let finite = norm.is_finite() && other_norm.is_finite();
         if let Some(scaler) = &mut self.scaler
-            && !scaler.update(norm.is_finite())
+            && !scaler.update(finite)
             && bad.is_none()
         {
             // An overflow is how fp16 finds its scale; it is not the model's fault.
-            self.optimizer.zero_grad();
+            self.zero_grad();
             return Ok(());
         }
-        let bad = bad.or((!norm.is_finite()).then_some(Anomaly::NotFinite));
+        let bad = bad.or((!finite).then_some(Anomaly::NotFinite));
         if let Some(anomaly) = bad {
             return self.anomaly(anomaly);
         }
@@ -302,15 +243,25 @@ impl Trainer<'_> {
             clip_to_norm(&grads, norm, self.config.grad_clip);
         }
         self.optimizer.step(&grads, self.lr)?;
-        self.optimizer.zero_grad();
+        if let Some(second) = &mut self.second {
+            second.step(&others, other_norm, self.config, self.lr)?;
+        }
+        self.zero_grad();
         self.state.updates += 1;
         self.state.grad_norm = Some(norm);
         self.state.watch.relieve();
         Ok(())
     }
 
-    fn anomaly(&mut self, anomaly: Anomaly) -> Result<()> {
+    fn zero_grad(&mut self) {
         self.optimizer.zero_grad();
+        if let Some(second) = &mut self.second {
+            second.zero_grad();
+        }
+    }
+
+    fn anomaly(&mut self, anomaly: Anomaly) -> Result<()> {
+        self.zero_grad();
         let (what, policy) = match anomaly {
             Anomaly::NotFinite => ("the loss or its gradient is not a number".to_owned(), self.config.on_nan),
             Anomaly::Spike(ratio) => {
@@ -328,6 +279,9 @@ impl Trainer<'_> {
         if policy == OnAnomaly::Rollback {
             let loaded = resume::load(&self.files.resume)?;
             loaded.restore(self.model, &mut self.optimizer, self.scaler.as_mut())?;
+            if let Some(second) = &mut self.second {
+                second.restore(&loaded)?;
+            }
             self.observer
                 .note(&format!("{what}; went back to the last checkpoint's weights and goes on after it"));
         } else {
@@ -348,6 +302,7 @@ impl Trainer<'_> {
     fn row(&mut self, epoch: u64, step: &StepLoss, validation: &[(&'static str, f64)]) -> Result<()> {
         let mut values = vec![("loss", step.loss), ("aux_loss", step.aux_loss), ("lr", self.lr)];
         values.extend(self.state.grad_norm.take().map(|norm| ("grad_norm", norm)));
+        values.extend(self.second.iter_mut().flat_map(|second| second.row(self.lr, self.config)));
         let elapsed = self.elapsed();
         values.extend([
             ("tokens", self.state.tokens as f64),
@@ -371,8 +326,24 @@ impl Trainer<'_> {
     fn save_resume(&mut self) -> Result<()> {
         self.state.elapsed_s = self.elapsed();
         self.state.metrics = self.observer.position()?;
-        let (scaler, position) = (self.scaler.as_ref(), self.position());
-        resume::save(self.files, self.model, &self.optimizer, self.lr, scaler, position, &self.state)
+        self.state.objective = self.objective.state();
+        let mut extras = Vec::new();
+        if let Some(schedule) = &self.config.by_updates {
+            extras.push(("scheduler", resume::scheduler_value(schedule, 1.0, self.state.updates)));
+        }
+        if let Some(second) = &self.second {
+            extras.extend(second.saved(self.lr, self.config, self.state.updates)?);
+        }
+        let snapshot = resume::Snapshot {
+            model: self.model,
+            optimizer: &self.optimizer,
+            lr: self.lr,
+            scaler: self.scaler.as_ref(),
+            position: self.position(),
+            state: &self.state,
+            extras,
+        };
+        resume::save(self.files, snapshot)
     }
 
     fn save_weights(&self, path: &std::path::Path) -> Result<()> {

@@ -132,6 +132,11 @@ impl CausalLm {
         hidden
     }
 
+    /// The final norm once more over what [`Self::hidden`] gave, as upstream's critic takes it.
+    pub fn normed(&self, hidden: &Tensor) -> Tensor {
+        self.norm.forward(hidden)
+    }
+
     /// `[..., D] -> [..., V]`.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
         hidden.linear(&self.lm_head, None::<&Tensor>)
@@ -163,14 +168,16 @@ impl CausalLm {
 
 /// Additive mask `[B, 1, T, T]` of a causal model whose `attention_mask` `[B, T]` is 0 on padding.
 ///
-/// A row that may look at nothing (padding before the first token) looks at itself, so that its softmax is
-/// defined; its output is not used.
+/// A position that may look at nothing (padding before the first token) looks at itself, so that its softmax
+/// is defined. The reference lets it look at all padding before it, which is the same vector.
 pub fn padded_causal_mask(attention_mask: &Tensor) -> Tensor {
     let (b, t) = attention_mask.size2().expect("attention mask is [B, T]");
     let device = attention_mask.device();
     let causal = Tensor::ones([t, t], (Kind::Bool, device)).tril(0); // [T, T]
     let keys = attention_mask.to_kind(Kind::Bool).view([b, 1, 1, t]);
     let own = Tensor::eye(t, (Kind::Bool, device));
-    let seen = keys.logical_and(&causal).logical_or(&own); // [B, 1, T, T]
+    let seen = keys.logical_and(&causal); // [B, 1, T, T]
+    let blind = seen.any_dim(-1, true).logical_not(); // [B, 1, T, 1]
+    let seen = seen.logical_or(&own.logical_and(&blind));
     Tensor::zeros([b, 1, t, t], (Kind::Float, device)).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }

@@ -1,5 +1,5 @@
 //! The network, in the order a paper would tell it: config (and what other families' configs state), params,
-//! lora, linear, rope, norm, attention, mlp, moe, block, causal_lm.
+//! lora, linear, rope, norm, attention, mlp, moe, block, causal_lm, value_head.
 
 pub mod attention;
 pub mod block;
@@ -15,6 +15,7 @@ pub mod params;
 pub mod rope;
 pub mod rope_scaling;
 pub mod stated;
+pub mod value_head;
 
 pub use attention::Mask;
 pub use causal_lm::{CausalLm, SCORE, padded_causal_mask};
@@ -22,3 +23,4 @@ pub use config::{Era, ModelConfig, ModelOverrides, MoeConfig};
 pub use kv_cache::KvCache;
 pub use lora::Adapter;
 pub use params::Params;
+pub use value_head::ValueModel;

@@ -35,6 +35,19 @@ impl Schedule {
         if step <= self.warmup_steps {
             return self.peak * step as f64 / self.warmup_steps as f64;
         }
+        self.curve(step)
+    }
+
+    /// The rate that the update after `updates` others takes, where the schedule counts updates: PyTorch's
+    /// schedulers stand at the peak before the first.
+    pub fn after(&self, updates: u64) -> f64 {
+        if updates < self.warmup_steps {
+            return self.peak * (updates + 1) as f64 / self.warmup_steps as f64;
+        }
+        self.curve(updates)
+    }
+
+    fn curve(&self, step: u64) -> f64 {
         let span = self.total_steps.saturating_sub(self.warmup_steps).max(1);
         let done = ((step - self.warmup_steps) as f64 / span as f64).min(1.0);
         let cosine = 1.0 + (std::f64::consts::PI * done).cos();
@@ -59,6 +72,18 @@ mod tests {
         assert!((schedule.at(1) - 0.00497229876633906).abs() < 1e-15);
         assert!((schedule.at(10) - 0.00275).abs() < 1e-15);
         assert!((schedule.at(20) - 0.0005).abs() < 1e-15);
+    }
+
+    #[test]
+    fn updates_are_counted_as_the_reference_does() {
+        // Rates that the reference logged after each of three updates.
+        let schedule = Schedule { kind: ScheduleKind::Upstream, peak: 1e-3, warmup_steps: 0, total_steps: 3 };
+        let got: Vec<f64> = (0..=3).map(|n| schedule.after(n)).collect();
+        for (got, want) in got.iter().zip([1e-3, 0.000775, 0.000325, 1e-4]) {
+            assert!((got - want).abs() < 1e-15, "{got} {want}");
+        }
+        let warm = Schedule { warmup_steps: 2, total_steps: 5, ..schedule };
+        assert_eq!((warm.after(0), warm.after(1), warm.after(2)), (5e-4, 1e-3, 1e-3));
     }
 
     #[test]

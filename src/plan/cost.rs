@@ -185,6 +185,10 @@ pub fn estimate(
                     let count = model.as_ref().map(parameters).map(|p| Parameters { trained: 0, ..p });
                     StageCost { parameters: count, updates: Some(0), ..blank(stage, "export") }
                 }
+                StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => {
+                    let model = sized(&c.train.model, &c.train.tokenizer);
+                    policy_cost(stage, c, model.as_ref(), known, half, flops_per_s)
+                }
                 StageConfig::Eval(c) => {
                     let model = sized(&c.model, &c.tokenizer);
                     let share =
@@ -271,6 +275,59 @@ fn training(
         seconds,
         ..blank(stage, stage.config.kind())
     }
+}
+
+/// A rollout decodes every new token once for its group, then the reference reads and the policy learns the
+/// whole rows. Decoding reads all weights for each token of a few rows: the share it takes is far from the
+/// FLOPs it needs, so it is counted as if it cost a whole forward and backward pass.
+fn policy_cost(
+    stage: &StagePlan,
+    c: &PolicyConfig,
+    model: Option<&ModelConfig>,
+    known: Option<Facts>,
+    half: bool,
+    flops_per_s: f64,
+) -> StageCost {
+    let kind = stage.config.kind();
+    let (rows, new) = match &c.rollout {
+        RolloutPlan::Native { max_new_tokens, .. } => (c.generations(), *max_new_tokens),
+        RolloutPlan::Replay { .. } => (1, 0),
+    };
+    let facts = known.map(|f| Facts {
+        tokens: (f.tokens + f.rows * new as u64) * rows as u64,
+        padded_tokens: (f.padded_tokens + f.rows * new as u64) * rows as u64,
+        ..f
+    });
+    let train = TrainConfig {
+        batch_size: c.train.batch_size * rows,
+        max_seq_len: c.train.max_seq_len + new,
+        ..c.train.clone()
+    };
+    let mut cost = training(stage, kind, &train, model, facts, half, flops_per_s);
+    let critic = matches!(c.method, Method::Ppo(_));
+    let passes = match &c.method {
+        Method::Ppo(ppo) => {
+            let mini = ppo.mini_batch_size.unwrap_or(c.train.batch_size).max(1);
+            (ppo.ppo_update_iters * c.train.batch_size.div_ceil(mini)) as u64
+        }
+        _ => 1,
+    };
+    let repeats = if let Method::Ppo(ppo) = &c.method { 2.0 * ppo.ppo_update_iters as f64 } else { 1.0 };
+    let reading = if c.reference.is_some() { 1.0 / 3.0 } else { 0.0 };
+    let rolling = if new > 0 { 1.0 } else { 0.0 };
+    cost.seconds = cost.seconds.map(|s| s * (repeats + reading + rolling));
+    cost.updates = cost.micro_batches.map(|n| (n * passes).div_ceil(c.train.accumulation_steps as u64));
+    if let (Some(memory), Some(p)) = (&mut cost.peak_memory, cost.parameters) {
+        let learners = if critic { 2 } else { 1 };
+        let copies = learners + u64::from(c.reference.is_some());
+        *memory = total(Memory {
+            weights: memory.weights * copies,
+            gradients: p.trained * 4 * learners,
+            optimizer: p.trained * 8 * learners,
+            ..*memory
+        });
+    }
+    cost
 }
 
 fn total(m: Memory) -> Memory {

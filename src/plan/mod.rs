@@ -1,6 +1,7 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
-//! Reading order: `types` (the plan), `resolve`, `tuning`, `evaluation`, `exporting`, `references`, `hubs` and `settings` (from a recipe to it), `hash` (what makes
+//! Reading order: `types` (the plan), `resolve`, `tuning`, `evaluation`, `exporting`, `policies`, `references`, `hubs`,
+//! `rewards`, `tools` and `settings` (from a recipe to it), `hash` (what makes
 //! a stage done), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
 pub mod cost;
@@ -9,9 +10,13 @@ pub mod exporting;
 pub mod hash;
 pub mod hubs;
 pub mod machine;
+mod policies;
+pub mod policy;
 pub mod references;
 pub mod resolve;
+pub mod rewards;
 pub mod settings;
+pub mod tools;
 pub mod tuning;
 pub mod types;
 

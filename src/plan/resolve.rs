@@ -229,6 +229,9 @@ impl Resolver<'_> {
                 StageBody::Reward(section) => self.reward(&base, section, seed, &names[index..]),
                 StageBody::Eval(section) => self.eval(&base, section, seed, &names[index..]),
                 StageBody::Export(section) => self.export(&base, section, &names[index..]),
+                StageBody::Grpo(section) => self.grpo(&base, section, seed, &names[index..]),
+                StageBody::Ppo(section) => self.ppo(&base, section, seed, &names[index..]),
+                StageBody::Spo(section) => self.spo(&base, section, seed, &names[index..]),
             };
             self.note(&name, &config);
             planned.push(StagePlan { name, place: Some(self.recipe.places.key(&base)), config });
@@ -297,7 +300,6 @@ impl Resolver<'_> {
         seed: u64,
         below: &[String],
     ) -> TrainConfig {
-        let pretrain = kind == "pretrain";
         let (epochs, batch, accumulation, rate, length) = match kind {
             "pretrain" => (2, 32, 8, 5e-4, 340),
             "lora" => (10, 32, 1, 1e-4, 340),
@@ -307,10 +309,31 @@ impl Resolver<'_> {
             "reward" => (1, 8, 1, 1e-5, 1024), // ours: upstream trains none
             _ => (2, 16, 1, 1e-5, 768),
         };
+        let s = &TrainSection {
+            epochs: s.epochs.or(Some(epochs)),
+            batch_size: s.batch_size.or(Some(batch)),
+            accumulation_steps: s.accumulation_steps.or(Some(accumulation)),
+            learning_rate: s.learning_rate.or(Some(rate)),
+            max_seq_len: s.max_seq_len.or(Some(length)),
+            ..s.clone()
+        };
+        let data = self.data(base, s.data.as_ref(), kind, seed, s.on_bad_row);
+        self.train_config(base, kind, s, data, below)
+    }
+
+    /// What every stage with a training loop has; the kind's own defaults are in `s` already.
+    pub(super) fn train_config(
+        &mut self,
+        base: &[String],
+        kind: &str,
+        s: &TrainSection,
+        data: DataConfig,
+        below: &[String],
+    ) -> TrainConfig {
         let last = self.above.iter().rev().find(|a| a.trains()).map(|a| Init::Stage(a.name.clone()));
         let init = match &s.init {
             Some(init) => self.init(&join(base, "init"), init, below),
-            None if pretrain => Init::Scratch,
+            None if kind == "pretrain" => Init::Scratch,
             None => last.unwrap_or_else(|| {
                 self.missing(
                     base,
@@ -322,7 +345,6 @@ impl Resolver<'_> {
             }),
         };
         let model = self.stage_model(base, s.model.as_ref(), &init);
-        let data = self.data(base, s.data.as_ref(), kind, seed, s.on_bad_row);
         let tokenizer = self.tokenizer_of(base, s.tokenizer.as_deref(), &init, data.format, below);
         let positive = |v: f64| v > 0.0 && v.is_finite();
         let not_negative = |v: f64| v >= 0.0 && v.is_finite();
@@ -344,17 +366,15 @@ impl Resolver<'_> {
             Some(model) if kind != "lora" => model.config.dropout,
             _ => 0.0,
         };
-        let max_seq_len = self.whole(base, "max_seq_len", s.max_seq_len, 2).unwrap_or(length);
+        let max_seq_len = self.whole(base, "max_seq_len", s.max_seq_len, 2).unwrap_or(768);
         self.fits_positions(base, max_seq_len, model.as_ref());
         TrainConfig {
-            epochs: self.whole(base, "epochs", s.epochs, 1).unwrap_or(epochs),
-            batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(batch),
-            accumulation_steps: self
-                .whole(base, "accumulation_steps", s.accumulation_steps, 1)
-                .unwrap_or(accumulation),
+            epochs: self.whole(base, "epochs", s.epochs, 1).unwrap_or(2),
+            batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(1),
+            accumulation_steps: self.whole(base, "accumulation_steps", s.accumulation_steps, 1).unwrap_or(1),
             learning_rate: self
                 .real(base, "learning_rate", s.learning_rate, "above 0", positive)
-                .unwrap_or(rate),
+                .unwrap_or(1e-5),
             max_seq_len,
             grad_clip: self
                 .real(base, "grad_clip", s.grad_clip, "of at least 0", not_negative)

@@ -214,16 +214,25 @@ impl Resolver<'_> {
         for (index, path) in d.paths.iter().flatten().enumerate() {
             files.extend(path.iter().map(|p| (join(&join(&base, "paths"), &index.to_string()), p.clone())));
         }
+        // Multiple choice may come as a folder of subjects: `evaluation` sees to it.
+        let local = |this: &mut Self, at: &[String], file: &str| match kind {
+            "eval" if Path::new(file).is_dir() => PathBuf::from(file),
+            _ => this.file(at, file),
+        };
         let files: Vec<(PathBuf, String)> =
-            files.into_iter().map(|(at, file)| (self.file(&at, &file), file)).collect();
+            files.into_iter().map(|(at, file)| (local(self, &at, &file), file)).collect();
         let tokens = files.iter().any(|(_, file)| file.ends_with(".safetensors"));
         let format = match d.format {
             Some(FormatName::Text) => DataFormat::Text,
             Some(FormatName::Chat) => DataFormat::Chat,
             Some(FormatName::Preference) => DataFormat::Preference,
+            Some(FormatName::Prompts) => DataFormat::Prompts,
+            Some(FormatName::Agent) => DataFormat::Agent,
             Some(FormatName::Tokens) => DataFormat::Tokens,
             None | Some(FormatName::Auto) if tokens => DataFormat::Tokens,
             None | Some(FormatName::Auto) if matches!(kind, "dpo" | "reward") => DataFormat::Preference,
+            None | Some(FormatName::Auto) if kind == "agent" => DataFormat::Agent,
+            None | Some(FormatName::Auto) if matches!(kind, "ppo" | "grpo" | "spo") => DataFormat::Prompts,
             None | Some(FormatName::Auto) if !matches!(kind, "tokenizer" | "pretrain") => DataFormat::Chat,
             None | Some(FormatName::Auto) => DataFormat::Text,
         };
@@ -252,7 +261,13 @@ impl Resolver<'_> {
                     None if kind == "eval" => SyntheticSplit::Heldout,
                     None => SyntheticSplit::Train,
                 };
+                let task = match s.task {
+                    Some(SyntheticTaskName::Tools) => SyntheticTask::Tools,
+                    None if format == DataFormat::Agent => SyntheticTask::Tools,
+                    Some(SyntheticTaskName::World) | None => SyntheticTask::World,
+                };
                 DataSource::Synthetic(SyntheticConfig {
+                    task,
                     rows: self.whole(&at, "rows", s.rows, 1),
                     seed: self.whole(&at, "seed", s.seed, 0).map_or(seed, |v| v as u64),
                     split,
@@ -294,7 +309,7 @@ impl Resolver<'_> {
     }
 
     /// The path of a file that must be there, or on a hub.
-    fn file(&mut self, at: &[String], file: &str) -> PathBuf {
+    pub(super) fn file(&mut self, at: &[String], file: &str) -> PathBuf {
         let path = Path::new(file);
         if path.is_file() {
             return path.to_owned();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use super::policy::*;
 pub use crate::data::config::*;
 use crate::engine::Compute;
 pub use crate::engine::OnAnomaly;
@@ -99,6 +100,12 @@ pub enum StageConfig {
     Eval(EvalConfig),
     /// Writes a model for other tools.
     Export(super::ExportConfig),
+    /// Proximal policy optimisation.
+    Ppo(Box<PolicyConfig>),
+    /// Group-relative policy optimisation.
+    Grpo(Box<PolicyConfig>),
+    /// Single-stream policy optimisation.
+    Spo(Box<PolicyConfig>),
 }
 
 /// Where a tokenizer comes from.
@@ -241,6 +248,19 @@ pub struct EvalConfig {
     pub max_new_tokens: usize,
     /// Most rows to measure; `None`: all.
     pub limit: Option<usize>,
+    /// How questions of multiple choice are put.
+    pub choice: ChoicePlan,
+}
+
+/// How questions of multiple choice are put.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ChoicePlan {
+    /// Answered examples before each question.
+    pub shots: usize,
+    /// Where they come from.
+    pub shots_from: Option<PathBuf>,
+    /// Whether questions are chat turns.
+    pub chat_template: bool,
 }
 
 /// What an evaluation measures.
@@ -252,6 +272,12 @@ pub enum EvalTask {
     Loss,
     /// Greedy answers compared with the verifiable answer.
     ExactMatch,
+    /// The likeliest of several answers.
+    #[value(aliases = ["ceval", "cmmlu", "arc", "piqa", "openbookqa", "hellaswag"])]
+    MultipleChoice,
+    /// Greedy answers whose final number is compared.
+    #[value(alias = "gsm8k")]
+    Math,
 }
 
 impl Precision {
@@ -282,6 +308,9 @@ impl StageConfig {
             StageConfig::Reward(_) => "reward",
             StageConfig::Eval(_) => "eval",
             StageConfig::Export(_) => "export",
+            StageConfig::Ppo(_) => "ppo",
+            StageConfig::Grpo(_) => "grpo",
+            StageConfig::Spo(_) => "spo",
         }
     }
 
@@ -307,6 +336,7 @@ impl StageConfig {
             StageConfig::Distill(c) => Some(&c.train),
             StageConfig::Dpo(c) => Some(&c.train),
             StageConfig::Reward(c) => Some(&c.train),
+            StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => Some(&c.train),
             StageConfig::Tokenizer(_)
             | StageConfig::Merge(_)
             | StageConfig::Eval(_)

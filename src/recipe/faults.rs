@@ -9,7 +9,7 @@ use super::stages::{KINDS, LATER};
 use crate::error::Error;
 
 /// Words that other versions know.
-const WORDS_LATER: [(&str, &str); 3] = [("format", "prompts"), ("format", "agent"), ("batching", "pack")];
+const WORDS_LATER: [(&str, &str); 1] = [("batching", "pack")];
 
 /// The nearest of `known`, if it is near.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -77,6 +77,9 @@ pub fn explain(
     value: Option<&Value>,
     places: &Places,
 ) -> (Error, Vec<String>) {
+    if let Some(explained) = super::one_key::explain(message, &path, places) {
+        return explained;
+    }
     let words = ticked(message);
     let first = words.first().copied().unwrap_or_default();
     if message.starts_with("unknown field") {

@@ -4,6 +4,7 @@
 //! turns a [`Recipe`] into a plan. Next: `schema` (the keys), `places`, `faults`, `reader`.
 
 pub mod faults;
+pub mod one_key;
 pub mod places;
 pub mod reader;
 pub mod schema;

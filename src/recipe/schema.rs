@@ -10,9 +10,15 @@ use serde::Deserialize;
 pub use super::stages::{Stage, StageBody};
 mod export;
 mod parts;
+mod policy;
 mod training;
 pub use export::*;
+mod rewards;
+mod tools;
 pub use parts::*;
+pub use policy::*;
+pub use rewards::*;
+pub use tools::*;
 pub use training::*;
 
 /// A recipe: what to train, on what, in which order.
@@ -154,7 +160,7 @@ pub struct EvalSection {
     pub tokenizer: Option<String>,
     /// What to measure on.
     pub data: Option<DataSection>,
-    /// loss, exact_match, or both (without it: loss).
+    /// loss and exact_match; or multiple_choice (also by a benchmark's name); or math (loss).
     pub tasks: Option<Vec<Option<TaskName>>>,
     /// Rows a batch (16).
     pub batch_size: Option<i64>,
@@ -162,6 +168,12 @@ pub struct EvalSection {
     pub max_seq_len: Option<i64>,
     /// Longest answer in tokens (64).
     pub max_new_tokens: Option<i64>,
-    /// Most rows to measure (all).
+    /// Most rows to measure; of multiple choice, most a file (all).
     pub limit: Option<i64>,
+    /// Answered examples before each question of multiple choice (0).
+    pub shots: Option<i64>,
+    /// Where examples come from: a file, or a folder with a file of each subject's name.
+    pub shots_from: Option<String>,
+    /// Whether questions of multiple choice are put as chat turns (false).
+    pub chat_template: Option<bool>,
 }

@@ -9,15 +9,29 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::schema::{
-    DistillSection, DpoSection, EvalSection, ExportSection, LoraSection, MergeSection, ReasonSection,
-    RewardSection, TokenizerSection, TrainSection,
+    DistillSection, DpoSection, EvalSection, ExportSection, GrpoSection, LoraSection, MergeSection,
+    PpoSection, ReasonSection, RewardSection, SpoSection, TokenizerSection, TrainSection,
 };
 
 /// Kinds this version runs.
-pub const KINDS: [&str; 11] =
-    ["tokenizer", "pretrain", "sft", "lora", "merge", "reason", "distill", "dpo", "reward", "eval", "export"];
+pub const KINDS: [&str; 14] = [
+    "tokenizer",
+    "pretrain",
+    "sft",
+    "lora",
+    "merge",
+    "reason",
+    "distill",
+    "dpo",
+    "reward",
+    "ppo",
+    "grpo",
+    "spo",
+    "eval",
+    "export",
+];
 /// Kinds that are named but not in this version.
-pub const LATER: [&str; 4] = ["ppo", "grpo", "spo", "agent"];
+pub const LATER: [&str; 1] = ["agent"];
 
 /// One stage.
 #[derive(Debug, Clone)]
@@ -51,6 +65,12 @@ pub enum StageBody {
     Eval(Box<EvalSection>),
     /// `export`.
     Export(Box<ExportSection>),
+    /// `grpo`.
+    Grpo(Box<GrpoSection>),
+    /// `ppo`.
+    Ppo(Box<PpoSection>),
+    /// `spo`.
+    Spo(Box<SpoSection>),
 }
 
 impl Stage {
@@ -67,6 +87,9 @@ impl Stage {
             StageBody::Reward(s) => s.name.as_deref(),
             StageBody::Eval(s) => s.name.as_deref(),
             StageBody::Export(s) => s.name.as_deref(),
+            StageBody::Grpo(s) => s.name.as_deref(),
+            StageBody::Ppo(s) => s.name.as_deref(),
+            StageBody::Spo(s) => s.name.as_deref(),
         }
         .unwrap_or(self.kind)
     }
@@ -98,6 +121,9 @@ impl<'de> Deserialize<'de> for Stage {
                     "reward" => StageBody::Reward(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "eval" => StageBody::Eval(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "export" => StageBody::Export(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "grpo" => StageBody::Grpo(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "ppo" => StageBody::Ppo(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "spo" => StageBody::Spo(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     _ => StageBody::Train(map.next_value::<Option<_>>()?.unwrap_or_default()),
                 };
                 if let Some(second) = map.next_key::<String>()? {
@@ -125,6 +151,9 @@ impl JsonSchema for Stage {
             ("distill", generator.subschema_for::<DistillSection>()),
             ("dpo", generator.subschema_for::<DpoSection>()),
             ("reward", generator.subschema_for::<RewardSection>()),
+            ("ppo", generator.subschema_for::<PpoSection>()),
+            ("grpo", generator.subschema_for::<GrpoSection>()),
+            ("spo", generator.subschema_for::<SpoSection>()),
             ("eval", generator.subschema_for::<EvalSection>()),
             ("export", generator.subschema_for::<ExportSection>()),
         ];

@@ -11,11 +11,17 @@ pub mod generate;
 pub mod generator;
 pub mod grammar;
 mod grouped;
+pub mod http;
 pub mod lanes;
+pub mod number;
 pub mod pages;
+pub mod process;
 pub mod request;
+pub mod rewards;
 mod row;
 pub mod sample;
+pub mod service;
+pub mod tools;
 
 #[cfg(test)]
 mod batcher_tests;

@@ -4,16 +4,20 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::choice;
 use super::inputs;
 use super::measure::{self, Question};
 use super::runner::{Context, Finished};
+use super::solve;
 
 use crate::data::source;
-use crate::data::{Batching, DataConfig, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare};
+use crate::data::{
+    Batching, DataConfig, DataFormat, DataSource, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare,
+};
 use crate::engine::Compute;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
-use crate::plan::{EvalConfig, EvalTask};
+use crate::plan::{ChoicePlan, EvalConfig, EvalTask};
 
 /// What to measure, and how.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub struct Measurement<'a> {
     pub max_new_tokens: usize,
     /// Most questions.
     pub limit: Option<usize>,
+    /// How questions of multiple choice are put.
+    pub choice: &'a ChoicePlan,
     /// Arithmetic.
     pub compute: Compute,
     /// Where tokenised rows are kept.
@@ -63,9 +69,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
         metrics.extend(values.into_iter().map(|(k, v)| (k.trim_start_matches("val_").to_owned(), json!(v))));
     }
     if what.tasks.contains(&EvalTask::ExactMatch) {
-        let tokenizer = tokenizer.ok_or_else(|| {
-            Error::input("exact_match needs a tokenizer").hint("name one, or measure `tasks: [loss]` alone")
-        })?;
+        let tokenizer = needed(tokenizer, "exact_match")?;
         let questions = questions(what)?;
         let answered = measure::exact_match(model, tokenizer, &questions, what.max_new_tokens)?;
         let correct = answered.iter().filter(|a| a.correct).count();
@@ -78,7 +82,40 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
             |a| json!({"question": a.question, "expected": a.expected, "got": a.got, "correct": a.correct}),
         ));
     }
-    Ok(json!({"metrics": metrics, "answers": answers}))
+    if what.tasks.contains(&EvalTask::Math) {
+        let (found, shown) = solve::measure(model, needed(tokenizer, "math")?, what)?;
+        metrics.extend(found);
+        answers.extend(shown);
+    }
+    let mut measured = json!({"metrics": metrics, "answers": answers});
+    if what.tasks.contains(&EvalTask::MultipleChoice) {
+        let (found, subjects) =
+            choice::measure(model, needed(tokenizer, "multiple_choice")?, &choice_settings(what)?)?;
+        measured = json!({"metrics": found, "subjects": subjects, "answers": []});
+    }
+    Ok(measured)
+}
+
+fn needed<'a>(tokenizer: Option<&'a Tokenizer>, task: &str) -> Result<&'a Tokenizer> {
+    tokenizer.ok_or_else(|| {
+        Error::input(format!("{task} needs a tokenizer")).hint("name one, or measure `tasks: [loss]` alone")
+    })
+}
+
+fn choice_settings<'a>(what: &'a Measurement<'_>) -> Result<choice::ChoiceSettings<'a>> {
+    let DataSource::Paths(paths) = &what.data.source else {
+        return Err(Error::input("the built-in world has no multiple choice").hint("name files of questions"));
+    };
+    Ok(choice::ChoiceSettings {
+        paths,
+        shots: what.choice.shots,
+        shots_from: what.choice.shots_from.as_deref(),
+        chat: what.choice.chat_template,
+        batch_size: what.batch_size,
+        max_seq_len: what.max_seq_len,
+        limit: what.limit,
+        compute: what.compute,
+    })
 }
 
 fn questions(what: &Measurement<'_>) -> Result<Vec<Question>> {
@@ -108,6 +145,7 @@ pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<Finished> {
         max_seq_len: config.max_seq_len,
         max_new_tokens: config.max_new_tokens,
         limit: config.limit,
+        choice: &config.choice,
         compute: context.compute,
         cache_dir: &context.cache_dir,
     };

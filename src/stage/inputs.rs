@@ -11,7 +11,7 @@ use crate::checkpoint::{load, resolve_model_path};
 use crate::data::{DataConfig, DataSource, Tokenizer, Validation};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, Params};
-use crate::plan::{Init, ModelPlan, StageConfig, TokenizerSource};
+use crate::plan::{ChoicePlan, EvalConfig, Init, ModelPlan, StageConfig, TokenizerSource};
 
 /// The program's own part of every hash.
 pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
@@ -132,6 +132,17 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
         StageConfig::Eval(c) => (Some(&c.data), Some(&c.init), c.tokenizer.as_ref()),
         StageConfig::Export(c) => (None, Some(&c.init), c.tokenizer.as_ref()),
         StageConfig::Merge(c) => (None, c.init.as_ref(), None),
+        StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => {
+            for (key, init) in c.others() {
+                if let Some(path) = start_weights(context, init)? {
+                    inputs.add(key, path_hash(&path)?);
+                }
+            }
+            if let Some(heldout) = &c.heldout {
+                inputs.add("held-out data", data_hash(heldout)?);
+            }
+            (Some(&c.train.data), Some(&c.train.init), c.train.tokenizer.as_ref())
+        }
         other => {
             let c = other.training();
             (c.map(|c| &c.data), c.map(|c| &c.init), c.and_then(|c| c.tokenizer.as_ref()))
@@ -139,6 +150,11 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     };
     if let Some(data) = data {
         inputs.add("data", data_hash(data)?);
+        if let StageConfig::Eval(EvalConfig { choice: ChoicePlan { shots_from: Some(path), .. }, .. }) =
+            config
+        {
+            inputs.add("examples", path_hash(path)?);
+        }
     }
     if let Some(source) = source {
         let folder = tokenizer_folder(context, source);
@@ -170,7 +186,7 @@ fn data_hash(data: &DataConfig) -> Result<String> {
         files.push(path);
     }
     for file in files {
-        hasher.update(file_hash(file)?);
+        hasher.update(path_hash(file)?);
     }
     Ok(hex(&hasher.finalize()))
 }

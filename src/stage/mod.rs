@@ -1,22 +1,29 @@
 //! What a recipe's stages do, one file a kind: tokenizer, train (pretrain and sft), lora, merge, reason,
-//! distill, dpo, reward, eval; `runner` walks through them, skips what is done, and keeps each stage's record.
+//! distill, dpo, reward, grpo, ppo, spo (over `policy`), eval; `runner` walks through them, skips what is done, and keeps
+//! each stage's record.
 //!
 //! Read `runner` first, then `session` (what all training stages share) and `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
 
+pub mod choice;
 pub mod distill;
 pub mod dpo;
 pub mod eval;
 pub mod export;
+pub mod grpo;
 pub mod inputs;
 pub mod lora;
 pub mod measure;
 pub mod merge;
 pub mod pairs;
+pub mod policy;
+pub mod ppo;
 pub mod reason;
 pub mod record;
 pub mod reward;
 pub mod runner;
 pub mod session;
+pub mod solve;
+pub mod spo;
 pub mod tokenizer;
 pub mod train;
 pub mod watch;

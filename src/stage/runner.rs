@@ -9,7 +9,7 @@ use tch::Device;
 
 use super::inputs;
 use super::record::{Done, Inputs, Verdict, judge, write_json};
-use super::{distill, dpo, eval, export, lora, merge, reason, reward, tokenizer, train};
+use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tokenizer, train};
 use crate::checkpoint::atomic;
 use crate::engine::{Compute, Signals};
 use crate::error::{Error, Place, Result};
@@ -177,6 +177,9 @@ fn dispatch(context: &Context<'_>, stage: &StagePlan, folder: &Path, inputs: &In
         StageConfig::Reward(config) => reward::run(context, &stage.name, config, folder, inputs),
         StageConfig::Eval(config) => eval::run(context, config),
         StageConfig::Export(config) => export::run(context, config, folder),
+        StageConfig::Ppo(config) | StageConfig::Grpo(config) | StageConfig::Spo(config) => {
+            policy::run(context, &stage.name, config, folder, inputs)
+        }
     }
 }
 

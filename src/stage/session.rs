@@ -145,7 +145,9 @@ impl<'a> Session<'a> {
             resume: context.plan.output.join(format!("{stem}_resume.pth")),
             folder: folder.to_owned(),
         };
-        let loop_config = self.loop_config(objective.steps_per_epoch(), self.describe(model, &ending));
+        let metadata = self.describe(model, &ending);
+        let (per_epoch, hash) = (objective.steps_per_epoch(), self.inputs.hash());
+        let loop_config = loop_config(context, self.config, per_epoch, metadata, hash);
         let loaded = find_resume(context, &files, &loop_config)?;
         let samples_before = match &loaded {
             Some(_) => kept_samples(folder),
@@ -186,39 +188,9 @@ impl<'a> Session<'a> {
     /// What the weight file says about itself.
     fn describe(&self, model: &CausalLm, ending: &Ending) -> String {
         let mut said = describe(self.context, self.name, self.config.tokenizer.as_ref(), model);
-        said.insert("content_hash".to_owned(), json!(self.inputs.hash()));
-        said.insert("inputs".to_owned(), json!(self.inputs));
+        said.extend(provenance(self.inputs));
         said.extend(ending.metadata.clone());
         Value::Object(said).to_string()
-    }
-
-    fn loop_config(&self, per_epoch: u64, metadata: String) -> LoopConfig {
-        let config = self.config;
-        let all = per_epoch * config.epochs as u64;
-        let total_steps = config.max_steps.map_or(all, |most| all.min(most as u64));
-        LoopConfig {
-            epochs: config.epochs as u64,
-            accumulation_steps: config.accumulation_steps as u64,
-            schedule: Schedule {
-                kind: config.schedule,
-                peak: config.learning_rate,
-                warmup_steps: config.warmup_steps as u64,
-                total_steps,
-            },
-            grad_clip: config.grad_clip,
-            adamw: AdamWConfig { betas: config.betas, eps: config.eps, weight_decay: config.weight_decay },
-            log_interval: config.log_interval as u64,
-            save_interval: config.save_interval as u64,
-            eval_interval: config.eval_interval.map(|n| n as u64),
-            keep_last: config.keep_last,
-            save_kind: save_kind(config.save_dtype),
-            on_nan: config.on_nan,
-            on_spike: config.on_spike,
-            spike_factor: config.spike_factor,
-            loss_scaling: self.context.compute == Compute::Fp16,
-            metadata,
-            content_hash: self.inputs.hash(),
-        }
     }
 
     fn sample(&self, model: &CausalLm, chat: bool) -> Result<Vec<String>> {
@@ -253,6 +225,11 @@ pub fn describe(
     said
 }
 
+/// What a trained file says of what it was made from.
+pub fn provenance(inputs: &Inputs) -> Map<String, Value> {
+    Map::from_iter([("content_hash".to_owned(), json!(inputs.hash())), ("inputs".to_owned(), json!(inputs))])
+}
+
 /// libtorch's name of a type of saved numbers.
 pub fn save_kind(dtype: SaveDtype) -> Kind {
     match dtype {
@@ -262,8 +239,48 @@ pub fn save_kind(dtype: SaveDtype) -> Kind {
     }
 }
 
+/// The loop that a stage's settings ask for.
+pub fn loop_config(
+    context: &Context<'_>,
+    config: &TrainConfig,
+    per_epoch: u64,
+    metadata: String,
+    content_hash: String,
+) -> LoopConfig {
+    let all = per_epoch * config.epochs as u64;
+    let total_steps = config.max_steps.map_or(all, |most| all.min(most as u64));
+    LoopConfig {
+        epochs: config.epochs as u64,
+        accumulation_steps: config.accumulation_steps as u64,
+        schedule: Schedule {
+            kind: config.schedule,
+            peak: config.learning_rate,
+            warmup_steps: config.warmup_steps as u64,
+            total_steps,
+        },
+        by_updates: None,
+        grad_clip: config.grad_clip,
+        adamw: AdamWConfig { betas: config.betas, eps: config.eps, weight_decay: config.weight_decay },
+        log_interval: config.log_interval as u64,
+        save_interval: config.save_interval as u64,
+        eval_interval: config.eval_interval.map(|n| n as u64),
+        keep_last: config.keep_last,
+        save_kind: save_kind(config.save_dtype),
+        on_nan: config.on_nan,
+        on_spike: config.on_spike,
+        spike_factor: config.spike_factor,
+        loss_scaling: context.compute == Compute::Fp16,
+        metadata,
+        content_hash,
+    }
+}
+
 /// The checkpoint to go on from, as `--resume` allows it.
-fn find_resume(context: &Context<'_>, files: &Files, config: &LoopConfig) -> Result<Option<resume::Loaded>> {
+pub fn find_resume(
+    context: &Context<'_>,
+    files: &Files,
+    config: &LoopConfig,
+) -> Result<Option<resume::Loaded>> {
     let missing = || {
         Error::input("there is no checkpoint to go on from")
             .at(Place::file(&files.resume))

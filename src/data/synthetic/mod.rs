@@ -5,14 +5,16 @@
 //! and was asked in other words, or the numbers were asked in the other order. Next: `world`, `asked`.
 
 mod asked;
+mod errands;
 mod prose;
 mod world;
 
 use serde_json::{Value, json};
 
 pub use asked::{Question, questions};
+pub use errands::prices;
 
-use super::config::{DataFormat, SyntheticConfig, SyntheticSplit};
+use super::config::{DataFormat, SyntheticConfig, SyntheticSplit, SyntheticTask};
 use super::random::Stream;
 
 /// Part of every cache key: raise it when rows of a seed change.
@@ -58,6 +60,10 @@ pub fn rows(config: &SyntheticConfig, kind: SyntheticKind) -> Box<dyn Iterator<I
     let count = row_count(config);
     let world = world::World::new(config.seed);
     let mut random = Stream::new(config.seed, if heldout { 102 } else { 101 });
+    if config.task == SyntheticTask::Tools {
+        let random = Stream::new(config.seed, if heldout { 104 } else { 103 });
+        return Box::new(errands::rows(config.seed, heldout, random).take(count));
+    }
     if kind == SyntheticKind::Text {
         return Box::new((0..count).map(move |_| json!({"text": prose::paragraph(&world, &mut random)})));
     }

@@ -50,6 +50,10 @@ words!(
         Chat,
         /// Two conversations a line that part at the last turn, `chosen` and `rejected`.
         Preference,
+        /// Questions for reinforcement learning, one a line.
+        Prompts,
+        /// Questions to be answered with tools, one a line.
+        Agent,
         /// Ready token ids in a .safetensors file.
         Tokens,
     }
@@ -114,6 +118,33 @@ words!(
         Loss,
         /// Greedy answers against the verifiable answer.
         ExactMatch,
+        /// The likeliest of several answers.
+        MultipleChoice,
+        /// The same, by C-Eval's name.
+        Ceval,
+        /// The same, by CMMLU's name.
+        Cmmlu,
+        /// The same, by ARC's name.
+        Arc,
+        /// The same, by PIQA's name.
+        Piqa,
+        /// The same, by OpenBookQA's name.
+        Openbookqa,
+        /// The same, by HellaSwag's name.
+        Hellaswag,
+        /// Greedy answers whose final number is compared.
+        Math,
+        /// The same, by GSM8K's name.
+        Gsm8k,
+    }
+);
+words!(
+    /// What rows of the built-in world are about.
+    SyntheticTaskName {
+        /// Facts, sums, comparisons, small talk.
+        World,
+        /// Errands that tools answer.
+        Tools,
     }
 );
 words!(
@@ -197,6 +228,8 @@ pub struct SyntheticSection {
     pub seed: Option<i64>,
     /// train or heldout; no question is in both (train; eval: heldout).
     pub split: Option<SplitName>,
+    /// world or tools: facts and sums, or errands for tools with the whole exchange (world; agent: tools).
+    pub task: Option<SyntheticTaskName>,
 }
 
 /// `true`, or a map; `false` is as if it were not there.
@@ -209,7 +242,7 @@ impl<'de> Deserialize<'de> for Synthetic {
         impl<'de> Visitor<'de> for Read {
             type Value = Synthetic;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("true or a map with rows, seed, split")
+                f.write_str("true or a map with rows, seed, split, task")
             }
             fn visit_bool<E: de::Error>(self, v: bool) -> Result<Self::Value, E> {
                 Ok(Synthetic(v.then(SyntheticSection::default)))

@@ -1,0 +1,322 @@
+//! Conversations that wait for an answer: what reinforcement learning continues.
+//!
+//! Format `prompts`: `{"conversations"}` with the last assistant turn left out, or `{"prompt"}`. Format `agent`:
+//! `{"conversations", "gt"}`, left out from the first turn after the last question. The row itself goes along, for
+//! rewards. Not here: how a prompt is continued (`rollout`) and judged (`rollout::rewards`).
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::chat::{self, ChatOptions};
+use super::config::{
+    DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticTask, Validation,
+};
+use super::jsonl::{self, Lines, RowFault, kind};
+use super::random::{Stream, chance};
+use super::synthetic::{self, SyntheticKind};
+use super::tokenizer::{RenderOptions, Tokenizer, labels};
+use crate::error::{Error, Place, Result};
+
+/// What shapes a prompt beside its row.
+#[derive(Debug, Clone)]
+pub struct PromptOptions {
+    /// Most tokens of a prompt; a longer one is a fault.
+    pub max_tokens: usize,
+    /// Seed of the random choices.
+    pub seed: u64,
+    /// Chance that a prompt opens its thinking (templates that know it).
+    pub thinking_ratio: f64,
+    /// Chance of a system prompt before a conversation without one.
+    pub system_prompt_ratio: f64,
+    /// Tools of the stage, in OpenAI's form, for rows that name none.
+    pub tools: Option<Value>,
+}
+
+/// A row that can be asked.
+#[derive(Debug, Clone)]
+pub struct PromptRow {
+    /// Its line, from 1, made unique over files by the file's place in the list.
+    pub number: usize,
+    /// The conversation up to the answer, as a template wants it.
+    pub messages: Vec<Value>,
+    /// The tools that it names.
+    pub tools: Option<Value>,
+    /// The data row, for rewards.
+    pub row: Value,
+}
+
+/// A prompt for one rollout.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    /// The conversation, a random system prompt with it.
+    pub messages: Vec<Value>,
+    /// The tools that were shown.
+    pub tools: Option<Value>,
+    /// Rendered, with the assistant's turn opened.
+    pub text: String,
+    /// The same as ids.
+    pub ids: Vec<u32>,
+    /// Whether its thinking is opened.
+    pub thinking: bool,
+    /// The data row.
+    pub row: Arc<PromptRow>,
+}
+
+/// Rows to ask, in the source's order.
+#[derive(Debug, Clone)]
+pub struct Prompts {
+    rows: Vec<Arc<PromptRow>>,
+    options: PromptOptions,
+    /// Rows left out as unusable.
+    pub skipped: usize,
+    /// SHA-256 of the source, in hex.
+    pub content_hash: String,
+}
+
+/// Faults shown in full; more are only counted.
+const SHOWN_FAULTS: usize = 10;
+
+const FORM: &str = "a row is {\"conversations\": [{\"role\": \"user\", \"content\": \"...\"}, ...]} or {\"prompt\": \"...\"}";
+
+impl Prompts {
+    /// Reads and checks every row, each rendered once to see that it fits; then sets validation rows apart.
+    ///
+    /// # Errors
+    /// A row that cannot be used, or is too long, at its line (unless such are skipped); no row at all.
+    pub fn load(
+        config: &DataConfig,
+        tokenizer: &Tokenizer,
+        options: &PromptOptions,
+    ) -> Result<(Self, Option<Self>)> {
+        let whole = Self::read(&config.source, config, tokenizer, options)?;
+        match &config.validation {
+            Validation::Off => Ok((whole, None)),
+            Validation::Path(path) => {
+                let source = DataSource::Paths(vec![path.clone()]);
+                let held = Self::read(&source, config, tokenizer, options)?;
+                Ok((whole, Some(held)))
+            }
+            Validation::Share(share) => {
+                let held = (whole.len() as f64 * share).round() as usize;
+                if held >= whole.len() {
+                    return Err(Error::input(format!(
+                        "validation takes {held} of {} prompts and leaves none",
+                        whole.len()
+                    ))
+                    .hint("lower `validation`, or name a validation file"));
+                }
+                let mut order: Vec<usize> = (0..whole.len()).collect();
+                Stream::new(options.seed, 11).shuffle(&mut order);
+                let mut train = order.split_off(held);
+                train.sort_unstable();
+                order.sort_unstable();
+                let validation = (held > 0).then(|| whole.picked(&order));
+                Ok((whole.picked(&train), validation))
+            }
+        }
+    }
+
+    fn picked(&self, which: &[usize]) -> Self {
+        Self { rows: which.iter().map(|i| self.rows[*i].clone()).collect(), ..self.clone() }
+    }
+
+    /// The first `count`.
+    pub fn first(&self, count: usize) -> Self {
+        Self { rows: self.rows.iter().take(count).cloned().collect(), ..self.clone() }
+    }
+
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The rows of an epoch in the order they are asked.
+    pub fn order(&self, epoch: u64, shuffle: bool) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        if shuffle {
+            Stream::new(self.options.seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15), 12)
+                .shuffle(&mut order);
+        }
+        order
+    }
+
+    /// The prompt of a row; its random choices depend on seed, epoch and row alone.
+    pub fn get(&self, tokenizer: &Tokenizer, index: usize, epoch: u64) -> Result<Prompt> {
+        let row = &self.rows[index];
+        let number = (row.number as u64) ^ (epoch << 56);
+        let thinking = chance(self.options.seed, number, 4) < self.options.thinking_ratio;
+        let options = ChatOptions {
+            max_seq_len: self.options.max_tokens,
+            seed: self.options.seed,
+            system_prompt_ratio: self.options.system_prompt_ratio,
+            empty_think_ratio: 0.0,
+        };
+        let tools = row.tools.clone().or_else(|| self.options.tools.clone());
+        let messages = if tools.is_some() {
+            row.messages.clone()
+        } else {
+            let with =
+                chat::with_system_prompt(&json!({"conversations": row.messages}), number as usize, &options);
+            with["conversations"].as_array().cloned().unwrap_or_default()
+        };
+        let text = render(tokenizer, &messages, tools.as_ref(), thinking)?;
+        let ids = tokenizer.encode(&text)?;
+        Ok(Prompt { messages, tools, text, ids, thinking, row: row.clone() })
+    }
+
+    fn read(
+        source: &DataSource,
+        config: &DataConfig,
+        tokenizer: &Tokenizer,
+        options: &PromptOptions,
+    ) -> Result<Self> {
+        let agent = config.format == DataFormat::Agent;
+        let (lines, content_hash) = lines(source, agent)?;
+        let usable = |(place, number, bytes): Numbered| -> Result<PromptRow> {
+            let row = jsonl::parse(&bytes).and_then(|row| prompt_row(number, row, agent));
+            let row = row.map_err(|fault| Error::input(fault.what).hint(fault.hint)).and_then(|row| {
+                fits(tokenizer, &row, options)?;
+                Ok(row)
+            });
+            row.map_err(|error| error.at(place))
+        };
+        let read: Vec<Result<PromptRow>> = lines.into_par_iter().map(usable).collect();
+        let (mut rows, mut faults) = (Vec::new(), Vec::new());
+        for row in read {
+            match row {
+                Ok(row) => rows.push(Arc::new(row)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let skipped = faults.len();
+        if config.on_bad_row == OnBadRow::Error && skipped > 0 {
+            faults.truncate(SHOWN_FAULTS);
+            if skipped > SHOWN_FAULTS {
+                faults.push(Error::input(format!("{} more rows cannot be used", skipped - SHOWN_FAULTS)));
+            }
+            return Err(Error::all(faults).unwrap_or_else(|| Error::input("no row can be used")));
+        }
+        if rows.is_empty() {
+            let fault = Error::input(format!("no usable prompt ({skipped} skipped)")).hint(FORM);
+            return Err(match source {
+                DataSource::Paths(paths) if !paths.is_empty() => fault.at(Place::file(&paths[0])),
+                _ => fault,
+            });
+        }
+        Ok(Self { rows, options: options.clone(), skipped, content_hash })
+    }
+}
+
+/// A line with its place and number.
+type Numbered = (Place, usize, Vec<u8>);
+
+/// Every line, and the hash of all.
+fn lines(source: &DataSource, agent: bool) -> Result<(Vec<Numbered>, String)> {
+    let mut found = Vec::new();
+    match source {
+        DataSource::Synthetic(world) => {
+            let task = if agent { SyntheticTask::Tools } else { world.task };
+            let world = SyntheticConfig { task, ..world.clone() };
+            for (i, row) in synthetic::rows(&world, SyntheticKind::Chat).enumerate() {
+                found.push((Place::line("synthetic", i + 1), i + 1, row.to_string().into_bytes()));
+            }
+        }
+        DataSource::Paths(paths) => {
+            for (i, path) in paths.iter().enumerate() {
+                for line in Lines::open(path)? {
+                    let line = line?;
+                    found.push((Place::line(path, line.number), line.number | i << 40, line.bytes));
+                }
+            }
+        }
+    }
+    let mut hash = Sha256::new();
+    for (_, _, bytes) in &found {
+        hash.update(bytes);
+        hash.update(b"\n");
+    }
+    let hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    Ok((found, hash))
+}
+
+/// The conversation up to the answer, with its tools.
+fn prompt_row(number: usize, row: Value, agent: bool) -> Result<PromptRow, RowFault> {
+    let expected = row.get("gt").and_then(Value::as_array);
+    if agent && expected.is_none_or(Vec::is_empty) {
+        return Err(RowFault::new(
+            "no list `gt` of expected answers",
+            "an agent row is {\"conversations\": [...], \"gt\": [\"42\"]}",
+        ));
+    }
+    let messages = match (row.get("prompt"), row.get("conversations")) {
+        (Some(Value::String(text)), None) => vec![json!({"role": "user", "content": text})],
+        (Some(Value::Array(list)), None) => list.clone(),
+        (_, Some(Value::Array(list))) => list.clone(),
+        (_, Some(other)) => {
+            return Err(RowFault::new(format!("field `conversations` is {}, not a list", kind(other)), FORM));
+        }
+        (Some(other), None) => {
+            return Err(RowFault::new(
+                format!("field `prompt` is {}, neither a text nor a list", kind(other)),
+                FORM,
+            ));
+        }
+        (None, None) => return Err(RowFault::new("neither `conversations` nor `prompt`", FORM)),
+    };
+    for (i, message) in messages.iter().enumerate() {
+        if !message["role"].is_string() {
+            return Err(RowFault::new(format!("message {} has no `role`", i + 1), FORM));
+        }
+    }
+    // A prompt ends with what the assistant answers: the last user turn, or a tool's result in plain prompts.
+    let end = if agent {
+        messages.iter().rposition(|m| m["role"] == "user").map(|at| at + 1)
+    } else {
+        messages.iter().rposition(|m| m["role"] != "assistant").map(|at| at + 1)
+    };
+    let end = end.filter(|end| messages[..*end].iter().any(|m| m["role"] == "user"));
+    let Some(end) = end else { return Err(RowFault::new("no user turn to answer", FORM)) };
+    if let Some(empty) = messages[..end].iter().position(|m| m["role"] == "user" && !m["content"].is_string())
+    {
+        return Err(RowFault::new(format!("message {} has no text `content`", empty + 1), FORM));
+    }
+    let (messages, tools) = labels::prepare(&json!({"conversations": messages[..end]}))
+        .map_err(|error| RowFault::new(error.what(), "write `tools` as JSON, or as JSON in a string"))?;
+    let messages = messages.as_array().cloned().unwrap_or_default();
+    Ok(PromptRow { number, messages, tools, row })
+}
+
+fn render(
+    tokenizer: &Tokenizer,
+    messages: &[Value],
+    tools: Option<&Value>,
+    thinking: bool,
+) -> Result<String> {
+    let options = RenderOptions { add_generation_prompt: true, open_thinking: thinking };
+    tokenizer.render(&Value::from(messages.to_vec()), tools, options)
+}
+
+/// Whether the prompt is within the budget, its thinking closed (the longer form).
+fn fits(tokenizer: &Tokenizer, row: &PromptRow, options: &PromptOptions) -> Result<()> {
+    let tools = row.tools.as_ref().or(options.tools.as_ref());
+    let tokens = tokenizer.encode(&render(tokenizer, &row.messages, tools, false)?)?.len();
+    if tokens > options.max_tokens {
+        return Err(Error::input(format!(
+            "the prompt has {tokens} tokens, the budget is {}",
+            options.max_tokens
+        ))
+        .hint("raise `max_seq_len`, shorten the row, or set data.on_bad_row: skip"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

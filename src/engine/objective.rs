@@ -1,0 +1,157 @@
+//! What a training loop is given: its settings, what a stage minimises, and who watches.
+//!
+//! Next: `trainer`, the loop.
+
+use tch::Kind;
+
+use super::anomaly::OnAnomaly;
+use super::companion::Companion;
+use crate::error::Result;
+use crate::model::CausalLm;
+use crate::optim::{AdamWConfig, Schedule};
+
+/// The loop's settings.
+#[derive(Debug, Clone)]
+pub struct LoopConfig {
+    /// Passes over the data.
+    pub epochs: u64,
+    /// Micro-batches an update.
+    pub accumulation_steps: u64,
+    /// Learning rate; its `total_steps` is the run's length in micro-batches.
+    pub schedule: Schedule,
+    /// Where given, the rate follows the updates done and not the micro-batches (policy optimisation), and rows
+    /// show it as it stands after the update; its `total_steps` is the run's length in updates.
+    pub by_updates: Option<Schedule>,
+    /// Largest gradient norm; 0 for no clipping.
+    pub grad_clip: f64,
+    /// The optimizer's constants.
+    pub adamw: AdamWConfig,
+    /// Micro-batches between rows of metrics.
+    pub log_interval: u64,
+    /// Micro-batches between checkpoints.
+    pub save_interval: u64,
+    /// Micro-batches between validations; `None`: with each checkpoint.
+    pub eval_interval: Option<u64>,
+    /// Numbered weight files to keep.
+    pub keep_last: usize,
+    /// Type of the numbers in weight files.
+    pub save_kind: Kind,
+    /// What to do about a loss that is not a number.
+    pub on_nan: OnAnomaly,
+    /// What to do about a leap.
+    pub on_spike: OnAnomaly,
+    /// What counts as a leap.
+    pub spike_factor: Option<f64>,
+    /// Whether the loss is scaled (fp16).
+    pub loss_scaling: bool,
+    /// JSON that goes into every weight file beside the tensors.
+    pub metadata: String,
+    /// Hash of settings, data and start weights.
+    pub content_hash: String,
+}
+
+/// One micro-batch's numbers.
+#[derive(Debug, Clone, Default)]
+pub struct StepLoss {
+    /// The loss as the stage reports it (cross-entropy alone).
+    pub loss: f64,
+    /// The experts' balance loss.
+    pub aux_loss: f64,
+    /// Real tokens seen.
+    pub tokens: u64,
+    /// What else the stage reports.
+    pub extra: Vec<(&'static str, f64)>,
+}
+
+/// What a stage minimises.
+pub trait Objective {
+    /// Micro-batches an epoch, the same every epoch.
+    fn steps_per_epoch(&self) -> u64;
+
+    /// Adds to the parameters' gradients that of `scale` times the loss of a micro-batch.
+    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss>;
+
+    /// Measures on held-out rows: `val_loss` first, then what follows from it; empty where there are none.
+    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>>;
+
+    /// Whether the first number of [`Self::validate`] is better when lower.
+    fn lower_is_better(&self) -> bool {
+        true
+    }
+
+    /// Whether the micro-batch wants another backward pass; each pass counts for accumulation. Its last pass
+    /// hands back what the row shows.
+    fn more(&self) -> bool {
+        false
+    }
+
+    /// Parameters trained beside the model's.
+    fn companion(&self) -> Option<Companion> {
+        None
+    }
+
+    /// Multiplies the learning rate; below 1 after a guard lowered it.
+    fn rate_factor(&self) -> f64 {
+        1.0
+    }
+
+    /// What a person should read since the last call.
+    fn notes(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What a checkpoint must hold of the objective; [`Self::restore`] gets it back.
+    fn state(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    /// Goes on from [`Self::state`].
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        let _ = state;
+        Ok(())
+    }
+}
+
+/// A row of metrics.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// From 1.
+    pub epoch: u64,
+    /// Micro-batches from 1 over the whole run.
+    pub step: u64,
+    /// Names and values in order.
+    pub values: Vec<(&'static str, f64)>,
+}
+
+/// Who watches a run.
+pub trait Observer {
+    /// Keeps a row.
+    fn row(&mut self, metrics: &Metrics) -> Result<()>;
+    /// How far the kept rows reach; goes into the checkpoint.
+    fn position(&self) -> Result<serde_json::Value>;
+    /// Called after each micro-batch.
+    fn tick(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64);
+    /// Something a person should read.
+    fn note(&mut self, text: &str);
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// Micro-batches done.
+    pub steps: u64,
+    /// Updates made.
+    pub updates: u64,
+    /// Real tokens seen.
+    pub tokens: u64,
+    /// Seconds trained, over all starts.
+    pub elapsed_s: f64,
+    /// Last micro-batch's loss.
+    pub loss: Option<f64>,
+    /// Last validation.
+    pub validation: Vec<(String, f64)>,
+    /// Best validation loss and its micro-batch.
+    pub best: Option<(f64, u64)>,
+    /// Anomalies met.
+    pub anomalies: u64,
+}

@@ -1,0 +1,118 @@
+//! GRPO and CISPO: a group of completions a prompt, each judged beside its neighbours.
+//!
+//! A step: roll out `num_generations` completions a prompt; advantages within each group; one clipped loss over
+//! all rows; upstream's `train_grpo.py`. Next: `loss::grpo`, the formulas.
+
+use serde_json::Value;
+
+use super::policy::{Learner, Shared, largest_gap};
+use crate::engine::{Objective, StepLoss};
+use crate::error::{Error, Result};
+use crate::loss::grpo::{Clipping, GrpoLoss, LengthNorm, advantages};
+use crate::loss::policy::{column, spread, token_mean};
+use crate::model::CausalLm;
+use crate::plan::{GrpoPlan, LengthNormPlan, PolicyConfig, RolloutPlan};
+
+/// The stage's objective.
+pub struct Grpo {
+    shared: Shared,
+    group: usize,
+    scale_rewards: bool,
+    loss: GrpoLoss,
+}
+
+impl Grpo {
+    /// From the plan.
+    pub fn new(plan: &GrpoPlan, config: &PolicyConfig, shared: Shared) -> Result<Self> {
+        let clipping = if plan.cispo {
+            Clipping::Weight { upper: plan.epsilon_high }
+        } else {
+            Clipping::Ratio { low: plan.epsilon, high: plan.clip_higher }
+        };
+        let length_norm = match (plan.length_normalization, &config.rollout) {
+            (LengthNormPlan::Row, _) => LengthNorm::Row,
+            (LengthNormPlan::Token, _) => LengthNorm::Token,
+            (LengthNormPlan::Constant, RolloutPlan::Native { max_new_tokens, .. }) => {
+                LengthNorm::Constant(*max_new_tokens as f64)
+            }
+            (LengthNormPlan::Constant, RolloutPlan::Replay { .. }) => {
+                return Err(Error::input("recorded rollouts have no longest completion to divide by")
+                    .hint("use length_normalization: row or token with replay"));
+            }
+        };
+        let loss = GrpoLoss { clipping, beta: plan.beta, length_norm };
+        Ok(Self { shared, group: plan.num_generations, scale_rewards: plan.scale_rewards, loss })
+    }
+}
+
+impl Learner for Grpo {
+    fn as_objective(&mut self) -> &mut dyn Objective {
+        self
+    }
+}
+
+impl Objective for Grpo {
+    fn steps_per_epoch(&self) -> u64 {
+        self.shared.source.steps_per_epoch()
+    }
+
+    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+        let step = self.shared.step(model, epoch, index)?;
+        let rows = step.rewards.len();
+        if !rows.is_multiple_of(self.group) {
+            return Err(Error::input(format!(
+                "a step has {rows} rows, which `num_generations` {} does not divide",
+                self.group
+            ))
+            .hint("set num_generations to how many rows belong to one prompt"));
+        }
+        let given = advantages(&step.rewards, self.group, self.scale_rewards);
+        let (mean, std) = spread(&given);
+        let device = model.device();
+        let batch = &step.batch;
+        let (terms, aux_loss) = batch.learn(model, self.shared.compute, scale, |logprobs| {
+            // Without recorded ones the rows are the policy's own, as it stands.
+            let drawn = logprobs.detach();
+            let old = batch.old.as_ref().unwrap_or(&drawn);
+            let reference = step.reference.as_ref();
+            let terms = self.loss.terms(logprobs, old, reference, &column(&given, device), &batch.mask);
+            let gap = step.fresh.then(|| largest_gap(&drawn, old, &batch.mask));
+            let entropy = step.fresh.then(|| -token_mean(&drawn, &batch.mask).double_value(&[]));
+            let value = terms.loss.double_value(&[]);
+            (terms.loss, 1.0, (value, terms.kl_ref, terms.clip_fraction, gap, entropy))
+        })?;
+        let (loss, kl_ref, clip_fraction, gap, entropy) = terms;
+        self.shared.judge(index + 1, &step, kl_ref)?;
+        let mut extra = vec![("policy_loss", loss + aux_loss)];
+        extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));
+        extra.extend([("advantages_mean", mean), ("advantages_std", std), ("clip_fraction", clip_fraction)]);
+        extra.extend(entropy.map(|entropy| ("entropy", entropy)));
+        extra.extend(gap.map(|gap| ("logprob_gap", gap)));
+        extra.extend(step.facts);
+        Ok(StepLoss { loss, aux_loss, tokens: step.tokens, extra })
+    }
+
+    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+        self.shared.source.measure(model)
+    }
+
+    fn lower_is_better(&self) -> bool {
+        false
+    }
+
+    fn rate_factor(&self) -> f64 {
+        self.shared.rate_factor()
+    }
+
+    fn notes(&mut self) -> Vec<String> {
+        self.shared.notes()
+    }
+
+    fn state(&self) -> Value {
+        self.shared.state(Value::Null)
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        self.shared.restore(state).map(drop)
+    }
+}

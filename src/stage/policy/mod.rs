@@ -1,0 +1,270 @@
+//! What ppo, grpo and spo share: build the policy and its reference, learn from rollouts, say what came of it.
+//!
+//! A step is one rollout: `source` makes its rows, `batch` turns them into tensors, the method's own file
+//! (`stage::grpo`, `ppo`, `spo`) turns rewards into a loss, and `engine::train` into updates.
+
+pub mod batch;
+pub mod guards;
+pub mod source;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use self::batch::{Attend, Batch};
+use self::guards::{Memory, Seen};
+use self::source::{Fact, Replay, Rollout, Source};
+use super::inputs;
+use super::record::Inputs;
+use super::runner::{Context, Finished};
+use super::session as common;
+use super::watch::Watch;
+use super::{grpo, ppo, spo};
+use crate::data::{Recorded, Tokenizer};
+use crate::engine::{Compute, Files, LoopConfig, Objective, train};
+use crate::error::{Error, Result};
+use crate::loss::policy::spread;
+use crate::model::{CausalLm, params};
+use crate::plan::{GuardPlan, Method, PolicyConfig, RolloutPlan};
+
+/// What every method needs beside its own settings.
+pub struct Shared {
+    /// Where rollouts come from.
+    pub source: Box<dyn Source>,
+    /// What the KL holds on to.
+    pub reference: Option<CausalLm>,
+    /// Arithmetic.
+    pub compute: Compute,
+    /// Fills short rows.
+    pub pad: i64,
+    guards: GuardPlan,
+    memory: Memory,
+    notes: Vec<String>,
+}
+
+/// A step's rows, ready to learn from.
+pub struct Step {
+    /// On the device.
+    pub batch: Batch,
+    /// The reference's log-probabilities, `[R, T]`.
+    pub reference: Option<tch::Tensor>,
+    /// A number a row.
+    pub rewards: Vec<f64>,
+    /// Whether the rows were drawn from the policy as it stands.
+    pub fresh: bool,
+    /// Tokens of all rows, padding aside.
+    pub tokens: u64,
+    /// Columns that do not depend on the loss.
+    pub facts: Vec<Fact>,
+    repetition: Option<f64>,
+}
+
+impl Shared {
+    /// Rolls out, reads the reference.
+    pub fn step(&mut self, policy: &CausalLm, epoch: u64, index: u64) -> Result<Step> {
+        let Rollout { episodes, attend, fresh, mut facts, repetition } =
+            self.source.roll(policy, epoch, index)?;
+        let batch = Batch::new(&episodes, self.pad, attend, policy.device());
+        let reference = self.reference.as_ref().map(|r| batch.logprobs(r, self.compute)).transpose()?;
+        let rewards: Vec<f64> = episodes.iter().map(|e| e.reward).collect();
+        let (reward, reward_std) = spread(&rewards);
+        let rows = episodes.len().max(1) as f64;
+        let length = episodes.iter().map(|e| e.length() as f64).sum::<f64>() / rows;
+        facts.splice(0..0, [("reward", reward), ("reward_std", reward_std), ("avg_response_len", length)]);
+        let tokens = episodes.iter().flat_map(|e| &e.ids).filter(|&&id| id != self.pad).count() as u64;
+        Ok(Step { batch, reference, rewards, fresh, tokens, facts, repetition })
+    }
+
+    /// Lets the guards look at a step.
+    pub fn judge(&mut self, number: u64, step: &Step, kl: Option<f64>) -> Result<()> {
+        let (reward, _) = spread(&step.rewards);
+        let seen = Seen { kl, reward, repetition: step.repetition };
+        self.notes.extend(self.memory.judge(&self.guards, number, seen)?);
+        Ok(())
+    }
+
+    /// Multiplies the learning rate.
+    pub fn rate_factor(&self) -> f64 {
+        self.memory.rate_factor
+    }
+
+    /// What a person should read.
+    pub fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// What a checkpoint must hold; `own` is the method's.
+    pub fn state(&self, own: Value) -> Value {
+        json!({"guards": self.memory, "method": own})
+    }
+
+    /// Goes on from [`Self::state`]; gives the method's part.
+    pub fn restore(&mut self, state: &Value) -> Result<Value> {
+        if let Some(guards) = state.get("guards") {
+            self.memory = serde_json::from_value(guards.clone())
+                .map_err(|e| Error::failed("cannot read the guards' state in the resume file").because(e))?;
+        }
+        Ok(state.get("method").cloned().unwrap_or_default())
+    }
+}
+
+/// Largest difference between the log-probabilities that rows were drawn with and those the trainer finds.
+pub fn largest_gap(logprobs: &tch::Tensor, old: &tch::Tensor, mask: &tch::Tensor) -> f64 {
+    tch::no_grad(|| ((logprobs - old) * mask).abs().max().double_value(&[]))
+}
+
+/// Trains a policy, writes weights and metrics, says what came of it.
+pub fn run(
+    context: &Context<'_>,
+    name: &str,
+    config: &PolicyConfig,
+    folder: &Path,
+    inputs: &Inputs,
+) -> Result<Finished> {
+    let t = &config.train;
+    let tokenizer = inputs::tokenizer(context, t.tokenizer.as_ref())?;
+    let policy = inputs::model(context, &t.init, t.model.as_ref(), tokenizer.as_ref(), t.dropout)?;
+    inputs::check_vocabulary(&policy, tokenizer.as_ref())?;
+    let source = source(config, tokenizer.as_ref())?;
+    let per_epoch = source.steps_per_epoch();
+    let shared = Shared {
+        source,
+        reference: reference(context, config, tokenizer.as_ref(), &policy)?,
+        compute: context.compute,
+        pad: pad_id(config, tokenizer.as_ref()),
+        guards: config.guards,
+        memory: Memory::default(),
+        notes: Vec::new(),
+    };
+    let stem = format!("{name}_{}{}", policy.config().hidden_size, policy.config().suffix());
+    let files = Files {
+        weights: context.plan.output.join(format!("{stem}.pth")),
+        resume: context.plan.output.join(format!("{stem}_resume.pth")),
+        folder: folder.to_owned(),
+    };
+    let hash = inputs.hash();
+    let mut said = common::describe(context, name, t.tokenizer.as_ref(), &policy);
+    said.extend(common::provenance(inputs));
+    let metadata = Value::Object(said).to_string();
+    let mut objective = objective(context, config, shared, &policy, tokenizer.as_ref())?;
+    let loop_config = loop_config(context, config, per_epoch, objective.passes(), metadata, hash);
+    let loaded = common::find_resume(context, &files, &loop_config)?;
+    let total = loop_config.schedule.total_steps;
+    let position = loaded.as_ref().and_then(|l| l.state.as_ref()).map(|s| s.metrics.clone());
+    let mut watch = Watch::new(folder, name, total, context.console, position.as_ref())?;
+    let result = train(
+        &policy,
+        &loop_config,
+        &files,
+        loaded.as_ref(),
+        objective.as_objective(),
+        &mut watch,
+        &context.signals,
+    );
+    let notes = watch.finish();
+    let outcome = result?;
+    let (parameters, active) = params::count(policy.config());
+    let mut metrics = serde_json::Map::new();
+    metrics.extend(outcome.loss.map(|loss| ("loss".to_owned(), json!(loss))));
+    metrics.extend(outcome.validation.iter().map(|(key, value)| (key.clone(), json!(value))));
+    let mut summary = json!({
+        "parameters": {"total": parameters, "active": active},
+        "tokens": outcome.tokens,
+        "steps": outcome.steps,
+        "updates": outcome.updates,
+        "train_seconds": outcome.elapsed_s,
+        "metrics": metrics,
+        "notes": notes,
+    });
+    summary["method"] = objective.as_objective().state()["method"].clone();
+    Ok(Finished { outputs: vec![format!("{stem}.pth")], summary })
+}
+
+/// A method at work.
+pub trait Learner: Objective {
+    /// Backward passes a step.
+    fn passes(&self) -> u64 {
+        1
+    }
+
+    /// For the loop.
+    fn as_objective(&mut self) -> &mut dyn Objective;
+}
+
+fn objective(
+    context: &Context<'_>,
+    config: &PolicyConfig,
+    shared: Shared,
+    policy: &CausalLm,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Box<dyn Learner>> {
+    Ok(match &config.method {
+        Method::Grpo(plan) => Box::new(grpo::Grpo::new(plan, config, shared)?),
+        Method::Spo(plan) => Box::new(spo::Spo::new(plan, shared)),
+        Method::Ppo(plan) => Box::new(ppo::Ppo::new(context, config, plan, shared, policy, tokenizer)?),
+    })
+}
+
+fn source(config: &PolicyConfig, _tokenizer: Option<&Tokenizer>) -> Result<Box<dyn Source>> {
+    match &config.rollout {
+        RolloutPlan::Replay { path } => {
+            let spo = matches!(config.method, Method::Spo(_));
+            Ok(Box::new(Replay {
+                recorded: Recorded::open(path, !spo)?,
+                eos: config.train.eos_token_id.unwrap_or(2),
+                pad: pad_id(config, None),
+                // Upstream's SPO passes no attention mask.
+                attend: if spo { Attend::All } else { Attend::NotPadding },
+            }))
+        }
+        RolloutPlan::Native { .. } => Err(Error::failed("native rollouts are not there yet")),
+    }
+}
+
+/// The recipe's, the tokenizer's, or that of upstream's tokenizers.
+fn pad_id(config: &PolicyConfig, tokenizer: Option<&Tokenizer>) -> i64 {
+    let own = tokenizer.map(|t| i64::from(t.pad_id()));
+    config.train.pad_token_id.or(own).unwrap_or(0)
+}
+
+/// The reference, which must read what the policy writes.
+fn reference(
+    context: &Context<'_>,
+    config: &PolicyConfig,
+    tokenizer: Option<&Tokenizer>,
+    policy: &CausalLm,
+) -> Result<Option<CausalLm>> {
+    let Some(init) = &config.reference else { return Ok(None) };
+    let model = inputs::model(context, init, config.train.model.as_ref(), tokenizer, 0.0)?;
+    let shape = |m: &CausalLm| (m.config().vocab_size, m.config().hidden_size, m.config().num_hidden_layers);
+    if shape(&model) != shape(policy) {
+        let words = |m: &CausalLm| {
+            let (v, d, l) = shape(m);
+            format!("{v} tokens, width {d}, {l} layers")
+        };
+        let what = format!("the reference has {}, the policy {}", words(&model), words(policy));
+        return Err(Error::input(what)
+            .hint("name weights of the same shape, or leave `reference` out: the start weights"));
+    }
+    model.params().set_requires_grad(false);
+    Ok(Some(model))
+}
+
+fn loop_config(
+    context: &Context<'_>,
+    config: &PolicyConfig,
+    per_epoch: u64,
+    passes: u64,
+    metadata: String,
+    hash: String,
+) -> LoopConfig {
+    let t = &config.train;
+    let mut settings = common::loop_config(context, t, per_epoch, metadata, hash);
+    let steps = settings.schedule.total_steps;
+    let window = settings.accumulation_steps;
+    // Nothing stays accumulated at the end of an epoch.
+    let updates = (steps / per_epoch) * (per_epoch * passes).div_ceil(window)
+        + (steps % per_epoch * passes).div_ceil(window);
+    settings.by_updates = Some(crate::optim::Schedule { total_steps: updates.max(1), ..settings.schedule });
+    settings
+}

@@ -1,0 +1,319 @@
+//! PPO: a critic values every token, a step's rows are gone over several times in minibatches.
+//!
+//! Ports upstream's `train_ppo.py`. A step: roll out, fix the old values and the advantages, then
+//! `ppo_update_iters` passes over shuffled minibatches. Once a minibatch has moved farther than `early_stop_kl`
+//! from the old policy, it and the rest of its pass count nothing (the optimizers step all the same, as
+//! upstream's do) and later passes are left out. Next: `loss::ppo`, the formulas.
+
+use serde_json::Value;
+use tch::Tensor;
+
+use super::inputs;
+use super::policy::batch::Batch;
+use super::policy::{Learner, Shared, Step, largest_gap};
+use super::runner::Context;
+use crate::checkpoint::load_critic;
+use crate::data::Tokenizer;
+use crate::data::random::Stream;
+use crate::engine::{Companion, Objective, StepLoss};
+use crate::error::{Error, Result};
+use crate::loss::policy::token_mean;
+use crate::loss::ppo::{self, PpoLoss};
+use crate::model::{CausalLm, ValueModel};
+use crate::plan::{PolicyConfig, PpoPlan};
+
+/// The stage's objective.
+pub struct Ppo {
+    shared: Shared,
+    critic: ValueModel,
+    plan: PpoPlan,
+    loss: PpoLoss,
+    seed: u64,
+    /// Backward passes of a step without an early stop.
+    passes: u64,
+    phase: Option<Phase>,
+}
+
+/// A step in the middle of its passes.
+struct Phase {
+    step: Step,
+    old: Tensor,
+    old_values: Tensor,
+    targets: ppo::Targets,
+    /// Minibatches still to come, the next last; a pass ends where its number changes.
+    queue: Vec<(usize, Tensor)>,
+    stopped_in: Option<usize>,
+    sums: Sums,
+    gap: Option<f64>,
+}
+
+/// Sums over minibatches.
+#[derive(Default)]
+struct Sums {
+    count: f64,
+    loss: f64,
+    policy: f64,
+    critic: f64,
+    kl_ref: Option<f64>,
+    approx_kl: f64,
+    clip_fraction: f64,
+    aux: f64,
+}
+
+impl Ppo {
+    /// From the plan; loads the critic.
+    pub fn new(
+        context: &Context<'_>,
+        config: &PolicyConfig,
+        plan: &PpoPlan,
+        shared: Shared,
+        policy: &CausalLm,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Self> {
+        let critic = critic(context, config, plan, policy, tokenizer)?;
+        let rows = shared.source.rows_per_step();
+        let mini = plan.mini_batch_size.unwrap_or(rows);
+        if !rows.is_multiple_of(mini) {
+            return Err(Error::input(format!(
+                "a step has {rows} rows, which `mini_batch_size` {mini} does not divide"
+            ))
+            .hint("give a divisor, or leave it out: the whole step is one minibatch then"));
+        }
+        let loss = PpoLoss {
+            clip_epsilon: plan.clip_epsilon,
+            kl_coef: plan.kl_coef,
+            cliprange_value: plan.cliprange_value,
+        };
+        let plan = PpoPlan { mini_batch_size: Some(mini), ..plan.clone() };
+        let passes = (plan.ppo_update_iters * rows / mini) as u64;
+        Ok(Self { shared, critic, plan, loss, seed: context.plan.seed, passes, phase: None })
+    }
+
+    /// Everything that is fixed before a step's first pass.
+    fn begin(&mut self, model: &CausalLm, epoch: u64, index: u64) -> Result<Phase> {
+        let step = self.shared.step(model, epoch, index)?;
+        let batch = &step.batch;
+        let compute = self.shared.compute;
+        let old_values = tch::no_grad(|| {
+            compute.run(model.device(), || Ok(self.critic.values(&batch.ids, batch.attention(), false)))
+        })?;
+        let old = match &batch.old {
+            Some(old) => old.shallow_clone(),
+            None => batch.logprobs(model, compute)?,
+        };
+        let PpoPlan { gamma, lam, .. } = self.plan;
+        let targets = ppo::targets(&step.rewards, &old_values, &batch.mask, gamma, lam);
+        let queue =
+            self.minibatches(step.rewards.len(), epoch * self.steps_per_epoch() + index, model.device());
+        let old_values = old_values * &batch.mask;
+        Ok(Phase {
+            step,
+            old,
+            old_values,
+            targets,
+            queue,
+            stopped_in: None,
+            sums: Sums::default(),
+            gap: None,
+        })
+    }
+
+    /// Rows of every minibatch of every pass, the first last, in an order that the seed and the step decide.
+    fn minibatches(&self, rows: usize, step: u64, device: tch::Device) -> Vec<(usize, Tensor)> {
+        let mini = self.plan.mini_batch_size.unwrap_or(rows);
+        let mut random = Stream::new(self.seed, step.wrapping_add(3 << 32));
+        let mut queue = Vec::new();
+        for pass in 0..self.plan.ppo_update_iters {
+            let mut order: Vec<u32> = (0..rows as u32).collect();
+            if mini < rows {
+                random.shuffle(&mut order);
+            }
+            for rows in order.chunks(mini) {
+                let rows: Vec<i64> = rows.iter().map(|&row| i64::from(row)).collect();
+                queue.push((pass, Tensor::from_slice(&rows).to_device(device)));
+            }
+        }
+        queue.reverse();
+        queue
+    }
+
+    /// One minibatch: the policy's gradient and the critic's.
+    fn minibatch(
+        &self,
+        model: &CausalLm,
+        phase: &mut Phase,
+        pass: usize,
+        rows: &Tensor,
+        scale: f64,
+    ) -> Result<()> {
+        let compute = self.shared.compute;
+        let pick = |t: &Tensor| t.index_select(0, rows);
+        let batch: Batch = phase.step.batch.select(rows);
+        let (old, advantages) = (pick(&phase.old), pick(&phase.targets.advantages));
+        let reference = phase.step.reference.as_ref().map(pick);
+        let limit = self.plan.early_stop_kl;
+        let stopped = phase.stopped_in.is_some();
+        let first = phase.sums.count == 0.0 && phase.step.fresh;
+        let ((terms, policy, share, gap), aux) = batch.learn(model, compute, scale, |logprobs| {
+            let terms = self.loss.policy(logprobs, &old, reference.as_ref(), &advantages, &batch.mask);
+            let share = if stopped || terms.approx_kl > limit { 0.0 } else { 1.0 };
+            let gap = first.then(|| largest_gap(&logprobs.detach(), &old, &batch.mask));
+            let loss = terms.loss.shallow_clone();
+            let value = loss.double_value(&[]);
+            (loss, share, (terms, value, share, gap))
+        })?;
+        if share == 0.0 {
+            phase.stopped_in.get_or_insert(pass);
+        }
+        let critic = compute.run(model.device(), || {
+            let values = self.critic.values(&batch.ids, batch.attention(), true);
+            let (old_values, returns) = (pick(&phase.old_values), pick(&phase.targets.returns));
+            let loss = self.loss.value(&values, &old_values, &returns, &batch.mask);
+            (&loss * (self.plan.vf_coef * scale * share)).f_backward()?;
+            Ok(loss.double_value(&[]))
+        })?;
+        let sums = &mut phase.sums;
+        sums.count += 1.0;
+        sums.loss += policy + self.plan.vf_coef * critic;
+        sums.policy += policy;
+        sums.critic += critic;
+        sums.kl_ref = terms.kl_ref.map(|kl| sums.kl_ref.unwrap_or(0.0) + kl);
+        sums.approx_kl += terms.approx_kl;
+        sums.clip_fraction += terms.clip_fraction;
+        sums.aux += aux;
+        phase.gap = phase.gap.or(gap);
+        Ok(())
+    }
+
+    /// The row of a step whose passes are done.
+    fn finish(&mut self, phase: Phase, number: u64) -> Result<StepLoss> {
+        let sums = &phase.sums;
+        let mean = |sum: f64| sum / sums.count;
+        let kl_ref = sums.kl_ref.map(mean);
+        self.shared.judge(number, &phase.step, kl_ref)?;
+        let mut extra = vec![("policy_loss", mean(sums.policy)), ("critic_loss", mean(sums.critic))];
+        extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));
+        extra.extend([
+            ("approx_kl", mean(sums.approx_kl)),
+            ("clipfrac", mean(sums.clip_fraction)),
+            ("early_stopped", f64::from(u8::from(phase.stopped_in.is_some()))),
+        ]);
+        if phase.step.fresh {
+            let entropy = -token_mean(&phase.old, &phase.step.batch.mask).double_value(&[]);
+            extra.push(("entropy", entropy));
+        }
+        extra.extend(phase.gap.map(|gap| ("logprob_gap", gap)));
+        let (loss, aux_loss) = (mean(sums.loss), mean(sums.aux));
+        extra.extend(phase.step.facts);
+        Ok(StepLoss { loss, aux_loss, tokens: phase.step.tokens, extra })
+    }
+}
+
+impl Learner for Ppo {
+    fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    fn as_objective(&mut self) -> &mut dyn Objective {
+        self
+    }
+}
+
+impl Objective for Ppo {
+    fn steps_per_epoch(&self) -> u64 {
+        self.shared.source.steps_per_epoch()
+    }
+
+    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+        let mut phase = match self.phase.take() {
+            Some(phase) => phase,
+            None => self.begin(model, epoch, index)?,
+        };
+        let (pass, rows) = phase.queue.pop().expect("a step has a minibatch left");
+        self.minibatch(model, &mut phase, pass, &rows, scale)?;
+        if let Some(stopped_in) = phase.stopped_in {
+            phase.queue.retain(|(pass, _)| *pass == stopped_in);
+        }
+        if phase.queue.is_empty() {
+            return self.finish(phase, index + 1);
+        }
+        let loss = phase.sums.loss / phase.sums.count;
+        self.phase = Some(phase);
+        Ok(StepLoss { loss, ..StepLoss::default() })
+    }
+
+    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+        self.shared.source.measure(model)
+    }
+
+    fn lower_is_better(&self) -> bool {
+        false
+    }
+
+    fn more(&self) -> bool {
+        self.phase.is_some()
+    }
+
+    fn companion(&self) -> Option<Companion> {
+        let trunk = self.critic.trunk();
+        let tied = trunk.config().tie_word_embeddings;
+        let aliases = tied.then(|| ("lm_head.weight".to_owned(), trunk.lm_head().shallow_clone()));
+        Some(Companion {
+            params: self.critic.named(),
+            aliases: aliases.into_iter().collect(),
+            peak: self.plan.critic_learning_rate,
+        })
+    }
+
+    fn rate_factor(&self) -> f64 {
+        self.shared.rate_factor()
+    }
+
+    fn notes(&mut self) -> Vec<String> {
+        self.shared.notes()
+    }
+
+    fn state(&self) -> Value {
+        self.shared.state(Value::Null)
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        self.shared.restore(state).map(drop)
+    }
+}
+
+/// The critic: the file the recipe names, else the policy's own trunk with a fresh head.
+fn critic(
+    context: &Context<'_>,
+    config: &PolicyConfig,
+    plan: &PpoPlan,
+    policy: &CausalLm,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<ValueModel> {
+    let stated = inputs::architecture(config.train.model.as_ref(), tokenizer);
+    let init = plan.critic.as_ref().unwrap_or(&config.train.init);
+    let critic = match inputs::start_weights(context, init)? {
+        None => {
+            let plan = config.train.model.as_ref();
+            ValueModel::fresh(inputs::model(context, init, plan, tokenizer, 0.0)?)?
+        }
+        Some(path) => {
+            tch::manual_seed(context.plan.seed as i64);
+            let found = match (load_critic(&path, None, context.device), &stated) {
+                (Ok(found), _) => found,
+                (Err(_), Some(stated)) => load_critic(&path, Some(stated), context.device)?,
+                (Err(error), None) => return Err(error),
+            };
+            for note in &found.1 {
+                tracing::info!("{}: {note}", path.display());
+            }
+            found.0
+        }
+    };
+    let (have, want) = (critic.trunk().config().vocab_size, policy.config().vocab_size);
+    if have != want {
+        return Err(Error::input(format!("the critic reads {have} tokens, the policy writes {want}"))
+            .hint("name a critic of the policy's tokenizer, or leave `critic` out"));
+    }
+    Ok(critic)
+}
