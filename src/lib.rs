@@ -18,6 +18,7 @@ pub mod plan;
 pub mod recipe;
 pub mod report;
 pub mod rollout;
+pub mod serve;
 pub mod stage;
 
 pub use error::{Error, Result};

@@ -18,9 +18,10 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("report", "checkpoint"),
         ("engine", "native model optim checkpoint"),
         ("export", "native model data checkpoint rollout engine"),
+        ("serve", "data model native report rollout"),
         ("plan", "recipe model data engine optim export"),
         ("stage", &format!("plan {leaves}")),
-        ("cli", &format!("recipe plan stage {leaves}")),
+        ("cli", &format!("recipe plan serve stage {leaves}")),
     ];
     table
         .iter()

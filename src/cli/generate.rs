@@ -1,14 +1,13 @@
 //! `minimind generate`: one prompt, one answer.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 
 use serde_json::json;
 
-use super::open::{OpenArgs, Opened, SamplingArgs, open};
+use super::open::{OpenArgs, Opened, SamplingArgs, open, stream};
 use crate::data::tokenizer::{RenderOptions, StreamDecoder};
 use crate::error::{Error, Result};
-use crate::rollout::{GenerateConfig, generate};
+use crate::rollout::GenerateConfig;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -74,31 +73,19 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut decoder = StreamDecoder::new(true);
     let mut out = std::io::stdout();
-    let mut fault = None;
-    let made = generate(&opened.model, &prompt, &config, &mut |id| {
+    let made = stream(&opened, &prompt, &config, &mut |id| {
         if args.json {
-            return ControlFlow::Continue(());
+            return Ok(true);
         }
-        let piece = match &opened.tokenizer {
-            Some(tokenizer) => decoder.push(tokenizer, id),
-            None => Ok(format!("{id} ")),
+        let text = match &opened.tokenizer {
+            Some(tokenizer) => decoder.push(tokenizer, id)?,
+            None => format!("{id} "),
         };
-        let shown = piece.and_then(|text| {
-            write!(out, "{text}")
-                .and_then(|()| out.flush())
-                .map_err(|e| Error::failed("cannot write").because(e))
-        });
-        match shown {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                fault = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+        write!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(|e| Error::failed("cannot write").because(e))?;
+        Ok(true)
     })?;
-    if let Some(error) = fault {
-        return Err(error);
-    }
     if !args.json {
         let rest = opened.tokenizer.as_ref().map(|t| decoder.finish(t)).transpose()?.unwrap_or_default();
         println!("{rest}");

@@ -16,6 +16,7 @@ pub mod recipes;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod serve;
 pub mod tokenizer;
 pub mod validate;
 
@@ -56,6 +57,8 @@ enum Command {
     Chat(chat::Args),
     /// Complete one prompt.
     Generate(generate::Args),
+    /// Serve models over HTTP, OpenAI's interface and a page to talk to them.
+    Serve(serve::Args),
     /// Measure a model: loss, perplexity, bits per byte, exact answers.
     Eval(eval::Args),
     /// Write a model in a format that other tools read, and check it.
@@ -84,6 +87,7 @@ impl Cli {
             Command::Schema(args) => schema::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Generate(args) => generate::run(args),
+            Command::Serve(args) => serve::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Export(args) => export::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),

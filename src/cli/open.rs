@@ -1,5 +1,6 @@
-//! Opening a model and its tokenizer by what the user named: shared by generate, chat and eval.
+//! Opening a model and its tokenizer by what the user named: shared by generate, chat, serve and eval.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use crate::model::{CausalLm, ModelConfig, ModelOverrides};
 use crate::native::peak_memory_bytes;
 use crate::plan::machine::Machine;
 use crate::plan::{Precision, Wanted, settings};
+use crate::rollout::{GenerateConfig, Generation, generate};
 
 /// Where the libtorch of this build lies.
 pub const LIBTORCH_DIR: &str = env!("MINIMIND_LIBTORCH_LIB");
@@ -23,6 +25,13 @@ pub struct OpenArgs {
     /// A .pth, a .safetensors, a .gguf, a Hugging Face folder, or a run's folder (RUN or RUN:stage).
     #[arg(long, value_name = "M")]
     model: String,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// How a model is read, and where it runs.
+#[derive(Debug, clap::Args)]
+pub struct HowArgs {
     /// Folder with tokenizer.json; without it, the one beside the model.
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
@@ -66,10 +75,15 @@ impl Opened {
 
 /// Loads what was named; says aloud what had to be guessed.
 pub fn open(args: &OpenArgs) -> Result<Opened> {
+    open_named(&args.model, &args.how)
+}
+
+/// Loads `model`, as `--model` names it.
+pub fn open_named(model: &str, args: &HowArgs) -> Result<Opened> {
     let machine = Machine::detect();
     tch::set_num_threads(machine.cores as i32);
     let device = device::resolve(args.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
-    let path = resolve_model_path(&args.model)?;
+    let path = resolve_model_path(model)?;
     let compute = args.precision.compute(device);
     let kind = match compute {
         Compute::Fp32 => Kind::Float,
@@ -126,6 +140,29 @@ pub fn beside(path: &Path) -> Result<Option<PathBuf>> {
     }
     candidates.extend([folder.to_owned(), folder.join("tokenizer"), folder.join("tok")]);
     Ok(candidates.into_iter().find(|f| f.join("tokenizer.json").exists()))
+}
+
+/// Generates, giving each token to `take` as it comes; `take` ends it with `false`, and its first fault ends
+/// it and is what comes back.
+pub fn stream(
+    opened: &Opened,
+    prompt: &[u32],
+    config: &GenerateConfig,
+    take: &mut dyn FnMut(u32) -> Result<bool>,
+) -> Result<Generation> {
+    let mut fault = None;
+    let made = generate(&opened.model, prompt, config, &mut |id| match take(id) {
+        Ok(true) => ControlFlow::Continue(()),
+        Ok(false) => ControlFlow::Break(()),
+        Err(error) => {
+            fault = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    match fault {
+        Some(error) => Err(error),
+        None => Ok(made),
+    }
 }
 
 /// How tokens are chosen.

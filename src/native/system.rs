@@ -9,6 +9,15 @@ pub fn die_on_broken_pipe() {
     }
 }
 
+/// Lets a write to a client that went away fail as an error: a server must outlive its readers.
+pub fn ignore_broken_pipe() {
+    // SAFETY: ignoring a signal installs no handler and touches no memory.
+    #[cfg(unix)]
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
 /// Most memory this process has held at once, in bytes; `None` where the system does not tell.
 pub fn peak_memory_bytes() -> Option<u64> {
     // SAFETY: `usage` is a plain struct that the call fills; zeroed is a valid value for it.

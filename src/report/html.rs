@@ -18,12 +18,20 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The folder is not a run's (input), or a file cannot be read or written.
 pub fn write_report(run: &Path) -> Result<PathBuf> {
-    let page = page(&Run::read(run)?);
+    let page = render(run)?;
     let path = run.join("report.html");
     let draft = run.join("report.html.tmp");
     std::fs::write(&draft, page).map_err(|e| Error::io("write the report", &draft, e))?;
     std::fs::rename(&draft, &path).map_err(|e| Error::io("write the report", &path, e))?;
     Ok(path)
+}
+
+/// The page of the run in `run`, as it stands now.
+///
+/// # Errors
+/// The folder is not a run's (input), or a file cannot be read.
+pub fn render(run: &Path) -> Result<String> {
+    Ok(page(&Run::read(run)?))
 }
 
 fn page(run: &Run) -> String {

@@ -78,6 +78,22 @@ impl StreamDecoder {
     }
 }
 
+impl Tokenizer {
+    /// The bytes that a token stands for; an unknown id has none.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.token(id, false) else { return Vec::new() };
+        if self.byte_level
+            && let Some(bytes) = token.chars().map(byte_of).collect::<Option<Vec<u8>>>()
+        {
+            return bytes;
+        }
+        match self.byte_level {
+            true => token.into_bytes(),
+            false => self.decode(&[id], false).unwrap_or(token).into_bytes(),
+        }
+    }
+}
+
 /// The byte that a character of the byte-level alphabet stands for: printable Latin-1 stands for itself,
 /// the other 68 bytes follow from U+0100 on in order (GPT-2's `bytes_to_unicode`).
 fn byte_of(c: char) -> Option<u8> {

@@ -1,0 +1,176 @@
+//! Where lines come from and how answers look: a terminal with editing and history, or a pipe.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
+
+use crate::error::{Error, Result};
+use crate::plan::machine::Machine;
+use crate::serve::split::{Piece, Splitter};
+
+/// Where lines come from.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// A person; what was typed is kept for the next time.
+    Terminal { editor: Box<DefaultEditor>, history: PathBuf },
+    /// A script.
+    Pipe,
+}
+
+impl Input {
+    /// Finds out which.
+    pub(super) fn open() -> Result<Self> {
+        if !std::io::stdin().is_terminal() {
+            return Ok(Input::Pipe);
+        }
+        let mut editor =
+            DefaultEditor::new().map_err(|e| Error::failed("cannot read the terminal").because(e))?;
+        let folder = Machine::detect().cache_dir;
+        let history = folder.join("chat-history");
+        // Without a history there is still a conversation.
+        let _ = std::fs::create_dir_all(&folder);
+        let _ = editor.load_history(&history);
+        Ok(Input::Terminal { editor: Box::new(editor), history })
+    }
+
+    /// Whether a person types.
+    pub(super) fn is_terminal(&self) -> bool {
+        matches!(self, Input::Terminal { .. })
+    }
+
+    /// The next line; `None` at the end.
+    pub(super) fn line(&mut self) -> Result<Option<String>> {
+        match self {
+            Input::Terminal { editor, history } => match editor.readline("you> ") {
+                Ok(line) => {
+                    // A line that is not kept in the history is still answered.
+                    let _ = editor.add_history_entry(&line);
+                    let _ = editor.append_history(history);
+                    Ok(Some(line))
+                }
+                Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
+                Err(error) => Err(Error::failed("cannot read the terminal").because(error)),
+            },
+            Input::Pipe => {
+                let mut line = String::new();
+                let read = std::io::stdin().lock().read_line(&mut line);
+                match read.map_err(|e| Error::failed("cannot read the input").because(e))? {
+                    0 => Ok(None),
+                    _ => Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned())),
+                }
+            }
+        }
+    }
+}
+
+/// Ctrl-C: ends the program while it waits, and an answer while one comes.
+#[derive(Debug)]
+pub(super) struct Interrupts {
+    asked: Arc<AtomicBool>,
+    idle: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    /// Installs the handlers; call once.
+    pub(super) fn install() -> Result<Self> {
+        let (asked, idle) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+        flag::register_conditional_default(SIGINT, Arc::clone(&idle))
+            .and_then(|_| flag::register(SIGINT, Arc::clone(&asked)))
+            .map_err(|e| Error::failed("cannot install a signal handler").because(e))?;
+        Ok(Self { asked, idle })
+    }
+
+    /// From now until the guard is dropped, Ctrl-C is only remembered.
+    pub(super) fn hold(&self) -> Held<'_> {
+        self.asked.store(false, Ordering::SeqCst);
+        self.idle.store(false, Ordering::SeqCst);
+        Held(self)
+    }
+}
+
+/// While it lives, Ctrl-C ends no more than the answer.
+#[derive(Debug)]
+pub(super) struct Held<'a>(&'a Interrupts);
+
+impl Held<'_> {
+    /// Whether Ctrl-C was pressed.
+    pub(super) fn asked(&self) -> bool {
+        self.0.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.idle.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Streams an answer. On a terminal thinking is dimmed and its tags are left out; a pipe gets the text as it is.
+#[derive(Debug)]
+pub(super) struct Printer {
+    splitter: Splitter,
+    pretty: bool,
+    reasoned: bool,
+    content: String,
+}
+
+impl Printer {
+    /// A printer for an answer that begins inside a think block (`thinking`) or not.
+    pub(super) fn new(thinking: bool) -> Self {
+        let pretty = std::io::stdout().is_terminal();
+        Self { splitter: Splitter::new(thinking, false), pretty, reasoned: false, content: String::new() }
+    }
+
+    /// Shows text as it comes.
+    pub(super) fn show(&mut self, text: &str) -> Result<()> {
+        let pieces = self.splitter.push(text);
+        self.pieces(pieces)?;
+        if self.pretty { Ok(()) } else { write(text) }
+    }
+
+    fn pieces(&mut self, pieces: Vec<Piece>) -> Result<()> {
+        for piece in pieces {
+            match piece {
+                Piece::Reasoning(text) => {
+                    self.reasoned = true;
+                    if self.pretty {
+                        write(&format!("\x1b[2m{text}\x1b[0m"))?;
+                    }
+                }
+                Piece::Content(text) => {
+                    if self.pretty && std::mem::take(&mut self.reasoned) {
+                        write("\n\n")?;
+                    }
+                    if self.pretty {
+                        write(&text)?;
+                    }
+                    self.content.push_str(&text);
+                }
+                // No tool is offered here, so none is looked for.
+                Piece::Call(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the answer; what was said after the thinking.
+    pub(super) fn finish(mut self) -> Result<String> {
+        let pieces = self.splitter.finish();
+        self.pieces(pieces)?;
+        write("\n")?;
+        Ok(self.content.trim().to_owned())
+    }
+}
+
+fn write(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::failed("cannot write").because(e))
+}

@@ -1,0 +1,182 @@
+//! `minimind serve`: models over HTTP, with a page to talk to them.
+//!
+//! Turns flags into [`crate::serve`]'s settings and the closures that read models. Next: `serve`.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::open::{HowArgs, open_named};
+use crate::checkpoint::resolve_model_path;
+use crate::error::{Error, Place, Result};
+use crate::serve::{self, Limits, Settings, Source};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to serve, as for chat; several by name (NAME=M), the first is the default.
+    #[arg(long, value_name = "[NAME=]M", required = true)]
+    model: Vec<String>,
+    #[command(flatten)]
+    how: HowArgs,
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// The port; 0 for any that is free.
+    #[arg(long, default_value_t = 8998)]
+    port: u16,
+    /// What clients must show as `Authorization: Bearer K`.
+    #[arg(long, value_name = "K")]
+    api_key: Option<String>,
+    /// A file whose first line is the key: other users of this machine cannot see it.
+    #[arg(long, value_name = "FILE", conflicts_with = "api_key")]
+    api_key_file: Option<PathBuf>,
+    /// Listen beyond this machine without a key.
+    #[arg(long)]
+    insecure: bool,
+    /// A page's origin that may call (https://example.org), or * for all.
+    #[arg(long, value_name = "ORIGIN")]
+    cors: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// What a client cannot exceed.
+#[derive(Debug, clap::Args)]
+struct LimitArgs {
+    /// Generations decoded together.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    slots: u32,
+    /// Generations that may wait; beyond them clients get 429.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    queue: u32,
+    /// Tokens of a prompt and its answer together, within what the model sees.
+    #[arg(long, value_name = "TOKENS", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(2..))]
+    context: u32,
+    /// Most new tokens of an answer.
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: u32,
+    /// Largest body of a request.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
+    max_body_bytes: usize,
+    /// Longest time of a request.
+    #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout_secs: u64,
+    /// Time for what runs when the server is told to stop.
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    drain_secs: u64,
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Limits {
+        let defaults = Limits::default();
+        Limits {
+            slots: self.slots as usize,
+            queue: self.queue as usize,
+            context: self.context as usize,
+            new_tokens: self.max_new_tokens as usize,
+            default_new_tokens: defaults.default_new_tokens.min(self.max_new_tokens as usize),
+            body_bytes: self.max_body_bytes,
+            request: Duration::from_secs(self.timeout_secs),
+            drain: Duration::from_secs(self.drain_secs),
+            ..defaults
+        }
+    }
+}
+
+/// Carries the command out.
+pub fn run(args: Args) -> Result<()> {
+    let api_key = match &args.api_key_file {
+        Some(file) => Some(first_line(file)?),
+        None => args.api_key.clone(),
+    };
+    if api_key.as_deref().is_some_and(str::is_empty) {
+        return Err(Error::input("the API key is empty").hint("give a key, or none at all"));
+    }
+    let settings = Settings {
+        host: address(&args.host)?,
+        port: args.port,
+        api_key,
+        insecure: args.insecure,
+        cors: args.cors.clone(),
+        limits: args.limits.limits(),
+    };
+    for origin in settings.cors.iter().filter(|o| *o != "*" && !o.contains("://")) {
+        return Err(Error::input(format!("--cors {origin} is not an origin")).hint("write it as https://example.org"));
+    }
+    let how = Arc::new(args.how);
+    let mut sources = Vec::new();
+    for spec in &args.model {
+        let source = source(spec, &how)?;
+        if sources.iter().any(|s: &Source| s.name == source.name) {
+            return Err(Error::input(format!("two models are called `{}`", source.name))
+                .hint("name them: --model a=PATH --model b=PATH"));
+        }
+        sources.push(source);
+    }
+    serve::run(settings, sources)
+}
+
+fn first_line(file: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read the API key", file, e))?;
+    match text.lines().next().map(str::trim) {
+        Some(key) if !key.is_empty() => Ok(key.to_owned()),
+        _ => Err(Error::input("the file's first line holds no key").at(Place::file(file))),
+    }
+}
+
+fn address(host: &str) -> Result<IpAddr> {
+    match host {
+        "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
+        _ => host.parse().map_err(|_| {
+            Error::input(format!("--host {host} is not an address"))
+                .hint("127.0.0.1 for this machine, 0.0.0.0 for all that can reach it")
+        }),
+    }
+}
+
+/// `NAME=M`, or `M` under the name of its folder or file.
+fn named(spec: &str) -> (String, &str) {
+    if let Some((name, model)) = spec.split_once('=')
+        && !name.is_empty()
+        && !name.contains(['/', '\\'])
+        && !Path::new(spec).exists()
+    {
+        return (name.to_owned(), model);
+    }
+    let bare = spec.trim_end_matches('/');
+    let last = bare.rsplit('/').next().unwrap_or(bare);
+    let stem = [".pth", ".safetensors", ".gguf"].iter().find_map(|end| last.strip_suffix(end));
+    (stem.unwrap_or(last).to_owned(), spec)
+}
+
+fn source(spec: &str, how: &Arc<HowArgs>) -> Result<Source> {
+    let (name, model) = named(spec);
+    // Said now rather than when everything else is up.
+    resolve_model_path(model)?;
+    let folder = Path::new(model.rsplit_once(':').map_or(model, |(run, _)| run));
+    let run = [Path::new(model), folder].into_iter().find(|f| f.join("plan.json").is_file()).map(Path::to_owned);
+    let (model, how) = (model.to_owned(), Arc::clone(how));
+    let origin = model.clone();
+    let load = move || {
+        let opened = open_named(&model, &how)?;
+        opened.tokenizer()?;
+        Ok((opened.model, opened.tokenizer.expect("a tokenizer was found")))
+    };
+    Ok(Source { name, origin, run, load: Box::new(load) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_has_the_name_given_or_its_own() {
+        assert_eq!(named("small=out/x.pth"), ("small".into(), "out/x.pth"));
+        assert_eq!(named("checkpoints/quickstart/"), ("quickstart".into(), "checkpoints/quickstart/"));
+        assert_eq!(named("out/full_sft_768.pth").0, "full_sft_768");
+        assert_eq!(named("runs/a:sft").0, "a:sft");
+        assert_eq!(named("out/lr=3/x.pth").0, "x");
+    }
+}

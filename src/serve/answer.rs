@@ -1,0 +1,141 @@
+//! An answer on its way: events of the engine become updates of its choices, within the time allowed.
+//!
+//! Dropping it (the client went away) cancels what is not done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use super::assemble::{Assembler, Shown};
+use super::engine::{Order, Said, Scored};
+use super::fault::Fault;
+use super::metrics::Metrics;
+use super::worker::{Live, Place, Running};
+use crate::rollout::Finish;
+
+/// Something new of a choice.
+#[derive(Debug)]
+pub enum Update {
+    /// The prompt's tokens.
+    Prompt(Vec<Scored>),
+    /// More text.
+    Shown(Shown),
+    /// The last text, and why it ended: `stop` or `length`.
+    End(Shown, &'static str),
+}
+
+/// The choices of one request.
+#[derive(Debug)]
+pub struct Answer {
+    /// The model that answers.
+    pub live: Arc<Live>,
+    running: Running,
+    choices: Vec<(Assembler, bool)>,
+    left: usize,
+    started: Instant,
+    limit: Duration,
+    first: bool,
+    metrics: Arc<Metrics>,
+    prompt_tokens: usize,
+}
+
+impl Answer {
+    /// Hands the orders in.
+    pub fn start(
+        live: Arc<Live>,
+        orders: Vec<Order>,
+        assemblers: Vec<Assembler>,
+        places: Vec<Place>,
+        limit: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        // Several answers to one prompt read it once.
+        let mut prompt_tokens = 0;
+        for (i, order) in orders.iter().enumerate() {
+            if i == 0 || order.prompt != orders[i - 1].prompt {
+                prompt_tokens += order.prompt.len();
+            }
+        }
+        metrics.prompt_tokens.add(prompt_tokens as u64);
+        Self {
+            running: live.generate(orders, places),
+            left: assemblers.len(),
+            choices: assemblers.into_iter().map(|a| (a, false)).collect(),
+            started: Instant::now(),
+            limit,
+            first: true,
+            metrics,
+            prompt_tokens,
+            live,
+        }
+    }
+
+    /// The next update with its choice's index; `None` at the end.
+    pub async fn next(&mut self) -> Option<Result<(usize, Update), Fault>> {
+        while self.left > 0 {
+            let Ok((index, said)) = timeout_at(self.started + self.limit, self.running.next()).await else {
+                self.left = 0;
+                return Some(Err(Fault::late(self.limit.as_secs())));
+            };
+            match self.update(index, said) {
+                Ok(None) => {}
+                Ok(Some(update)) => return Some(Ok((index, update))),
+                Err(fault) => {
+                    self.left = 0;
+                    return Some(Err(fault));
+                }
+            }
+        }
+        None
+    }
+
+    fn update(&mut self, index: usize, said: Said) -> Result<Option<Update>, Fault> {
+        let (assembler, ended) = &mut self.choices[index];
+        if *ended {
+            return Ok(None);
+        }
+        match said {
+            Said::Failed(error) => Err(error.into()),
+            Said::Prompt(scored) => Ok(Some(Update::Prompt(scored))),
+            Said::Token(scored) => {
+                if std::mem::take(&mut self.first) {
+                    self.metrics.first_token.observe(self.started.elapsed());
+                }
+                let (shown, stopped) = assembler.push(&self.live.tokenizer, scored)?;
+                if !stopped {
+                    return Ok(Some(Update::Shown(shown)));
+                }
+                self.end(index);
+                Ok(Some(Update::End(shown, "stop")))
+            }
+            Said::Done(finish) => {
+                let shown = assembler.finish(&self.live.tokenizer)?;
+                self.end(index);
+                Ok(Some(Update::End(shown, if finish == Finish::Length { "length" } else { "stop" })))
+            }
+        }
+    }
+
+    /// Ends a choice early; nothing more is said of it.
+    pub fn end(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.choices[index].1, true) {
+            self.left -= 1;
+            self.running.cancel(index);
+            if self.left == 0 {
+                self.metrics.duration.observe(self.started.elapsed());
+            }
+        }
+    }
+
+    /// The numbers of tokens so far.
+    pub fn usage(&self) -> Value {
+        let completion: usize = self.choices.iter().map(|(a, _)| a.tokens()).sum();
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self.prompt_tokens + completion,
+        })
+    }
+}

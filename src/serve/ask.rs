@@ -1,0 +1,158 @@
+//! What a client may ask of a generation, read and checked: shared by chat and plain completions.
+
+use super::fault::Fault;
+use super::fields::Fields;
+use crate::rollout::Sampling;
+
+/// Stop strings and bias entries a request may have.
+const STOPS: usize = 16;
+const BIASES: usize = 1024;
+
+/// The settings of a request.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Most new tokens; `None` for what the model has room for.
+    pub max_tokens: Option<usize>,
+    /// Answers to each prompt.
+    pub n: usize,
+    /// How to choose.
+    pub sampling: Sampling,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
+    /// Tokens that end an answer, beside the end mark.
+    pub stop_ids: Vec<u32>,
+    /// Go on behind the end mark.
+    pub ignore_eos: bool,
+    /// Send pieces as they come.
+    pub stream: bool,
+    /// End the stream with the numbers of tokens.
+    pub include_usage: bool,
+}
+
+/// The limits that a request must keep.
+#[derive(Debug, Clone, Copy)]
+pub struct AskLimits {
+    /// Most answers to a prompt.
+    pub choices: usize,
+    /// Most new tokens of an answer.
+    pub new_tokens: usize,
+    /// Ids are below this.
+    pub vocab_size: usize,
+    /// Whether no new token at all may be asked for.
+    pub zero_tokens: bool,
+}
+
+impl Ask {
+    /// Reads the settings.
+    pub fn read(fields: &Fields, limits: &AskLimits) -> Result<Self, Fault> {
+        let stream = fields.flag("stream")?.unwrap_or(false);
+        let options = match fields.object("stream_options")? {
+            Some(_) if !stream => {
+                return Err(Fault::param("stream_options", "`stream_options` needs `stream: true`"));
+            }
+            Some(map) => Some(Fields::of(map.clone())),
+            None => None,
+        };
+        let include_usage =
+            options.map(|o| o.flag("include_usage")).transpose()?.flatten().unwrap_or(false);
+        Ok(Self {
+            max_tokens: max_tokens(fields, limits)?,
+            n: fields.whole("n", 1..=limits.choices as i64)?.unwrap_or(1) as usize,
+            sampling: sampling(fields, limits)?,
+            stop: fields.texts("stop", STOPS)?.into_iter().filter(|s| !s.is_empty()).collect(),
+            stop_ids: fields.ids("stop_token_ids")?,
+            ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
+            stream,
+            include_usage,
+        })
+    }
+}
+
+fn max_tokens(fields: &Fields, limits: &AskLimits) -> Result<Option<usize>, Fault> {
+    let least = if limits.zero_tokens { 0 } else { 1 };
+    let old = fields.whole("max_tokens", least..=i64::MAX)?;
+    let new = fields.whole("max_completion_tokens", least..=i64::MAX)?;
+    let Some(given) = new.or(old) else { return Ok(None) };
+    let given = given as usize;
+    if given > limits.new_tokens {
+        let message = format!("`max_tokens` is {given}; this server gives at most {}", limits.new_tokens);
+        return Err(Fault::param("max_tokens", message));
+    }
+    Ok(Some(given))
+}
+
+fn sampling(fields: &Fields, limits: &AskLimits) -> Result<Sampling, Fault> {
+    let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0);
+    // Some clients say -1 for all tokens.
+    let top_k = fields.whole("top_k", -1..=i64::MAX)?.unwrap_or(0).max(0);
+    let seed = fields.whole("seed", i64::MIN..=i64::MAX)?;
+    Ok(Sampling {
+        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0),
+        top_k: top_k as usize,
+        // The smallest set that is not empty: the likeliest token.
+        top_p: top_p.max(1e-9),
+        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0),
+        repetition_penalty: fields.number("repetition_penalty", 0.01..=10.0)?.unwrap_or(1.0),
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        logit_bias: logit_bias(fields, limits.vocab_size)?,
+        seed: seed.map_or_else(rand::random, |seed| seed as u64),
+    })
+}
+
+fn logit_bias(fields: &Fields, vocab_size: usize) -> Result<Vec<(u32, f32)>, Fault> {
+    let Some(map) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    let wrong = |key: &str, what: &str| Err(Fault::param("logit_bias", format!("`logit_bias` of `{key}`: {what}")));
+    if map.len() > BIASES {
+        return wrong("", &format!("at most {BIASES} tokens can have one"));
+    }
+    let mut biases = Vec::with_capacity(map.len());
+    for (key, value) in map {
+        let Some(id) = key.parse::<u32>().ok().filter(|&id| (id as usize) < vocab_size) else {
+            return wrong(key, &format!("not a token id below {vocab_size}"));
+        };
+        match value.as_f64() {
+            Some(bias) if (-100.0..=100.0).contains(&bias) => biases.push((id, bias as f32)),
+            _ => return wrong(key, "give a number from -100 to 100"),
+        }
+    }
+    Ok(biases)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Ask, String> {
+        let limits = AskLimits { choices: 4, new_tokens: 100, vocab_size: 50, zero_tokens: false };
+        Ask::read(&Fields::read(text.as_bytes()).unwrap(), &limits)
+            .map_err(|f| f.body()["error"]["param"].as_str().unwrap_or("-").to_owned())
+    }
+
+    #[test]
+    fn settings_are_read_and_faults_name_their_field() {
+        let ask = read(
+            r#"{"max_completion_tokens": 7, "n": 2, "stop": ["a", ""], "seed": -1, "top_k": -1, "stream": true,
+                "stream_options": {"include_usage": true}, "logit_bias": {"3": -100}, "temperature": 0}"#,
+        )
+        .unwrap();
+        assert_eq!((ask.max_tokens, ask.n, ask.stop, ask.include_usage), (Some(7), 2, vec!["a".to_owned()], true));
+        assert_eq!((ask.sampling.logit_bias, ask.sampling.seed), (vec![(3, -100.0)], u64::MAX));
+        for (text, param) in [
+            (r#"{"temperature": 9}"#, "temperature"),
+            (r#"{"max_tokens": -1}"#, "max_tokens"),
+            (r#"{"max_tokens": 0}"#, "max_tokens"),
+            (r#"{"max_tokens": 101}"#, "max_tokens"),
+            (r#"{"max_tokens": "5"}"#, "max_tokens"),
+            (r#"{"n": 5}"#, "n"),
+            (r#"{"top_p": 1.5}"#, "top_p"),
+            (r#"{"logit_bias": {"50": 1}}"#, "logit_bias"),
+            (r#"{"logit_bias": {"1": 101}}"#, "logit_bias"),
+            (r#"{"stop": {}}"#, "stop"),
+            (r#"{"stream_options": {}}"#, "stream_options"),
+        ] {
+            assert_eq!(read(text).unwrap_err(), param, "{text}");
+        }
+        assert_ne!(read("{}").unwrap().sampling.seed, read("{}").unwrap().sampling.seed);
+    }
+}

@@ -1,0 +1,178 @@
+//! From tokens to the text that a client may see, with the log-probabilities that belong to it.
+//!
+//! Half a character waits for its rest, text that may be the start of a stop string waits for what follows,
+//! and log-probabilities go out with the text of their token.
+
+use std::collections::VecDeque;
+
+use serde_json::{Map, Value, json};
+
+use super::engine::Scored;
+use super::split::StopFinder;
+use crate::data::Tokenizer;
+use crate::data::tokenizer::StreamDecoder;
+use crate::error::Result;
+
+/// A token with its place in the text.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The token and its log-probability.
+    pub scored: Scored,
+    /// Bytes of text before it.
+    pub start: usize,
+    end: usize,
+}
+
+/// What became certain.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// The text.
+    pub text: String,
+    /// Its tokens.
+    pub entries: Vec<Entry>,
+}
+
+/// Puts one answer together.
+#[derive(Debug)]
+pub struct Assembler {
+    decoder: StreamDecoder,
+    stops: StopFinder,
+    end_ids: Vec<u32>,
+    /// Whether an end mark is listed among the entries.
+    list_end: bool,
+    entries: VecDeque<Entry>,
+    decoded: usize,
+    shown: usize,
+    tokens: usize,
+}
+
+impl Assembler {
+    /// An answer's start. `end_ids` end it and are not text; `list_end` lists them with their log-probability.
+    pub fn new(stop: &[String], end_ids: Vec<u32>, list_end: bool) -> Self {
+        Self {
+            decoder: StreamDecoder::new(true),
+            stops: StopFinder::new(stop),
+            end_ids,
+            list_end,
+            entries: VecDeque::new(),
+            decoded: 0,
+            shown: 0,
+            tokens: 0,
+        }
+    }
+
+    /// Tokens taken, without an end mark.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Takes a token; the flag tells that a stop string ended the answer.
+    pub fn push(&mut self, tokenizer: &Tokenizer, scored: Scored) -> Result<(Shown, bool)> {
+        if self.end_ids.contains(&scored.id) {
+            if self.list_end {
+                self.entries.push_back(Entry { scored, start: self.decoded, end: self.decoded });
+            }
+            return Ok((Shown::default(), false));
+        }
+        self.tokens += 1;
+        let piece = self.decoder.push(tokenizer, scored.id)?;
+        let start = self.decoded;
+        self.decoded += piece.len();
+        self.entries.push_back(Entry { scored, start, end: self.decoded });
+        let (text, stopped) = self.stops.push(&piece);
+        Ok((self.show(text, stopped), stopped))
+    }
+
+    /// Ends an answer that no stop string ended.
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<Shown> {
+        let rest = self.decoder.finish(tokenizer)?;
+        self.decoded += rest.len();
+        let (mut text, stopped) = self.stops.push(&rest);
+        if !stopped {
+            text.push_str(&self.stops.finish());
+        }
+        let mut shown = self.show(text, stopped);
+        if !stopped {
+            shown.entries.extend(self.entries.drain(..));
+        }
+        Ok(shown)
+    }
+
+    fn show(&mut self, text: String, last: bool) -> Shown {
+        self.shown += text.len();
+        let whole = |entry: &Entry| entry.end <= self.shown || (last && entry.start < self.shown);
+        let mut entries = Vec::new();
+        while self.entries.front().is_some_and(whole) {
+            entries.extend(self.entries.pop_front());
+        }
+        Shown { text, entries }
+    }
+}
+
+/// OpenAI knows no minus infinity in JSON; this is its stand-in.
+fn finite(logprob: f32) -> f64 {
+    f64::from(logprob).max(-9999.0)
+}
+
+/// A token as text; bytes that are no text are written out.
+pub fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
+    let bytes = tokenizer.token_bytes(id);
+    match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let hex: String = error.as_bytes().iter().map(|b| format!("\\x{b:02x}")).collect();
+            format!("bytes:{hex}")
+        }
+    }
+}
+
+/// `logprobs` of a chat choice: `{"content": [...]}`.
+pub fn chat_logprobs(tokenizer: &Tokenizer, entries: &[Entry]) -> Value {
+    let one = |id: u32, logprob: f32| {
+        let bytes = tokenizer.token_bytes(id);
+        json!({"token": String::from_utf8_lossy(&bytes), "logprob": finite(logprob), "bytes": bytes})
+    };
+    let token = |entry: &Entry| {
+        let mut value = one(entry.scored.id, entry.scored.logprob.unwrap_or_default());
+        value["top_logprobs"] = entry.scored.top.iter().map(|&(id, logprob)| one(id, logprob)).collect();
+        value
+    };
+    json!({"content": entries.iter().map(token).collect::<Vec<_>>(), "refusal": null})
+}
+
+/// `logprobs` of a completion: four lists side by side, the oldest form of the interface.
+#[derive(Debug, Default)]
+pub struct PlainLogprobs {
+    tokens: Vec<Value>,
+    token_logprobs: Vec<Value>,
+    top_logprobs: Vec<Value>,
+    text_offset: Vec<usize>,
+}
+
+impl PlainLogprobs {
+    /// Adds a token that starts `offset` characters into the text.
+    pub fn push(&mut self, tokenizer: &Tokenizer, scored: &Scored, offset: usize) {
+        self.tokens.push(token_text(tokenizer, scored.id).into());
+        self.token_logprobs.push(scored.logprob.map(finite).into());
+        self.top_logprobs.push(match scored.logprob {
+            None => Value::Null,
+            Some(logprob) => {
+                let mut top = Map::new();
+                // The likeliest first; of two tokens with one text the likelier stays. The token itself is always among them.
+                for &(id, logprob) in scored.top.iter().chain(&[(scored.id, logprob)]) {
+                    top.entry(token_text(tokenizer, id)).or_insert_with(|| finite(logprob).into());
+                }
+                top.into()
+            }
+        });
+        self.text_offset.push(offset);
+    }
+
+    /// The object.
+    pub fn json(&self) -> Value {
+        json!({
+            "tokens": self.tokens, "token_logprobs": self.token_logprobs,
+            "top_logprobs": self.top_logprobs, "text_offset": self.text_offset,
+        })
+    }
+}

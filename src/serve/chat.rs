@@ -1,0 +1,159 @@
+//! `POST /v1/chat/completions`.
+//!
+//! Next: [`super::messages`] (what is asked), [`super::split`] (thinking and tool calls), [`super::reply`]
+//! (how pieces become JSON).
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use super::answer::Answer;
+use super::ask::Ask;
+use super::assemble::Assembler;
+use super::engine::Order;
+use super::fault::Fault;
+use super::fields::Fields;
+use super::messages::{self, ToolChoice};
+use super::reply::{Head, Voice};
+use super::state::Shared;
+use super::worker::Live;
+use super::{body, stream};
+use crate::data::tokenizer::RenderOptions;
+
+/// A request, read and made ready.
+struct Ready {
+    live: Arc<Live>,
+    model: String,
+    ask: Ask,
+    order: Order,
+    voice: Voice,
+}
+
+/// Answers.
+pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Fault> {
+    let bytes = body::read(request, &shared.settings.limits).await?;
+    let state = Arc::clone(&shared);
+    let ready = body::apart(move || read(&state, &bytes)).await?;
+    let Ready { live, model, ask, order, voice } = ready;
+    let places = shared.reserve(&live, ask.n)?;
+    let orders: Vec<Order> = (0..ask.n).map(|i| seeded(&order, i)).collect();
+    let assemblers = orders.iter().map(|o| Assembler::new(&ask.stop, o.stop_ids.clone(), false)).collect();
+    let limits = &shared.settings.limits;
+    let answer = Answer::start(live, orders, assemblers, places, limits.request, Arc::clone(&shared.metrics));
+    let voices = vec![voice; ask.n];
+    if ask.stream {
+        let head = Head::new("chatcmpl", "chat.completion.chunk", model);
+        return Ok(stream::chat(answer, voices, head, ask.include_usage));
+    }
+    let head = Head::new("chatcmpl", "chat.completion", model);
+    Ok(axum::Json(whole(answer, voices, &head).await?).into_response())
+}
+
+/// Each answer to a prompt makes choices of its own.
+pub fn seeded(order: &Order, number: usize) -> Order {
+    let mut order = order.clone();
+    order.sampling.seed = order.sampling.seed.wrapping_add(number as u64);
+    order
+}
+
+fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
+    let fields = Fields::read(bytes)?;
+    let (model, live) = shared.model(fields.text("model")?)?;
+    let ask = Ask::read(&fields, &shared.ask_limits(&live, false))?;
+    let list = messages::messages(&fields)?;
+    let tools = messages::tools(&fields)?;
+    refuse_unknown_format(&fields)?;
+    let top = top_logprobs(&fields)?;
+    let forced = forced_start(&tools.choice);
+    // A forced call starts at once: there is no room for thinking.
+    let thinking = wants_thinking(&fields)? && forced.is_none();
+    if !live.tokenizer.has_template() {
+        let message = "this model has no chat template; use /v1/completions";
+        return Err(Fault::param("model", message));
+    }
+    let options = RenderOptions { add_generation_prompt: true, open_thinking: thinking };
+    let offered = (!tools.list.is_empty()).then(|| Value::from(tools.list.clone()));
+    let mut prompt = live.tokenizer.render(&list, offered.as_ref(), options)?;
+    let opened = prompt.trim_end().ends_with("<think>");
+    if let Some(start) = &forced {
+        if opened {
+            prompt.push_str("\n</think>\n\n");
+        }
+        prompt.push_str(start);
+    }
+    let voice = Voice::new(opened && forced.is_none(), offered.is_some(), tools.parallel, top.is_some(), forced.as_deref());
+    let ids = live.tokenizer.encode(&prompt)?;
+    let room = shared.room(&live, ids.len(), "messages")?;
+    let order = Order {
+        max_new_tokens: ask.max_tokens.unwrap_or(shared.settings.limits.default_new_tokens).min(room),
+        sampling: ask.sampling.clone(),
+        stop_ids: stop_ids(&ask, &live),
+        logprobs: top,
+        prompt_logprobs: false,
+        prompt: ids,
+    };
+    Ok(Ready { live, model, ask, order, voice })
+}
+
+/// The end mark and what the client names.
+pub fn stop_ids(ask: &Ask, live: &Live) -> Vec<u32> {
+    let own = (!ask.ignore_eos).then(|| live.tokenizer.eos_id());
+    own.into_iter().chain(ask.stop_ids.iter().copied()).collect()
+}
+
+/// What the answer begins with where a call is demanded.
+fn forced_start(choice: &ToolChoice) -> Option<String> {
+    match choice {
+        ToolChoice::Required => Some("<tool_call>\n{\"name\": \"".to_owned()),
+        ToolChoice::Named(name) => Some(format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": ")),
+        ToolChoice::None | ToolChoice::Auto => None,
+    }
+}
+
+/// `chat_template_kwargs: {open_thinking | enable_thinking}`, or `open_thinking` beside the messages.
+fn wants_thinking(fields: &Fields) -> Result<bool, Fault> {
+    let kwargs = fields.object("chat_template_kwargs")?.cloned().map(Fields::of);
+    let mut wanted = fields.flag("open_thinking")?;
+    for name in ["open_thinking", "enable_thinking"] {
+        wanted = wanted.or(kwargs.as_ref().map(|k| k.flag(name)).transpose()?.flatten());
+    }
+    Ok(wanted.unwrap_or(false))
+}
+
+fn top_logprobs(fields: &Fields) -> Result<Option<usize>, Fault> {
+    let wanted = fields.flag("logprobs")?.unwrap_or(false);
+    let top = fields.whole("top_logprobs", 0..=20)?;
+    match (wanted, top) {
+        (false, Some(_)) => Err(Fault::param("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
+        (true, top) => Ok(Some(top.unwrap_or(0) as usize)),
+        (false, None) => Ok(None),
+    }
+}
+
+fn refuse_unknown_format(fields: &Fields) -> Result<(), Fault> {
+    let Some(map) = fields.object("response_format")? else { return Ok(()) };
+    match map.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(()),
+        Some("json_object" | "json_schema") => Err(Fault::param(
+            "response_format",
+            "this server cannot hold a model to JSON yet; ask for it in words, or use `text`",
+        )),
+        _ => Err(Fault::param("response_format", "`response_format.type` must be text, json_object or json_schema")),
+    }
+}
+
+/// The answer in one piece.
+async fn whole(mut answer: Answer, mut voices: Vec<Voice>, head: &Head) -> Result<Value, Fault> {
+    while let Some(update) = answer.next().await {
+        let (index, update) = update?;
+        let ends = voices[index].hear(&answer.live.tokenizer, update);
+        if ends {
+            answer.end(index);
+        }
+    }
+    let choices = voices.into_iter().enumerate().map(|(i, voice)| voice.choice(i)).collect();
+    Ok(head.whole(choices, answer.usage()))
+}
+

@@ -1,0 +1,208 @@
+//! `POST /v1/completions`: text or token ids to go on from, as evaluation harnesses send them.
+//!
+//! Text is taken as it is: no token is put before it unless `add_special_tokens` asks for the opening one.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::answer::{Answer, Update};
+use super::ask::Ask;
+use super::assemble::{Assembler, PlainLogprobs, Shown};
+use super::chat::{seeded, stop_ids};
+use super::engine::{Order, Scored};
+use super::fault::Fault;
+use super::fields::{Fields, token_ids};
+use super::reply::Head;
+use super::state::Shared;
+use super::worker::Live;
+use super::{body, stream};
+use crate::data::Tokenizer;
+
+/// New tokens where the client names no number, as the interface says.
+const DEFAULT_TOKENS: usize = 16;
+
+/// A request, read and made ready.
+struct Ready {
+    live: Arc<Live>,
+    model: String,
+    ask: Ask,
+    orders: Vec<Order>,
+    choices: Vec<Plain>,
+    list_end: bool,
+}
+
+/// Answers.
+pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Fault> {
+    let bytes = body::read(request, &shared.settings.limits).await?;
+    let state = Arc::clone(&shared);
+    let ready = body::apart(move || read(&state, &bytes)).await?;
+    let Ready { live, model, ask, orders, mut choices, list_end } = ready;
+    let places = shared.reserve(&live, orders.len())?;
+    let assemblers =
+        orders.iter().map(|o| Assembler::new(&ask.stop, o.stop_ids.clone(), list_end)).collect();
+    let limits = &shared.settings.limits;
+    let mut answer =
+        Answer::start(live, orders, assemblers, places, limits.request, Arc::clone(&shared.metrics));
+    let head = Head::new("cmpl", "text_completion", model);
+    if ask.stream {
+        let on_update = move |answer: &mut Answer, index: usize, update: Update| {
+            choices[index].hear(answer, update);
+            choices[index].chunk(index)
+        };
+        return Ok(stream::events(answer, Vec::new(), head, ask.include_usage, on_update));
+    }
+    while let Some(update) = answer.next().await {
+        let (index, update) = update?;
+        choices[index].hear(&answer, update);
+    }
+    let choices = choices.iter_mut().enumerate().map(|(i, choice)| choice.take(i)).collect();
+    Ok(axum::Json(head.whole(choices, answer.usage())).into_response())
+}
+
+fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
+    let fields = Fields::read(bytes)?;
+    let (model, live) = shared.model(fields.text("model")?)?;
+    let ask = Ask::read(&fields, &shared.ask_limits(&live, true))?;
+    let echo = fields.flag("echo")?.unwrap_or(false);
+    let logprobs = match fields.get("logprobs") {
+        Some(Value::Bool(flag)) => flag.then_some(0),
+        _ => fields.whole("logprobs", 0..=20)?.map(|n| n as usize),
+    };
+    for unknown in ["suffix", "best_of"] {
+        if fields.get(unknown).is_some_and(|v| *v != json!(1) && *v != json!(ask.n)) {
+            return Err(Fault::param(unknown, format!("`{unknown}` is not known here")));
+        }
+    }
+    let prompts = prompts(&fields, &live, shared.settings.limits.prompts)?;
+    let mut orders = Vec::new();
+    let mut choices = Vec::new();
+    for (text, ids) in prompts {
+        let room = shared.room(&live, ids.len(), "prompt")?;
+        let order = Order {
+            max_new_tokens: ask.max_tokens.unwrap_or(DEFAULT_TOKENS).min(room),
+            sampling: ask.sampling.clone(),
+            stop_ids: stop_ids(&ask, &live),
+            logprobs,
+            prompt_logprobs: echo && logprobs.is_some(),
+            prompt: ids,
+        };
+        for number in 0..ask.n {
+            orders.push(seeded(&order, number));
+            choices.push(Plain::new(echo.then(|| text.clone()), logprobs.is_some()));
+        }
+    }
+    Ok(Ready { live, model, ask, orders, choices, list_end: logprobs.is_some() })
+}
+
+/// Each prompt's text and ids: a string, a list of strings, a list of ids, or a list of lists of ids.
+pub fn prompts(fields: &Fields, live: &Live, most: usize) -> Result<Vec<(String, Vec<u32>)>, Fault> {
+    let name = if fields.get("input").is_some() { "input" } else { "prompt" };
+    let wrong = || Fault::param(name, format!("`{name}` must be a string, strings, token ids, or lists of token ids"));
+    let bos = fields.flag("add_special_tokens")?.unwrap_or(false);
+    let value = fields.get(name).ok_or_else(|| Fault::param(name, format!("`{name}` is missing")))?;
+    let of_text = |text: &str| -> Result<(String, Vec<u32>), Fault> {
+        let mut ids = live.tokenizer.encode(text)?;
+        // A model needs something to start from.
+        if bos || ids.is_empty() {
+            ids.insert(0, live.tokenizer.bos_id());
+        }
+        Ok((text.to_owned(), ids))
+    };
+    let of_ids = |value: &Value| -> Result<(String, Vec<u32>), Fault> {
+        let ids = token_ids(value).ok_or_else(wrong)?;
+        if let Some(id) = ids.iter().find(|&&id| id as i64 >= live.config.vocab_size) {
+            let message = format!("`{name}` holds token {id}; the model has {}", live.config.vocab_size);
+            return Err(Fault::param(name, message));
+        }
+        if ids.is_empty() {
+            return Err(Fault::param(name, format!("`{name}` holds no token")));
+        }
+        Ok((live.tokenizer.decode(&ids, false)?, ids))
+    };
+    let list = match value {
+        Value::String(text) => return Ok(vec![of_text(text)?]),
+        Value::Array(list) if !list.is_empty() => list,
+        _ => return Err(wrong()),
+    };
+    if list[0].is_number() {
+        return Ok(vec![of_ids(value)?]);
+    }
+    if list.len() > most {
+        return Err(Fault::param(name, format!("`{name}` has {} entries; at most {most} go together", list.len())));
+    }
+    list.iter()
+        .map(|entry| match entry {
+            Value::String(text) => of_text(text),
+            Value::Array(_) => of_ids(entry),
+            _ => Err(wrong()),
+        })
+        .collect()
+}
+
+/// One choice as it is made.
+#[derive(Debug)]
+struct Plain {
+    /// What was gathered and is not out yet; at first the prompt, where it is repeated.
+    text: String,
+    /// Characters before the next new token.
+    offset: usize,
+    logprobs: Option<PlainLogprobs>,
+    finish: Option<&'static str>,
+}
+
+impl Plain {
+    fn new(echo: Option<String>, logprobs: bool) -> Self {
+        let text = echo.unwrap_or_default();
+        let logprobs = logprobs.then(PlainLogprobs::default);
+        Self { offset: text.chars().count(), text, logprobs, finish: None }
+    }
+
+    fn hear(&mut self, answer: &Answer, update: Update) {
+        match update {
+            Update::Prompt(scored) => {
+                let mut offset = 0;
+                for token in &scored {
+                    self.list(&answer.live.tokenizer, token, &mut offset);
+                }
+            }
+            Update::Shown(shown) => self.shown(answer, shown),
+            Update::End(shown, reason) => {
+                self.shown(answer, shown);
+                self.finish = Some(reason);
+            }
+        }
+    }
+
+    fn shown(&mut self, answer: &Answer, shown: Shown) {
+        let mut offset = self.offset;
+        for entry in &shown.entries {
+            self.list(&answer.live.tokenizer, &entry.scored, &mut offset);
+        }
+        self.offset = offset;
+        self.text.push_str(&shown.text);
+    }
+
+    fn list(&mut self, tokenizer: &Tokenizer, scored: &Scored, offset: &mut usize) {
+        if let Some(list) = &mut self.logprobs {
+            list.push(tokenizer, scored, *offset);
+            *offset += String::from_utf8_lossy(&tokenizer.token_bytes(scored.id)).chars().count();
+        }
+    }
+
+    /// What is new, as a choice of a chunk.
+    fn chunk(&mut self, index: usize) -> Vec<Value> {
+        let nothing = self.text.is_empty() && self.finish.is_none();
+        if nothing { Vec::new() } else { vec![self.take(index)] }
+    }
+
+    /// Takes out what was gathered.
+    fn take(&mut self, index: usize) -> Value {
+        let logprobs = self.logprobs.as_mut().map(|list| std::mem::take(list).json());
+        json!({
+            "index": index, "text": std::mem::take(&mut self.text), "logprobs": logprobs, "finish_reason": self.finish,
+        })
+    }
+}

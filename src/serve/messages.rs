@@ -1,0 +1,220 @@
+//! The messages and tools of a chat request: checked, and put into the form that templates read.
+
+use serde_json::{Map, Value, json};
+
+use super::fault::Fault;
+use super::fields::Fields;
+
+/// What the model may call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToolChoice {
+    /// Nothing.
+    None,
+    /// What it likes.
+    Auto,
+    /// Some tool, at once.
+    Required,
+    /// This tool, at once.
+    Named(String),
+}
+
+/// The tools of a request.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// As the template shows them; empty for none.
+    pub list: Vec<Value>,
+    /// Which may be called.
+    pub choice: ToolChoice,
+    /// Whether several calls may stand in one answer.
+    pub parallel: bool,
+}
+
+/// The messages in the template's form.
+pub fn messages(fields: &Fields) -> Result<Value, Fault> {
+    let list = fields.list("messages")?.ok_or_else(|| Fault::param("messages", "`messages` is missing"))?;
+    if list.is_empty() {
+        return Err(Fault::param("messages", "`messages` is empty: give at least one"));
+    }
+    list.iter().enumerate().map(|(i, value)| message(i, value)).collect()
+}
+
+fn message(index: usize, value: &Value) -> Result<Value, Fault> {
+    let at = |field: &str| format!("messages[{index}]{field}");
+    let fault = |field: &str, what: &str| Fault::param(at(field), format!("`{}` {what}", at(field)));
+    let Value::Object(map) = value else { return Err(fault("", "must be an object")) };
+    let Some(role) = map.get("role").and_then(Value::as_str) else {
+        return Err(fault(".role", "is missing: system, developer, user, assistant or tool"));
+    };
+    let content = match map.get("content") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Array(parts)) => Some(joined(parts).ok_or_else(|| {
+            fault(".content", "holds a part that is not text; this model reads `{\"type\": \"text\", \"text\": ...}` alone")
+        })?),
+        Some(_) => return Err(fault(".content", "must be a string or an array of text parts")),
+    };
+    let missing = || fault(".content", "is missing");
+    let mut out = Map::new();
+    match role {
+        "system" | "developer" => {
+            out.insert("role".into(), "system".into());
+            out.insert("content".into(), content.ok_or_else(missing)?.into());
+        }
+        "user" | "tool" => {
+            out.insert("role".into(), role.into());
+            out.insert("content".into(), content.ok_or_else(missing)?.into());
+        }
+        "assistant" => {
+            let calls = match map.get("tool_calls") {
+                None | Some(Value::Null) => Vec::new(),
+                Some(calls) => tool_calls(calls)
+                    .ok_or_else(|| fault(".tool_calls", "must be an array of `{id, type, function: {name, arguments}}`"))?,
+            };
+            if content.is_none() && calls.is_empty() {
+                return Err(missing());
+            }
+            out.insert("role".into(), "assistant".into());
+            out.insert("content".into(), content.unwrap_or_default().into());
+            if let Some(thought) = map.get("reasoning_content").and_then(Value::as_str) {
+                out.insert("reasoning_content".into(), thought.into());
+            }
+            if !calls.is_empty() {
+                out.insert("tool_calls".into(), calls.into());
+            }
+        }
+        other => {
+            let shown: String = other.chars().take(40).collect();
+            return Err(fault(".role", &format!("is `{shown}`: use system, developer, user, assistant or tool")));
+        }
+    }
+    Ok(Value::Object(out))
+}
+
+fn joined(parts: &[Value]) -> Option<String> {
+    parts.iter().map(|part| if part["type"] == "text" { part["text"].as_str() } else { None }).collect()
+}
+
+fn tool_calls(value: &Value) -> Option<Vec<Value>> {
+    let call = |call: &Value| {
+        let function = call.get("function")?;
+        let name = function.get("name")?.as_str()?;
+        let arguments = match function.get("arguments") {
+            Some(Value::String(text)) if text.trim().is_empty() => "{}".to_owned(),
+            Some(Value::String(text)) => text.clone(),
+            Some(object @ Value::Object(_)) => object.to_string(),
+            None => "{}".to_owned(),
+            Some(_) => return None,
+        };
+        Some(json!({"id": call["id"], "type": "function", "function": {"name": name, "arguments": arguments}}))
+    };
+    value.as_array()?.iter().map(call).collect()
+}
+
+/// The tools and which of them may be called.
+pub fn tools(fields: &Fields) -> Result<Tools, Fault> {
+    let given = fields.list("tools")?.cloned().unwrap_or_default();
+    for (i, tool) in given.iter().enumerate() {
+        let function = &tool["function"];
+        let sound = tool["type"] == "function"
+            && function["name"].as_str().is_some_and(is_name)
+            && (function["parameters"].is_object() || function["parameters"].is_null());
+        if !sound {
+            return Err(Fault::param(
+                format!("tools[{i}]"),
+                format!("`tools[{i}]` must be `{{type: \"function\", function: {{name, description, parameters}}}}` with a name of letters, digits, `_` and `-`"),
+            ));
+        }
+    }
+    let choice = choice(fields, &given)?;
+    let parallel = fields.flag("parallel_tool_calls")?.unwrap_or(true);
+    let list = if choice == ToolChoice::None { Vec::new() } else { given };
+    Ok(Tools { list, choice, parallel })
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+fn choice(fields: &Fields, tools: &[Value]) -> Result<ToolChoice, Fault> {
+    let fault = |what: &str| Err(Fault::param("tool_choice", format!("`tool_choice` {what}")));
+    let choice = match fields.get("tool_choice") {
+        None if tools.is_empty() => ToolChoice::None,
+        None => ToolChoice::Auto,
+        Some(Value::String(word)) => match word.as_str() {
+            "none" => ToolChoice::None,
+            "auto" if tools.is_empty() => ToolChoice::None,
+            "auto" => ToolChoice::Auto,
+            "required" => ToolChoice::Required,
+            _ => return fault("must be none, auto, required, or an object that names a function"),
+        },
+        Some(Value::Object(map)) => match map.get("function").and_then(|f| f["name"].as_str()) {
+            Some(name) => ToolChoice::Named(name.to_owned()),
+            None => return fault("must be `{type: \"function\", function: {name}}`"),
+        },
+        Some(_) => return fault("must be a string or an object"),
+    };
+    match &choice {
+        ToolChoice::Required if tools.is_empty() => fault("is required, but there are no tools"),
+        ToolChoice::Named(name) if tools.iter().all(|t| t["function"]["name"] != **name) => {
+            fault(&format!("names `{name}`, which is not among the tools"))
+        }
+        _ => Ok(choice),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(value: Value) -> Fields {
+        Fields::read(value.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn messages_take_the_templates_form() {
+        let f = of(json!({"messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "x"},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{\"a\": 1}"}}]},
+            {"role": "tool", "tool_call_id": "1", "content": "3"},
+        ]}));
+        let got = messages(&f).unwrap();
+        assert_eq!(got[0], json!({"role": "system", "content": "Be brief."}));
+        assert_eq!(got[1]["content"], "ab");
+        assert_eq!(got[2]["tool_calls"][0]["function"]["arguments"], "{\"a\": 1}");
+        assert_eq!(got[3], json!({"role": "tool", "content": "3"}));
+    }
+
+    #[test]
+    fn faults_name_the_message() {
+        for (list, param) in [
+            (json!([]), "messages"),
+            (json!("hi"), "messages"),
+            (json!([{"role": "king", "content": "x"}]), "messages[0].role"),
+            (json!([{"content": "x"}]), "messages[0].role"),
+            (json!([{"role": "user"}]), "messages[0].content"),
+            (json!([{"role": "user", "content": 3}]), "messages[0].content"),
+            (json!([{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content"),
+            (json!([{"role": "user", "content": "x"}, 1]), "messages[1]"),
+            (json!([{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls"),
+        ] {
+            let fault = messages(&of(json!({"messages": list}))).unwrap_err().body();
+            assert_eq!(fault["error"]["param"], param, "{list}");
+        }
+    }
+
+    #[test]
+    fn a_choice_must_be_among_the_tools() {
+        let tool = json!({"type": "function", "function": {"name": "add", "parameters": {}}});
+        let read = |choice: Value| tools(&of(json!({"tools": [tool], "tool_choice": choice})));
+        assert_eq!(read(json!("auto")).unwrap().choice, ToolChoice::Auto);
+        assert!(read(json!("none")).unwrap().list.is_empty());
+        let named = |name: &str| json!({"type": "function", "function": {"name": name}});
+        assert_eq!(read(named("add")).unwrap().choice, ToolChoice::Named("add".into()));
+        assert!(read(named("sub")).is_err() && read(json!("all")).is_err() && read(json!(1)).is_err());
+        assert!(tools(&of(json!({"tool_choice": "required"}))).is_err());
+        assert!(tools(&of(json!({"tools": [{"type": "x"}]}))).is_err());
+        assert_eq!(tools(&of(json!({}))).unwrap().choice, ToolChoice::None);
+    }
+}

@@ -1,0 +1,252 @@
+//! The JSON of chat answers: whole, or as the deltas of a stream.
+
+use serde_json::{Map, Value, json};
+
+use super::answer::Update;
+use super::assemble::chat_logprobs;
+use super::split::{Piece, Splitter};
+use crate::data::Tokenizer;
+
+/// What every chunk of an answer repeats.
+#[derive(Debug, Clone)]
+pub struct Head {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+}
+
+impl Head {
+    /// A fresh id behind `prefix`.
+    pub fn new(prefix: &str, object: &'static str, model: String) -> Self {
+        let id = format!("{prefix}-{:032x}", rand::random::<u128>());
+        Self { id, object, created: super::now_secs(), model }
+    }
+
+    fn with(&self, choices: Value, usage: Option<Value>) -> Value {
+        let mut value = json!({
+            "id": self.id, "object": self.object, "created": self.created, "model": self.model,
+            "system_fingerprint": concat!("minimind-", env!("CARGO_PKG_VERSION")),
+            "choices": choices,
+        });
+        if let Some(usage) = usage {
+            value["usage"] = usage;
+        }
+        value
+    }
+
+    /// An answer in one piece.
+    pub fn whole(&self, choices: Vec<Value>, usage: Value) -> Value {
+        self.with(choices.into(), Some(usage))
+    }
+
+    /// A chunk of a stream; where usage is asked for, it is null until the end.
+    pub fn chunk(&self, choice: Value, include_usage: bool) -> Value {
+        self.with(json!([choice]), include_usage.then_some(Value::Null))
+    }
+
+    /// The chunk that ends a stream with the numbers of tokens.
+    pub fn usage(&self, usage: Value) -> Value {
+        self.with(json!([]), Some(usage))
+    }
+}
+
+/// One chat choice as it is heard.
+#[derive(Debug, Clone)]
+pub struct Voice {
+    splitter: Splitter,
+    parallel: bool,
+    wants_logprobs: bool,
+    content: String,
+    reasoning: String,
+    calls: Vec<Value>,
+    logprobs: Vec<Value>,
+    finish: Option<&'static str>,
+}
+
+/// What an update brought.
+struct Heard {
+    pieces: Vec<Piece>,
+    logprobs: Option<Value>,
+    finish: Option<&'static str>,
+}
+
+impl Voice {
+    /// A choice at its start. `start` is what the prompt already wrote of the answer.
+    pub fn new(thinking: bool, tools: bool, parallel: bool, wants_logprobs: bool, start: Option<&str>) -> Self {
+        let mut splitter = Splitter::new(thinking, tools);
+        // It opens a tool call, which gives no piece before its end.
+        splitter.push(start.unwrap_or_default());
+        Self {
+            splitter,
+            parallel,
+            wants_logprobs,
+            content: String::new(),
+            reasoning: String::new(),
+            calls: Vec::new(),
+            logprobs: Vec::new(),
+            finish: None,
+        }
+    }
+
+    fn take(&mut self, tokenizer: &Tokenizer, update: Update) -> Heard {
+        let (shown, mut finish) = match update {
+            Update::Prompt(_) => return Heard { pieces: Vec::new(), logprobs: None, finish: None },
+            Update::Shown(shown) => (shown, None),
+            Update::End(shown, reason) => (shown, Some(reason)),
+        };
+        let mut pieces = self.splitter.push(&shown.text);
+        if finish.is_some() {
+            pieces.extend(self.splitter.finish());
+        }
+        if !self.parallel
+            && let Some(at) = pieces.iter().position(|piece| matches!(piece, Piece::Call(_)))
+        {
+            pieces.truncate(at + 1);
+            finish = Some("stop");
+        }
+        for piece in &pieces {
+            match piece {
+                Piece::Reasoning(text) => self.reasoning.push_str(text),
+                Piece::Content(text) => self.content.push_str(text),
+                Piece::Call(call) => self.calls.push(json!({
+                    "id": format!("call_{:024x}", rand::random::<u128>() >> 32),
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                })),
+            }
+        }
+        if finish == Some("stop") && !self.calls.is_empty() {
+            finish = Some("tool_calls");
+        }
+        self.finish = finish;
+        let logprobs =
+            (self.wants_logprobs && !shown.entries.is_empty()).then(|| chat_logprobs(tokenizer, &shown.entries));
+        Heard { pieces, logprobs, finish }
+    }
+
+    /// Takes an update; whether the choice ended with it.
+    pub fn hear(&mut self, tokenizer: &Tokenizer, update: Update) -> bool {
+        let heard = self.take(tokenizer, update);
+        if let Some(Value::Array(entries)) = heard.logprobs.map(|mut l| l["content"].take()) {
+            self.logprobs.extend(entries);
+        }
+        heard.finish.is_some()
+    }
+
+    /// The choice in one piece.
+    pub fn choice(self, index: usize) -> Value {
+        let mut message = Map::new();
+        message.insert("role".into(), "assistant".into());
+        let silent = self.content.is_empty() && !self.calls.is_empty();
+        message.insert("content".into(), if silent { Value::Null } else { self.content.into() });
+        message.insert("refusal".into(), Value::Null);
+        if !self.reasoning.is_empty() {
+            message.insert("reasoning_content".into(), self.reasoning.into());
+        }
+        if !self.calls.is_empty() {
+            message.insert("tool_calls".into(), self.calls.into());
+        }
+        let logprobs =
+            if self.wants_logprobs { json!({"content": self.logprobs, "refusal": null}) } else { Value::Null };
+        json!({
+            "index": index, "message": message, "logprobs": logprobs, "finish_reason": self.finish.unwrap_or("stop"),
+        })
+    }
+
+    /// The chunk that opens a choice.
+    pub fn opening(index: usize) -> Value {
+        delta(index, json!({"role": "assistant", "content": ""}), None, None)
+    }
+
+    /// Takes an update; the chunks it makes, and whether the choice ended with it.
+    pub fn deltas(&mut self, tokenizer: &Tokenizer, index: usize, update: Update) -> (Vec<Value>, bool) {
+        let called = self.calls.len();
+        let mut heard = self.take(tokenizer, update);
+        let mut logprobs = heard.logprobs.take();
+        let mut deltas = Vec::new();
+        let mut call_index = called;
+        for piece in heard.pieces {
+            match piece {
+                Piece::Reasoning(text) => deltas.push(json!({"reasoning_content": text})),
+                Piece::Content(text) => deltas.push(json!({"content": text})),
+                Piece::Call(_) => {
+                    let mut call = self.calls[call_index].clone();
+                    call["index"] = call_index.into();
+                    let arguments = call["function"]["arguments"].take();
+                    call["function"]["arguments"] = "".into();
+                    deltas.push(json!({"tool_calls": [call]}));
+                    let rest = json!({"index": call_index, "function": {"arguments": arguments}});
+                    deltas.push(json!({"tool_calls": [rest]}));
+                    call_index += 1;
+                }
+            }
+        }
+        if deltas.is_empty() && logprobs.is_some() {
+            deltas.push(json!({"content": ""}));
+        }
+        let mut chunks: Vec<Value> =
+            deltas.into_iter().map(|d| delta(index, d, logprobs.take(), None)).collect();
+        if let Some(reason) = heard.finish {
+            chunks.push(delta(index, json!({}), None, Some(reason)));
+        }
+        (chunks, heard.finish.is_some())
+    }
+}
+
+fn delta(index: usize, delta: Value, logprobs: Option<Value>, finish: Option<&str>) -> Value {
+    json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::assemble::Shown;
+
+    fn shown(text: &str) -> Shown {
+        Shown { text: text.to_owned(), entries: Vec::new() }
+    }
+
+    #[test]
+    fn a_stream_of_deltas_equals_the_whole_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let texts = ["some text"].into_iter().map(|t| Ok(t.to_owned()));
+        crate::data::tokenizer::train(texts, 292, folder.path()).unwrap();
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let text = "hm</think>\n\nI ask.\n<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
+        for parallel in [true, false] {
+            let mut whole = Voice::new(true, true, parallel, false, None);
+            let ended = whole.hear(&tokenizer, Update::Shown(shown(text)));
+            assert_eq!(ended, !parallel);
+            if !ended {
+                whole.hear(&tokenizer, Update::End(shown(""), "stop"));
+            }
+            let choice = whole.choice(0);
+            let message = &choice["message"];
+            assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("I ask."), &json!("hm")));
+            assert_eq!(message["tool_calls"][0]["function"], json!({"name": "add", "arguments": "{\"a\":1}"}));
+            assert_eq!(choice["finish_reason"], "tool_calls");
+
+            let mut voice = Voice::new(true, true, parallel, false, None);
+            let (mut said, mut arguments, mut reasons) = (String::new(), String::new(), Vec::new());
+            for c in text.chars().map(Some).chain([None]) {
+                let update = match c {
+                    Some(c) => Update::Shown(shown(&c.to_string())),
+                    None => Update::End(shown(""), "stop"),
+                };
+                let (chunks, ended) = voice.deltas(&tokenizer, 0, update);
+                for chunk in chunks {
+                    said += chunk["delta"]["content"].as_str().unwrap_or_default();
+                    let call = &chunk["delta"]["tool_calls"][0]["function"];
+                    arguments += call["arguments"].as_str().unwrap_or_default();
+                    reasons.extend(chunk["finish_reason"].as_str().map(str::to_owned));
+                }
+                if ended {
+                    break;
+                }
+            }
+            assert_eq!((said.as_str(), arguments.as_str()), ("I ask.", "{\"a\":1}"));
+            assert_eq!(reasons, ["tool_calls"]);
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Text as it streams: stop strings are found across tokens, thinking and tool calls are told from content.
+//!
+//! Both parts hold back only what may still become a mark: `StopFinder` the start of a stop string,
+//! `Splitter` the start of a tag and the line breaks beside it.
+
+use serde_json::Value;
+
+const THINK: &str = "<think>";
+const END_THINK: &str = "</think>";
+const CALL: &str = "<tool_call>";
+const END_CALL: &str = "</tool_call>";
+
+/// Bytes at the end of `text` that may be the start of `mark`.
+fn partial(text: &str, mark: &str) -> usize {
+    let longest = text.len().min(mark.len().saturating_sub(1));
+    (1..=longest)
+        .rev()
+        .find(|&n| text.as_bytes()[text.len() - n..] == mark.as_bytes()[..n] && mark.is_char_boundary(n))
+        .unwrap_or(0)
+}
+
+/// Looks for stop strings; what it gives out never holds one.
+#[derive(Debug, Clone)]
+pub struct StopFinder {
+    stops: Vec<String>,
+    held: String,
+}
+
+impl StopFinder {
+    /// Looks for `stops`; empty ones are left out.
+    pub fn new(stops: &[String]) -> Self {
+        let stops = stops.iter().filter(|s| !s.is_empty()).cloned().collect();
+        Self { stops, held: String::new() }
+    }
+
+    /// Takes text; gives what is safe to show, and whether a stop string ended it.
+    pub fn push(&mut self, text: &str) -> (String, bool) {
+        self.held.push_str(text);
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+            self.held.truncate(at);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let keep = self.stops.iter().map(|stop| partial(&self.held, stop)).max().unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - keep);
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// What was held back when the text ended without a stop string.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// A call of a tool that the model wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Which tool.
+    pub name: String,
+    /// Its arguments as JSON text.
+    pub arguments: String,
+}
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Thinking.
+    Reasoning(String),
+    /// What is said.
+    Content(String),
+    /// A tool call.
+    Call(Call),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Thinking,
+    Content,
+    Call,
+}
+
+/// Splits an answer into its pieces.
+#[derive(Debug, Clone)]
+pub struct Splitter {
+    place: Place,
+    tools: bool,
+    held: String,
+    /// Nothing but tags was said since the last one: line breaks are not content yet.
+    fresh: bool,
+    /// No content was given out yet: a think block may still open.
+    start: bool,
+}
+
+impl Splitter {
+    /// A splitter at the start of an answer; `thinking`: the prompt opened a think block; `tools`: calls are looked for.
+    pub fn new(thinking: bool, tools: bool) -> Self {
+        let place = if thinking { Place::Thinking } else { Place::Content };
+        Self { place, tools, held: String::new(), fresh: true, start: true }
+    }
+
+    /// Whether the model is thinking.
+    pub fn is_thinking(&self) -> bool {
+        self.place == Place::Thinking
+    }
+
+    /// Takes text; gives the pieces that are certain.
+    pub fn push(&mut self, text: &str) -> Vec<Piece> {
+        self.held.push_str(text);
+        let mut pieces = Vec::new();
+        while self.advance(&mut pieces) {}
+        pieces
+    }
+
+    /// Ends the answer.
+    pub fn finish(&mut self) -> Vec<Piece> {
+        let rest = std::mem::take(&mut self.held);
+        let mut pieces = Vec::new();
+        match self.place {
+            Place::Thinking => pieces.extend(piece(Piece::Reasoning, rest.trim_end_matches('\n'))),
+            Place::Content => {
+                let rest = if self.fresh { rest.trim_start_matches('\n') } else { &rest };
+                pieces.extend(piece(Piece::Content, rest));
+            }
+            Place::Call => pieces.push(match parse_call(&rest) {
+                Some(call) => Piece::Call(call),
+                None => Piece::Content(format!("{CALL}{rest}")),
+            }),
+        }
+        pieces
+    }
+
+    /// Handles one mark, or gives out what no mark can reach; whether there may be more to do.
+    fn advance(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        match self.place {
+            Place::Thinking => self.think(pieces),
+            Place::Content => self.content(pieces),
+            Place::Call => self.call(pieces),
+        }
+    }
+
+    fn think(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        if self.fresh {
+            self.skip_breaks();
+        }
+        if let Some(at) = self.held.find(END_THINK) {
+            pieces.extend(piece(Piece::Reasoning, self.held[..at].trim_end_matches('\n')));
+            self.go(Place::Content, at + END_THINK.len());
+            return true;
+        }
+        let said = self.safe(&[END_THINK], true);
+        pieces.extend(piece(Piece::Reasoning, &said));
+        false
+    }
+
+    fn content(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        if self.fresh {
+            self.skip_breaks();
+        }
+        if self.start && self.held.trim_start().starts_with(THINK) {
+            let end = self.held.find(THINK).unwrap_or(0) + THINK.len();
+            self.go(Place::Thinking, end);
+            return true;
+        }
+        if self.tools
+            && let Some(at) = self.held.find(CALL)
+        {
+            pieces.extend(piece(Piece::Content, self.held[..at].trim_end_matches('\n')));
+            self.go(Place::Call, at + CALL.len());
+            return true;
+        }
+        if self.start && THINK.starts_with(self.held.trim_start()) {
+            return false;
+        }
+        let said = if self.tools { self.safe(&[CALL], true) } else { self.safe(&[], false) };
+        self.start &= said.is_empty();
+        pieces.extend(piece(Piece::Content, &said));
+        false
+    }
+
+    fn call(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        let Some(at) = self.held.find(END_CALL) else { return false };
+        let inside = &self.held[..at];
+        pieces.push(match parse_call(inside) {
+            Some(call) => Piece::Call(call),
+            // What is no call is shown as it was written.
+            None => Piece::Content(format!("{CALL}{inside}{END_CALL}")),
+        });
+        self.start = false;
+        self.go(Place::Content, at + END_CALL.len());
+        true
+    }
+
+    fn go(&mut self, place: Place, taken: usize) {
+        self.held.drain(..taken);
+        self.place = place;
+        self.fresh = true;
+    }
+
+    fn skip_breaks(&mut self) {
+        let breaks = self.held.len() - self.held.trim_start_matches('\n').len();
+        self.held.drain(..breaks);
+    }
+
+    /// Takes out what cannot be the start of a mark, nor (`breaks`) line breaks before one.
+    fn safe(&mut self, marks: &[&str], breaks: bool) -> String {
+        let keep = marks.iter().map(|mark| partial(&self.held, mark)).max().unwrap_or(0);
+        let mut cut = self.held.len() - keep;
+        if breaks {
+            cut = self.held[..cut].trim_end_matches('\n').len();
+        }
+        let rest = self.held.split_off(cut);
+        let said = std::mem::replace(&mut self.held, rest);
+        self.fresh &= said.is_empty();
+        said
+    }
+}
+
+fn piece(kind: fn(String) -> Piece, text: &str) -> Option<Piece> {
+    (!text.is_empty()).then(|| kind(text.to_owned()))
+}
+
+/// The call that stands between the tags: `{"name": ..., "arguments": {...}}`.
+pub fn parse_call(text: &str) -> Option<Call> {
+    let value: Value = serde_json::from_str(text.trim()).ok()?;
+    let name = value.get("name")?.as_str()?.to_owned();
+    let arguments = match value.get("arguments") {
+        None | Some(Value::Null) => "{}".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(given @ Value::Object(_)) => given.to_string(),
+        Some(_) => return None,
+    };
+    Some(Call { name, arguments })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn stops(list: &[&str]) -> StopFinder {
+        StopFinder::new(&list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_stop_string_over_tokens_is_found_and_never_shown() {
+        let mut finder = stops(&["###", "END"]);
+        assert_eq!(finder.push("a#"), ("a".to_owned(), false));
+        assert_eq!(finder.push("#b#"), ("##b".to_owned(), false));
+        assert_eq!(finder.push("##x"), (String::new(), true));
+        let mut finder = stops(&["세계"]);
+        assert_eq!(finder.push("안녕 세"), ("안녕 ".to_owned(), false));
+        assert_eq!(finder.push("상"), ("세상".to_owned(), false));
+        assert_eq!(finder.finish(), "");
+    }
+
+    /// Pieces of one kind joined, whatever the cuts.
+    fn split(text: &str, cuts: &[usize], thinking: bool, tools: bool) -> (String, String, Vec<Call>) {
+        let mut splitter = Splitter::new(thinking, tools);
+        let chars: Vec<char> = text.chars().collect();
+        let mut pieces = Vec::new();
+        let mut from = 0;
+        for &cut in cuts {
+            let to = (from + cut).min(chars.len());
+            pieces.extend(splitter.push(&chars[from..to].iter().collect::<String>()));
+            from = to;
+        }
+        pieces.extend(splitter.push(&chars[from..].iter().collect::<String>()));
+        pieces.extend(splitter.finish());
+        let (mut thought, mut said, mut calls) = (String::new(), String::new(), Vec::new());
+        for piece in pieces {
+            match piece {
+                Piece::Reasoning(text) => thought.push_str(&text),
+                Piece::Content(text) => said.push_str(&text),
+                Piece::Call(call) => calls.push(call),
+            }
+        }
+        (thought, said, calls)
+    }
+
+    #[test]
+    fn thinking_content_and_calls_are_told_apart() {
+        let (thought, said, calls) = split(
+            "I add.\n</think>\n\nLet me see.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"b\": 1, \"a\": 2}}\n</tool_call>\n<tool_call>{\"name\":\"x\"}</tool_call>",
+            &[],
+            true,
+            true,
+        );
+        assert_eq!((thought.as_str(), said.as_str()), ("I add.", "Let me see."));
+        let call = |name: &str, arguments: &str| Call { name: name.into(), arguments: arguments.into() };
+        assert_eq!(calls, [call("add", "{\"b\":1,\"a\":2}"), call("x", "{}")]);
+        assert_eq!(split("<think>\nhm\n</think>\nyes", &[3, 4], false, false).0, "hm");
+        assert_eq!(split("a <think> b", &[], false, false).1, "a <think> b");
+        // A call that is none, one that is cut off, and one where no tool was offered stay text.
+        assert_eq!(split("<tool_call>no</tool_call>", &[], false, true).1, "<tool_call>no</tool_call>");
+        assert_eq!(split("<tool_call>{\"na", &[], false, true).1, "<tool_call>{\"na");
+        assert_eq!(split("<tool_call>{\"name\":\"x\"}</tool_call>", &[], false, false).2, []);
+        assert_eq!(split("a < b\n", &[2], false, true).1, "a < b\n");
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_change_nothing(
+            text in "(<think>|</think>|<tool_call>|</tool_call>|[a<\n{}é])*",
+            cuts in prop::collection::vec(1usize..5, 0..20),
+            thinking in any::<bool>(),
+            tools in any::<bool>(),
+        ) {
+            prop_assert_eq!(split(&text, &cuts, thinking, tools), split(&text, &[], thinking, tools));
+        }
+
+        #[test]
+        fn what_is_shown_holds_no_stop(text in "[ab#é]{0,40}", cuts in prop::collection::vec(1usize..4, 0..20)) {
+            let mut finder = stops(&["#a", "b##", "é"]);
+            let chars: Vec<char> = text.chars().collect();
+            let (mut shown, mut from, mut ended) = (String::new(), 0, false);
+            for cut in cuts.into_iter().chain([chars.len()]) {
+                let to = (from + cut).min(chars.len());
+                let (part, stop) = finder.push(&chars[from..to].iter().collect::<String>());
+                shown.push_str(&part);
+                ended = stop;
+                if ended { break }
+                from = to;
+            }
+            if !ended { shown.push_str(&finder.finish()); }
+            for stop in ["#a", "b##", "é"] { prop_assert!(!shown.contains(stop)); }
+            prop_assert!(text.starts_with(&shown) && (ended || shown == text));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What all handlers share: settings, models by name, counters, and the way to the loader.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, RwLock};
+
+use tokio::sync::{oneshot, watch};
+
+use super::ask::AskLimits;
+use super::fault::Fault;
+use super::metrics::Metrics;
+use super::worker::{Live, Place};
+use super::{Settings, Source};
+use crate::error::{Error, Result};
+
+/// A model by name.
+#[derive(Debug)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// The run's folder it came from, if it did.
+    pub run: Option<PathBuf>,
+    live: RwLock<Option<Arc<Live>>>,
+}
+
+impl Slot {
+    /// The model, once it is loaded.
+    pub fn live(&self) -> Option<Arc<Live>> {
+        self.live.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+/// Asks for models to be read again: one by name, or all.
+#[derive(Debug)]
+pub struct Reload {
+    name: Option<String>,
+    to: Option<oneshot::Sender<Result<Vec<String>>>>,
+}
+
+/// What all handlers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The settings.
+    pub settings: Settings,
+    /// The models, in the order given; the first is the default.
+    pub slots: Vec<Slot>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Becomes true when the server shall end.
+    pub stop: watch::Sender<bool>,
+    stopping: AtomicBool,
+    fatal: Mutex<Option<Error>>,
+    reloads: Mutex<Sender<Reload>>,
+}
+
+impl Shared {
+    /// The state at the start, with no model loaded.
+    pub fn new(settings: Settings, sources: &[Source], reloads: Sender<Reload>) -> Self {
+        let slot = |s: &Source| Slot { name: s.name.clone(), run: s.run.clone(), live: RwLock::new(None) };
+        Self {
+            settings,
+            slots: sources.iter().map(slot).collect(),
+            metrics: Arc::default(),
+            stop: watch::Sender::new(false),
+            stopping: AtomicBool::new(false),
+            fatal: Mutex::new(None),
+            reloads: Mutex::new(reloads),
+        }
+    }
+
+    /// The model that a request names; the first where it names none.
+    pub fn model(&self, name: Option<&str>) -> Result<(String, Arc<Live>), Fault> {
+        let slot = match name {
+            None => &self.slots[0],
+            Some(name) => self.slots.iter().find(|s| s.name == name).ok_or_else(|| {
+                let known: Vec<&str> = self.slots.iter().map(|s| s.name.as_str()).collect();
+                let shown: String = name.chars().take(80).collect();
+                Fault::not_found(format!("there is no model `{shown}`; there is {}", known.join(", ")))
+                    .code("model_not_found")
+            })?,
+        };
+        let live = slot.live().ok_or_else(|| Fault::unavailable(format!("`{}` is still loading", slot.name)))?;
+        Ok((slot.name.clone(), live))
+    }
+
+    /// The limits for a model's settings.
+    pub fn ask_limits(&self, live: &Live, zero_tokens: bool) -> AskLimits {
+        AskLimits {
+            choices: self.settings.limits.choices,
+            new_tokens: self.settings.limits.new_tokens,
+            vocab_size: live.config.vocab_size as usize,
+            zero_tokens,
+        }
+    }
+
+    /// Tokens that a model sees, prompt and answer together.
+    pub fn context(&self, live: &Live) -> usize {
+        (live.config.max_position_embeddings as usize).min(self.settings.limits.context)
+    }
+
+    /// New tokens that still fit behind a prompt; a prompt that leaves no room is refused.
+    pub fn room(&self, live: &Live, prompt_tokens: usize, param: &str) -> Result<usize, Fault> {
+        let context = self.context(live);
+        if prompt_tokens < context {
+            return Ok(context - prompt_tokens);
+        }
+        let message = format!("the prompt has {prompt_tokens} tokens; this model's maximum context length is {context}, answer included");
+        Err(Fault::param(param, message).code("context_length_exceeded"))
+    }
+
+    /// Places for `count` generations, or 429.
+    pub fn reserve(&self, live: &Live, count: usize) -> Result<Vec<Place>, Fault> {
+        if self.is_stopping() {
+            return Err(Fault::unavailable("the server is stopping"));
+        }
+        let limits = &self.settings.limits;
+        live.reserve(count, limits.slots + limits.queue).map_err(|busy| {
+            self.metrics.rejected.add(1);
+            Fault::busy(busy)
+        })
+    }
+
+    /// Whether the server is on its way out.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Begins the end: what runs is finished, nothing new is taken.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.stop.send_replace(true);
+    }
+
+    /// Why the server had to end, if it had to.
+    pub fn take_fatal(&self) -> Option<Error> {
+        self.fatal.lock().unwrap_or_else(|e| e.into_inner()).take()
+    }
+
+    /// Asks for models to be read again, without waiting.
+    pub fn reload_all(&self) {
+        self.send(Reload { name: None, to: None });
+    }
+
+    /// Has models read again; their names when they serve.
+    pub async fn reload(&self, name: Option<String>) -> Result<Vec<String>> {
+        let (to, answer) = oneshot::channel();
+        self.send(Reload { name, to: Some(to) });
+        answer.await.unwrap_or_else(|_| Err(Error::failed("the loader ended")))
+    }
+
+    fn send(&self, reload: Reload) {
+        let _ = self.reloads.lock().unwrap_or_else(|e| e.into_inner()).send(reload);
+    }
+
+    fn load(&self, index: usize, source: &Source) -> Result<()> {
+        let (model, tokenizer) = (source.load)()?;
+        let slots = self.settings.limits.slots;
+        let live =
+            Live::start(model, tokenizer, source.origin.clone(), slots, Arc::clone(&self.metrics))?;
+        // Requests that hold the old one are finished by it; it leaves when the last of them is done.
+        *self.slots[index].live.write().unwrap_or_else(|e| e.into_inner()) = Some(Arc::new(live));
+        self.metrics.loads.add(1);
+        tracing::info!("model `{}` is ready: {}", source.name, source.origin);
+        Ok(())
+    }
+
+    /// The loader's thread: reads every model once, then again when asked. One at a time.
+    pub fn run_loader(&self, sources: &[Source], reloads: &Receiver<Reload>) {
+        for (index, source) in sources.iter().enumerate() {
+            if let Err(error) = self.load(index, source) {
+                *self.fatal.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
+                self.begin_stop();
+                return;
+            }
+        }
+        while let Ok(Reload { name, to }) = reloads.recv() {
+            let mut loaded = Ok(Vec::new());
+            for (index, source) in sources.iter().enumerate() {
+                if name.as_ref().is_none_or(|n| *n == source.name) {
+                    match self.load(index, source) {
+                        Ok(()) => loaded.iter_mut().for_each(|l: &mut Vec<String>| l.push(source.name.clone())),
+                        Err(error) => {
+                            // What served before goes on serving.
+                            tracing::error!("model `{}` was not swapped\n{error}", source.name);
+                            loaded = Err(error);
+                            break;
+                        }
+                    }
+                }
+            }
+            if let Some(to) = to {
+                let _ = to.send(loaded);
+            }
+        }
+    }
+}

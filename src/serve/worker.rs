@@ -1,0 +1,262 @@
+//! The thread that owns a model: it takes orders, steps the engine, and hands out what was generated.
+//!
+//! Handlers hold a [`Live`] and get events through a channel of their own. A channel whose reader went away
+//! is a cancelled request: its slot is free before the next step. When the last [`Live`] is dropped (the
+//! model was swapped, the server ends), the thread finishes what it has and leaves.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, oneshot};
+
+use super::engine::{Engine, Order, Said};
+use super::metrics::Metrics;
+use crate::data::Tokenizer;
+use crate::error::{Error, Result};
+use crate::model::{CausalLm, ModelConfig};
+
+/// What a handler sends to the thread.
+#[derive(Debug)]
+enum Command {
+    Generate { id: u64, order: Order, open: Open },
+    Cancel(u64),
+    Embed { inputs: Vec<Vec<u32>>, to: oneshot::Sender<Result<Vec<Vec<f32>>>> },
+}
+
+/// A model at work.
+#[derive(Debug)]
+pub struct Live {
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its architecture.
+    pub config: ModelConfig,
+    /// Where it came from, for people.
+    pub origin: String,
+    /// Seconds since 1970 when it was loaded.
+    pub created: u64,
+    commands: Mutex<Sender<Command>>,
+    next: AtomicU64,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl Live {
+    /// Starts the thread.
+    pub fn start(
+        model: CausalLm,
+        tokenizer: Tokenizer,
+        origin: String,
+        slots: usize,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
+        let config = model.config().clone();
+        let (commands, orders) = channel();
+        std::thread::Builder::new()
+            .name("model".to_owned())
+            .spawn(move || work(model, slots, &orders, metrics))
+            .map_err(|e| Error::failed("cannot start the model's thread").because(e))?;
+        Ok(Self {
+            tokenizer,
+            config,
+            origin,
+            created: super::now_secs(),
+            commands: Mutex::new(commands),
+            next: AtomicU64::new(0),
+            in_flight: Arc::default(),
+        })
+    }
+
+    /// Generations at work or waiting.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Takes `count` places among `most`, or says how many are taken.
+    pub fn reserve(&self, count: usize, most: usize) -> std::result::Result<Vec<Place>, usize> {
+        let take = |now: usize| (now + count <= most).then_some(now + count);
+        self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)?;
+        Ok((0..count).map(|_| Place(Arc::clone(&self.in_flight))).collect())
+    }
+
+    fn send(&self, command: Command) {
+        // Its reader lives as long as this sender; a thread that died drops the event channels, which handlers see.
+        let _ = self.commands.lock().unwrap_or_else(|e| e.into_inner()).send(command);
+    }
+
+    /// Asks for generations; their events come tagged with their number in `orders`.
+    pub fn generate(self: &Arc<Self>, orders: Vec<Order>, places: Vec<Place>) -> Running {
+        let (to, events) = tokio::sync::mpsc::unbounded_channel();
+        let first = self.next.fetch_add(orders.len() as u64, Ordering::SeqCst);
+        let ids: Vec<u64> = (first..).take(orders.len()).collect();
+        for (tag, ((order, &id), place)) in orders.into_iter().zip(&ids).zip(places).enumerate() {
+            let open = Open { to: to.clone(), tag, _place: place };
+            self.send(Command::Generate { id, order, open });
+        }
+        Running { events, ids, live: Arc::clone(self) }
+    }
+
+    /// The mean of the last hidden state over the tokens of each input.
+    pub async fn embed(&self, inputs: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>> {
+        let (to, answer) = oneshot::channel();
+        self.send(Command::Embed { inputs, to });
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn gone() -> Error {
+    Error::failed("the model's thread ended")
+}
+
+/// A place in the queue, given back when it is dropped: when its generation is done, read or not.
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Generations that were asked for; dropping it cancels those that are not done.
+#[derive(Debug)]
+pub struct Running {
+    events: UnboundedReceiver<(usize, Said)>,
+    ids: Vec<u64>,
+    live: Arc<Live>,
+}
+
+impl Running {
+    /// The next event: the order's place and what is said of it.
+    pub async fn next(&mut self) -> (usize, Said) {
+        self.events.recv().await.unwrap_or_else(|| (0, Said::Failed(gone())))
+    }
+
+    /// Ends one of them early.
+    pub fn cancel(&self, tag: usize) {
+        self.live.send(Command::Cancel(self.ids[tag]));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for &id in &self.ids {
+            self.live.send(Command::Cancel(id));
+        }
+    }
+}
+
+/// A generation that is not done: where its events go.
+#[derive(Debug)]
+struct Open {
+    to: UnboundedSender<(usize, Said)>,
+    tag: usize,
+    _place: Place,
+}
+
+impl Open {
+    /// Whether it was heard.
+    fn say(&self, said: Said) -> bool {
+        self.to.send((self.tag, said)).is_ok()
+    }
+}
+
+/// The thread's state.
+struct Worker {
+    engine: Engine,
+    open: HashMap<u64, Open>,
+    metrics: Arc<Metrics>,
+    /// What this thread has added to the gauges.
+    shown: (i64, i64),
+}
+
+fn work(model: CausalLm, slots: usize, commands: &Receiver<Command>, metrics: Arc<Metrics>) {
+    let engine = Engine::new(model, slots);
+    let mut worker = Worker { engine, open: HashMap::new(), metrics, shown: (0, 0) };
+    loop {
+        // Without work, wait for some; with work, take what has come and go on.
+        if worker.engine.is_idle() {
+            worker.show();
+            match commands.recv() {
+                Ok(command) => worker.take(command),
+                Err(_) => return,
+            }
+        }
+        while let Ok(command) = commands.try_recv() {
+            worker.take(command);
+        }
+        if worker.engine.is_idle() {
+            continue;
+        }
+        // A fault inside libtorch unwinds; it must end the requests, not the server.
+        match catch_unwind(AssertUnwindSafe(|| worker.engine.step())) {
+            Ok(Ok(events)) => worker.deliver(events),
+            Ok(Err(error)) => worker.fail_all(&error),
+            Err(_) => worker.fail_all(&Error::failed("the model failed in a step")),
+        }
+        worker.show();
+    }
+}
+
+impl Worker {
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Generate { id, order, open } => match self.engine.submit(id, order) {
+                Ok(()) => {
+                    self.open.insert(id, open);
+                }
+                Err(error) => {
+                    open.say(Said::Failed(error));
+                }
+            },
+            Command::Cancel(id) => self.cancel(id),
+            Command::Embed { inputs, to } => {
+                let made = catch_unwind(AssertUnwindSafe(|| self.engine.embed(&inputs)));
+                let _ = to.send(made.unwrap_or_else(|_| Err(Error::failed("the model failed on an input"))));
+            }
+        }
+    }
+
+    fn cancel(&mut self, id: u64) {
+        if self.open.remove(&id).is_some() {
+            self.engine.cancel(id);
+            self.metrics.cancelled.add(1);
+        }
+    }
+
+    fn deliver(&mut self, events: Vec<(u64, Said)>) {
+        for (id, said) in events {
+            let Some(open) = self.open.get(&id) else { continue };
+            if matches!(said, Said::Token(_)) {
+                self.metrics.generated_tokens.add(1);
+            }
+            let last = matches!(said, Said::Done(_) | Said::Failed(_));
+            let heard = open.say(said);
+            if last {
+                self.open.remove(&id);
+            } else if !heard {
+                self.cancel(id);
+            }
+        }
+    }
+
+    fn fail_all(&mut self, error: &Error) {
+        tracing::error!("{error}");
+        for (id, open) in self.open.drain() {
+            self.engine.cancel(id);
+            self.metrics.failed.add(1);
+            open.say(Said::Failed(error.clone()));
+        }
+        self.engine.reset();
+    }
+
+    /// Several models share the gauges: each thread adds its changes.
+    fn show(&mut self) {
+        let running = self.engine.running() as i64;
+        let now = (running, self.open.len() as i64 - running);
+        self.metrics.running.add(now.0 - self.shown.0);
+        self.metrics.waiting.add(now.1 - self.shown.1);
+        self.shown = now;
+    }
+}
