@@ -102,8 +102,10 @@ pub fn run(args: Args) -> Result<()> {
         cors: args.cors.clone(),
         limits: args.limits.limits(),
     };
-    for origin in settings.cors.iter().filter(|o| *o != "*" && !o.contains("://")) {
-        return Err(Error::input(format!("--cors {origin} is not an origin")).hint("write it as https://example.org"));
+    if let Some(origin) = settings.cors.iter().find(|o| *o != "*" && !o.contains("://")) {
+        return Err(
+            Error::input(format!("--cors {origin} is not an origin")).hint("write it as https://example.org")
+        );
     }
     let how = Arc::new(args.how);
     let mut sources = Vec::new();
@@ -156,7 +158,8 @@ fn source(spec: &str, how: &Arc<HowArgs>) -> Result<Source> {
     // Said now rather than when everything else is up.
     resolve_model_path(model)?;
     let folder = Path::new(model.rsplit_once(':').map_or(model, |(run, _)| run));
-    let run = [Path::new(model), folder].into_iter().find(|f| f.join("plan.json").is_file()).map(Path::to_owned);
+    let run =
+        [Path::new(model), folder].into_iter().find(|f| f.join("plan.json").is_file()).map(Path::to_owned);
     let (model, how) = (model.to_owned(), Arc::clone(how));
     let origin = model.clone();
     let load = move || {

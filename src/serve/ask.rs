@@ -53,8 +53,7 @@ impl Ask {
             Some(map) => Some(Fields::of(map.clone())),
             None => None,
         };
-        let include_usage =
-            options.map(|o| o.flag("include_usage")).transpose()?.flatten().unwrap_or(false);
+        let include_usage = options.map(|o| o.flag("include_usage")).transpose()?.flatten().unwrap_or(false);
         Ok(Self {
             max_tokens: max_tokens(fields, limits)?,
             n: fields.whole("n", 1..=limits.choices as i64)?.unwrap_or(1) as usize,
@@ -102,7 +101,8 @@ fn sampling(fields: &Fields, limits: &AskLimits) -> Result<Sampling, Fault> {
 
 fn logit_bias(fields: &Fields, vocab_size: usize) -> Result<Vec<(u32, f32)>, Fault> {
     let Some(map) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
-    let wrong = |key: &str, what: &str| Err(Fault::param("logit_bias", format!("`logit_bias` of `{key}`: {what}")));
+    let wrong =
+        |key: &str, what: &str| Err(Fault::param("logit_bias", format!("`logit_bias` of `{key}`: {what}")));
     if map.len() > BIASES {
         return wrong("", &format!("at most {BIASES} tokens can have one"));
     }
@@ -136,7 +136,10 @@ mod tests {
                 "stream_options": {"include_usage": true}, "logit_bias": {"3": -100}, "temperature": 0}"#,
         )
         .unwrap();
-        assert_eq!((ask.max_tokens, ask.n, ask.stop, ask.include_usage), (Some(7), 2, vec!["a".to_owned()], true));
+        assert_eq!(
+            (ask.max_tokens, ask.n, ask.stop, ask.include_usage),
+            (Some(7), 2, vec!["a".to_owned()], true)
+        );
         assert_eq!((ask.sampling.logit_bias, ask.sampling.seed), (vec![(3, -100.0)], u64::MAX));
         for (text, param) in [
             (r#"{"temperature": 9}"#, "temperature"),

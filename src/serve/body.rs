@@ -17,7 +17,8 @@ pub async fn read(request: Request, limits: &Limits) -> Result<Bytes, Fault> {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
             // A length limit is the source of the error, if it is one.
-            let long = std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("length limit"));
+            let long =
+                std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("length limit"));
             Err(if long { Fault::too_large(limits.body_bytes) } else { Fault::bad("the body broke off") })
         }
     }
@@ -27,5 +28,7 @@ pub async fn read(request: Request, limits: &Limits) -> Result<Bytes, Fault> {
 pub async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Fault::failed("the request could not be read")))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Fault::failed("the request could not be read")))
 }

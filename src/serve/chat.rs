@@ -83,7 +83,13 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
         }
         prompt.push_str(start);
     }
-    let voice = Voice::new(opened && forced.is_none(), offered.is_some(), tools.parallel, top.is_some(), forced.as_deref());
+    let voice = Voice::new(
+        opened && forced.is_none(),
+        offered.is_some(),
+        tools.parallel,
+        top.is_some(),
+        forced.as_deref(),
+    );
     let ids = live.tokenizer.encode(&prompt)?;
     let room = shared.room(&live, ids.len(), "messages")?;
     let order = Order {
@@ -140,7 +146,10 @@ fn refuse_unknown_format(fields: &Fields) -> Result<(), Fault> {
             "response_format",
             "this server cannot hold a model to JSON yet; ask for it in words, or use `text`",
         )),
-        _ => Err(Fault::param("response_format", "`response_format.type` must be text, json_object or json_schema")),
+        _ => Err(Fault::param(
+            "response_format",
+            "`response_format.type` must be text, json_object or json_schema",
+        )),
     }
 }
 
@@ -156,4 +165,3 @@ async fn whole(mut answer: Answer, mut voices: Vec<Voice>, head: &Head) -> Resul
     let choices = voices.into_iter().enumerate().map(|(i, voice)| voice.choice(i)).collect();
     Ok(head.whole(choices, answer.usage()))
 }
-

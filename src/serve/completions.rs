@@ -41,8 +41,7 @@ pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Resu
     let ready = body::apart(move || read(&state, &bytes)).await?;
     let Ready { live, model, ask, orders, mut choices, list_end } = ready;
     let places = shared.reserve(&live, orders.len())?;
-    let assemblers =
-        orders.iter().map(|o| Assembler::new(&ask.stop, o.stop_ids.clone(), list_end)).collect();
+    let assemblers = orders.iter().map(|o| Assembler::new(&ask.stop, o.stop_ids.clone(), list_end)).collect();
     let limits = &shared.settings.limits;
     let mut answer =
         Answer::start(live, orders, assemblers, places, limits.request, Arc::clone(&shared.metrics));
@@ -100,7 +99,9 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
 /// Each prompt's text and ids: a string, a list of strings, a list of ids, or a list of lists of ids.
 pub fn prompts(fields: &Fields, live: &Live, most: usize) -> Result<Vec<(String, Vec<u32>)>, Fault> {
     let name = if fields.get("input").is_some() { "input" } else { "prompt" };
-    let wrong = || Fault::param(name, format!("`{name}` must be a string, strings, token ids, or lists of token ids"));
+    let wrong = || {
+        Fault::param(name, format!("`{name}` must be a string, strings, token ids, or lists of token ids"))
+    };
     let bos = fields.flag("add_special_tokens")?.unwrap_or(false);
     let value = fields.get(name).ok_or_else(|| Fault::param(name, format!("`{name}` is missing")))?;
     let of_text = |text: &str| -> Result<(String, Vec<u32>), Fault> {
@@ -131,7 +132,10 @@ pub fn prompts(fields: &Fields, live: &Live, most: usize) -> Result<Vec<(String,
         return Ok(vec![of_ids(value)?]);
     }
     if list.len() > most {
-        return Err(Fault::param(name, format!("`{name}` has {} entries; at most {most} go together", list.len())));
+        return Err(Fault::param(
+            name,
+            format!("`{name}` has {} entries; at most {most} go together", list.len()),
+        ));
     }
     list.iter()
         .map(|entry| match entry {

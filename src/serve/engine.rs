@@ -151,7 +151,10 @@ impl Row {
         }
         let input = if first { &self.order.prompt[..] } else { &self.made[self.made.len() - 1..] };
         let cache = self.cache.as_mut().expect("a cache was made");
-        let logits = model.logits(&model.hidden_cached(&tensor(input, model), cache)).squeeze_dim(0).to_kind(Kind::Float); // [T, V]
+        let logits = model
+            .logits(&model.hidden_cached(&tensor(input, model), cache))
+            .squeeze_dim(0)
+            .to_kind(Kind::Float); // [T, V]
         let rows: Vec<Vec<f32>> = Vec::try_from(logits.log_softmax(-1, Kind::Float).contiguous())?;
         if first && self.order.prompt_logprobs {
             let top = self.order.logprobs.unwrap_or(0);

@@ -68,7 +68,8 @@ impl Fault {
 
     /// 429: the queue is full.
     pub fn busy(waiting: usize) -> Self {
-        let message = format!("the server is busy: {waiting} requests are at work or waiting; try again soon");
+        let message =
+            format!("the server is busy: {waiting} requests are at work or waiting; try again soon");
         let fault = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
         Self { retry_after_secs: Some(1), ..fault.code("queue_full") }
     }

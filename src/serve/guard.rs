@@ -29,7 +29,10 @@ pub async fn watch(State(shared): State<Arc<Shared>>, request: Request, next: Ne
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
+    headers.insert(
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    );
     if !shared.settings.cors.is_empty() {
         headers.remove("cross-origin-resource-policy");
     }
@@ -50,7 +53,9 @@ fn check(shared: &Shared, request: &Request, path: &str) -> Result<(), Fault> {
         && origin.split_once("://").is_none_or(|(_, name)| name != host)
         && !settings.cors.iter().any(|allowed| allowed == "*" || allowed == origin)
     {
-        return Err(Fault::forbidden("requests from other origins are not taken; start the server with --cors ORIGIN"));
+        return Err(Fault::forbidden(
+            "requests from other origins are not taken; start the server with --cors ORIGIN",
+        ));
     }
     // The page asks for the key itself, and a balancer has none.
     let open = matches!(path, "/" | "/assets/{name}" | "/health");
@@ -113,7 +118,9 @@ mod tests {
 
     #[test]
     fn the_key_must_be_the_whole_key() {
-        let with = |text: &'static str| HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(text))]);
+        let with = |text: &'static str| {
+            HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(text))])
+        };
         assert!(has_key(&with("Bearer abc"), "abc") && has_key(&with("bearer abc"), "abc"));
         for wrong in ["Bearer ab", "Bearer abcd", "abc", "Basic abc", "Bearer "] {
             assert!(!has_key(&with(wrong), "abc"), "{wrong}");

@@ -49,7 +49,10 @@ fn message(index: usize, value: &Value) -> Result<Value, Fault> {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text.clone()),
         Some(Value::Array(parts)) => Some(joined(parts).ok_or_else(|| {
-            fault(".content", "holds a part that is not text; this model reads `{\"type\": \"text\", \"text\": ...}` alone")
+            fault(
+                ".content",
+                "holds a part that is not text; this model reads `{\"type\": \"text\", \"text\": ...}` alone",
+            )
         })?),
         Some(_) => return Err(fault(".content", "must be a string or an array of text parts")),
     };
@@ -67,8 +70,9 @@ fn message(index: usize, value: &Value) -> Result<Value, Fault> {
         "assistant" => {
             let calls = match map.get("tool_calls") {
                 None | Some(Value::Null) => Vec::new(),
-                Some(calls) => tool_calls(calls)
-                    .ok_or_else(|| fault(".tool_calls", "must be an array of `{id, type, function: {name, arguments}}`"))?,
+                Some(calls) => tool_calls(calls).ok_or_else(|| {
+                    fault(".tool_calls", "must be an array of `{id, type, function: {name, arguments}}`")
+                })?,
             };
             if content.is_none() && calls.is_empty() {
                 return Err(missing());
@@ -84,7 +88,10 @@ fn message(index: usize, value: &Value) -> Result<Value, Fault> {
         }
         other => {
             let shown: String = other.chars().take(40).collect();
-            return Err(fault(".role", &format!("is `{shown}`: use system, developer, user, assistant or tool")));
+            return Err(fault(
+                ".role",
+                &format!("is `{shown}`: use system, developer, user, assistant or tool"),
+            ));
         }
     }
     Ok(Value::Object(out))
@@ -105,7 +112,9 @@ fn tool_calls(value: &Value) -> Option<Vec<Value>> {
             None => "{}".to_owned(),
             Some(_) => return None,
         };
-        Some(json!({"id": call["id"], "type": "function", "function": {"name": name, "arguments": arguments}}))
+        Some(
+            json!({"id": call["id"], "type": "function", "function": {"name": name, "arguments": arguments}}),
+        )
     };
     value.as_array()?.iter().map(call).collect()
 }
@@ -121,7 +130,9 @@ pub fn tools(fields: &Fields) -> Result<Tools, Fault> {
         if !sound {
             return Err(Fault::param(
                 format!("tools[{i}]"),
-                format!("`tools[{i}]` must be `{{type: \"function\", function: {{name, description, parameters}}}}` with a name of letters, digits, `_` and `-`"),
+                format!(
+                    "`tools[{i}]` must be `{{type: \"function\", function: {{name, description, parameters}}}}` with a name of letters, digits, `_` and `-`"
+                ),
             ));
         }
     }
@@ -132,7 +143,9 @@ pub fn tools(fields: &Fields) -> Result<Tools, Fault> {
 }
 
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    !name.is_empty()
+        && name.len() <= 64
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 fn choice(fields: &Fields, tools: &[Value]) -> Result<ToolChoice, Fault> {

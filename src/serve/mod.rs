@@ -127,7 +127,10 @@ pub struct Source {
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("name", &self.name).field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("Source")
+            .field("name", &self.name)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,8 +140,11 @@ impl fmt::Debug for Source {
 /// The address is not safe or not free, or a model cannot be read at the start.
 pub fn run(settings: Settings, sources: Vec<Source>) -> Result<()> {
     if !settings.host.is_loopback() && settings.api_key.is_none() && !settings.insecure {
-        return Err(Error::input(format!("{} can be reached from other machines, and there is no key", settings.host))
-            .hint("give --api-key KEY, listen on 127.0.0.1, or say --insecure"));
+        return Err(Error::input(format!(
+            "{} can be reached from other machines, and there is no key",
+            settings.host
+        ))
+        .hint("give --api-key KEY, listen on 127.0.0.1, or say --insecure"));
     }
     crate::native::ignore_broken_pipe();
     let address = (settings.host, settings.port);

@@ -23,8 +23,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
      frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The report has no script at all, its styles stand in it, and the page may show it in a frame.
-const REPORT_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+const REPORT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
 fn with_policy(mut response: Response, policy: &'static str) -> Response {
     let headers = response.headers_mut();
@@ -53,7 +52,10 @@ pub struct Wanted {
 }
 
 /// The report of the run that a model came from.
-pub async fn report(State(shared): State<Arc<Shared>>, Query(wanted): Query<Wanted>) -> Result<Response, Fault> {
+pub async fn report(
+    State(shared): State<Arc<Shared>>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, Fault> {
     let slot = match &wanted.model {
         Some(name) => shared.slots.iter().find(|s| s.name == *name),
         None => shared.slots.iter().find(|s| s.run.is_some()),

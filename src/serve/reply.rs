@@ -73,7 +73,13 @@ struct Heard {
 
 impl Voice {
     /// A choice at its start. `start` is what the prompt already wrote of the answer.
-    pub fn new(thinking: bool, tools: bool, parallel: bool, wants_logprobs: bool, start: Option<&str>) -> Self {
+    pub fn new(
+        thinking: bool,
+        tools: bool,
+        parallel: bool,
+        wants_logprobs: bool,
+        start: Option<&str>,
+    ) -> Self {
         let mut splitter = Splitter::new(thinking, tools);
         // It opens a tool call, which gives no piece before its end.
         splitter.push(start.unwrap_or_default());
@@ -120,8 +126,8 @@ impl Voice {
             finish = Some("tool_calls");
         }
         self.finish = finish;
-        let logprobs =
-            (self.wants_logprobs && !shown.entries.is_empty()).then(|| chat_logprobs(tokenizer, &shown.entries));
+        let logprobs = (self.wants_logprobs && !shown.entries.is_empty())
+            .then(|| chat_logprobs(tokenizer, &shown.entries));
         Heard { pieces, logprobs, finish }
     }
 
@@ -147,8 +153,11 @@ impl Voice {
         if !self.calls.is_empty() {
             message.insert("tool_calls".into(), self.calls.into());
         }
-        let logprobs =
-            if self.wants_logprobs { json!({"content": self.logprobs, "refusal": null}) } else { Value::Null };
+        let logprobs = if self.wants_logprobs {
+            json!({"content": self.logprobs, "refusal": null})
+        } else {
+            Value::Null
+        };
         json!({
             "index": index, "message": message, "logprobs": logprobs, "finish_reason": self.finish.unwrap_or("stop"),
         })
@@ -213,7 +222,8 @@ mod tests {
         let texts = ["some text"].into_iter().map(|t| Ok(t.to_owned()));
         crate::data::tokenizer::train(texts, 292, folder.path()).unwrap();
         let tokenizer = Tokenizer::load(folder.path()).unwrap();
-        let text = "hm</think>\n\nI ask.\n<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
+        let text =
+            "hm</think>\n\nI ask.\n<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
         for parallel in [true, false] {
             let mut whole = Voice::new(true, true, parallel, false, None);
             let ended = whole.hear(&tokenizer, Update::Shown(shown(text)));
@@ -223,8 +233,14 @@ mod tests {
             }
             let choice = whole.choice(0);
             let message = &choice["message"];
-            assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("I ask."), &json!("hm")));
-            assert_eq!(message["tool_calls"][0]["function"], json!({"name": "add", "arguments": "{\"a\":1}"}));
+            assert_eq!(
+                (&message["content"], &message["reasoning_content"]),
+                (&json!("I ask."), &json!("hm"))
+            );
+            assert_eq!(
+                message["tool_calls"][0]["function"],
+                json!({"name": "add", "arguments": "{\"a\":1}"})
+            );
             assert_eq!(choice["finish_reason"], "tool_calls");
 
             let mut voice = Voice::new(true, true, parallel, false, None);

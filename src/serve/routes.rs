@@ -38,7 +38,9 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/report", get(page::report))
         .fallback(async || Fault::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || Fault::method())
-        .layer(CatchPanicLayer::custom(|_| Fault::failed("the server failed on this request").into_response()))
+        .layer(CatchPanicLayer::custom(|_| {
+            Fault::failed("the server failed on this request").into_response()
+        }))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::watch));
     if let Some(cors) = guard::cors(&shared.settings.cors) {
         router = router.layer(cors);
@@ -63,7 +65,8 @@ async fn version() -> Json<Value> {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.text()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.text())
+        .into_response()
 }
 
 fn card(shared: &Shared, slot: &Slot) -> Value {
@@ -124,7 +127,9 @@ async fn embeddings(State(shared): State<Arc<Shared>>, request: Request) -> Resu
         let base64 = match fields.text("encoding_format")? {
             None | Some("float") => false,
             Some("base64") => true,
-            Some(_) => return Err(Fault::param("encoding_format", "`encoding_format` must be float or base64")),
+            Some(_) => {
+                return Err(Fault::param("encoding_format", "`encoding_format` must be float or base64"));
+            }
         };
         Ok((model, live, inputs, base64))
     })

@@ -80,7 +80,8 @@ impl Shared {
                     .code("model_not_found")
             })?,
         };
-        let live = slot.live().ok_or_else(|| Fault::unavailable(format!("`{}` is still loading", slot.name)))?;
+        let live =
+            slot.live().ok_or_else(|| Fault::unavailable(format!("`{}` is still loading", slot.name)))?;
         Ok((slot.name.clone(), live))
     }
 
@@ -105,7 +106,9 @@ impl Shared {
         if prompt_tokens < context {
             return Ok(context - prompt_tokens);
         }
-        let message = format!("the prompt has {prompt_tokens} tokens; this model's maximum context length is {context}, answer included");
+        let message = format!(
+            "the prompt has {prompt_tokens} tokens; this model's maximum context length is {context}, answer included"
+        );
         Err(Fault::param(param, message).code("context_length_exceeded"))
     }
 
@@ -156,8 +159,7 @@ impl Shared {
     fn load(&self, index: usize, source: &Source) -> Result<()> {
         let (model, tokenizer) = (source.load)()?;
         let slots = self.settings.limits.slots;
-        let live =
-            Live::start(model, tokenizer, source.origin.clone(), slots, Arc::clone(&self.metrics))?;
+        let live = Live::start(model, tokenizer, source.origin.clone(), slots, Arc::clone(&self.metrics))?;
         // Requests that hold the old one are finished by it; it leaves when the last of them is done.
         *self.slots[index].live.write().unwrap_or_else(|e| e.into_inner()) = Some(Arc::new(live));
         self.metrics.loads.add(1);
@@ -179,7 +181,9 @@ impl Shared {
             for (index, source) in sources.iter().enumerate() {
                 if name.as_ref().is_none_or(|n| *n == source.name) {
                     match self.load(index, source) {
-                        Ok(()) => loaded.iter_mut().for_each(|l: &mut Vec<String>| l.push(source.name.clone())),
+                        Ok(()) => {
+                            loaded.iter_mut().for_each(|l: &mut Vec<String>| l.push(source.name.clone()))
+                        }
                         Err(error) => {
                             // What served before goes on serving.
                             tracing::error!("model `{}` was not swapped\n{error}", source.name);

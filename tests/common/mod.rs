@@ -1,6 +1,9 @@
 //! What the tests share: the program, the fixtures, rows of metrics.
 #![allow(dead_code)]
 
+pub mod http;
+pub mod served;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -62,7 +62,10 @@ pub(super) fn params(session: &mut Session, text: &str) -> Result<()> {
     let mut thinking = session.thinking;
     for pair in text.split_whitespace() {
         let Some((name, value)) = pair.split_once('=') else {
-            return Err(usage(format!("`{pair}` is no setting"), "write NAME=VALUE, as in /params temperature=0.7"));
+            return Err(usage(
+                format!("`{pair}` is no setting"),
+                "write NAME=VALUE, as in /params temperature=0.7",
+            ));
         };
         let wrong = |range: &str| usage(format!("{name} is {value}"), &format!("give {range}"));
         let number = |low: f64, high: f64, range: &str| {

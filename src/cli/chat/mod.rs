@@ -54,7 +54,8 @@ pub fn run(args: Args) -> Result<()> {
     };
     let opened = open(&args.open)?;
     let config = GenerateConfig { eos_id: Some(opened.tokenizer()?.eos_id()), ..config };
-    let mut session = Session { opened, config, thinking: args.thinking, system: args.system, turns: Vec::new() };
+    let mut session =
+        Session { opened, config, thinking: args.thinking, system: args.system, turns: Vec::new() };
     let interrupts = Interrupts::install()?;
     let mut input = Input::open()?;
     if input.is_terminal() {
@@ -118,7 +119,8 @@ impl Session {
             messages.extend(self.system.as_ref().map(|text| json!({"role": "system", "content": text})));
             messages.extend(self.turns.iter().cloned());
             let ids = tokenizer.encode(&tokenizer.render(&json!(messages), None, options)?)?;
-            if self.turns.len() < 3 || (ids.len() as i64) < self.opened.model.config().max_position_embeddings {
+            if self.turns.len() < 3 || (ids.len() as i64) < self.opened.model.config().max_position_embeddings
+            {
                 return Ok(ids);
             }
             eprintln!("[the conversation no longer fits the model: its oldest turns are forgotten]");

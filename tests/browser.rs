@@ -1,0 +1,29 @@
+//! The web page in headless Chromium, end to end (`tests/browser/drive.mjs`). Needs `chromium` (or the path in
+//! MINIMIND_CHROMIUM) and `node` 18 or newer; says so and passes where one is absent. MINIMIND_SHOTS=FOLDER keeps
+//! pictures of the page.
+
+mod common;
+
+use std::process::Command;
+
+use common::served::Server;
+use common::succeed;
+
+#[test]
+fn the_page_works_in_a_browser() {
+    let chromium = std::env::var("MINIMIND_CHROMIUM").unwrap_or_else(|_| "chromium".to_owned());
+    for program in [chromium.as_str(), "node"] {
+        if !Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success()) {
+            return println!("skipped: there is no {program}");
+        }
+    }
+    let server = Server::start(&[]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/drive.mjs");
+    let url = format!("http://{}/", server.address);
+    let output = succeed(Command::new("node").args([script, &chromium, &url]));
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    assert!(text.contains("all checks passed"), "{text}");
+    assert!(text.lines().filter(|l| l.starts_with("ok ")).count() >= 25, "{text}");
+    server.until("minimind_requests_running", 0.0);
+}
