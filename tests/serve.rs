@@ -216,7 +216,7 @@ fn tools_are_called() {
     let mut told = body.clone();
     told["messages"].as_array_mut().expect("messages").extend([
         json!({"role": "assistant", "content": null, "tool_calls": [call]}),
-        json!({"role": "tool", "tool_call_id": call["id"], "content": "{\"result\": \"36\"}"}),
+        json!({"role": "tool", "tool_call_id": call["id"], "content": "36"}),
     ]);
     assert_eq!(content(&server.chat(&told)), "It is 36.");
 

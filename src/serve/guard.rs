@@ -58,7 +58,7 @@ fn check(shared: &Shared, request: &Request, path: &str) -> Result<(), Fault> {
         ));
     }
     // The page asks for the key itself, and a balancer has none.
-    let open = matches!(path, "/" | "/assets/{name}" | "/health");
+    let open = matches!(path, "/" | "/assets/{name}" | "/favicon.ico" | "/health");
     match &settings.api_key {
         Some(key) if !open && !has_key(headers, key) => Err(Fault::no_key()),
         _ => Ok(()),

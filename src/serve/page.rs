@@ -45,6 +45,11 @@ pub async fn asset(Path(name): Path<String>) -> Result<Response, Fault> {
     Ok(with_policy(([(header::CONTENT_TYPE, *kind)], *text).into_response(), POLICY))
 }
 
+/// What browsers ask for beside pages that name no picture, as the report does.
+pub async fn icon() -> Result<Response, Fault> {
+    asset(Path("icon.svg".to_owned())).await
+}
+
 /// Which model's report.
 #[derive(Debug, serde::Deserialize)]
 pub struct Wanted {

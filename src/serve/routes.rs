@@ -35,6 +35,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/version", get(version))
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
+        .route("/favicon.ico", get(page::icon))
         .route("/report", get(page::report))
         .fallback(async || Fault::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || Fault::method())

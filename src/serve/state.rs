@@ -51,7 +51,7 @@ pub struct Shared {
     pub stop: watch::Sender<bool>,
     stopping: AtomicBool,
     fatal: Mutex<Option<Error>>,
-    reloads: Mutex<Sender<Reload>>,
+    reloads: Sender<Reload>,
 }
 
 impl Shared {
@@ -65,7 +65,7 @@ impl Shared {
             stop: watch::Sender::new(false),
             stopping: AtomicBool::new(false),
             fatal: Mutex::new(None),
-            reloads: Mutex::new(reloads),
+            reloads,
         }
     }
 
@@ -153,7 +153,7 @@ impl Shared {
     }
 
     fn send(&self, reload: Reload) {
-        let _ = self.reloads.lock().unwrap_or_else(|e| e.into_inner()).send(reload);
+        let _ = self.reloads.send(reload);
     }
 
     fn load(&self, index: usize, source: &Source) -> Result<()> {

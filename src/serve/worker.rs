@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, oneshot};
 
@@ -37,7 +37,7 @@ pub struct Live {
     pub origin: String,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
-    commands: Mutex<Sender<Command>>,
+    commands: Sender<Command>,
     next: AtomicU64,
     in_flight: Arc<AtomicUsize>,
 }
@@ -62,7 +62,7 @@ impl Live {
             config,
             origin,
             created: super::now_secs(),
-            commands: Mutex::new(commands),
+            commands,
             next: AtomicU64::new(0),
             in_flight: Arc::default(),
         })
@@ -82,7 +82,7 @@ impl Live {
 
     fn send(&self, command: Command) {
         // Its reader lives as long as this sender; a thread that died drops the event channels, which handlers see.
-        let _ = self.commands.lock().unwrap_or_else(|e| e.into_inner()).send(command);
+        let _ = self.commands.send(command);
     }
 
     /// Asks for generations; their events come tagged with their number in `orders`.

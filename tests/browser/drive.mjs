@@ -9,7 +9,7 @@ const complaints = [];
 chrome.listeners.push((method, params) => {
   if (method === "Network.requestWillBeSent") requests.push(params.request.url);
   if (method === "Runtime.exceptionThrown") complaints.push(params.exceptionDetails.exception?.description ?? params.exceptionDetails.text);
-  if (method === "Log.entryAdded" && params.entry.level === "error") complaints.push(params.entry.text);
+  if (method === "Log.entryAdded" && params.entry.level === "error") complaints.push(`${params.entry.text} ${params.entry.url ?? ""}`);
 });
 
 const check = (holds, what) => {
@@ -28,7 +28,7 @@ const early = `
     return plain(path, options);
   };
   window.lengths = new Set();
-  document.addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
+  document.addEventListener("DOMContentLoaded", () => document.getElementById("log") && new MutationObserver(() => {
     const all = document.querySelectorAll("#log .md");
     if (all.length) window.lengths.add(all[all.length - 1].textContent.length);
   }).observe(document.getElementById("log"), { childList: true, subtree: true }));`;
@@ -57,7 +57,8 @@ const contrast = `(selector) => {
 
 const conversation = async () => {
   await chrome.until("document.getElementById('model').options.length > 0");
-  check((await chrome.value("document.title")) === "minimind" && (await chrome.value("document.activeElement.id")) === "prompt", "the page opens at the message field");
+  await chrome.until("document.activeElement.id === 'prompt'");
+  check((await chrome.value("document.title")) === "minimind", "the page opens at the message field");
   check((await chrome.value("document.getElementById('model').value")) === "run", "the model is chosen");
   await chrome.shot("empty-light.png");
   await set("temperature", 0);

@@ -64,7 +64,7 @@ call = called.choices[0].message.tool_calls[0]
 check(called.choices[0].finish_reason == "tool_calls" and call.function.name == "calculate_math", called)
 history = messages("What is 12 * 3?") + [
     called.choices[0].message,
-    {"role": "tool", "tool_call_id": call.id, "content": '{"result": "36"}'},
+    {"role": "tool", "tool_call_id": call.id, "content": "36"},
 ]
 told = client.chat.completions.create(model=MODEL, messages=history, tools=[TOOL], temperature=0)
 check(told.choices[0].message.content == "It is 36.", told)

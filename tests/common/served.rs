@@ -34,7 +34,7 @@ fn conversations() -> Vec<Value> {
         json!([user("Say the script."), model(SCRIPT)]),
         json!([user("What is a crow?"), {"role": "assistant", "reasoning_content": "A crow has wings.", "content": "A crow is a bird."}]),
         json!([system, user("What is 12 * 3?"), {"role": "assistant", "content": "", "tool_calls": call},
-            {"role": "tool", "content": "{\"result\": \"36\"}"}, model("It is 36.")]),
+            {"role": "tool", "content": "36"}, model("It is 36.")]),
     ]
 }
 
