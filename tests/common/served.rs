@@ -31,6 +31,7 @@ fn conversations() -> Vec<Value> {
     vec![
         json!([user("What is 2 + 3?"), model("The sum is 5.")]),
         json!([user("Count."), model(&count)]),
+        json!([user("What is 2 + 3?"), model("The sum is 5."), user("Count."), model(&count)]),
         json!([user("Say the script."), model(SCRIPT)]),
         json!([user("What is a crow?"), {"role": "assistant", "reasoning_content": "A crow has wings.", "content": "A crow is a bird."}]),
         json!([system, user("What is 12 * 3?"), {"role": "assistant", "content": "", "tool_calls": call},
@@ -49,8 +50,8 @@ pub fn model() -> &'static Path {
         let recipe = format!(
             "name: served\nseed: 1\nruntime: {{device: cpu, precision: fp32}}\noutput: {run}\ntokenizer: tok\n\
              model: {{preset: minimind3, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2}}\n\
-             stages:\n  - tokenizer: {{name: tok, data: {{path: {data}}}, vocab_size: 400}}\n\
-             \x20 - sft: {{init: scratch, data: {{path: {data}}}, epochs: 20, batch_size: 8, accumulation_steps: 1, learning_rate: 4.0e-3, max_seq_len: 400, save_dtype: fp32}}\n",
+             stages:\n  - tokenizer: {{name: tok, data: {{path: {data}}}, vocab_size: 700}}\n\
+             \x20 - sft: {{init: scratch, data: {{path: {data}}}, epochs: 20, batch_size: 8, accumulation_steps: 1, learning_rate: 4.0e-3, max_seq_len: 1024, save_dtype: fp32}}\n",
             run = folder.join("run").display(),
             data = folder.join("chats.jsonl").display(),
         );
