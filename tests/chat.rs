@@ -41,7 +41,13 @@ fn lines_are_answered_and_commands_are_obeyed() {
     assert_eq!(answers.len(), 3, "{out}");
     assert_eq!(answers[..2], ["The sum is 5."; 2]);
     assert!("The sum is 5.".starts_with(answers[2]) && answers[2].len() < 10, "{out}");
-    for said in ["max_new_tokens=2", "[2 messages in", "nothing to answer again", "[2 messages from", "unknown command /nonsense"] {
+    for said in [
+        "max_new_tokens=2",
+        "[2 messages in",
+        "nothing to answer again",
+        "[2 messages from",
+        "unknown command /nonsense",
+    ] {
         assert!(err.contains(said), "{said}\n{err}");
     }
     let row: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("the file")).expect("JSON");
@@ -54,7 +60,10 @@ fn thinking_is_kept_out_of_the_conversation() {
     let file = folder.path().join("kept.jsonl");
     let output = chat(&["--thinking"], &format!("What is a crow?\n/save {}\n", file.display()));
     let out = text(&output.stdout);
-    assert!(out.starts_with("A crow has wings.\n</think>") && out.trim_end().ends_with("A crow is a bird."), "{out}");
+    assert!(
+        out.starts_with("A crow has wings.\n</think>") && out.trim_end().ends_with("A crow is a bird."),
+        "{out}"
+    );
     let row: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("the file")).expect("JSON");
     assert_eq!(row["conversations"][1]["content"], "A crow is a bird.");
 }

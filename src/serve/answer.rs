@@ -39,6 +39,9 @@ pub struct Answer {
     first: bool,
     metrics: Arc<Metrics>,
     prompt_tokens: usize,
+    cached_tokens: usize,
+    /// Which of the choices read their prompt: several answers to one prompt read it once.
+    reads: Vec<bool>,
 }
 
 impl Answer {
@@ -51,13 +54,10 @@ impl Answer {
         limit: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
-        // Several answers to one prompt read it once.
-        let mut prompt_tokens = 0;
-        for (i, order) in orders.iter().enumerate() {
-            if i == 0 || order.prompt != orders[i - 1].prompt {
-                prompt_tokens += order.prompt.len();
-            }
-        }
+        let first = |i: usize| i == 0 || orders[i].prompt != orders[i - 1].prompt;
+        let reads: Vec<bool> = (0..orders.len()).map(first).collect();
+        let prompt_tokens: usize =
+            orders.iter().zip(&reads).filter(|(_, reads)| **reads).map(|(o, _)| o.prompt.len()).sum();
         metrics.prompt_tokens.add(prompt_tokens as u64);
         Self {
             running: live.generate(orders, places),
@@ -68,6 +68,8 @@ impl Answer {
             first: true,
             metrics,
             prompt_tokens,
+            cached_tokens: 0,
+            reads,
             live,
         }
     }
@@ -110,7 +112,10 @@ impl Answer {
                 self.end(index);
                 Ok(Some(Update::End(shown, "stop")))
             }
-            Said::Done(finish) => {
+            Said::Done(finish, cached) => {
+                if self.reads[index] {
+                    self.cached_tokens += cached;
+                }
                 let shown = assembler.finish(&self.live.tokenizer)?;
                 self.end(index);
                 Ok(Some(Update::End(shown, if finish == Finish::Length { "length" } else { "stop" })))
@@ -136,6 +141,7 @@ impl Answer {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion,
             "total_tokens": self.prompt_tokens + completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         })
     }
 }

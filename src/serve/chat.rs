@@ -38,7 +38,7 @@ pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Resu
     let ready = body::apart(move || read(&state, &bytes)).await?;
     let Ready { live, model, ask, order, voice } = ready;
     let places = shared.reserve(&live, ask.n)?;
-    let orders: Vec<Order> = (0..ask.n).map(|i| seeded(&order, i)).collect();
+    let orders: Vec<Order> = (0..ask.n).map(|i| order.again(i)).collect();
     let assemblers = orders.iter().map(|o| Assembler::new(&ask.stop, o.stop_ids.clone(), false)).collect();
     let limits = &shared.settings.limits;
     let answer = Answer::start(live, orders, assemblers, places, limits.request, Arc::clone(&shared.metrics));
@@ -49,13 +49,6 @@ pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Resu
     }
     let head = Head::new("chatcmpl", "chat.completion", model);
     Ok(axum::Json(whole(answer, voices, &head).await?).into_response())
-}
-
-/// Each answer to a prompt makes choices of its own.
-pub fn seeded(order: &Order, number: usize) -> Order {
-    let mut order = order.clone();
-    order.sampling.seed = order.sampling.seed.wrapping_add(number as u64);
-    order
 }
 
 fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
@@ -99,6 +92,8 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
         logprobs: top,
         prompt_logprobs: false,
         prompt: ids,
+        stream: 0,
+        constraint: None,
     };
     Ok(Ready { live, model, ask, order, voice })
 }

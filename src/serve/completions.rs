@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::answer::{Answer, Update};
 use super::ask::Ask;
 use super::assemble::{Assembler, PlainLogprobs, Shown};
-use super::chat::{seeded, stop_ids};
+use super::chat::stop_ids;
 use super::engine::{Order, Scored};
 use super::fault::Fault;
 use super::fields::{Fields, token_ids};
@@ -87,9 +87,11 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
             logprobs,
             prompt_logprobs: echo && logprobs.is_some(),
             prompt: ids,
+            stream: 0,
+            constraint: None,
         };
         for number in 0..ask.n {
-            orders.push(seeded(&order, number));
+            orders.push(order.again(number));
             choices.push(Plain::new(echo.then(|| text.clone()), logprobs.is_some()));
         }
     }

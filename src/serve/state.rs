@@ -158,8 +158,10 @@ impl Shared {
 
     fn load(&self, index: usize, source: &Source) -> Result<()> {
         let (model, tokenizer) = (source.load)()?;
-        let slots = self.settings.limits.slots;
-        let live = Live::start(model, tokenizer, source.origin.clone(), slots, Arc::clone(&self.metrics))?;
+        let limits = &self.settings.limits;
+        let positions = (model.config().max_position_embeddings as usize).min(limits.context);
+        let origin = source.origin.clone();
+        let live = Live::start(model, tokenizer, origin, limits.slots, positions, Arc::clone(&self.metrics))?;
         // Requests that hold the old one are finished by it; it leaves when the last of them is done.
         *self.slots[index].live.write().unwrap_or_else(|e| e.into_inner()) = Some(Arc::new(live));
         self.metrics.loads.add(1);

@@ -49,14 +49,24 @@ impl Live {
         tokenizer: Tokenizer,
         origin: String,
         slots: usize,
+        positions: usize,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let config = model.config().clone();
         let (commands, orders) = channel();
+        let (ready, started) = channel();
         std::thread::Builder::new()
             .name("model".to_owned())
-            .spawn(move || work(model, slots, &orders, metrics))
+            .spawn(move || {
+                let engine = match Engine::new(&model, slots, positions) {
+                    Ok(engine) => engine,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                drop(ready.send(Ok(())));
+                work(engine, &orders, metrics);
+            })
             .map_err(|e| Error::failed("cannot start the model's thread").because(e))?;
+        started.recv().unwrap_or_else(|_| Err(gone()))?;
         Ok(Self {
             tokenizer,
             config,
@@ -163,16 +173,15 @@ impl Open {
 }
 
 /// The thread's state.
-struct Worker {
-    engine: Engine,
+struct Worker<'m> {
+    engine: Engine<'m>,
     open: HashMap<u64, Open>,
     metrics: Arc<Metrics>,
     /// What this thread has added to the gauges.
     shown: (i64, i64),
 }
 
-fn work(model: CausalLm, slots: usize, commands: &Receiver<Command>, metrics: Arc<Metrics>) {
-    let engine = Engine::new(model, slots);
+fn work(engine: Engine<'_>, commands: &Receiver<Command>, metrics: Arc<Metrics>) {
     let mut worker = Worker { engine, open: HashMap::new(), metrics, shown: (0, 0) };
     loop {
         // Without work, wait for some; with work, take what has come and go on.
@@ -190,16 +199,25 @@ fn work(model: CausalLm, slots: usize, commands: &Receiver<Command>, metrics: Ar
             continue;
         }
         // A fault inside libtorch unwinds; it must end the requests, not the server.
-        match catch_unwind(AssertUnwindSafe(|| worker.engine.step())) {
-            Ok(Ok(events)) => worker.deliver(events),
-            Ok(Err(error)) => worker.fail_all(&error),
-            Err(_) => worker.fail_all(&Error::failed("the model failed in a step")),
+        let fault = match catch_unwind(AssertUnwindSafe(|| worker.engine.step())) {
+            Ok(Ok(events)) => {
+                worker.deliver(events);
+                None
+            }
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(Error::failed("the model failed in a step")),
+        };
+        if let Some(error) = fault
+            && !worker.begin_anew(&error)
+        {
+            // Requests from now on are told that the thread has ended; a reload starts another.
+            return worker.show();
         }
         worker.show();
     }
 }
 
-impl Worker {
+impl Worker<'_> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Generate { id, order, open } => match self.engine.submit(id, order) {
@@ -231,7 +249,7 @@ impl Worker {
             if matches!(said, Said::Token(_)) {
                 self.metrics.generated_tokens.add(1);
             }
-            let last = matches!(said, Said::Done(_) | Said::Failed(_));
+            let last = matches!(said, Said::Done(..) | Said::Failed(_));
             let heard = open.say(said);
             if last {
                 self.open.remove(&id);
@@ -241,14 +259,20 @@ impl Worker {
         }
     }
 
-    fn fail_all(&mut self, error: &Error) {
+    /// Fails what is in flight and starts over; whether that worked.
+    fn begin_anew(&mut self, error: &Error) -> bool {
         tracing::error!("{error}");
-        for (id, open) in self.open.drain() {
-            self.engine.cancel(id);
+        for (_, open) in self.open.drain() {
             self.metrics.failed.add(1);
             open.say(Said::Failed(error.clone()));
         }
-        self.engine.reset();
+        match self.engine.reset() {
+            Ok(()) => true,
+            Err(again) => {
+                tracing::error!("{again}");
+                false
+            }
+        }
     }
 
     /// Several models share the gauges: each thread adds its changes.
