@@ -121,7 +121,7 @@ pub fn compare(source: &Source, kind: Kind, path: &Path) -> Result<Check> {
 fn cached_logits(module: &CModule, ids: &Tensor) -> Result<Tensor> {
     let (b, t) = ids.size2().expect("ids are [B, T]");
     let empty =
-        || Ok::<_, Error>(tensor(module.method_is("empty_cache", &[IValue::Int(b), IValue::Int(0)])?)?);
+        || -> Result<Tensor> { tensor(module.method_is("empty_cache", &[IValue::Int(b), IValue::Int(0)])?) };
     let (mut k, mut v) = (empty()?, empty()?); // [L, B, K, S, E]
     let mut logits = Vec::new();
     for (from, to) in [(0, t / 2), (t / 2, t - 1), (t - 1, t)] {
