@@ -17,7 +17,7 @@ fn the_page_works_in_a_browser() {
             return println!("skipped: there is no {program}");
         }
     }
-    let server = Server::start(&[]);
+    let server = Server::start(&["--context", "65536", "--max-new-tokens", "60000"]);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/drive.mjs");
     let url = format!("http://{}/", server.address);
     let output = succeed(Command::new("node").args([script, &chromium, &url]));

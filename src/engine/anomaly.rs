@@ -98,11 +98,11 @@ mod tests {
         assert!(!watch.bear());
         let lasts = |good: u64| {
             let mut watch = Watch::default();
-            let mut bears = || {
+            let mut round = || {
                 (0..good).for_each(|_| watch.relieve());
                 watch.bear()
             };
-            (0..1000).take_while(|_| bears()).count()
+            (0..1000).take_while(|_| round()).count()
         };
         assert!((10..15).contains(&lasts(1)), "every second update is bad");
         assert_eq!(lasts(10), 1000, "one in eleven is");

@@ -116,7 +116,7 @@ fn finite(logprob: f32) -> f64 {
 
 /// A token as text; bytes that are no text are written out.
 pub fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
-    let bytes = tokenizer.token_bytes(id);
+    let bytes = tokenizer.bytes_of_token(id);
     match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
@@ -129,7 +129,7 @@ pub fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
 /// `logprobs` of a chat choice: `{"content": [...]}`.
 pub fn chat_logprobs(tokenizer: &Tokenizer, entries: &[Entry]) -> Value {
     let one = |id: u32, logprob: f32| {
-        let bytes = tokenizer.token_bytes(id);
+        let bytes = tokenizer.bytes_of_token(id);
         json!({"token": String::from_utf8_lossy(&bytes), "logprob": finite(logprob), "bytes": bytes})
     };
     let token = |entry: &Entry| {

@@ -194,7 +194,7 @@ impl Plain {
     fn list(&mut self, tokenizer: &Tokenizer, scored: &Scored, offset: &mut usize) {
         if let Some(list) = &mut self.logprobs {
             list.push(tokenizer, scored, *offset);
-            *offset += String::from_utf8_lossy(&tokenizer.token_bytes(scored.id)).chars().count();
+            *offset += String::from_utf8_lossy(&tokenizer.bytes_of_token(scored.id)).chars().count();
         }
     }
 

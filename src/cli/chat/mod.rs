@@ -1,6 +1,6 @@
 //! `minimind chat`: a conversation in the terminal, or line by line through a pipe.
 //!
-//! Answers go to stdout, everything else to stderr. Next: [`commands`] (what `/` lines do), [`terminal`]
+//! Answers go to stdout, everything else to stderr. Next: `commands` (what `/` lines do), `terminal`
 //! (where lines come from and how answers look).
 
 mod commands;

@@ -80,7 +80,7 @@ impl StreamDecoder {
 
 impl Tokenizer {
     /// The bytes that a token stands for; an unknown id has none.
-    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+    pub fn bytes_of_token(&self, id: u32) -> Vec<u8> {
         let Some(token) = self.token(id, false) else { return Vec::new() };
         if self.byte_level
             && let Some(bytes) = token.chars().map(byte_of).collect::<Option<Vec<u8>>>()

@@ -112,7 +112,7 @@ const toolBox = (call, result) => {
 
 const stats = (message) => {
   if (!message.tokens) return "";
-  const speed = message.seconds > 0 && message.tokens > 1 ? ` · ${((message.tokens - 1) / message.seconds).toFixed(1)} tokens/s` : "";
+  const speed = message.seconds > 0 ? ` · ${(message.tokens / message.seconds).toFixed(1)} tokens/s` : "";
   return `${message.tokens} ${message.tokens === 1 ? "token" : "tokens"}${speed}`;
 };
 
@@ -219,7 +219,6 @@ const takeChunk = (message, chunk) => {
   const choice = chunk.choices?.[0];
   if (!choice) return;
   const { content, reasoning_content, tool_calls } = choice.delta;
-  if ((content || reasoning_content || tool_calls) && !message.first) message.first = performance.now();
   if (content) message.content += content;
   if (reasoning_content) message.reasoning_content = (message.reasoning_content ?? "") + reasoning_content;
   for (const part of tool_calls ?? []) {
@@ -238,11 +237,13 @@ const ask = async (conversation, signal) => {
   conversation.messages.push(message);
   showLogOf(conversation);
   let frames = 0;
+  // The time of a whole answer, the wait for its first token too: pieces may arrive together.
+  const sent = performance.now();
   try {
     await api.chat(body, signal, (chunk) => {
       takeChunk(message, chunk);
       frames += 1;
-      if (message.first) $("status").textContent = `${(frames / Math.max(0.001, (performance.now() - message.first) / 1000)).toFixed(0)} tokens/s`;
+      $("status").textContent = `${(frames / Math.max(0.001, (performance.now() - sent) / 1000)).toFixed(0)} tokens/s`;
       if (conversation === current) showLast(false);
     });
   } catch (error) {
@@ -250,8 +251,7 @@ const ask = async (conversation, signal) => {
     if (!signal.aborted) message.fault = error.message;
     if (!signal.aborted && error.status === 401) askForKey();
   }
-  message.seconds = message.first ? (performance.now() - message.first) / 1000 : 0;
-  delete message.first;
+  message.seconds = (performance.now() - sent) / 1000;
   delete message.busy;
   return message.end === "tool_calls" ? message.tool_calls : [];
 };
