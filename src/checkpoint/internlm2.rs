@@ -10,11 +10,10 @@ use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 
-use super::architecture;
 use super::bridge;
 use super::value::HostTensor;
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, ModelOverrides};
 
 /// Whether a `config.json` is InternLM2's.
 pub(super) fn is(config: &Json) -> bool {
@@ -44,7 +43,7 @@ pub(super) fn as_llama(config: &Json, tensors: &mut HashMap<String, HostTensor>)
         // Ours count a tied head as no weight of its own, and there is none here.
         map.insert("tie_word_embeddings".into(), json!(true));
     }
-    let model = architecture::stated(&llama)?.resolve()?;
+    let model = ModelOverrides::from_json(&llama)?.resolve()?;
     let old: Vec<String> = tensors.keys().cloned().collect();
     for name in old {
         if let Some(stem) = name.strip_suffix("attention.wqkv.weight") {

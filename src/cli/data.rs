@@ -117,6 +117,8 @@ fn kind_of(format: Option<DataFormat>) -> &'static str {
     match format {
         Some(DataFormat::Chat) => "chat",
         Some(DataFormat::Preference) => "preference",
+        Some(DataFormat::Prompts) => "prompts",
+        Some(DataFormat::Agent) => "agent",
         Some(DataFormat::Tokens) => "tokens",
         Some(DataFormat::Text) | None => "text",
     }

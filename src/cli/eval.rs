@@ -6,7 +6,6 @@ use super::open::{OpenArgs, open};
 use crate::data::{DataConfig, DataFormat};
 use crate::error::{Error, Result};
 use crate::native::Storage;
-use crate::plan::EvalTask;
 use crate::plan::machine::Machine;
 use crate::plan::{ChoicePlan, EvalTask};
 use crate::stage::eval::{Measurement, measure};

@@ -259,7 +259,10 @@ fn encode(
     format: DataFormat,
 ) -> Result<Result<Encoded, jsonl::RowFault>> {
     match format {
-        DataFormat::Chat => chat::encode(tokenizer, row, number, options).map(Ok),
+        // Rows of rollouts are read by `prompts`; seen as rows, they are conversations.
+        DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => {
+            chat::encode(tokenizer, row, number, options).map(Ok)
+        }
         DataFormat::Preference => preference::encode(tokenizer, row, number, options),
         DataFormat::Text | DataFormat::Tokens => {
             text::encode(tokenizer, row["text"].as_str().unwrap_or_default(), options.max_seq_len).map(Ok)
@@ -270,7 +273,7 @@ fn encode(
 /// Whether a row has what its format needs.
 pub fn check(row: &Value, format: DataFormat) -> Result<(), jsonl::RowFault> {
     match format {
-        DataFormat::Chat => chat::conversations(row).map(|_| ()),
+        DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => chat::conversations(row).map(|_| ()),
         DataFormat::Preference => preference::sides(row).map(|_| ()),
         DataFormat::Text | DataFormat::Tokens => text::text(row).map(|_| ()),
     }

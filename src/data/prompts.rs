@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::chat::{self, ChatOptions};
 use super::config::{
-    DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticTask, Validation,
+    DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, SyntheticTask, Validation,
 };
 use super::jsonl::{self, Lines, RowFault, kind};
 use super::random::{Stream, chance};
@@ -97,6 +97,16 @@ impl Prompts {
             Validation::Path(path) => {
                 let source = DataSource::Paths(vec![path.clone()]);
                 let held = Self::read(&source, config, tokenizer, options)?;
+                Ok((whole, Some(held)))
+            }
+            Validation::Heldout => {
+                let DataSource::Synthetic(world) = &config.source else {
+                    return Err(
+                        Error::input("held-out questions are the built-in world's").hint("name a file")
+                    );
+                };
+                let other = SyntheticConfig { rows: None, split: SyntheticSplit::Heldout, ..world.clone() };
+                let held = Self::read(&DataSource::Synthetic(other), config, tokenizer, options)?;
                 Ok((whole, Some(held)))
             }
             Validation::Share(share) => {

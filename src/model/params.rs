@@ -224,11 +224,6 @@ impl Params {
         &self.tensors
     }
 
-    /// The tensor called `name`, where there is one.
-    pub fn find(&self, name: &str) -> Option<Tensor> {
-        self.index.get(name).map(|index| self.tensors[*index].shallow_clone())
-    }
-
     /// One more parameter after the table's, such as a head that the architecture does not have.
     pub fn push(&mut self, name: &str, tensor: Tensor) {
         self.index.insert(name.to_owned(), self.tensors.len());

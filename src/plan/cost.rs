@@ -288,7 +288,6 @@ fn policy_cost(
     half: bool,
     flops_per_s: f64,
 ) -> StageCost {
-    let kind = stage.config.kind();
     let (rows, new) = match &c.rollout {
         RolloutPlan::Native { max_new_tokens, .. } => (c.generations(), *max_new_tokens),
         RolloutPlan::Replay { .. } => (1, 0),
@@ -303,7 +302,7 @@ fn policy_cost(
         max_seq_len: c.train.max_seq_len + new,
         ..c.train.clone()
     };
-    let mut cost = training(stage, kind, &train, model, facts, half, flops_per_s);
+    let mut cost = training(stage, &train, (model, None), facts, half, flops_per_s);
     let critic = matches!(c.method, Method::Ppo(_));
     let passes = match &c.method {
         Method::Ppo(ppo) => {

@@ -12,7 +12,7 @@ use super::solve;
 
 use crate::data::source;
 use crate::data::{
-    Batching, DataConfig, DataFormat, DataSource, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare,
+    Batching, DataConfig, DataSource, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare,
 };
 use crate::engine::Compute;
 use crate::error::{Error, Result};

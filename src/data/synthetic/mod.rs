@@ -39,7 +39,7 @@ impl SyntheticKind {
     /// The shape that a format asks for.
     pub fn of(format: DataFormat) -> Self {
         match format {
-            DataFormat::Chat => Self::Chat,
+            DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => Self::Chat,
             DataFormat::Preference => Self::Preference,
             DataFormat::Text | DataFormat::Tokens => Self::Text,
         }
