@@ -267,7 +267,9 @@ mod tests {
         assert_eq!(found["parameters"], 47296);
         let text = describe(&found);
         assert!(
-            text.contains("model.layers.1.self_attn.q_norm.weight") && text.contains("resume: epoch"),
+            text.contains("0..1 (2 alike)")
+                && text.contains("q_norm.weight")
+                && text.contains("resume: epoch"),
             "{text}"
         );
     }

@@ -3,8 +3,10 @@
 #include "shim.h"
 
 #include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/serialization/import.h>
+#include <torch/csrc/jit/serialization/export.h>
 
+#include <cerrno>
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
@@ -62,7 +64,23 @@ char *mm_script_save(mm_script s, int64_t i, const char *path, const char *const
     torch::jit::ExtraFilesMap extra{{extra_name, extra_text}};
     auto whole = module(s, i);
     if (n_keep > 0) whole = torch::jit::freeze(whole, std::vector<std::string>(keep, keep + n_keep));
-    whole.save(path, extra);
+    // libtorch's writer ends the process when a write fails (its destructor throws), so it is told that all
+    // went well, and the fault is raised once it is done. The archive's root is then not named after the file.
+    std::FILE *out = std::fopen(path, "wb");
+    TORCH_CHECK(out != nullptr, std::strerror(errno));
+    int fault = 0;
+    auto write = [&](const void *bytes, size_t n) {
+      if (fault == 0 && std::fwrite(bytes, 1, n, out) != n) fault = errno;
+      return n;
+    };
+    try {
+      torch::jit::ExportModule(whole, write, extra);
+    } catch (...) {
+      std::fclose(out);
+      throw;
+    }
+    if (std::fclose(out) != 0 && fault == 0) fault = errno;
+    TORCH_CHECK(fault == 0, std::strerror(fault));
   });
 }
 }

@@ -105,13 +105,16 @@ with torch.inference_mode():
         assert far(there(ids.cuda()).cpu()) <= 1e-4
         there.generate(prompt.cuda(), 4)
 
-# Training goes on from it.
-module.requires_grad_(True)
+# Training goes on from it; read anew, since what inference mode converted cannot be trained.
+module = torch.jit.load(path)
+for p in module.parameters():
+    p.requires_grad_(True)
 module(ids).square().mean().backward()
 assert all(p.grad is not None or "experts" in name for name, p in module.named_parameters())
 
 # Saved again by PyTorch, it is still the same.
-module.requires_grad_(False)
+for p in module.parameters():
+    p.requires_grad_(False)
 copy = str(Path(path).with_suffix(".copy.pt"))
 torch.jit.save(module, copy)
 assert far(torch.jit.load(copy)(ids)) <= 2e-5

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use flate2::read::DeflateDecoder;
 use memmap2::Mmap;
 use rayon::prelude::*;
+use zip::read::{ArchiveOffset, Config};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
@@ -82,7 +83,10 @@ impl Archive {
         if !map.starts_with(b"PK") {
             return Err(not_a_zip(&map));
         }
-        let mut zip = ZipArchive::new(Cursor::new(&map[..])).map_err(damaged)?;
+        // PyTorch's archives begin at the file's first byte. Left to guess, the zip crate takes the second
+        // entry for the first where that one is as long as the records that follow the directory (76 bytes).
+        let start = Config { archive_offset: ArchiveOffset::Known(0) };
+        let mut zip = ZipArchive::with_config(start, Cursor::new(&map[..])).map_err(damaged)?;
         let mut records = HashMap::new();
         let mut taken = Vec::new();
         let mut root = None;

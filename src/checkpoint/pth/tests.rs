@@ -43,6 +43,46 @@ pub fn sample_file(folder: &Path) -> PathBuf {
     path
 }
 
+/// libtorch's writer puts 76 bytes of ZIP64 records after the directory, so a first entry of 76 bytes must not
+/// be taken for something before the archive.
+#[test]
+fn a_first_entry_as_long_as_the_zip64_records_is_not_skipped() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("plain.pth");
+    write(&plain, &sample(), &[]).unwrap();
+    let source = std::fs::read(&plain).unwrap();
+    let mut old = zip::ZipArchive::new(std::io::Cursor::new(&source)).unwrap();
+    let mut new = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let root = "a".repeat(30 - "/data.pkl".len());
+    for i in 0..old.len() {
+        let mut entry = old.by_index(i).unwrap();
+        let name = entry.name().unwrap().replace("archive/", &format!("{root}/"));
+        assert!(i > 0 || name.len() == 30, "{name}");
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+        new.start_file(name, options).unwrap();
+        new.write_all(&bytes).unwrap();
+    }
+    let whole = new.finish().unwrap().into_inner();
+    let (body, end) = whole.split_at(whole.len() - 22);
+    let number = |at: usize| u32::from_le_bytes(end[at..at + 4].try_into().unwrap());
+    let (entries, size, offset) = (u64::from(end[10]), u64::from(number(12)), u64::from(number(16)));
+    let mut file = body.to_vec();
+    file.extend(b"PK\x06\x06");
+    file.extend(44u64.to_le_bytes());
+    file.extend([0x1e, 3, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    file.extend([entries, entries, size, offset].iter().flat_map(|n| n.to_le_bytes()));
+    file.extend(b"PK\x06\x07\0\0\0\0");
+    file.extend((body.len() as u64).to_le_bytes());
+    file.extend(1u32.to_le_bytes());
+    file.extend(end);
+    let path = folder.path().join("long.pth");
+    std::fs::write(&path, file).unwrap();
+    assert_eq!(read(&path).unwrap().entries().len(), sample().entries().len());
+}
+
 #[test]
 fn every_value_comes_back_and_bytes_repeat() {
     let folder = tempfile::tempdir().unwrap();
