@@ -1,4 +1,5 @@
-//! Real clients against our server: the official `openai` package, and the curl calls that docs/serve.md shows.
+//! Real clients against our server: the official `openai` package, the curl calls that docs/serve.md shows, and
+//! lm-evaluation-harness (`pip install lm_eval[api]`).
 //! Each says so and passes where its client is not installed.
 
 mod common;
@@ -6,8 +7,12 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::served::{SCRIPT, shared};
+use common::served::{SCRIPT, Server, model, shared};
 use common::succeed;
+use minimind::checkpoint::load::load_model;
+use minimind::model::Mask;
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
 
 #[test]
 fn the_official_python_client_is_served() {
@@ -49,4 +54,54 @@ fn the_calls_of_the_documentation_work() {
         }
     }
     assert!(calls >= 8, "only {calls} calls are shown");
+}
+
+/// Log-probability of `continuation` behind `context`, and whether each of its tokens is the likeliest.
+fn likelihood(server: &Server, context: &str, continuation: &str) -> (f64, bool) {
+    let ids = |text: &str| -> Vec<i64> {
+        serde_json::from_value(server.post("/tokenize", &json!({"prompt": text})).json()["tokens"].clone())
+            .expect("ids")
+    };
+    let (whole, start) = (ids(&format!("{context}{continuation}")), ids(context).len());
+    let path = minimind::checkpoint::resolve_model_path(&model().display().to_string()).expect("weights");
+    let loaded = load_model(&path, None, Device::Cpu, Kind::Float).expect("a model");
+    let (hidden, _) =
+        tch::no_grad(|| loaded.model.hidden(&Tensor::from_slice(&whole).view([1, -1]), Mask::Causal, false));
+    let rows = loaded.model.logits(&hidden).squeeze_dim(0).log_softmax(-1, Kind::Float);
+    let places = start..whole.len();
+    let sum = places.clone().map(|i| rows.double_value(&[i as i64 - 1, whole[i]])).sum();
+    (
+        sum,
+        places
+            .into_iter()
+            .all(|i| rows.select(0, i as i64 - 1).argmax(-1, false).int64_value(&[]) == whole[i]),
+    )
+}
+
+#[test]
+fn the_evaluation_harness_measures_what_we_do() {
+    let python = ["MINIMIND_LM_EVAL_PYTHON", "MINIMIND_PYTHON"].iter().find_map(|v| std::env::var(v).ok());
+    let python = python.unwrap_or_else(|| "python3".to_owned());
+    let probe = Command::new(&python).args(["-c", "import lm_eval.models.api_models"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return println!(
+            "skipped: {python} has no lm_eval[api]; set MINIMIND_LM_EVAL_PYTHON to one that has"
+        );
+    }
+    let server = shared();
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/lm_eval_client.py");
+    let url = format!("http://{}/v1/completions", server.address);
+    let output = succeed(Command::new(&python).arg(script).arg(&url).arg(folder.path()));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let result: Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    let choices = result["choices"].as_array().expect("choices");
+    assert_eq!(choices.len(), 9, "{result}");
+    for choice in choices {
+        let (context, continuation) = (choice[0].as_str().expect("text"), choice[1].as_str().expect("text"));
+        let (want, greedy) = likelihood(&server, context, continuation);
+        let got = choice[2].as_f64().expect("a number");
+        assert!((got - want).abs() < 1e-3 * want.abs().max(1.0), "{choice} {want}");
+        assert_eq!(choice[3], greedy, "{choice}");
+    }
 }

@@ -370,6 +370,7 @@ fn faults_have_the_right_status_and_shape() {
         ("/v1/completions", json!({"prompt": [1, "a"]}), 400, "prompt"),
         ("/v1/completions", json!({"prompt": [999999]}), 400, "prompt"),
         ("/v1/completions", json!({"prompt": "x", "max_tokens": 1.5}), 400, "max_tokens"),
+        ("/v1/completions", json!({"prompt": vec!["x"; 60], "n": 16}), 400, ""),
         ("/v1/embeddings", json!({}), 400, "input"),
         ("/tokenize", json!({}), 400, "prompt"),
         ("/detokenize", json!({"tokens": ["a"]}), 400, "tokens"),

@@ -197,7 +197,7 @@ mod tests {
             let logits = model.logits(&hidden).squeeze_dim(0); // [T, V]
             for (i, &id) in answer.ids.iter().enumerate() {
                 let row = logits.select(0, (prompt.len() + i - 1) as i64);
-                let at = |t: &Tensor| t.double_value(&[i64::from(id)]);
+                let at = |t: &tch::Tensor| t.double_value(&[i64::from(id)]);
                 let plain = at(&row.log_softmax(-1, Kind::Float));
                 assert!((plain - f64::from(answer.model_logprobs[i])).abs() < 1e-5);
                 let (top, _) = (&row / 0.8).topk(20, -1, true, true);

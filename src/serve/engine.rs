@@ -183,16 +183,13 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// The mean of the last hidden state over the tokens of each input.
-    pub fn embed(&self, inputs: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+    /// The mean of the last hidden state over an input's tokens.
+    pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
         let _no_grad = tch::no_grad_guard();
-        let mean = |ids: &Vec<u32>| {
-            let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-            let ids = Tensor::from_slice(&ids).view([1, -1]).to_device(self.model.device());
-            let (hidden, _) = self.model.hidden(&ids, Mask::Causal, false); // [1, T, D]
-            let mean = hidden.to_kind(Kind::Float).mean_dim(1, false, Kind::Float).view([-1]); // [D]
-            Ok(Vec::try_from(mean.to_device(tch::Device::Cpu))?)
-        };
-        inputs.iter().map(mean).collect()
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        let ids = Tensor::from_slice(&ids).view([1, -1]).to_device(self.model.device());
+        let (hidden, _) = self.model.hidden(&ids, Mask::Causal, false); // [1, T, D]
+        let mean = hidden.to_kind(Kind::Float).mean_dim(1, false, Kind::Float).view([-1]); // [D]
+        Ok(Vec::try_from(mean.to_device(tch::Device::Cpu))?)
     }
 }

@@ -29,6 +29,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/tools/call", post(tools::call))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
+        .route("/tokenizer_info", get(tokenizer_info))
         .route("/admin/reload", post(reload))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
@@ -196,4 +197,16 @@ async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Resu
         return Err(Fault::param("tokens", "`tokens` is missing"));
     }
     Ok(Json(json!({"prompt": live.tokenizer.decode(&fields.ids("tokens")?, false)?})))
+}
+
+/// What an evaluation harness needs to use this server's tokenizer instead of one of its own.
+async fn tokenizer_info(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Fault> {
+    let (_, live) = shared.model(None)?;
+    let tokenizer = &live.tokenizer;
+    Ok(Json(json!({
+        "bos_token": tokenizer.bos_token(), "eos_token": tokenizer.eos_token(),
+        "pad_token": tokenizer.decode(&[tokenizer.pad_id()], false)?,
+        "vocab_size": tokenizer.vocab_size(), "model_max_length": shared.context(&live),
+        "chat_template": tokenizer.template_source(),
+    })))
 }

@@ -118,7 +118,14 @@ impl Shared {
             return Err(Fault::unavailable("the server is stopping"));
         }
         let limits = &self.settings.limits;
-        live.reserve(count, limits.slots + limits.queue).map_err(|busy| {
+        let most = limits.slots + limits.queue;
+        if count > most {
+            // It would be refused for ever.
+            return Err(Fault::bad(format!(
+                "{count} answers are asked for at once; this server takes {most}"
+            )));
+        }
+        live.reserve(count, most).map_err(|busy| {
             self.metrics.rejected.add(1);
             Fault::busy(busy)
         })

@@ -4,7 +4,7 @@
 //! is a cancelled request: its slot is free before the next step. When the last [`Live`] is dropped (the
 //! model was swapped, the server ends), the thread finishes what it has and leaves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ use crate::model::{CausalLm, ModelConfig};
 enum Command {
     Generate { id: u64, order: Order, open: Open },
     Cancel(u64),
-    Embed { inputs: Vec<Vec<u32>>, to: oneshot::Sender<Result<Vec<Vec<f32>>>> },
+    Embed(Embedding),
 }
 
 /// A model at work.
@@ -110,7 +110,7 @@ impl Live {
     /// The mean of the last hidden state over the tokens of each input.
     pub async fn embed(&self, inputs: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>> {
         let (to, answer) = oneshot::channel();
-        self.send(Command::Embed { inputs, to });
+        self.send(Command::Embed(Embedding { inputs, made: Vec::new(), to }));
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 }
@@ -172,20 +172,30 @@ impl Open {
     }
 }
 
+/// Inputs whose embeddings are being made, one between two steps.
+#[derive(Debug)]
+struct Embedding {
+    inputs: Vec<Vec<u32>>,
+    made: Vec<Vec<f32>>,
+    to: oneshot::Sender<Result<Vec<Vec<f32>>>>,
+}
+
 /// The thread's state.
 struct Worker<'m> {
     engine: Engine<'m>,
     open: HashMap<u64, Open>,
+    embeddings: VecDeque<Embedding>,
     metrics: Arc<Metrics>,
     /// What this thread has added to the gauges.
     shown: (i64, i64),
 }
 
 fn work(engine: Engine<'_>, commands: &Receiver<Command>, metrics: Arc<Metrics>) {
-    let mut worker = Worker { engine, open: HashMap::new(), metrics, shown: (0, 0) };
+    let mut worker =
+        Worker { engine, open: HashMap::new(), embeddings: VecDeque::new(), metrics, shown: (0, 0) };
     loop {
         // Without work, wait for some; with work, take what has come and go on.
-        if worker.engine.is_idle() {
+        if worker.engine.is_idle() && worker.embeddings.is_empty() {
             worker.show();
             match commands.recv() {
                 Ok(command) => worker.take(command),
@@ -195,6 +205,7 @@ fn work(engine: Engine<'_>, commands: &Receiver<Command>, metrics: Arc<Metrics>)
         while let Ok(command) = commands.try_recv() {
             worker.take(command);
         }
+        worker.embed_one();
         if worker.engine.is_idle() {
             continue;
         }
@@ -229,10 +240,27 @@ impl Worker<'_> {
                 }
             },
             Command::Cancel(id) => self.cancel(id),
-            Command::Embed { inputs, to } => {
-                let made = catch_unwind(AssertUnwindSafe(|| self.engine.embed(&inputs)));
-                let _ = to.send(made.unwrap_or_else(|_| Err(Error::failed("the model failed on an input"))));
+            Command::Embed(embedding) => self.embeddings.push_back(embedding),
+        }
+    }
+
+    /// Makes one embedding: many inputs must not hold the answers up.
+    fn embed_one(&mut self) {
+        let Some(mut work) = self.embeddings.pop_front().filter(|work| !work.to.is_closed()) else { return };
+        let made = match work.inputs.get(work.made.len()) {
+            None => Ok(None),
+            Some(ids) => catch_unwind(AssertUnwindSafe(|| self.engine.embed(ids)))
+                .unwrap_or_else(|_| Err(Error::failed("the model failed on an input")))
+                .map(Some),
+        };
+        match made {
+            Ok(Some(vector)) => {
+                work.made.push(vector);
+                self.embeddings.push_back(work);
             }
+            // Whoever asked may have gone away meanwhile.
+            Ok(None) => drop(work.to.send(Ok(work.made))),
+            Err(error) => drop(work.to.send(Err(error))),
         }
     }
 

@@ -217,6 +217,12 @@ impl Tokenizer {
         !self.templates.is_empty()
     }
 
+    /// The text of the chat template that conversations without tools are rendered by.
+    pub fn template_source(&self) -> Option<&str> {
+        let default = self.templates.iter().find(|(name, _)| name == "default");
+        default.or(self.templates.first()).map(|(_, template)| template.source())
+    }
+
     /// The prompt of a conversation, by the tokenizer's chat template.
     pub fn render(&self, messages: &Value, tools: Option<&Value>, options: RenderOptions) -> Result<String> {
         let named = |name: &str| self.templates.iter().find(|(other, _)| other == name).map(|(_, t)| t);

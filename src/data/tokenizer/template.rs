@@ -30,6 +30,7 @@ pub struct RenderOptions {
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,
+    source: String,
 }
 
 impl ChatTemplate {
@@ -53,7 +54,12 @@ impl ChatTemplate {
         env.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| {
             Error::input("the chat template cannot be parsed").at(Place::file(file)).because(error)
         })?;
-        Ok(Self { env })
+        Ok(Self { env, source: source.to_owned() })
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Renders; `roles` are the special tokens that the template may name (`bos_token`, ...).
