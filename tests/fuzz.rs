@@ -321,8 +321,8 @@ fn rows_and_recipes() {
         let Ok(lines) = jsonl::Lines::open(path) else { return };
         for line in lines.map_while(Result::ok) {
             if let Ok(row) = jsonl::parse(&line.bytes) {
-                let _ = minimind::data::prepare::check(&row, true);
-                let _ = minimind::data::prepare::check(&row, false);
+                let _ = minimind::data::prepare::check(&row, minimind::data::DataFormat::Chat);
+                let _ = minimind::data::prepare::check(&row, minimind::data::DataFormat::Text);
             }
         }
     }
