@@ -142,9 +142,12 @@ impl Element {
                     let scale = far / -8.0;
                     put_scale(scale, block, out).ok_or_else(wide)?;
                     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-                    // With one rounding, as llama.cpp's Python package has it; its C code rounds once or
-                    // twice, as the compiler likes, which moves a weight on the edge by one level.
-                    let level = |x: f32| ((f64::from(x) * f64::from(inverse) + 8.5) as i8).min(15) as u8;
+                    // One rounding to 32 bits, as of a fused multiply-add: what llama.cpp gives on today's
+                    // processors, and its Python package everywhere.
+                    let level = |x: f32| {
+                        let exact = f64::from(x) * f64::from(inverse) + 8.5;
+                        ((exact as f32) as i8).min(15) as u8
+                    };
                     let (low, high) = block.split_at(BLOCK / 2);
                     out.extend(low.iter().zip(high).map(|(a, b)| level(*a) | level(*b) << 4));
                 }
