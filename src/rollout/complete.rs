@@ -133,7 +133,7 @@ pub fn stream(prompt: usize, sample: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use tch::Kind;
+    use tch::{Kind, Tensor};
 
     use super::super::grouped::ids_tensor;
     use super::*;
