@@ -30,13 +30,13 @@ model:
   hidden_size: wide
 stages:
   - pretrain:
-      data: {synthetic: true, shufle: no, format: prompts}
+      data: {synthetic: true, shufle: no, batching: pack}
       tokenizer: tok
       batch_size: 0
       learning_rate: -1
       epochs: many
       schedule: cosin
-  - ppo: {init: pretrain}
+  - agent: {init: pretrain}
   - stf: {}
   - sft:
       init: pretrian
@@ -56,13 +56,13 @@ fn every_fault_of_a_bad_recipe_stands_at_its_place() {
         "r.yaml:5:11: unknown preset `minimind9`\nhint: did you mean `minimind2`?",
         "r.yaml:6:16: `hidden_size` in `model` is `wide`, expected a whole number",
         "r.yaml:9:31: unknown key `shufle` in `data` of stage `pretrain`\nhint: did you mean `shuffle`?",
-        "r.yaml:9:51: format `prompts` is not in this version yet",
+        "r.yaml:9:53: batching `pack` is not in this version yet",
         "r.yaml:10:18: `tokenizer: tok` is no tokenizer stage above",
         "r.yaml:11:19: `batch_size` is 0\nhint: give a whole number of at least 1",
         "r.yaml:12:22: `learning_rate` is -1\nhint: give a number above 0",
         "r.yaml:13:15: `epochs` in stage `pretrain` is `many`, expected a whole number",
         "r.yaml:14:17: `schedule` in stage `pretrain` is `cosin`",
-        "r.yaml:15:5: stage kind `ppo` is not in this version yet",
+        "r.yaml:15:5: stage kind `agent` is not in this version yet",
         "r.yaml:16:5: unknown stage kind `stf`\nhint: did you mean `sft`?",
         "r.yaml:18:13: `init: pretrian` is no stage above and no file\nhint: did you mean `pretrain`?",
         "r.yaml:20:7: unknown key `grad_clpi` in stage `sft`\nhint: did you mean `grad_clip`?",
