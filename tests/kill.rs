@@ -12,13 +12,13 @@ use common::{minimind, rows, succeed};
 const MODEL: &str = "model: {preset: minimind3, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, \
                      num_key_value_heads: 1}";
 
-fn recipe(folder: &Path, output: &Path, tokenizer: &str, stages: &str) -> PathBuf {
-    let name = output.file_name().expect("a name").to_string_lossy();
-    let path = folder.join(format!("{name}.yaml"));
+/// A recipe beside the folder it writes to, which it names from there: weight files hold their recipe's hash.
+fn recipe(folder: &Path, tokenizer: &str, stages: &str) -> PathBuf {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let path = folder.join("kill.yaml");
     let text = format!(
-        "name: kill\nseed: 3\nruntime: {{device: cpu, precision: fp32, threads: 1}}\noutput: {}\ntokenizer: {tokenizer}\n\
-         {MODEL}\nstages:\n{stages}",
-        output.display()
+        "name: kill\nseed: 3\nruntime: {{device: cpu, precision: fp32, threads: 1}}\noutput: run\ntokenizer: {tokenizer}\n\
+         {MODEL}\nstages:\n{stages}"
     );
     std::fs::write(&path, text).expect("a recipe is written");
     path
@@ -37,19 +37,21 @@ fn timeless(output: &Path, stage: &str) -> Vec<serde_json::Value> {
 
 /// Runs the stages whole and with kills; the weights and rows of `stage` must be the same.
 fn survives(folder: &Path, tokenizer: &str, stages: &str, stage: &str, kills: u64) {
-    let whole = folder.join("whole");
-    let whole_recipe = recipe(folder, &whole, tokenizer, stages);
+    let run = |recipe: &Path| {
+        let mut command = minimind();
+        command.current_dir(recipe.parent().expect("a folder")).arg("run").arg(recipe);
+        command
+    };
+    let whole_recipe = recipe(&folder.join("whole"), tokenizer, stages);
     let started = std::time::Instant::now();
-    succeed(minimind().arg("run").arg(&whole_recipe));
+    succeed(&mut run(&whole_recipe));
     let length = started.elapsed();
 
-    let killed = folder.join("killed");
-    let killed_recipe = recipe(folder, &killed, tokenizer, stages);
+    let killed_recipe = recipe(&folder.join("killed"), tokenizer, stages);
+    let (whole, killed) = (folder.join("whole/run"), folder.join("killed/run"));
     let mut ended_early = 0;
     for kill in 0..kills {
-        let mut child = minimind()
-            .arg("run")
-            .arg(&killed_recipe)
+        let mut child = run(&killed_recipe)
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()
@@ -60,7 +62,7 @@ fn survives(folder: &Path, tokenizer: &str, stages: &str, stage: &str, kills: u6
         child.kill().expect("killed");
         ended_early += u64::from(!child.wait().expect("ended").success());
     }
-    succeed(minimind().arg("run").arg(&killed_recipe));
+    succeed(&mut run(&killed_recipe));
     println!("{stage}: {ended_early} of {kills} kills came before the end");
     assert!(ended_early > 0, "no kill came in time: the test tried nothing");
     let bytes = |run: &Path| std::fs::read(run.join(format!("{stage}_64.pth"))).expect("weights");
@@ -87,8 +89,9 @@ fn killed_adapters_and_preferences_end_with_the_same_bits() {
     let prepared = tempfile::tempdir().expect("a folder");
     let start = "  - tokenizer: {name: tok, data: {synthetic: {rows: 400}}, vocab_size: 400}\n\
                  \x20 - pretrain: {init: scratch, data: {synthetic: {rows: 64}}, epochs: 1, batch_size: 8}\n";
-    let run = prepared.path().join("start");
-    succeed(minimind().arg("run").arg(recipe(prepared.path(), &run, "tok", start)));
+    let recipe = recipe(prepared.path(), "tok", start);
+    succeed(minimind().current_dir(prepared.path()).arg("run").arg(recipe));
+    let run = prepared.path().join("run");
     let (tokenizer, init) = (run.join("tok"), format!("{}:pretrain", run.display()));
     for (stage, own) in [
         ("lora", "rank: 4, dropout: 0.1, data: {synthetic: {rows: 400}, validation: 0.05}"),

@@ -247,8 +247,8 @@ impl Loaded {
         scaler: Option<&mut GradScaler>,
     ) -> Result<()> {
         let at = |e: Error| e.at(Place::file(&self.path));
-        let params = model.params();
-        self.restore_into("model", params.names().iter().zip(params.tensors())).map_err(at)?;
+        let (names, tensors) = model.params().trained();
+        self.restore_into("model", names.iter().zip(tensors)).map_err(at)?;
         self.restore_optimizer("optimizer", optimizer).map_err(at)?;
         if let Some(scaler) = scaler
             && let Some(saved) = self.value.get("scaler")

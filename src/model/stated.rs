@@ -70,7 +70,8 @@ impl ModelOverrides {
             Some((_, Value::String(s))) if s == "minimind2" => Some(Era::MiniMind2),
             Some((_, Value::String(s))) if s == "minimind3" => Some(Era::MiniMind3),
             Some((n, v)) => return Err(wrong(&n, v, "minimind2 or minimind3")),
-            None => None,
+            // Upstream's own files name no era, but only those of 2025 have these keys.
+            None => keys.find(&["n_routed_experts", "aux_loss_alpha", "seq_aux"]).map(|_| Era::MiniMind2),
         };
         rope(&keys, family, &mut stated)?;
         family_defaults(&keys, family, &mut stated)?;
