@@ -10,6 +10,7 @@ pub mod data;
 pub mod engine;
 pub mod error;
 pub mod export;
+pub mod hash;
 pub mod hub;
 pub mod loss;
 pub mod model;

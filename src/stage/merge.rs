@@ -10,14 +10,12 @@ use super::inputs;
 use super::lora::adapter_path;
 use super::runner::{Context, Finished};
 use super::session::{describe, save_kind};
-use crate::checkpoint::adapter::file as adapter;
+use crate::checkpoint::adapter::merge::{MERGED, record, refuse_twice};
+use crate::checkpoint::adapter::{Adapter, file as adapter};
 use crate::checkpoint::{load, pth};
 use crate::engine::resume::weights_value;
 use crate::error::{Error, Place, Result};
 use crate::plan::MergeConfig;
-
-/// What a merged file calls the list of adapters in it.
-const MERGED: &str = "merged";
 
 /// Merges and writes `<stage>_<hidden>[_moe].pth`.
 pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<Finished> {
@@ -32,16 +30,17 @@ pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<Fi
             .at(Place::file(&path))
             .hint("give `init`: the weights it was trained on")
     })?;
-    let own = inputs::file_hash(&path)?;
+    let pairs = Adapter::read(&path)?;
+    let fingerprint = pairs.fingerprint()?;
     let weights = load::read_weights(&base)?;
-    let mut merged: Vec<Value> =
-        weights.metadata.as_ref().and_then(|said| said.get(MERGED)?.as_array().cloned()).unwrap_or_default();
-    let same_file = adapter::is_adapter(&weights.tensors) && inputs::file_hash(&base)? == own;
-    if same_file || merged.contains(&json!(own)) {
+    refuse_twice(&base, &path, weights.metadata.as_ref(), &fingerprint)?;
+    // An adapter's own file stands for its base with it merged in.
+    if adapter::is_adapter(&weights.tensors) && Adapter::read(&base)?.fingerprint()? == fingerprint {
         return Err(Error::input("this adapter is in these weights already")
             .at(Place::file(&base))
             .hint("merge into the weights that the adapter was trained on"));
     }
+    let merged = record(weights.metadata.as_ref(), &path, &pairs, &fingerprint);
     drop(weights);
     let stated = inputs::architecture(config.model.as_ref(), None);
     let model = inputs::load(&base, stated.as_ref(), context.device)?;
@@ -49,9 +48,8 @@ pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<Fi
     let adapter = file.build(model.config(), context.device)?.scaled(scale, 0.0);
     let kind = save_kind(config.save_dtype);
     adapter.merge_into(model.params(), kind)?;
-    merged.push(json!(own));
     let mut said = describe(context, name, config.tokenizer.as_ref(), &model);
-    said.insert(MERGED.to_owned(), json!(merged));
+    said.insert(MERGED.to_owned(), merged);
     let said = Value::Object(said).to_string();
     let output = format!("{name}_{}{}.pth", model.config().hidden_size, model.config().suffix());
     let value = weights_value(&model, kind)?;

@@ -49,8 +49,8 @@ fn from_weights(path: &Path, weights: Weights) -> Result<AdapterFile> {
             "an adapter has tensors called `{module}.lora.A.weight` and `{module}.lora.B.weight` alone",
         ));
     }
+    let scale = stated_scale(&weights);
     let said = weights.metadata.as_ref().and_then(|all| all.get(METADATA));
-    let scale = said.and_then(|said| said.get("scale")?.as_f64()).unwrap_or(1.0);
     let folder = path.parent().unwrap_or(Path::new("."));
     let base = said.and_then(|said| said.get("base")?.as_str()).map(|base| folder.join(base));
     Ok(AdapterFile {
@@ -59,6 +59,12 @@ fn from_weights(path: &Path, weights: Weights) -> Result<AdapterFile> {
         scale,
         base: base.filter(|b| b.exists()),
     })
+}
+
+/// What the adapter's output is multiplied by: upstream's files do not say, theirs is 1.
+pub(super) fn stated_scale(weights: &Weights) -> f64 {
+    let said = weights.metadata.as_ref().and_then(|all| all.get(METADATA));
+    said.and_then(|said| said.get("scale")?.as_f64()).unwrap_or(1.0)
 }
 
 impl AdapterFile {

@@ -18,6 +18,9 @@ use crate::checkpoint::{bridge, pth, safetensors};
 use crate::error::{Error, Place, Result};
 use crate::model::params;
 
+/// What a file's record calls the list of adapters in it.
+pub const MERGED: &str = "merged";
+
 /// What was done.
 #[derive(Debug)]
 pub struct Merged {
@@ -51,7 +54,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Res
     let pairs = Adapter::read(adapter)?;
     let mut weights = load::read_weights(base)?;
     let fingerprint = pairs.fingerprint()?;
-    guard(base, adapter, &weights, &fingerprint)?;
+    refuse_twice(base, adapter, weights.metadata.as_ref(), &fingerprint)?;
     let (config, _, _) = load::architecture(base, &weights)?;
     let kind = kind.unwrap_or_else(|| stored(&weights));
     load::check(&config, &mut weights.tensors).map_err(|e| e.at(Place::file(base)))?;
@@ -93,15 +96,30 @@ fn stored(weights: &Weights) -> Kind {
     kinds.into_iter().max_by_key(|(_, n)| *n).map_or(Kind::Float, |(kind, _)| kind)
 }
 
-fn guard(base: &Path, adapter: &Path, weights: &Weights, fingerprint: &str) -> Result<()> {
-    let list = weights.metadata.as_ref().and_then(|m| m.get("merged")).and_then(Json::as_array);
+/// Refuses an adapter that the weights' record names already.
+///
+/// # Errors
+/// It does.
+pub fn refuse_twice(base: &Path, adapter: &Path, metadata: Option<&Json>, fingerprint: &str) -> Result<()> {
+    let list = metadata.and_then(|m| m.get(MERGED)).and_then(Json::as_array);
     let known = list.into_iter().flatten().find(|entry| entry["sha256"] == fingerprint);
     let Some(entry) = known else { return Ok(()) };
     let name = entry["adapter"].as_str().unwrap_or("an adapter");
-    Err(Error::input(format!("{} is merged into these weights already", adapter.display()))
+    Err(Error::input("this adapter is in these weights already")
         .at(Place::file(base))
-        .because(format!("their record names {name} with the same numbers"))
+        .because(format!("{} was merged into these weights already, as {name}", adapter.display()))
         .hint("use the file as it is, or merge into the weights from before"))
+}
+
+/// The list of adapters in the weights, with one more: what stands under [`MERGED`] in a file's record.
+pub fn record(metadata: Option<&Json>, adapter: &Path, pairs: &Adapter, fingerprint: &str) -> Json {
+    let mut list = metadata.and_then(|m| m.get(MERGED)?.as_array().cloned()).unwrap_or_default();
+    list.push(json!({
+        "adapter": adapter.file_name().map(|n| n.to_string_lossy()),
+        "sha256": fingerprint,
+        "modules": pairs.pairs.len(),
+    }));
+    list.into()
 }
 
 /// Every adapted Linear must be there with the right shape; all that do not fit are named.
@@ -129,12 +147,6 @@ fn fit(adapter: &Adapter, weights: &Weights) -> Result<()> {
 fn about(weights: &Weights, config: &Json, adapter: &Path, pairs: &Adapter, fingerprint: &str) -> Json {
     let mut about = weights.metadata.clone().filter(Json::is_object).unwrap_or_else(|| json!({}));
     about["config"] = config.clone();
-    let mut list = about["merged"].as_array().cloned().unwrap_or_default();
-    list.push(json!({
-        "adapter": adapter.file_name().map(|n| n.to_string_lossy()),
-        "sha256": fingerprint,
-        "modules": pairs.pairs.len(),
-    }));
-    about["merged"] = list.into();
+    about[MERGED] = record(weights.metadata.as_ref(), adapter, pairs, fingerprint);
     about
 }

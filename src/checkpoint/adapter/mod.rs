@@ -1,8 +1,8 @@
 //! LoRA adapters as files (arXiv 2106.09685): upstream's `.pth`, and PEFT's folders.
 //!
 //! An [`Adapter`] is a pair of matrices for each adapted Linear, and what their product is multiplied with:
-//! always 1 upstream, `alpha / rank` in PEFT. [`peft`] reads and writes PEFT's folders, [`merge`] adds an
-//! adapter to a weight file; [`file`] makes a model of an adapter and its base. The layers that train one live in `model`.
+//! always 1 upstream, `alpha / rank` in PEFT, what the record says in ours. [`peft`] reads and writes PEFT's folders, [`merge`] adds an
+//! adapter to a weight file; [`mod@file`] makes a model of an adapter and its base. The layers that train one live in `model`.
 //!
 //! R rank, I inputs, O outputs.
 
@@ -93,6 +93,7 @@ impl Adapter {
         }
         let weights = load::read_weights(path)?;
         let at = |e: Error| e.at(Place::file(path));
+        let scale = file::stated_scale(&weights);
         if weights.tensors.keys().any(|name| name.contains(".lora_A.")) {
             return Err(Error::input("these are PEFT's weights without their config")
                 .at(Place::file(path))
@@ -105,7 +106,7 @@ impl Adapter {
                 halves.put(strip_prefix(module), half, tensor).map_err(at)?;
             }
         }
-        let adapter = halves.adapter(|_| Ok(1.0)).map_err(at)?;
+        let adapter = halves.adapter(|_| Ok(scale)).map_err(at)?;
         if adapter.pairs.is_empty() {
             return Err(Error::input("this file holds no LoRA adapter")
                 .at(Place::file(path))
@@ -148,7 +149,7 @@ impl Adapter {
                 hash.update(&*bridge::to_host(&float(half)?)?.bytes()?);
             }
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(crate::hash::hex(&hash.finalize()))
     }
 }
 

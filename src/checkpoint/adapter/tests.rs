@@ -157,6 +157,23 @@ fn merging_is_recorded_and_not_done_twice() {
     assert!(merge::merge(&path("base.pth"), &path("lora.pth"), &path("x.bin"), None).is_err());
 }
 
+#[test]
+fn our_own_files_state_their_scale() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora_8.pth");
+    let one = adapter(&[("model.layers.0.self_attn.q_proj", pair(2, 1.0))]);
+    let named = one.upstream().unwrap().into_iter().map(|(n, t)| (n, crate::checkpoint::Value::Tensor(t)));
+    pth::write(
+        &path,
+        &crate::checkpoint::Value::dict(named),
+        &[("minimind.json", br#"{"adapter": {"scale": 2.5}}"#)],
+    )
+    .unwrap();
+    let read = Adapter::read(&path).unwrap();
+    assert_eq!(read.pairs[0].1.scale, 2.5);
+    assert_ne!(read.fingerprint().unwrap(), one.fingerprint().unwrap());
+}
+
 fn farthest(left: &Path, right: &Path) -> f64 {
     let (left, right) = (named_tensors(left).unwrap(), named_tensors(right).unwrap());
     let far = |(name, a): (&String, &Tensor)| {
