@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tch::{Device, Kind};
 
+use super::adapter::file::is_adapter;
 use super::load::{self, LoadedModel};
 use super::{bridge, value::HostTensor};
 use crate::error::{Error, Place, Result};
@@ -21,7 +22,12 @@ pub fn load_critic(
 ) -> Result<(ValueModel, Vec<String>)> {
     let mut weights = load::read_weights(path)?;
     let head = (weights.tensors.remove(VALUE_WEIGHT), weights.tensors.remove(VALUE_BIAS));
-    let LoadedModel { model, mut notes, .. } = load::model_from(weights, path, given, device, Kind::Float)?;
+    // A policy that starts from an adapter has its critic on the same weights.
+    let LoadedModel { model, mut notes, .. } = if is_adapter(&weights.tensors) {
+        load::load_model(path, given, device, Kind::Float)?
+    } else {
+        load::model_from(weights, path, given, device, Kind::Float)?
+    };
     let critic = match head {
         (Some(weight), Some(bias)) => {
             let d = model.config().hidden_size;

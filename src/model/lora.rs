@@ -171,18 +171,23 @@ impl Adapter {
         })
     }
 
+    /// `s B A` of a module, `[O, I]`, if it is adapted.
+    pub fn delta(&self, module: &str) -> Result<Option<Tensor>> {
+        let Some(Pair { a, b, scale, .. }) = self.pair(module) else { return Ok(None) };
+        let product = b.detach().f_matmul(&a.detach())?;
+        Ok(Some(if scale == 1.0 { product } else { product * scale }))
+    }
+
     /// Adds the adapter to the weights for good: each adapted weight and `s B A` are rounded to `kind` first and
     /// added in it (upstream's merge does so in fp16).
     pub fn merge_into(&self, params: &Params, kind: Kind) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        for (name, pair) in self.names.iter().zip(self.tensors.iter().zip(&self.tensors[1..])).step_by(2) {
-            let module = name.strip_suffix(".lora.A.weight").unwrap_or(name);
+        for module in self.names.iter().filter_map(|name| name.strip_suffix(".lora.A.weight")) {
             let mut weight = params.get(&format!("{module}.weight")); // [O, I]
-            let (a, b) = pair;
-            let product = b.f_matmul(a)?;
-            let added = if self.scale == 1.0 { product } else { product * self.scale };
-            let sum = weight.f_to_kind(kind)? + added.f_to_kind(kind)?;
-            weight.f_copy_(&sum)?;
+            if let Some(delta) = self.delta(module)? {
+                let sum = weight.f_to_kind(kind)? + delta.f_to_kind(kind)?;
+                weight.f_copy_(&sum)?;
+            }
         }
         Ok(())
     }
@@ -251,8 +256,10 @@ mod tests {
             Device::Cpu,
         );
         let again = again.unwrap().scaled(0.5, 0.0);
+        let effective = adapted.params().effective("model.layers.1.mlp.up_proj.weight").unwrap();
         assert_eq!((again.rank(), again.names().len()), (4, 28));
         again.merge_into(adapted.params(), Kind::Float).unwrap();
+        assert!(effective.equal(&adapted.params().get("model.layers.1.mlp.up_proj.weight")));
         let merged = logits(&adapted.without_adapter());
         assert!((&with - merged).abs().max().double_value(&[]) < 1e-4);
         for (spoil, why) in [("model.layers.9.self_attn.q_proj.lora.A.weight", "no place"), ("", "alone")] {

@@ -224,6 +224,16 @@ impl Params {
         &self.tensors
     }
 
+    /// The weight as it acts: with the adapter's part where there is one. A copy then, without a graph.
+    pub fn effective(&self, name: &str) -> Result<Tensor> {
+        let weight = self.get(name);
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        Ok(match self.adapter.as_ref().map(|adapter| adapter.delta(module)).transpose()?.flatten() {
+            Some(delta) => weight.detach() + delta.f_to_kind(weight.kind())?,
+            None => weight,
+        })
+    }
+
     /// One more parameter after the table's, such as a head that the architecture does not have.
     pub fn push(&mut self, name: &str, tensor: Tensor) {
         self.index.insert(name.to_owned(), self.tensors.len());

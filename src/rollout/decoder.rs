@@ -88,7 +88,7 @@ impl Packer<'_> {
     }
 
     fn weight(&self, name: &str) -> Result<Tensor> {
-        host(&self.params.get(&format!("{name}.weight")))
+        host(&self.params.effective(&format!("{name}.weight"))?)
     }
 
     /// One matrix from several that share their inputs, one below the other.

@@ -4,18 +4,19 @@ use tch::{Kind, Tensor};
 
 use super::decoder::network;
 use crate::model::rope_scaling::RopeScaling;
-use crate::model::{CausalLm, Era, Mask, ModelConfig, ModelOverrides, Params};
+use crate::model::{Adapter, CausalLm, Era, Mask, ModelConfig, ModelOverrides, Params};
 use crate::native::{Network, PAGE, StepTokens, Storage};
 
-pub(super) fn model(era: Era, moe: bool, hidden: i64) -> CausalLm {
+/// Fresh weights of two layers.
+pub(super) fn tiny(era: Era, moe: bool, (hidden, vocab, positions): (i64, i64, i64)) -> CausalLm {
     let config = ModelOverrides {
         era: Some(era),
         hidden_size: Some(hidden),
         num_hidden_layers: Some(2),
         num_attention_heads: Some(4),
         num_key_value_heads: Some(2),
-        vocab_size: Some(77),
-        max_position_embeddings: Some(256),
+        vocab_size: Some(vocab),
+        max_position_embeddings: Some(positions),
         use_moe: Some(moe),
         ..ModelOverrides::default()
     }
@@ -23,6 +24,10 @@ pub(super) fn model(era: Era, moe: bool, hidden: i64) -> CausalLm {
     .unwrap();
     tch::manual_seed(3);
     CausalLm::new(&config, Params::init(&config, tch::Device::Cpu).unwrap())
+}
+
+pub(super) fn model(era: Era, moe: bool, hidden: i64) -> CausalLm {
+    tiny(era, moe, (hidden, 77, 256))
 }
 
 fn all_models() -> Vec<CausalLm> {
@@ -209,4 +214,47 @@ fn steps_that_make_no_sense_are_refused() {
     ] {
         assert!(net.step(&mut cache, &bad, &mut out, &mut []).is_err());
     }
+}
+
+#[test]
+fn an_adapter_decodes_as_it_trains() {
+    let model = model(Era::MiniMind3, false, 40);
+    let adapter = Adapter::fresh(model.config(), &["all-linear".to_owned()], 4, tch::Device::Cpu).unwrap();
+    for tensor in adapter.tensors() {
+        // B begins at zero: something that is felt.
+        let _ = tensor.shallow_clone().f_normal_(0.0, 0.1).unwrap();
+    }
+    let bare = reference(&model, &ids(20));
+    let adapted = model.with_adapter(adapter.scaled(0.5, 0.0));
+    let want = reference(&adapted, &ids(20));
+    let got = logits(&mut network(&adapted, Storage::F32, 1, 64).unwrap(), &ids(20), &[20]);
+    assert!(farthest(&bare, &want) > 1e-2);
+    let far = farthest(&got, &want);
+    assert!(far < 2e-5, "{far}");
+}
+
+#[test]
+fn biases_are_added_where_a_model_has_them() {
+    let config = ModelOverrides {
+        era: Some(Era::MiniMind2),
+        hidden_size: Some(40),
+        num_hidden_layers: Some(2),
+        num_attention_heads: Some(4),
+        num_key_value_heads: Some(2),
+        vocab_size: Some(77),
+        max_position_embeddings: Some(64),
+        qkv_bias: Some(true),
+        o_bias: Some(true),
+        mlp_bias: Some(true),
+        tie_word_embeddings: Some(false),
+        ..ModelOverrides::default()
+    }
+    .resolve()
+    .unwrap();
+    tch::manual_seed(4);
+    let model = CausalLm::new(&config, Params::init(&config, tch::Device::Cpu).unwrap());
+    assert!(model.params().names().iter().any(|name| name.ends_with("up_proj.bias")));
+    let got = logits(&mut network(&model, Storage::F32, 2, 64).unwrap(), &ids(33), &[32, 1]);
+    let far = farthest(&got, &reference(&model, &ids(33)));
+    assert!(far < 2e-5, "{far}");
 }

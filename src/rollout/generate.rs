@@ -134,25 +134,13 @@ pub fn generate_batch(
 
 #[cfg(test)]
 mod tests {
+    use super::super::decoder_tests::tiny;
     use super::super::grouped::ids_tensor;
     use super::*;
-    use crate::model::{ModelOverrides, Params};
+    use crate::model::Era;
 
     fn model(moe: bool) -> CausalLm {
-        let config = ModelOverrides {
-            hidden_size: Some(32),
-            num_hidden_layers: Some(2),
-            num_attention_heads: Some(4),
-            num_key_value_heads: Some(2),
-            vocab_size: Some(50),
-            max_position_embeddings: Some(64),
-            use_moe: Some(moe),
-            ..ModelOverrides::default()
-        }
-        .resolve()
-        .unwrap();
-        tch::manual_seed(3);
-        CausalLm::new(&config, Params::init(&config, tch::Device::Cpu).unwrap())
+        tiny(Era::MiniMind3, moe, (32, 50, 64))
     }
 
     fn alone(model: &CausalLm, prompt: &[u32], config: &GenerateConfig) -> Generation {
