@@ -3,19 +3,16 @@
 //! A step: roll out `num_generations` completions a prompt; advantages within each group; one clipped loss over
 //! all rows; upstream's `train_grpo.py`. Next: `loss::grpo`, the formulas.
 
-use serde_json::Value;
-
-use super::policy::{Learner, Shared, largest_gap};
-use crate::engine::{Objective, StepLoss};
+use super::policy::{At, Learner, Shared, largest_gap};
+use crate::engine::StepLoss;
 use crate::error::{Error, Result};
 use crate::loss::grpo::{Clipping, GrpoLoss, LengthNorm, advantages};
 use crate::loss::policy::{column, spread, token_mean};
 use crate::model::CausalLm;
 use crate::plan::{GrpoPlan, LengthNormPlan, PolicyConfig, RolloutPlan};
 
-/// The stage's objective.
+/// The method's settings.
 pub struct Grpo {
-    shared: Shared,
     group: usize,
     scale_rewards: bool,
     loss: GrpoLoss,
@@ -23,7 +20,7 @@ pub struct Grpo {
 
 impl Grpo {
     /// From the plan.
-    pub fn new(plan: &GrpoPlan, config: &PolicyConfig, shared: Shared) -> Result<Self> {
+    pub fn new(plan: &GrpoPlan, config: &PolicyConfig) -> Result<Self> {
         let clipping = if plan.cispo {
             Clipping::Weight { upper: plan.epsilon_high }
         } else {
@@ -41,23 +38,13 @@ impl Grpo {
             }
         };
         let loss = GrpoLoss { clipping, beta: plan.beta, length_norm };
-        Ok(Self { shared, group: plan.num_generations, scale_rewards: plan.scale_rewards, loss })
+        Ok(Self { group: plan.num_generations, scale_rewards: plan.scale_rewards, loss })
     }
 }
 
 impl Learner for Grpo {
-    fn as_objective(&mut self) -> &mut dyn Objective {
-        self
-    }
-}
-
-impl Objective for Grpo {
-    fn steps_per_epoch(&self) -> u64 {
-        self.shared.source.steps_per_epoch()
-    }
-
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
-        let step = self.shared.step(model, epoch, index)?;
+    fn backward(&mut self, shared: &mut Shared, model: &CausalLm, at: At, scale: f64) -> Result<StepLoss> {
+        let step = shared.step(model, at)?;
         let rows = step.rewards.len();
         if !rows.is_multiple_of(self.group) {
             return Err(Error::input(format!(
@@ -70,7 +57,7 @@ impl Objective for Grpo {
         let (mean, std) = spread(&given);
         let device = model.device();
         let batch = &step.batch;
-        let (terms, aux_loss) = batch.learn(model, self.shared.compute, scale, |logprobs| {
+        let (terms, aux_loss) = batch.learn(model, shared.compute, scale, |logprobs| {
             // Without recorded ones the rows are the policy's own, as it stands.
             let drawn = logprobs.detach();
             let old = batch.old.as_ref().unwrap_or(&drawn);
@@ -82,7 +69,7 @@ impl Objective for Grpo {
             (terms.loss, 1.0, (value, terms.kl_ref, terms.clip_fraction, gap, entropy))
         })?;
         let (loss, kl_ref, clip_fraction, gap, entropy) = terms;
-        self.shared.judge(index + 1, &step, kl_ref)?;
+        shared.judge(at.index + 1, &step, kl_ref)?;
         let mut extra = vec![("policy_loss", loss + aux_loss)];
         extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));
         extra.extend([("advantages_mean", mean), ("advantages_std", std), ("clip_fraction", clip_fraction)]);
@@ -90,29 +77,5 @@ impl Objective for Grpo {
         extra.extend(gap.map(|gap| ("logprob_gap", gap)));
         extra.extend(step.facts);
         Ok(StepLoss { loss, aux_loss, tokens: step.tokens, extra })
-    }
-
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
-        self.shared.source.measure(model)
-    }
-
-    fn lower_is_better(&self) -> bool {
-        false
-    }
-
-    fn rate_factor(&self) -> f64 {
-        self.shared.rate_factor()
-    }
-
-    fn notes(&mut self) -> Vec<String> {
-        self.shared.notes()
-    }
-
-    fn state(&self) -> Value {
-        self.shared.state(Value::Null)
-    }
-
-    fn restore(&mut self, state: &Value) -> Result<()> {
-        self.shared.restore(state).map(drop)
     }
 }

@@ -5,26 +5,24 @@
 //! from the old policy, it and the rest of its pass count nothing (the optimizers step all the same, as
 //! upstream's do) and later passes are left out. Next: `loss::ppo`, the formulas.
 
-use serde_json::Value;
 use tch::Tensor;
 
 use super::inputs;
 use super::policy::batch::Batch;
-use super::policy::{Learner, Shared, Step, largest_gap};
+use super::policy::{At, Learner, Shared, Step, largest_gap};
 use super::runner::Context;
 use crate::checkpoint::load_critic;
 use crate::data::Tokenizer;
 use crate::data::random::Stream;
-use crate::engine::{Companion, Objective, StepLoss};
+use crate::engine::{Companion, Compute, StepLoss};
 use crate::error::{Error, Result};
 use crate::loss::policy::token_mean;
 use crate::loss::ppo::{self, PpoLoss};
 use crate::model::{CausalLm, ValueModel};
 use crate::plan::{PolicyConfig, PpoPlan};
 
-/// The stage's objective.
+/// The method: its settings, the critic, and the step it is at.
 pub struct Ppo {
-    shared: Shared,
     critic: ValueModel,
     plan: PpoPlan,
     loss: PpoLoss,
@@ -66,7 +64,7 @@ impl Ppo {
         context: &Context<'_>,
         config: &PolicyConfig,
         plan: &PpoPlan,
-        shared: Shared,
+        shared: &Shared,
         policy: &CausalLm,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Self> {
@@ -86,14 +84,14 @@ impl Ppo {
         };
         let plan = PpoPlan { mini_batch_size: Some(mini), ..plan.clone() };
         let passes = (plan.ppo_update_iters * rows / mini) as u64;
-        Ok(Self { shared, critic, plan, loss, seed: context.plan.seed, passes, phase: None })
+        Ok(Self { critic, plan, loss, seed: context.plan.seed, passes, phase: None })
     }
 
     /// Everything that is fixed before a step's first pass.
-    fn begin(&mut self, model: &CausalLm, epoch: u64, index: u64) -> Result<Phase> {
-        let step = self.shared.step(model, epoch, index)?;
+    fn begin(&self, shared: &mut Shared, model: &CausalLm, at: At) -> Result<Phase> {
+        let step = shared.step(model, at)?;
         let batch = &step.batch;
-        let compute = self.shared.compute;
+        let compute = shared.compute;
         let old_values = tch::no_grad(|| {
             compute.run(model.device(), || Ok(self.critic.values(&batch.ids, batch.attention(), false)))
         })?;
@@ -103,8 +101,8 @@ impl Ppo {
         };
         let PpoPlan { gamma, lam, .. } = self.plan;
         let targets = ppo::targets(&step.rewards, &old_values, &batch.mask, gamma, lam);
-        let queue =
-            self.minibatches(step.rewards.len(), epoch * self.steps_per_epoch() + index, model.device());
+        let number = at.epoch * shared.source.steps_per_epoch() + at.index;
+        let queue = self.minibatches(step.rewards.len(), number, model.device());
         let old_values = old_values * &batch.mask;
         Ok(Phase {
             step,
@@ -140,13 +138,12 @@ impl Ppo {
     /// One minibatch: the policy's gradient and the critic's.
     fn minibatch(
         &self,
+        compute: Compute,
         model: &CausalLm,
         phase: &mut Phase,
-        pass: usize,
-        rows: &Tensor,
+        (pass, rows): (usize, &Tensor),
         scale: f64,
     ) -> Result<()> {
-        let compute = self.shared.compute;
         let pick = |t: &Tensor| t.index_select(0, rows);
         let batch: Batch = phase.step.batch.select(rows);
         let (old, advantages) = (pick(&phase.old), pick(&phase.targets.advantages));
@@ -186,11 +183,11 @@ impl Ppo {
     }
 
     /// The row of a step whose passes are done.
-    fn finish(&mut self, phase: Phase, number: u64) -> Result<StepLoss> {
+    fn finish(&self, shared: &mut Shared, phase: Phase, number: u64) -> Result<StepLoss> {
         let sums = &phase.sums;
         let mean = |sum: f64| sum / sums.count;
         let kl_ref = sums.kl_ref.map(mean);
-        self.shared.judge(number, &phase.step, kl_ref)?;
+        shared.judge(number, &phase.step, kl_ref)?;
         let mut extra = vec![("policy_loss", mean(sums.policy)), ("critic_loss", mean(sums.critic))];
         extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));
         extra.extend([
@@ -214,40 +211,22 @@ impl Learner for Ppo {
         self.passes
     }
 
-    fn as_objective(&mut self) -> &mut dyn Objective {
-        self
-    }
-}
-
-impl Objective for Ppo {
-    fn steps_per_epoch(&self) -> u64 {
-        self.shared.source.steps_per_epoch()
-    }
-
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+    fn backward(&mut self, shared: &mut Shared, model: &CausalLm, at: At, scale: f64) -> Result<StepLoss> {
         let mut phase = match self.phase.take() {
             Some(phase) => phase,
-            None => self.begin(model, epoch, index)?,
+            None => self.begin(shared, model, at)?,
         };
         let (pass, rows) = phase.queue.pop().expect("a step has a minibatch left");
-        self.minibatch(model, &mut phase, pass, &rows, scale)?;
+        self.minibatch(shared.compute, model, &mut phase, (pass, &rows), scale)?;
         if let Some(stopped_in) = phase.stopped_in {
             phase.queue.retain(|(pass, _)| *pass == stopped_in);
         }
         if phase.queue.is_empty() {
-            return self.finish(phase, index + 1);
+            return self.finish(shared, phase, at.index + 1);
         }
         let loss = phase.sums.loss / phase.sums.count;
         self.phase = Some(phase);
         Ok(StepLoss { loss, ..StepLoss::default() })
-    }
-
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
-        self.shared.source.measure(model)
-    }
-
-    fn lower_is_better(&self) -> bool {
-        false
     }
 
     fn more(&self) -> bool {
@@ -263,22 +242,6 @@ impl Objective for Ppo {
             aliases: aliases.into_iter().collect(),
             peak: self.plan.critic_learning_rate,
         })
-    }
-
-    fn rate_factor(&self) -> f64 {
-        self.shared.rate_factor()
-    }
-
-    fn notes(&mut self) -> Vec<String> {
-        self.shared.notes()
-    }
-
-    fn state(&self) -> Value {
-        self.shared.state(Value::Null)
-    }
-
-    fn restore(&mut self, state: &Value) -> Result<()> {
-        self.shared.restore(state).map(drop)
     }
 }
 

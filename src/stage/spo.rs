@@ -4,17 +4,16 @@
 
 use serde_json::{Value, json};
 
-use super::policy::{Learner, Shared, largest_gap};
-use crate::engine::{Objective, StepLoss};
+use super::policy::{At, Learner, Shared, largest_gap};
+use crate::engine::StepLoss;
 use crate::error::{Error, Result};
 use crate::loss::policy::{column, k3, spread, token_mean};
 use crate::loss::spo::{self, RhoMode, Tracker, TrackerConfig};
 use crate::model::CausalLm;
 use crate::plan::SpoPlan;
 
-/// The stage's objective.
+/// The method's settings and its tracker.
 pub struct Spo {
-    shared: Shared,
     beta: f64,
     config: TrackerConfig,
     tracker: Tracker,
@@ -22,7 +21,7 @@ pub struct Spo {
 
 impl Spo {
     /// From the plan.
-    pub fn new(plan: &SpoPlan, shared: Shared) -> Self {
+    pub fn new(plan: &SpoPlan) -> Self {
         let config = TrackerConfig {
             rho_mode: if plan.constant_rho { RhoMode::Constant } else { RhoMode::Kl },
             rho_const: plan.rho_const,
@@ -30,27 +29,17 @@ impl Spo {
             clip_lower: plan.clip_lower,
             clip_upper: plan.clip_upper,
         };
-        Self { shared, beta: plan.beta, config, tracker: Tracker::new(&config) }
+        Self { beta: plan.beta, config, tracker: Tracker::new(&config) }
     }
 }
 
 impl Learner for Spo {
-    fn as_objective(&mut self) -> &mut dyn Objective {
-        self
-    }
-}
-
-impl Objective for Spo {
-    fn steps_per_epoch(&self) -> u64 {
-        self.shared.source.steps_per_epoch()
-    }
-
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
-        let step = self.shared.step(model, epoch, index)?;
+    fn backward(&mut self, shared: &mut Shared, model: &CausalLm, at: At, scale: f64) -> Result<StepLoss> {
+        let step = shared.step(model, at)?;
         let baseline = self.tracker.baseline();
         let given = self.tracker.advantages(&step.rewards);
         let (batch, reference, beta) = (&step.batch, step.reference.as_ref(), self.beta);
-        let (terms, aux_loss) = batch.learn(model, self.shared.compute, scale, |logprobs| {
+        let (terms, aux_loss) = batch.learn(model, shared.compute, scale, |logprobs| {
             let advantages = column(&given, model.device());
             let loss = spo::loss(logprobs, reference, &advantages, &batch.mask, beta);
             let now = logprobs.detach();
@@ -63,7 +52,7 @@ impl Objective for Spo {
         })?;
         let (loss, mean_logprob, kl, gap) = terms;
         let rho = self.tracker.update(&self.config, &step.rewards, mean_logprob);
-        self.shared.judge(index + 1, &step, kl)?;
+        shared.judge(at.index + 1, &step, kl)?;
         let mut extra = vec![("policy_loss", loss + aux_loss)];
         extra.extend(kl.map(|kl| ("kl", kl)));
         extra.extend([
@@ -79,30 +68,13 @@ impl Objective for Spo {
         Ok(StepLoss { loss, aux_loss, tokens: step.tokens, extra })
     }
 
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
-        self.shared.source.measure(model)
-    }
-
-    fn lower_is_better(&self) -> bool {
-        false
-    }
-
-    fn rate_factor(&self) -> f64 {
-        self.shared.rate_factor()
-    }
-
-    fn notes(&mut self) -> Vec<String> {
-        self.shared.notes()
-    }
-
     fn state(&self) -> Value {
-        self.shared.state(json!(self.tracker))
+        json!(self.tracker)
     }
 
-    fn restore(&mut self, state: &Value) -> Result<()> {
-        let own = self.shared.restore(state)?;
-        if !own.is_null() {
-            self.tracker = serde_json::from_value(own)
+    fn restore(&mut self, state: Value) -> Result<()> {
+        if !state.is_null() {
+            self.tracker = serde_json::from_value(state)
                 .map_err(|e| Error::failed("cannot read spo's tracker in the resume file").because(e))?;
         }
         Ok(())

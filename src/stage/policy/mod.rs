@@ -21,7 +21,7 @@ use super::session as common;
 use super::watch::Watch;
 use super::{grpo, ppo, spo};
 use crate::data::{Recorded, Tokenizer};
-use crate::engine::{Compute, Files, LoopConfig, Objective, train};
+use crate::engine::{Companion, Compute, Files, LoopConfig, Objective, StepLoss, train};
 use crate::error::{Error, Result};
 use crate::loss::policy::spread;
 use crate::model::{CausalLm, params};
@@ -61,9 +61,9 @@ pub struct Step {
 
 impl Shared {
     /// Rolls out, reads the reference.
-    pub fn step(&mut self, policy: &CausalLm, epoch: u64, index: u64) -> Result<Step> {
+    pub fn step(&mut self, policy: &CausalLm, at: At) -> Result<Step> {
         let Rollout { episodes, attend, fresh, mut facts, repetition } =
-            self.source.roll(policy, epoch, index)?;
+            self.source.roll(policy, at.epoch, at.index)?;
         let batch = Batch::new(&episodes, self.pad, attend, policy.device());
         let reference = self.reference.as_ref().map(|r| batch.logprobs(r, self.compute)).transpose()?;
         let rewards: Vec<f64> = episodes.iter().map(|e| e.reward).collect();
@@ -81,30 +81,6 @@ impl Shared {
         let seen = Seen { kl, reward, repetition: step.repetition };
         self.notes.extend(self.memory.judge(&self.guards, number, seen)?);
         Ok(())
-    }
-
-    /// Multiplies the learning rate.
-    pub fn rate_factor(&self) -> f64 {
-        self.memory.rate_factor
-    }
-
-    /// What a person should read.
-    pub fn notes(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.notes)
-    }
-
-    /// What a checkpoint must hold; `own` is the method's.
-    pub fn state(&self, own: Value) -> Value {
-        json!({"guards": self.memory, "method": own})
-    }
-
-    /// Goes on from [`Self::state`]; gives the method's part.
-    pub fn restore(&mut self, state: &Value) -> Result<Value> {
-        if let Some(guards) = state.get("guards") {
-            self.memory = serde_json::from_value(guards.clone())
-                .map_err(|e| Error::failed("cannot read the guards' state in the resume file").because(e))?;
-        }
-        Ok(state.get("method").cloned().unwrap_or_default())
     }
 }
 
@@ -146,21 +122,15 @@ pub fn run(
     let mut said = common::describe(context, name, t.tokenizer.as_ref(), &policy);
     said.extend(common::provenance(inputs));
     let metadata = Value::Object(said).to_string();
-    let mut objective = objective(context, config, shared, &policy, tokenizer.as_ref())?;
-    let loop_config = loop_config(context, config, per_epoch, objective.passes(), metadata, hash);
+    let learner = learner(context, config, &shared, &policy, tokenizer.as_ref())?;
+    let mut objective = Policy { shared, learner };
+    let loop_config = loop_config(context, config, per_epoch, objective.learner.passes(), metadata, hash);
     let loaded = common::find_resume(context, &files, &loop_config)?;
     let total = loop_config.schedule.total_steps;
     let position = loaded.as_ref().and_then(|l| l.state.as_ref()).map(|s| s.metrics.clone());
     let mut watch = Watch::new(folder, name, total, context.console, position.as_ref())?;
-    let result = train(
-        &policy,
-        &loop_config,
-        &files,
-        loaded.as_ref(),
-        objective.as_objective(),
-        &mut watch,
-        &context.signals,
-    );
+    let result =
+        train(&policy, &loop_config, &files, loaded.as_ref(), &mut objective, &mut watch, &context.signals);
     let notes = watch.finish();
     let outcome = result?;
     let (parameters, active) = params::count(policy.config());
@@ -176,31 +146,113 @@ pub fn run(
         "metrics": metrics,
         "notes": notes,
     });
-    summary["method"] = objective.as_objective().state()["method"].clone();
+    summary["method"] = objective.learner.state();
     Ok(Finished { outputs: vec![format!("{stem}.pth")], summary })
 }
 
-/// A method at work.
-pub trait Learner: Objective {
+/// A method at work: what it does with a step. The rest of a stage's course is the same for all.
+pub trait Learner {
     /// Backward passes a step.
     fn passes(&self) -> u64 {
         1
     }
 
-    /// For the loop.
-    fn as_objective(&mut self) -> &mut dyn Objective;
+    /// As [`Objective::backward`].
+    fn backward(&mut self, shared: &mut Shared, model: &CausalLm, at: At, scale: f64) -> Result<StepLoss>;
+
+    /// As [`Objective::more`].
+    fn more(&self) -> bool {
+        false
+    }
+
+    /// As [`Objective::companion`].
+    fn companion(&self) -> Option<Companion> {
+        None
+    }
+
+    /// What a checkpoint must hold of the method.
+    fn state(&self) -> Value {
+        Value::Null
+    }
+
+    /// Goes on from [`Self::state`].
+    fn restore(&mut self, state: Value) -> Result<()> {
+        let _ = state;
+        Ok(())
+    }
 }
 
-fn objective(
+/// Which step of the run.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// From 0.
+    pub epoch: u64,
+    /// In the epoch, from 0.
+    pub index: u64,
+}
+
+/// A method over what all methods share.
+struct Policy {
+    shared: Shared,
+    learner: Box<dyn Learner>,
+}
+
+impl Objective for Policy {
+    fn steps_per_epoch(&self) -> u64 {
+        self.shared.source.steps_per_epoch()
+    }
+
+    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+        self.learner.backward(&mut self.shared, model, At { epoch, index }, scale)
+    }
+
+    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+        self.shared.source.measure(model)
+    }
+
+    fn lower_is_better(&self) -> bool {
+        false
+    }
+
+    fn more(&self) -> bool {
+        self.learner.more()
+    }
+
+    fn companion(&self) -> Option<Companion> {
+        self.learner.companion()
+    }
+
+    fn rate_factor(&self) -> f64 {
+        self.shared.memory.rate_factor
+    }
+
+    fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.shared.notes)
+    }
+
+    fn state(&self) -> Value {
+        json!({"guards": self.shared.memory, "method": self.learner.state()})
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        if let Some(guards) = state.get("guards") {
+            self.shared.memory = serde_json::from_value(guards.clone())
+                .map_err(|e| Error::failed("cannot read the guards' state in the resume file").because(e))?;
+        }
+        self.learner.restore(state.get("method").cloned().unwrap_or_default())
+    }
+}
+
+fn learner(
     context: &Context<'_>,
     config: &PolicyConfig,
-    shared: Shared,
+    shared: &Shared,
     policy: &CausalLm,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<Box<dyn Learner>> {
     Ok(match &config.method {
-        Method::Grpo(plan) => Box::new(grpo::Grpo::new(plan, config, shared)?),
-        Method::Spo(plan) => Box::new(spo::Spo::new(plan, shared)),
+        Method::Grpo(plan) => Box::new(grpo::Grpo::new(plan, config)?),
+        Method::Spo(plan) => Box::new(spo::Spo::new(plan)),
         Method::Ppo(plan) => Box::new(ppo::Ppo::new(context, config, plan, shared, policy, tokenizer)?),
     })
 }
