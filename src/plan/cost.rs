@@ -162,6 +162,10 @@ pub fn estimate(
         .iter()
         .map(|stage| {
             let known = facts(stage);
+            if let StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) = &stage.config {
+                let model = sized(&c.train.model, &c.train.tokenizer);
+                return policy_cost(stage, c, model.as_ref(), known, half, flops_per_s);
+            }
             if let Some(c) = stage.config.training() {
                 let model = sized(&c.model, &c.tokenizer);
                 let other = tuning::other_model(&stage.config, model.as_ref(), &sized);
@@ -184,10 +188,6 @@ pub fn estimate(
                     let model = sized(&c.model, &c.tokenizer);
                     let count = model.as_ref().map(parameters).map(|p| Parameters { trained: 0, ..p });
                     StageCost { parameters: count, updates: Some(0), ..blank(stage, "export") }
-                }
-                StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => {
-                    let model = sized(&c.train.model, &c.train.tokenizer);
-                    policy_cost(stage, c, model.as_ref(), known, half, flops_per_s)
                 }
                 StageConfig::Eval(c) => {
                     let model = sized(&c.model, &c.tokenizer);
