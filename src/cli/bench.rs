@@ -159,16 +159,8 @@ fn prompt(model: &CausalLm, tokens: usize, seed: u64) -> Vec<u32> {
     (0..tokens as u64).map(|i| ((i * 7919 + seed * 104_729 + 3) % vocab) as u32).collect()
 }
 
-fn decoder<'m>(
-    model: &'m CausalLm,
-    storage: Storage,
-    threads: usize,
-    positions: usize,
-) -> Result<Decoder<'m>> {
-    Decoder::new(
-        model,
-        DecoderConfig { storage: Some(storage), threads: Some(threads), positions: Some(positions) },
-    )
+fn packed(storage: Storage, threads: usize, positions: usize) -> DecoderConfig {
+    DecoderConfig { storage: Some(storage), threads: Some(threads), positions: Some(positions) }
 }
 
 /// Seconds that `rows` rows take from their first new token to their last.
@@ -189,7 +181,7 @@ fn decode(
             max_tokens: rows * (positions + 64),
             prefill_chunk: rows * start,
         };
-        let mut batcher = Batcher::new(decoder(model, storage, threads, positions)?, config)?;
+        let mut batcher = Batcher::new(Decoder::new(model, packed(storage, threads, positions))?, config)?;
         let network = batcher.decoder().network().ok_or_else(|| Error::failed("no packed network"))?;
         let (bytes, operations) = (network.bytes_per_token() as f64, network.operations_per_token() as f64);
         let mut speeds = Vec::new();
@@ -228,12 +220,7 @@ fn prefill(
     limits: Limits,
     precision: &'static str,
 ) -> Result<Figure> {
-    let config = DecoderConfig {
-        storage: Some(storage),
-        threads: Some(threads),
-        positions: Some(args.prompt_tokens + 1),
-    };
-    let mut generator = Generator::new(model, config)?;
+    let mut generator = Generator::new(model, packed(storage, threads, args.prompt_tokens + 1))?;
     let mut speeds = Vec::new();
     for turn in 0..u64::from(args.repeat) {
         let ids = prompt(model, args.prompt_tokens, 1 + turn);
@@ -241,7 +228,8 @@ fn prefill(
         let made = generator.generate(&ids, &one, &mut |_| ControlFlow::Continue(()))?;
         speeds.push(made.prefill_tokens_per_s());
     }
-    let operations = decoder(model, storage, threads, 1)?.network().map_or(1, |n| n.operations_per_token());
+    let operations =
+        Decoder::new(model, packed(storage, threads, 1))?.network().map_or(1, |n| n.operations_per_token());
     Ok(Figure {
         what: "prefill",
         precision,
@@ -270,7 +258,7 @@ fn rollout(model: &CausalLm, args: &Args, limits: Limits) -> Result<Figure> {
         speeds.push(tokens as f64 / clock.elapsed().as_secs_f64());
     }
     let threads = tch::get_num_threads() as usize;
-    let mut decoder = decoder(model, Storage::F32, threads, 1)?;
+    let mut decoder = Decoder::new(model, packed(Storage::F32, threads, 1))?;
     let (bytes, operations) =
         decoder.network().map_or((1, 1), |n| (n.bytes_per_token(), n.operations_per_token()));
     let memory = limits.read / bytes as f64 * args.completions as f64;

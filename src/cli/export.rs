@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::open::ReadArgs;
 use super::{open, pull};
 use crate::error::{Error, Result};
 use crate::export::{self, Format, Options, Precision, Report, Source};
@@ -31,15 +32,8 @@ pub struct Args {
     /// Do not read the export back and compare its logits with the model's.
     #[arg(long)]
     no_verify: bool,
-    /// Folder with tokenizer.json; without it, the one beside the model.
-    #[arg(long, value_name = "DIR")]
-    tokenizer: Option<PathBuf>,
-    /// A config.json that states the architecture.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Stretch rotary positions with YaRN, for long inputs.
-    #[arg(long)]
-    yarn: bool,
+    #[command(flatten)]
+    read: ReadArgs,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -49,12 +43,12 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     tch::set_num_threads(Machine::detect().cores as i32);
     let path = pull::locate(&args.model)?;
-    let given = args.config.as_deref().map(open::read_config).transpose()?;
-    let tokenizer = match args.tokenizer {
+    let given = args.read.config.as_deref().map(open::read_config).transpose()?;
+    let tokenizer = match args.read.tokenizer {
         Some(folder) => Some(folder),
         None => open::beside(&path)?,
     };
-    let source = Source::open(&path, given.as_ref(), args.yarn, tokenizer)?;
+    let source = Source::open(&path, given.as_ref(), args.read.yarn, tokenizer)?;
     for note in &source.notes {
         tracing::info!("{note}");
     }

@@ -31,18 +31,25 @@ pub struct OpenArgs {
     how: HowArgs,
 }
 
+/// What a model's files do not say.
+#[derive(Debug, clap::Args)]
+pub struct ReadArgs {
+    /// Folder with tokenizer.json; without it, the one beside the model.
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// A config.json that states the architecture.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Stretch rotary positions with YaRN, for long inputs.
+    #[arg(long)]
+    pub yarn: bool,
+}
+
 /// How a model is read, and where it runs.
 #[derive(Debug, clap::Args)]
 pub struct HowArgs {
-    /// Folder with tokenizer.json; without it, the one beside the model.
-    #[arg(long, value_name = "DIR")]
-    tokenizer: Option<PathBuf>,
-    /// A config.json that states the architecture.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Stretch rotary positions with YaRN, for long inputs.
-    #[arg(long)]
-    yarn: bool,
+    #[command(flatten)]
+    read: ReadArgs,
     /// auto, cpu, cuda, cuda:N or mps.
     #[arg(long, default_value = "auto", value_parser = parse_device)]
     device: Wanted,
@@ -99,7 +106,7 @@ pub fn open_named(model: &str, args: &HowArgs) -> Result<Opened> {
         Compute::Bf16 => Kind::BFloat16,
         Compute::Fp16 => Kind::Half,
     };
-    let given = args.config.as_deref().map(read_config).transpose()?;
+    let given = args.read.config.as_deref().map(read_config).transpose()?;
     let (start, before) = (Instant::now(), peak_memory_bytes().unwrap_or(0));
     let loaded = load::load_model(&path, given.as_ref(), device, kind)?;
     let bytes = peak_memory_bytes().unwrap_or(0).saturating_sub(before);
@@ -108,8 +115,8 @@ pub fn open_named(model: &str, args: &HowArgs) -> Result<Opened> {
         tracing::info!("{note}");
     }
     tracing::debug!("architecture from {}", loaded.architecture_from);
-    let model = if args.yarn { loaded.model.with_yarn() } else { loaded.model };
-    let tokenizer = match &args.tokenizer {
+    let model = if args.read.yarn { loaded.model.with_yarn() } else { loaded.model };
+    let tokenizer = match &args.read.tokenizer {
         Some(folder) => Some(Tokenizer::load(folder)?),
         None => own_tokenizer(&path)?,
     };

@@ -35,7 +35,7 @@ pub struct Args {
     /// Listen beyond this machine without a key.
     #[arg(long)]
     insecure: bool,
-    /// A page's origin that may call (https://example.org), or * for all.
+    /// A page's origin that may call, such as `https://example.org`, or * for all.
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
     #[command(flatten)]

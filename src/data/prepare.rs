@@ -24,6 +24,7 @@ use super::text;
 use super::tokenizer::Tokenizer;
 use super::tokens::Tokens;
 use crate::error::{Error, Place, Result};
+use crate::hash::hex;
 
 /// What preparing needs beside the data's own settings.
 #[derive(Debug)]
@@ -309,8 +310,4 @@ fn content(source: &DataSource, format: DataFormat) -> Result<(String, u64)> {
         }
     }
     Ok((hex(&hash.finalize()), bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -253,8 +253,7 @@ fn lines(source: &DataSource, agent: bool) -> Result<(Vec<Numbered>, String)> {
         hash.update(bytes);
         hash.update(b"\n");
     }
-    let hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    Ok((found, hash))
+    Ok((found, crate::hash::hex(&hash.finalize())))
 }
 
 /// The conversation up to the answer, with its tools.

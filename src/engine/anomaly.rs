@@ -27,7 +27,7 @@ pub enum Anomaly {
 const WARM_UP: u64 = 20;
 /// Weight of a new loss in the running mean.
 const NEW: f64 = 0.05;
-/// Anomalies after which skipping and rolling back are given up, less [`RELIEF`] for each good update since.
+/// Anomalies after which skipping and rolling back are given up, less `RELIEF` for each good update since.
 pub const PATIENCE: f64 = 10.0;
 /// One anomaly in ten updates can be borne for ever; more often, the run is going nowhere.
 const RELIEF: f64 = 0.1;

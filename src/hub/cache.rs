@@ -9,9 +9,10 @@ use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use super::Entry;
 use super::reference::{Kind, Reference};
-use super::{Entry, transfer};
 use crate::error::{Error, Result};
+use crate::hash::hex;
 
 /// Weight files of a whole model, and the indexes that name shards.
 const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
@@ -72,7 +73,7 @@ impl Cache {
                 .hint("nothing outside the cache is written; tell the hub's operator"));
         }
         let name = entry.digest.as_ref().map_or_else(
-            || transfer::hex(&Sha256::digest(format!("{commit}/{}", entry.path))),
+            || hex(&Sha256::digest(format!("{commit}/{}", entry.path))),
             |digest| digest.text().to_owned(),
         );
         let make =

@@ -14,7 +14,7 @@ fn source(settings: &Settings, url: String, shown: String) -> Source {
     Source { url, secret, shown, token_hint: "set HF_TOKEN to a token that may read it" }
 }
 
-fn words(kind: Kind, repo: &str) -> String {
+pub(super) fn words(kind: Kind, repo: &str) -> String {
     format!("{} {repo}", if kind == Kind::Model { "model" } else { "data set" })
 }
 

@@ -1,7 +1,7 @@
 //! ModelScope's protocol: one list with every file's size and SHA-256, and one address that gives a file.
 
 use super::cache::is_inside;
-use super::huggingface::escape;
+use super::huggingface::{escape, words};
 use super::reference::{Kind, Reference};
 use super::transfer::{Digest, Source, Transfer};
 use super::{Entry, Listing, Settings};
@@ -21,10 +21,6 @@ fn source(settings: &Settings, url: String, shown: String) -> Source {
     Source { url, secret, shown, token_hint: "set MODELSCOPE_API_TOKEN to a token that may read it" }
 }
 
-fn words(reference: &Reference, kind: Kind) -> String {
-    format!("{} {}", if kind == Kind::Model { "model" } else { "data set" }, reference.repo)
-}
-
 pub(super) fn list(
     settings: &Settings,
     transfer: &Transfer,
@@ -33,7 +29,7 @@ pub(super) fn list(
 ) -> Result<Listing> {
     let base = base(settings, reference, kind);
     let revision = reference.revision();
-    let shown = words(reference, kind);
+    let shown = words(kind, &reference.repo);
     let mut files = Vec::new();
     for page in 1.. {
         let url = match kind {
@@ -70,6 +66,6 @@ pub(super) fn locate(
 ) -> (Entry, Source) {
     let path = escape(&entry.path).replace('/', "%2F");
     let url = format!("{}?Revision={}&FilePath={path}", base(settings, reference, kind), listing.commit);
-    let shown = format!("file {} of {}", entry.path, words(reference, kind));
+    let shown = format!("file {} of {}", entry.path, words(kind, &reference.repo));
     (entry.clone(), source(settings, url, shown))
 }

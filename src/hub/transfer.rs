@@ -15,6 +15,7 @@ use ureq::{Agent, Body};
 
 use super::Entry;
 use crate::error::{Error, Place, Result};
+use crate::hash::hex;
 
 /// How a fault begins when no answer came.
 pub(super) const UNREACHABLE: &str = "the hub cannot be reached";
@@ -54,11 +55,6 @@ impl Digest {
             Self::Sha256(text) | Self::Git(text) => text,
         }
     }
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Where a file is fetched from, and what opens it.

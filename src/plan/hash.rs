@@ -29,5 +29,5 @@ pub fn stage_hash(plan: &Plan, stage: &StagePlan, inputs: &[String]) -> String {
         "inputs": inputs,
     });
     let digest = Sha256::digest(sorted(all).to_string().as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hash::hex(&digest)
 }

@@ -41,6 +41,18 @@ impl Request {
             constraint: None,
         }
     }
+
+    /// The same once more, as answer `number` to its prompt; a constraint is not carried over.
+    pub fn again(&self, number: usize) -> Self {
+        Self {
+            prompt: self.prompt.clone(),
+            sampling: self.sampling.clone(),
+            stream: number as u64,
+            stop_ids: self.stop_ids.clone(),
+            constraint: None,
+            ..*self
+        }
+    }
 }
 
 impl std::fmt::Debug for Request {

@@ -86,14 +86,10 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
     let ids = live.tokenizer.encode(&prompt)?;
     let room = shared.room(&live, ids.len(), "messages")?;
     let order = Order {
-        max_new_tokens: ask.max_tokens.unwrap_or(shared.settings.limits.default_new_tokens).min(room),
         sampling: ask.sampling.clone(),
         stop_ids: stop_ids(&ask, &live),
         logprobs: top,
-        prompt_logprobs: false,
-        prompt: ids,
-        stream: 0,
-        constraint: None,
+        ..Order::new(0, ids, ask.max_tokens.unwrap_or(shared.settings.limits.default_new_tokens).min(room))
     };
     Ok(Ready { live, model, ask, order, voice })
 }

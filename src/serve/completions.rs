@@ -81,14 +81,11 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
     for (text, ids) in prompts {
         let room = shared.room(&live, ids.len(), "prompt")?;
         let order = Order {
-            max_new_tokens: ask.max_tokens.unwrap_or(DEFAULT_TOKENS).min(room),
             sampling: ask.sampling.clone(),
             stop_ids: stop_ids(&ask, &live),
             logprobs,
             prompt_logprobs: echo && logprobs.is_some(),
-            prompt: ids,
-            stream: 0,
-            constraint: None,
+            ..Order::new(0, ids, ask.max_tokens.unwrap_or(DEFAULT_TOKENS).min(room))
         };
         for number in 0..ask.n {
             orders.push(order.again(number));

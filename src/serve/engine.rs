@@ -6,53 +6,9 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Mask};
-use crate::rollout::{
-    Batcher, BatcherConfig, Constraint, Decoder, DecoderConfig, Event, Finish, Request, Sampling,
-    TokenLogprob,
-};
-
-/// A generation that is asked for.
-pub struct Order {
-    /// The prompt.
-    pub prompt: Vec<u32>,
-    /// Most new tokens; 0 asks for the prompt's log-probabilities alone.
-    pub max_new_tokens: usize,
-    /// How to choose.
-    pub sampling: Sampling,
-    /// Random stream of the seed: answers to one prompt have each its own.
-    pub stream: u64,
-    /// Tokens that end it.
-    pub stop_ids: Vec<u32>,
-    /// How many likeliest tokens to name beside each new one.
-    pub logprobs: Option<usize>,
-    /// Whether the prompt's tokens get log-probabilities too.
-    pub prompt_logprobs: bool,
-    /// What the answer must look like.
-    pub constraint: Option<Box<dyn Constraint + Send>>,
-}
-
-impl Order {
-    /// The same once more, as answer `number` to its prompt; a constraint is not carried over.
-    pub fn again(&self, number: usize) -> Self {
-        Self {
-            prompt: self.prompt.clone(),
-            sampling: self.sampling.clone(),
-            stream: number as u64,
-            stop_ids: self.stop_ids.clone(),
-            constraint: None,
-            ..*self
-        }
-    }
-}
-
-impl std::fmt::Debug for Order {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Order")
-            .field("prompt_tokens", &self.prompt.len())
-            .field("max_new_tokens", &self.max_new_tokens)
-            .finish_non_exhaustive()
-    }
-}
+/// What a generation is asked with; HTTP has requests of its own.
+pub use crate::rollout::Request as Order;
+use crate::rollout::{Batcher, BatcherConfig, Decoder, DecoderConfig, Event, Finish, TokenLogprob};
 
 /// A token and how likely it was under the model's own distribution.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,24 +76,14 @@ impl<'m> Engine<'m> {
         })
     }
 
-    /// Takes an order.
+    /// Takes an order under the name `id`.
     pub fn submit(&mut self, id: u64, order: Order) -> Result<()> {
         if order.prompt_logprobs
             && let Some(&first) = order.prompt.first()
         {
             self.firsts.insert(id, first);
         }
-        self.batcher.submit(Request {
-            id,
-            prompt: order.prompt,
-            max_new_tokens: order.max_new_tokens,
-            sampling: order.sampling,
-            stream: order.stream,
-            stop_ids: order.stop_ids,
-            logprobs: order.logprobs,
-            prompt_logprobs: order.prompt_logprobs,
-            constraint: order.constraint,
-        })
+        self.batcher.submit(Order { id, ..order })
     }
 
     /// Forgets an order.

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tch::Kind;
 
-use super::record::{Inputs, hex};
+use super::record::Inputs;
 use super::runner::Context;
 use crate::checkpoint::{load, resolve_model_path};
 use crate::data::{DataConfig, DataSource, Tokenizer, Validation};
 use crate::error::{Error, Place, Result};
+use crate::hash::hex;
 use crate::model::{CausalLm, ModelConfig, Params};
 use crate::plan::{ChoicePlan, EvalConfig, Init, ModelPlan, StageConfig, TokenizerSource};
 

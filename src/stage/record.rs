@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::atomic;
 use crate::error::{Error, Place, Result};
+use crate::hash::hex;
 
 /// Everything that decides a stage's result, by name: a hash or a version each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,11 +36,6 @@ impl Inputs {
         let names: std::collections::BTreeSet<_> = self.0.keys().chain(old.0.keys()).collect();
         names.into_iter().filter(|n| self.0.get(*n) != old.0.get(*n)).cloned().collect()
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The record of a finished stage.

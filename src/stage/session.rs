@@ -220,7 +220,7 @@ pub fn describe(
     said.insert("recipe".to_owned(), json!(context.plan.name));
     said.insert("stage".to_owned(), json!(name));
     let recipe = Sha256::digest(context.plan.recipe_text.as_bytes());
-    said.insert("recipe_hash".to_owned(), json!(super::record::hex(&recipe)));
+    said.insert("recipe_hash".to_owned(), json!(crate::hash::hex(&recipe)));
     said.insert("program".to_owned(), json!(format!("minimind {}", inputs::PROGRAM)));
     said
 }

@@ -1,23 +1,7 @@
 //! The bytes of every token, for grammars that decide which tokens may come next.
 
-use std::collections::HashMap;
-
 use super::Tokenizer;
-
-/// GPT-2's alphabet: the character that stands for a byte in a byte-level vocabulary, turned round.
-fn byte_alphabet() -> HashMap<char, u8> {
-    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut shifted = 0;
-    (0..=255u8)
-        .map(|b| {
-            if printable(b) {
-                return (char::from(b), b);
-            }
-            shifted += 1;
-            (char::from_u32(255 + shifted).expect("a character"), b)
-        })
-        .collect()
-}
+use super::stream::byte_of;
 
 /// A token of a SentencePiece vocabulary.
 fn piece_bytes(token: &str) -> Vec<u8> {
@@ -32,12 +16,11 @@ impl Tokenizer {
     /// The bytes that each token stands for; `None` for special tokens, which stand for no text.
     pub fn token_bytes(&self) -> Vec<Option<Vec<u8>>> {
         let added = self.inner.get_added_tokens_decoder();
-        let alphabet = byte_alphabet();
         let bytes = |token: String| -> Option<Vec<u8>> {
             if !self.byte_level {
                 return Some(piece_bytes(&token));
             }
-            token.chars().map(|c| alphabet.get(&c).copied()).collect()
+            token.chars().map(byte_of).collect()
         };
         (0..self.vocab_size as u32)
             .map(|id| match added.get(&id) {
@@ -50,16 +33,16 @@ impl Tokenizer {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
     fn the_alphabet_is_gpt2s() {
-        let alphabet = byte_alphabet();
+        let alphabet: HashMap<u8, char> =
+            (0..0x200).filter_map(char::from_u32).filter_map(|c| Some((byte_of(c)?, c))).collect();
         assert_eq!(alphabet.len(), 256);
-        assert_eq!(
-            (alphabet[&'Ġ'], alphabet[&'Ċ'], alphabet[&'a'], alphabet[&'Ń']),
-            (b' ', b'\n', b'a', 0xad)
-        );
+        assert_eq!(['Ġ', 'Ċ', 'a', 'Ń'].map(|c| byte_of(c).unwrap()), [b' ', b'\n', b'a', 0xad]);
         assert_eq!(piece_bytes("<0x0A>"), b"\n");
         assert_eq!(piece_bytes("\u{2581}the"), b" the");
     }

@@ -217,7 +217,7 @@ impl Tokenizer {
             templates
                 .push(("default".to_owned(), ChatTemplate::parse(text, &PathBuf::from(file)).map_err(at)?));
         }
-        let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = crate::hash::hex(&hash.finalize());
         Self::assemble(inner, &config, templates, fingerprint).map_err(at)
     }
 }

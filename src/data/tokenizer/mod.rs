@@ -103,7 +103,7 @@ impl Tokenizer {
             }
         }
 
-        let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = crate::hash::hex(&hash.finalize());
         Self::assemble(inner, &config, templates, fingerprint).map_err(|error| error.at(Place::file(&path)))
     }
 

@@ -96,7 +96,7 @@ impl Tokenizer {
 
 /// The byte that a character of the byte-level alphabet stands for: printable Latin-1 stands for itself,
 /// the other 68 bytes follow from U+0100 on in order (GPT-2's `bytes_to_unicode`).
-fn byte_of(c: char) -> Option<u8> {
+pub(super) fn byte_of(c: char) -> Option<u8> {
     let printable = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     match c as u32 {
         code if code < 0x100 => printable(code).then_some(code as u8),

@@ -1,7 +1,7 @@
 //! TorchScript: a module that torch.jit.load reads in Python, C++ and here, with upstream's state_dict.
 //!
-//! The program ([`program`]) is written out for this architecture, compiled by libtorch and saved with the
-//! weights as registered parameters ([`tree`]). Methods: `forward(input_ids)`, `forward_cached(input_ids,
+//! The program (`program`) is written out for this architecture, compiled by libtorch and saved with the
+//! weights as registered parameters (`tree`). Methods: `forward(input_ids)`, `forward_cached(input_ids,
 //! past_k, past_v)`, `generate(input_ids, max_new_tokens, temperature, top_k, top_p)`, `empty_cache(batch)`.
 //!
 //! B rows, T tokens, S tokens seen, L layers, K kv heads, E head dim, V vocab.
