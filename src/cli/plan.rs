@@ -96,7 +96,7 @@ pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
         StageConfig::Tokenizer(c) => (&c.data, None, 1, usize::MAX),
         StageConfig::Export(_) => return None,
         StageConfig::Eval(c) => (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len),
-        StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => {
+        StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) | StageConfig::Agent(c) => {
             (&c.train.data, c.train.tokenizer.as_ref(), c.train.batch_size, c.train.max_seq_len)
         }
         other => {

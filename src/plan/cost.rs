@@ -162,7 +162,9 @@ pub fn estimate(
         .iter()
         .map(|stage| {
             let known = facts(stage);
-            if let StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) = &stage.config {
+            if let StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) | StageConfig::Agent(c) =
+                &stage.config
+            {
                 let model = sized(&c.train.model, &c.train.tokenizer);
                 return policy_cost(stage, c, model.as_ref(), known, half, flops_per_s);
             }
@@ -289,7 +291,7 @@ fn policy_cost(
     flops_per_s: f64,
 ) -> StageCost {
     let (rows, new) = match &c.rollout {
-        RolloutPlan::Native { max_new_tokens, .. } => (c.generations(), *max_new_tokens),
+        RolloutPlan::Generated { max_new_tokens, .. } => (c.generations(), *max_new_tokens),
         RolloutPlan::Replay { .. } => (1, 0),
     };
     let facts = known.map(|f| Facts {

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod references;
 pub mod resolve;
 pub mod rewards;
+mod rollouts;
 pub mod settings;
 pub mod tools;
 pub mod tuning;

@@ -1,8 +1,6 @@
-//! ppo, grpo and spo stages, resolved: upstream's defaults, and sizes that must divide.
+//! ppo, grpo, spo and agent stages, resolved: upstream's defaults, and sizes that must divide.
 //!
 //! Apart from `resolve` only for length; the rules are the same. Next: `policy`, what comes out.
-
-use std::path::PathBuf;
 
 use super::resolve::{Resolver, join};
 use super::types::*;
@@ -26,6 +24,8 @@ const GRPO: Defaults = Defaults {
     max_new_tokens: 1024,
     thinking_ratio: 0.9,
 };
+const AGENT: Defaults =
+    Defaults { kind: "agent", max_seq_len: 1024, max_new_tokens: 768, thinking_ratio: 0.0, ..GRPO };
 const PPO: Defaults = Defaults { kind: "ppo", thinking_ratio: 0.0, ..GRPO };
 const SPO: Defaults = Defaults {
     kind: "spo",
@@ -36,7 +36,7 @@ const SPO: Defaults = Defaults {
     thinking_ratio: 0.0,
 };
 
-fn positive(v: f64) -> bool {
+pub(super) fn positive(v: f64) -> bool {
     v > 0.0 && v.is_finite()
 }
 
@@ -56,7 +56,40 @@ impl Resolver<'_> {
         seed: u64,
         below: &[String],
     ) -> StageConfig {
-        let num_generations = self.whole(base, "num_generations", s.num_generations, 1).unwrap_or(6);
+        let method = self.group(base, s.group(), 6);
+        let beta = method.beta;
+        let common = s.common();
+        let config = self.policy(base, &common, &GRPO, Method::Grpo(method), beta, seed, below);
+        StageConfig::Grpo(Box::new(config))
+    }
+
+    pub(super) fn agent(
+        &mut self,
+        base: &[String],
+        s: &AgentSection,
+        seed: u64,
+        below: &[String],
+    ) -> StageConfig {
+        let method = self.group(base, s.group(), 4);
+        let beta = method.beta;
+        let common = s.common();
+        let mut config = self.policy(base, &common, &AGENT, Method::Grpo(method), beta, seed, below);
+        let max_turns = self.whole(base, "max_turns", s.max_turns, 1).unwrap_or(3);
+        let a_turn = match &config.rollout {
+            RolloutPlan::Generated { max_new_tokens, .. } => *max_new_tokens,
+            RolloutPlan::Replay { .. } => 0,
+        };
+        let max_total_len =
+            self.whole(base, "max_total_len", s.max_total_len, 1).unwrap_or(max_turns * a_turn);
+        let tools = self.tools(base, s.tools.as_deref(), seed);
+        config.agent = Some(AgentPlan { tools, max_turns, max_total_len });
+        StageConfig::Agent(Box::new(config))
+    }
+
+    /// The keys that grpo and agent share.
+    fn group(&mut self, base: &[String], s: GroupSection, generations: usize) -> GrpoPlan {
+        let num_generations =
+            self.whole(base, "num_generations", s.num_generations, 1).unwrap_or(generations);
         if num_generations == 1 {
             self.fault(
                 &join(base, "num_generations"),
@@ -68,7 +101,7 @@ impl Resolver<'_> {
         let epsilon = self.real(base, "epsilon", s.epsilon, "above 0, below 1", |v| v > 0.0 && v < 1.0);
         let epsilon = not(epsilon, 0.2);
         let rounds = self.whole(base, "dynamic_sampling_rounds", s.dynamic_sampling_rounds, 1).unwrap_or(3);
-        let method = GrpoPlan {
+        let plan = GrpoPlan {
             cispo: s.loss_type != Some(LossTypeName::Grpo),
             num_generations,
             beta: not(self.real(base, "beta", s.beta, "of at least 0", not_negative), 0.1),
@@ -83,17 +116,14 @@ impl Resolver<'_> {
             scale_rewards: s.scale_rewards.unwrap_or(true),
             dynamic_sampling_rounds: if s.dynamic_sampling == Some(true) { rounds } else { 0 },
         };
-        if s.clip_higher.is_some() && method.cispo {
+        if s.clip_higher.is_some() && plan.cispo {
             self.fault(
                 &join(base, "clip_higher"),
                 "`clip_higher` is for `loss_type: grpo`",
                 "set loss_type: grpo, or bound cispo's weight with epsilon_high",
             );
         }
-        let beta = method.beta;
-        let common = s.common();
-        let config = self.policy(base, &common, &GRPO, Method::Grpo(method), beta, seed, below);
-        StageConfig::Grpo(Box::new(config))
+        plan
     }
 
     pub(super) fn ppo(
@@ -135,7 +165,7 @@ impl Resolver<'_> {
         let mini = method.mini_batch_size;
         let common = s.common();
         let config = self.policy(base, &common, &PPO, Method::Ppo(method), kl_coef, seed, below);
-        if let (Some(mini), RolloutPlan::Native { .. }) = (mini, &config.rollout)
+        if let (Some(mini), RolloutPlan::Generated { .. }) = (mini, &config.rollout)
             && !config.train.batch_size.is_multiple_of(mini)
         {
             let batch = config.train.batch_size;
@@ -192,7 +222,7 @@ impl Resolver<'_> {
         seed: u64,
         below: &[String],
     ) -> PolicyConfig {
-        let rollout = self.rollout(base, s, defaults);
+        let rollout = self.rollout(base, s, defaults.max_new_tokens);
         let t = &s.train;
         let data = match &rollout {
             RolloutPlan::Replay { path } => {
@@ -202,7 +232,9 @@ impl Resolver<'_> {
                 }
                 DataConfig::files(vec![path.clone()], DataFormat::Tokens)
             }
-            RolloutPlan::Native { .. } => self.data(base, t.data.as_ref(), defaults.kind, seed, t.on_bad_row),
+            RolloutPlan::Generated { .. } => {
+                self.data(base, t.data.as_ref(), defaults.kind, seed, t.on_bad_row)
+            }
         };
         if !matches!(rollout, RolloutPlan::Replay { .. }) && data.format == DataFormat::Tokens {
             self.fault(
@@ -229,12 +261,31 @@ impl Resolver<'_> {
         };
         self.lengths(base, &train, &rollout);
         let mut heldout_data = |section: &DataSection| {
-            let mut data = self.data(&join(base, "heldout"), Some(section), "eval", seed, t.on_bad_row);
+            let agent = defaults.kind == "agent";
+            let format = section.format.or(agent.then_some(FormatName::Agent));
+            let section = DataSection { format, ..section.clone() };
+            let mut data = self.data(&join(base, "heldout"), Some(&section), "eval", seed, t.on_bad_row);
             data.shuffle = false;
+            data.format = if agent { DataFormat::Agent } else { DataFormat::Prompts };
             data
         };
         let heldout = s.heldout.as_ref().map(&mut heldout_data);
+        let rewards = self.rewards(base, s.rewards.as_deref(), below);
+        let replay = matches!(rollout, RolloutPlan::Replay { .. });
+        if !replay && rewards.is_empty() {
+            self.missing(
+                base,
+                "rewards",
+                format!("stage `{}` needs `rewards`", defaults.kind),
+                "for example rewards: [{math: {}}, {length: {weight: 0.1}}]",
+            );
+        }
+        if replay && !rewards.is_empty() {
+            self.fault(&join(base, "rewards"), "recorded rollouts bring their rewards", "remove `rewards`");
+        }
         PolicyConfig {
+            rewards,
+            agent: None,
             reference,
             heldout,
             heldout_limit: self.whole(base, "heldout_limit", s.heldout_limit, 1).unwrap_or(100),
@@ -251,7 +302,7 @@ impl Resolver<'_> {
 
     /// Prompt and completion together must fit the model's positions.
     fn lengths(&mut self, base: &[String], train: &TrainConfig, rollout: &RolloutPlan) {
-        let RolloutPlan::Native { max_new_tokens, .. } = rollout else { return };
+        let RolloutPlan::Generated { max_new_tokens, .. } = rollout else { return };
         let Some(most) = train.model.as_ref().map(|m| m.config.max_position_embeddings as usize) else {
             return;
         };
@@ -265,53 +316,6 @@ impl Resolver<'_> {
                 ),
                 "lower max_seq_len or rollout.max_new_tokens, or raise model.max_position_embeddings",
             );
-        }
-    }
-
-    fn rollout(&mut self, base: &[String], s: &PolicySection, defaults: &Defaults) -> RolloutPlan {
-        let own = join(base, "rollout");
-        let r = s.rollout.clone().unwrap_or_default();
-        if r.engine == Some(EngineName::Replay) {
-            let Some(path) = r.path else {
-                self.missing(
-                    &own,
-                    "path",
-                    "replay needs the recorded rollouts",
-                    "give rollout: {engine: replay, path: FILE.safetensors}",
-                );
-                return RolloutPlan::Replay { path: PathBuf::new() };
-            };
-            self.file(&join(&own, "path"), &path);
-            return RolloutPlan::Replay { path: PathBuf::from(path) };
-        }
-        if r.path.is_some() {
-            self.fault(
-                &join(&own, "path"),
-                "`path` is for recorded rollouts",
-                "add engine: replay, or remove it",
-            );
-        }
-        let mut lengths = Vec::new();
-        for (at, key, value) in [
-            (&own[..], "max_new_tokens", r.max_new_tokens),
-            (&own[..], "max_gen_len", r.max_gen_len),
-            (base, "max_gen_len", s.max_gen_len),
-        ] {
-            lengths.extend(self.whole(at, key, value, 1).map(|n| (join(at, key), n)));
-        }
-        if let [(_, first), .., (path, last)] = &lengths[..]
-            && first != last
-        {
-            let what = format!("most new tokens are given twice: {first} and {last}");
-            self.fault(&path.clone(), what, "keep rollout.max_new_tokens");
-        }
-        RolloutPlan::Native {
-            max_new_tokens: lengths.first().map_or(defaults.max_new_tokens, |(_, n)| *n),
-            temperature: self.real(&own, "temperature", r.temperature, "above 0", positive).unwrap_or(1.0),
-            top_p: self
-                .real(&own, "top_p", r.top_p, "above 0, up to 1", |v| v > 0.0 && v <= 1.0)
-                .unwrap_or(1.0),
-            top_k: self.whole(&own, "top_k", r.top_k, 0).unwrap_or(0),
         }
     }
 

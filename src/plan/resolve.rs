@@ -232,6 +232,7 @@ impl Resolver<'_> {
                 StageBody::Grpo(section) => self.grpo(&base, section, seed, &names[index..]),
                 StageBody::Ppo(section) => self.ppo(&base, section, seed, &names[index..]),
                 StageBody::Spo(section) => self.spo(&base, section, seed, &names[index..]),
+                StageBody::Agent(section) => self.agent(&base, section, seed, &names[index..]),
             };
             self.note(&name, &config);
             planned.push(StagePlan { name, place: Some(self.recipe.places.key(&base)), config });

@@ -11,7 +11,6 @@ use crate::recipe::schema::*;
 use crate::rollout::rewards::*;
 use crate::rollout::service::{Secret, ServiceConfig};
 
-#[allow(dead_code)]
 /// A service's keys as written; `http` rewards and `http` rollouts have them.
 pub(super) struct ServiceKeys<'a> {
     pub(super) url: Option<&'a str>,
@@ -22,7 +21,6 @@ pub(super) struct ServiceKeys<'a> {
 }
 
 // The stages that learn from rewards call these.
-#[allow(dead_code)]
 impl Resolver<'_> {
     /// The rewards of the stage at `stage`; `below` are the names of it and of the stages after it.
     pub(super) fn rewards(

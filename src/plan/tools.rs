@@ -7,7 +7,6 @@ use crate::recipe::schema::*;
 use crate::rollout::tools::{Table, ToolConfig, ToolKind};
 
 // The stages that call tools use these.
-#[allow(dead_code)]
 impl Resolver<'_> {
     /// The tools of the stage at `stage`; `seed` is the built-in world's.
     pub(super) fn tools(

@@ -106,6 +106,8 @@ pub enum StageConfig {
     Grpo(Box<PolicyConfig>),
     /// Single-stream policy optimisation.
     Spo(Box<PolicyConfig>),
+    /// Tool use over several turns.
+    Agent(Box<PolicyConfig>),
 }
 
 /// Where a tokenizer comes from.
@@ -311,6 +313,7 @@ impl StageConfig {
             StageConfig::Ppo(_) => "ppo",
             StageConfig::Grpo(_) => "grpo",
             StageConfig::Spo(_) => "spo",
+            StageConfig::Agent(_) => "agent",
         }
     }
 
@@ -336,7 +339,9 @@ impl StageConfig {
             StageConfig::Distill(c) => Some(&c.train),
             StageConfig::Dpo(c) => Some(&c.train),
             StageConfig::Reward(c) => Some(&c.train),
-            StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => Some(&c.train),
+            StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) | StageConfig::Agent(c) => {
+                Some(&c.train)
+            }
             StageConfig::Tokenizer(_)
             | StageConfig::Merge(_)
             | StageConfig::Eval(_)

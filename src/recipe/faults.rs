@@ -5,7 +5,7 @@
 use serde_yaml::Value;
 
 use super::places::Places;
-use super::stages::{KINDS, LATER};
+use super::stages::KINDS;
 use crate::error::Error;
 
 /// Words that other versions know.
@@ -95,12 +95,7 @@ pub fn explain(
         path.truncate(2);
         let mut key = path.clone();
         key.push(first.to_owned());
-        let fault = if LATER.contains(&first) {
-            Error::input(format!("stage kind `{first}` is not in this version yet"))
-                .hint(format!("kinds: {}", KINDS.join(", ")))
-        } else {
-            Error::input(format!("unknown stage kind `{first}`")).hint(hint(first, &KINDS, "kinds"))
-        };
+        let fault = Error::input(format!("unknown stage kind `{first}`")).hint(hint(first, &KINDS, "kinds"));
         return (fault.at(places.key(&key)), path);
     }
     if message.starts_with("second key") {

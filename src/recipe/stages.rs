@@ -9,12 +9,12 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::schema::{
-    DistillSection, DpoSection, EvalSection, ExportSection, GrpoSection, LoraSection, MergeSection,
-    PpoSection, ReasonSection, RewardSection, SpoSection, TokenizerSection, TrainSection,
+    AgentSection, DistillSection, DpoSection, EvalSection, ExportSection, GrpoSection, LoraSection,
+    MergeSection, PpoSection, ReasonSection, RewardSection, SpoSection, TokenizerSection, TrainSection,
 };
 
 /// Kinds this version runs.
-pub const KINDS: [&str; 14] = [
+pub const KINDS: [&str; 15] = [
     "tokenizer",
     "pretrain",
     "sft",
@@ -27,11 +27,10 @@ pub const KINDS: [&str; 14] = [
     "ppo",
     "grpo",
     "spo",
+    "agent",
     "eval",
     "export",
 ];
-/// Kinds that are named but not in this version.
-pub const LATER: [&str; 1] = ["agent"];
 
 /// One stage.
 #[derive(Debug, Clone)]
@@ -71,6 +70,8 @@ pub enum StageBody {
     Ppo(Box<PpoSection>),
     /// `spo`.
     Spo(Box<SpoSection>),
+    /// `agent`.
+    Agent(Box<AgentSection>),
 }
 
 impl Stage {
@@ -90,6 +91,7 @@ impl Stage {
             StageBody::Grpo(s) => s.name.as_deref(),
             StageBody::Ppo(s) => s.name.as_deref(),
             StageBody::Spo(s) => s.name.as_deref(),
+            StageBody::Agent(s) => s.name.as_deref(),
         }
         .unwrap_or(self.kind)
     }
@@ -124,6 +126,7 @@ impl<'de> Deserialize<'de> for Stage {
                     "grpo" => StageBody::Grpo(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "ppo" => StageBody::Ppo(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "spo" => StageBody::Spo(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "agent" => StageBody::Agent(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     _ => StageBody::Train(map.next_value::<Option<_>>()?.unwrap_or_default()),
                 };
                 if let Some(second) = map.next_key::<String>()? {
@@ -154,6 +157,7 @@ impl JsonSchema for Stage {
             ("ppo", generator.subschema_for::<PpoSection>()),
             ("grpo", generator.subschema_for::<GrpoSection>()),
             ("spo", generator.subschema_for::<SpoSection>()),
+            ("agent", generator.subschema_for::<AgentSection>()),
             ("eval", generator.subschema_for::<EvalSection>()),
             ("export", generator.subschema_for::<ExportSection>()),
         ];

@@ -62,7 +62,7 @@ fn every_fault_of_a_bad_recipe_stands_at_its_place() {
         "r.yaml:12:22: `learning_rate` is -1\nhint: give a number above 0",
         "r.yaml:13:15: `epochs` in stage `pretrain` is `many`, expected a whole number",
         "r.yaml:14:17: `schedule` in stage `pretrain` is `cosin`",
-        "r.yaml:15:5: stage kind `agent` is not in this version yet",
+        "r.yaml:15:5: stage `agent` needs `rewards`",
         "r.yaml:16:5: unknown stage kind `stf`\nhint: did you mean `sft`?",
         "r.yaml:18:13: `init: pretrian` is no stage above and no file\nhint: did you mean `pretrain`?",
         "r.yaml:20:7: unknown key `grad_clpi` in stage `sft`\nhint: did you mean `grad_clip`?",
@@ -76,9 +76,9 @@ fn every_fault_of_a_bad_recipe_stands_at_its_place() {
         );
     }
     assert!(found.iter().any(|f| f.starts_with("r.yaml:17:5: this stage needs a tokenizer")));
-    assert_eq!(found.len(), 19, "{}", found.join("\n"));
+    assert_eq!(found.len(), 20, "{}", found.join("\n"));
     assert!(
-        found[0].starts_with("r.yaml:2:1") && found[18].starts_with("r.yaml:22:20"),
+        found[0].starts_with("r.yaml:2:1") && found[19].starts_with("r.yaml:22:20"),
         "in the file's order"
     );
 }

@@ -4,6 +4,7 @@
 //! Reading: [`folder`] gathers a run's files, [`table`] and [`html`] (with [`svg`]) show them.
 //! Nothing here knows a plan or a stage: names and numbers come in, files go out.
 
+mod completions;
 pub mod console;
 pub mod folder;
 pub mod format;

@@ -36,6 +36,7 @@ pub(crate) fn stage(stage: &Stage) -> String {
     );
     charts(stage, &mut out);
     samples(stage, &mut out);
+    super::completions::table(stage, &mut out);
     if let Some(data) = stage.summary.get("data").filter(|d| !is_empty(d)) {
         out.push_str("<h3>Data</h3><div class=\"scroll\"><table class=\"facts\"><tbody>");
         rows("", data, &mut out);

@@ -109,6 +109,15 @@ impl HttpEngine {
             .hint(format!("can the server read {}?", folder.display())))
     }
 
+    /// Makes `minimind serve` read its models again.
+    ///
+    /// # Errors
+    /// A server that refuses, or has no such call.
+    pub fn reload(&self) -> Result<()> {
+        let body = self.config.model.as_ref().map_or_else(|| json!({}), |model| json!({"model": model}));
+        self.service.post("/admin/reload", &body).map(drop)
+    }
+
     fn odd(&self, what: String) -> Error {
         Error::failed(format!("{}: {what}", self.config.service.url))
             .hint("check `rollout.protocol` (sglang or openai) and the server's version")

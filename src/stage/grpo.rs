@@ -29,7 +29,7 @@ impl Grpo {
         let length_norm = match (plan.length_normalization, &config.rollout) {
             (LengthNormPlan::Row, _) => LengthNorm::Row,
             (LengthNormPlan::Token, _) => LengthNorm::Token,
-            (LengthNormPlan::Constant, RolloutPlan::Native { max_new_tokens, .. }) => {
+            (LengthNormPlan::Constant, RolloutPlan::Generated { max_new_tokens, .. }) => {
                 LengthNorm::Constant(*max_new_tokens as f64)
             }
             (LengthNormPlan::Constant, RolloutPlan::Replay { .. }) => {
@@ -75,7 +75,8 @@ impl Learner for Grpo {
         extra.extend([("advantages_mean", mean), ("advantages_std", std), ("clip_fraction", clip_fraction)]);
         extra.extend(entropy.map(|entropy| ("entropy", entropy)));
         extra.extend(gap.map(|gap| ("logprob_gap", gap)));
-        extra.extend(step.facts);
-        Ok(StepLoss { loss, aux_loss, tokens: step.tokens, extra })
+        let tokens = step.tokens;
+        extra.extend(step.close());
+        Ok(StepLoss { loss, aux_loss, tokens, extra })
     }
 }

@@ -133,7 +133,7 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
         StageConfig::Eval(c) => (Some(&c.data), Some(&c.init), c.tokenizer.as_ref()),
         StageConfig::Export(c) => (None, Some(&c.init), c.tokenizer.as_ref()),
         StageConfig::Merge(c) => (None, c.init.as_ref(), None),
-        StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) => {
+        StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) | StageConfig::Agent(c) => {
             for (key, init) in c.others() {
                 if let Some(path) = start_weights(context, init)? {
                     inputs.add(key, path_hash(&path)?);

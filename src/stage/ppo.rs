@@ -201,8 +201,9 @@ impl Ppo {
         }
         extra.extend(phase.gap.map(|gap| ("logprob_gap", gap)));
         let (loss, aux_loss) = (mean(sums.loss), mean(sums.aux));
-        extra.extend(phase.step.facts);
-        Ok(StepLoss { loss, aux_loss, tokens: phase.step.tokens, extra })
+        let tokens = phase.step.tokens;
+        extra.extend(phase.step.close());
+        Ok(StepLoss { loss, aux_loss, tokens, extra })
     }
 }
 

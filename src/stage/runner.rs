@@ -177,9 +177,10 @@ fn dispatch(context: &Context<'_>, stage: &StagePlan, folder: &Path, inputs: &In
         StageConfig::Reward(config) => reward::run(context, &stage.name, config, folder, inputs),
         StageConfig::Eval(config) => eval::run(context, config),
         StageConfig::Export(config) => export::run(context, config, folder),
-        StageConfig::Ppo(config) | StageConfig::Grpo(config) | StageConfig::Spo(config) => {
-            policy::run(context, &stage.name, config, folder, inputs)
-        }
+        StageConfig::Ppo(config)
+        | StageConfig::Grpo(config)
+        | StageConfig::Spo(config)
+        | StageConfig::Agent(config) => policy::run(context, &stage.name, config, folder, inputs),
     }
 }
 

@@ -64,8 +64,9 @@ impl Learner for Spo {
         ]);
         extra.extend(step.fresh.then_some(("entropy", -mean_logprob)));
         extra.extend(gap.map(|gap| ("logprob_gap", gap)));
-        extra.extend(step.facts);
-        Ok(StepLoss { loss, aux_loss, tokens: step.tokens, extra })
+        let tokens = step.tokens;
+        extra.extend(step.close());
+        Ok(StepLoss { loss, aux_loss, tokens, extra })
     }
 
     fn state(&self) -> Value {

@@ -2,11 +2,14 @@
 //!
 //! They share most keys; a macro writes them once, since serde's `flatten` would lose the place of a fault.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    DataSection, ModelSection, OnAnomalyName, OnBadRowName, SaveDtypeName, ScheduleName, TrainSection,
+    DataSection, ModelSection, OnAnomalyName, OnBadRowName, Reward, SaveDtypeName, ScheduleName, Tool,
+    TrainSection,
 };
 
 macro_rules! word {
@@ -23,8 +26,32 @@ word!(
     EngineName {
         /// The built-in generator.
         Native,
+        /// A server.
+        Http,
         /// Recorded rollouts.
         Replay,
+    }
+);
+word!(
+    /// What a server of rollouts speaks.
+    ProtocolName {
+        /// SGLang's own.
+        Sglang,
+        /// OpenAI's, with token ids: vLLM, and `minimind serve`.
+        Openai,
+    }
+);
+word!(
+    /// How a server of rollouts gets the policy.
+    UpdateName {
+        /// A folder, and SGLang's call.
+        Sglang,
+        /// A folder that `minimind serve` serves, and its call.
+        Reload,
+        /// A folder alone.
+        Folder,
+        /// Not at all.
+        None,
     }
 );
 word!(
@@ -72,7 +99,7 @@ word!(
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RolloutSection {
-    /// native generates them, replay reads `path` (native).
+    /// native generates them, http asks a server, replay reads `path` (native).
     pub engine: Option<EngineName>,
     /// Recorded rollouts (replay).
     pub path: Option<String>,
@@ -86,6 +113,24 @@ pub struct RolloutSection {
     pub top_p: Option<f64>,
     /// Only this many of the likeliest; 0: all (0).
     pub top_k: Option<i64>,
+    /// Where the server is (http).
+    pub url: Option<String>,
+    /// What it speaks: sglang, or openai with token ids (sglang).
+    pub protocol: Option<ProtocolName>,
+    /// The model's name there (openai).
+    pub model: Option<String>,
+    /// Completions a request (64).
+    pub batch_size: Option<i64>,
+    /// How the server gets each step's policy: sglang's call, reload (minimind serve), folder alone, or none (sglang; openai: folder).
+    pub update: Option<UpdateName>,
+    /// Seconds a request may take (600).
+    pub timeout_secs: Option<f64>,
+    /// Tries after the first (3).
+    pub retries: Option<i64>,
+    /// More headers.
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Variable of the environment with the server's key.
+    pub api_key_env: Option<String>,
 }
 
 /// What is watched while the policy learns; each guard is off until its bound is given.
@@ -124,6 +169,8 @@ macro_rules! policy_section {
             pub model: Option<ModelSection>,
             /// Prompts: the last assistant turn of a row is ignored. Replay needs none.
             pub data: Option<DataSection>,
+            /// What a completion is worth: a weighted list. Replay needs none.
+            pub rewards: Option<Vec<Option<Reward>>>,
             /// Prompts to measure on, greedily, before, during and after (none).
             pub heldout: Option<DataSection>,
             /// Most held-out prompts (100).
@@ -218,6 +265,7 @@ macro_rules! policy_section {
                         pad_token_id: self.pad_token_id,
                         ..TrainSection::default()
                     },
+                    rewards: self.rewards.clone(),
                     heldout: self.heldout.clone(),
                     heldout_limit: self.heldout_limit,
                     reference: self.reference.clone(),
@@ -237,6 +285,7 @@ macro_rules! policy_section {
 #[allow(missing_docs)]
 pub struct PolicySection {
     pub train: TrainSection,
+    pub rewards: Option<Vec<Option<Reward>>>,
     pub heldout: Option<DataSection>,
     pub heldout_limit: Option<i64>,
     pub reference: Option<String>,
@@ -272,6 +321,79 @@ policy_section!(
         dynamic_sampling_rounds: Option<i64>,
     }
 );
+
+policy_section!(
+    /// Tool use over several turns, by GRPO or CISPO: only what the policy wrote carries loss.
+    AgentSection {
+        /// Tools the policy may call: calculator, units, clock, lookup, command (calculator, units, clock, lookup).
+        tools: Option<Vec<Option<Tool>>>,
+        /// Most assistant turns (3).
+        max_turns: Option<i64>,
+        /// Most tokens after the prompt, all turns and results together (rollout.max_new_tokens a turn).
+        max_total_len: Option<i64>,
+        /// grpo clips the objective, cispo the weight (cispo).
+        loss_type: Option<LossTypeName>,
+        /// Completions a prompt (4).
+        num_generations: Option<i64>,
+        /// Weight of the KL to the reference; 0 needs none (0.1).
+        beta: Option<f64>,
+        /// How far a ratio may go from 1, for grpo (0.2).
+        epsilon: Option<f64>,
+        /// Largest weight of a token, for cispo (5.0).
+        epsilon_high: Option<f64>,
+        /// How far above 1 a ratio may go, for grpo: DAPO's clip-higher (epsilon).
+        clip_higher: Option<f64>,
+        /// What a token's loss is divided by: row (upstream), token (DAPO) or constant (Dr. GRPO) (row).
+        length_normalization: Option<LengthNormName>,
+        /// Whether advantages are divided by their group's standard deviation; Dr. GRPO does not (true).
+        scale_rewards: Option<bool>,
+        /// Whether prompts whose completions all got one reward are replaced by others, as in DAPO (false).
+        dynamic_sampling: Option<bool>,
+        /// Most rounds of replacement a step (3).
+        dynamic_sampling_rounds: Option<i64>,
+    }
+);
+
+/// The keys of a group's loss, taken out of a section.
+#[derive(Debug, Clone, Copy, Default)]
+#[allow(missing_docs)]
+pub struct GroupSection {
+    pub loss_type: Option<LossTypeName>,
+    pub num_generations: Option<i64>,
+    pub beta: Option<f64>,
+    pub epsilon: Option<f64>,
+    pub epsilon_high: Option<f64>,
+    pub clip_higher: Option<f64>,
+    pub length_normalization: Option<LengthNormName>,
+    pub scale_rewards: Option<bool>,
+    pub dynamic_sampling: Option<bool>,
+    pub dynamic_sampling_rounds: Option<i64>,
+}
+
+macro_rules! group {
+    ($name:ident) => {
+        impl $name {
+            /// The keys of the group's loss.
+            pub fn group(&self) -> GroupSection {
+                GroupSection {
+                    loss_type: self.loss_type,
+                    num_generations: self.num_generations,
+                    beta: self.beta,
+                    epsilon: self.epsilon,
+                    epsilon_high: self.epsilon_high,
+                    clip_higher: self.clip_higher,
+                    length_normalization: self.length_normalization,
+                    scale_rewards: self.scale_rewards,
+                    dynamic_sampling: self.dynamic_sampling,
+                    dynamic_sampling_rounds: self.dynamic_sampling_rounds,
+                }
+            }
+        }
+    };
+}
+
+group!(GrpoSection);
+group!(AgentSection);
 
 policy_section!(
     /// PPO: one completion a prompt, a critic for its value.

@@ -4,28 +4,34 @@
 //! (`stage::grpo`, `ppo`, `spo`) turns rewards into a loss, and `engine::train` into updates.
 
 pub mod batch;
+pub mod build;
+pub mod generator;
 pub mod guards;
+pub mod native;
 pub mod source;
+pub mod table;
+pub mod turns;
 
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use self::batch::{Attend, Batch};
+use self::batch::Batch;
 use self::guards::{Memory, Seen};
-use self::source::{Fact, Replay, Rollout, Source};
+use self::source::{Fact, Rollout, Source};
 use super::inputs;
-use super::record::Inputs;
+use super::record::{Inputs, write_json};
 use super::runner::{Context, Finished};
 use super::session as common;
 use super::watch::Watch;
 use super::{grpo, ppo, spo};
-use crate::data::{Recorded, Tokenizer};
-use crate::engine::{Companion, Compute, Files, LoopConfig, Objective, StepLoss, train};
+use crate::data::Tokenizer;
+use crate::engine::{Companion, Compute, Files, LoopConfig, Metrics, Objective, Observer, StepLoss, train};
 use crate::error::{Error, Result};
 use crate::loss::policy::spread;
 use crate::model::{CausalLm, params};
-use crate::plan::{GuardPlan, Method, PolicyConfig, RolloutPlan};
+use crate::plan::{GuardPlan, Method, PolicyConfig};
 
 /// What every method needs beside its own settings.
 pub struct Shared {
@@ -57,13 +63,28 @@ pub struct Step {
     /// Columns that do not depend on the loss.
     pub facts: Vec<Fact>,
     repetition: Option<f64>,
+    started: Instant,
+    rolled_s: f64,
+}
+
+impl Step {
+    /// The columns, with the share of the step so far that the rollout took; call it when all is done.
+    pub fn close(mut self) -> Vec<Fact> {
+        if self.fresh {
+            let all = self.started.elapsed().as_secs_f64();
+            self.facts.push(("rollout_share", self.rolled_s / all.max(1e-9)));
+        }
+        self.facts
+    }
 }
 
 impl Shared {
     /// Rolls out, reads the reference.
     pub fn step(&mut self, policy: &CausalLm, at: At) -> Result<Step> {
+        let started = Instant::now();
         let Rollout { episodes, attend, fresh, mut facts, repetition } =
             self.source.roll(policy, at.epoch, at.index)?;
+        let rolled_s = started.elapsed().as_secs_f64();
         let batch = Batch::new(&episodes, self.pad, attend, policy.device());
         let reference = self.reference.as_ref().map(|r| batch.logprobs(r, self.compute)).transpose()?;
         let rewards: Vec<f64> = episodes.iter().map(|e| e.reward).collect();
@@ -72,7 +93,7 @@ impl Shared {
         let length = episodes.iter().map(|e| e.length() as f64).sum::<f64>() / rows;
         facts.splice(0..0, [("reward", reward), ("reward_std", reward_std), ("avg_response_len", length)]);
         let tokens = episodes.iter().flat_map(|e| &e.ids).filter(|&&id| id != self.pad).count() as u64;
-        Ok(Step { batch, reference, rewards, fresh, tokens, facts, repetition })
+        Ok(Step { batch, reference, rewards, fresh, tokens, facts, repetition, started, rolled_s })
     }
 
     /// Lets the guards look at a step.
@@ -101,13 +122,13 @@ pub fn run(
     let tokenizer = inputs::tokenizer(context, t.tokenizer.as_ref())?;
     let policy = inputs::model(context, &t.init, t.model.as_ref(), tokenizer.as_ref(), t.dropout)?;
     inputs::check_vocabulary(&policy, tokenizer.as_ref())?;
-    let source = source(config, tokenizer.as_ref())?;
+    let source = build::source(context, config, &policy, folder)?;
     let per_epoch = source.steps_per_epoch();
     let shared = Shared {
         source,
-        reference: reference(context, config, tokenizer.as_ref(), &policy)?,
+        reference: build::reference(context, config, tokenizer.as_ref(), &policy)?,
         compute: context.compute,
-        pad: pad_id(config, tokenizer.as_ref()),
+        pad: build::pad_id(config, tokenizer.as_ref()),
         guards: config.guards,
         memory: Memory::default(),
         notes: Vec::new(),
@@ -129,6 +150,11 @@ pub fn run(
     let total = loop_config.schedule.total_steps;
     let position = loaded.as_ref().and_then(|l| l.state.as_ref()).map(|s| s.metrics.clone());
     let mut watch = Watch::new(folder, name, total, context.console, position.as_ref())?;
+    let before = match &loaded {
+        Some(_) => kept(folder),
+        None => before(&mut objective, &policy, &mut watch)?,
+    };
+    write_json(&folder.join("heldout.json"), &before)?;
     let result =
         train(&policy, &loop_config, &files, loaded.as_ref(), &mut objective, &mut watch, &context.signals);
     let notes = watch.finish();
@@ -147,7 +173,28 @@ pub fn run(
         "notes": notes,
     });
     summary["method"] = objective.learner.state();
+    if before.as_object().is_some_and(|numbers| !numbers.is_empty()) {
+        summary["heldout"] = json!({"before": before, "after": summary["metrics"]});
+    }
+    summary["completions"] = json!(objective.shared.source.completions()?);
     Ok(Finished { outputs: vec![format!("{stem}.pth")], summary })
+}
+
+/// Held-out numbers of the policy as it starts: a row of step 0, where anything is held out.
+fn before(objective: &mut Policy, policy: &CausalLm, watch: &mut Watch) -> Result<Value> {
+    let values = objective.validate(policy)?;
+    let kept = values.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
+    let kept = Value::Object(kept.collect());
+    if !values.is_empty() {
+        watch.row(&Metrics { epoch: 1, step: 0, values })?;
+    }
+    Ok(kept)
+}
+
+/// The same, kept by a stage that goes on now.
+fn kept(folder: &Path) -> Value {
+    let text = std::fs::read_to_string(folder.join("heldout.json")).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 /// A method at work: what it does with a step. The rest of a stage's course is the same for all.
@@ -231,13 +278,20 @@ impl Objective for Policy {
     }
 
     fn state(&self) -> Value {
-        json!({"guards": self.shared.memory, "method": self.learner.state()})
+        json!({
+            "guards": self.shared.memory,
+            "method": self.learner.state(),
+            "source": self.shared.source.state(),
+        })
     }
 
     fn restore(&mut self, state: &Value) -> Result<()> {
         if let Some(guards) = state.get("guards") {
             self.shared.memory = serde_json::from_value(guards.clone())
                 .map_err(|e| Error::failed("cannot read the guards' state in the resume file").because(e))?;
+        }
+        if let Some(source) = state.get("source") {
+            self.shared.source.restore(source)?;
         }
         self.learner.restore(state.get("method").cloned().unwrap_or_default())
     }
@@ -255,51 +309,6 @@ fn learner(
         Method::Spo(plan) => Box::new(spo::Spo::new(plan)),
         Method::Ppo(plan) => Box::new(ppo::Ppo::new(context, config, plan, shared, policy, tokenizer)?),
     })
-}
-
-fn source(config: &PolicyConfig, _tokenizer: Option<&Tokenizer>) -> Result<Box<dyn Source>> {
-    match &config.rollout {
-        RolloutPlan::Replay { path } => {
-            let spo = matches!(config.method, Method::Spo(_));
-            Ok(Box::new(Replay {
-                recorded: Recorded::open(path, !spo)?,
-                eos: config.train.eos_token_id.unwrap_or(2),
-                pad: pad_id(config, None),
-                // Upstream's SPO passes no attention mask.
-                attend: if spo { Attend::All } else { Attend::NotPadding },
-            }))
-        }
-        RolloutPlan::Native { .. } => Err(Error::failed("native rollouts are not there yet")),
-    }
-}
-
-/// The recipe's, the tokenizer's, or that of upstream's tokenizers.
-fn pad_id(config: &PolicyConfig, tokenizer: Option<&Tokenizer>) -> i64 {
-    let own = tokenizer.map(|t| i64::from(t.pad_id()));
-    config.train.pad_token_id.or(own).unwrap_or(0)
-}
-
-/// The reference, which must read what the policy writes.
-fn reference(
-    context: &Context<'_>,
-    config: &PolicyConfig,
-    tokenizer: Option<&Tokenizer>,
-    policy: &CausalLm,
-) -> Result<Option<CausalLm>> {
-    let Some(init) = &config.reference else { return Ok(None) };
-    let model = inputs::model(context, init, config.train.model.as_ref(), tokenizer, 0.0)?;
-    let shape = |m: &CausalLm| (m.config().vocab_size, m.config().hidden_size, m.config().num_hidden_layers);
-    if shape(&model) != shape(policy) {
-        let words = |m: &CausalLm| {
-            let (v, d, l) = shape(m);
-            format!("{v} tokens, width {d}, {l} layers")
-        };
-        let what = format!("the reference has {}, the policy {}", words(&model), words(policy));
-        return Err(Error::input(what)
-            .hint("name weights of the same shape, or leave `reference` out: the start weights"));
-    }
-    model.params().set_requires_grad(false);
-    Ok(Some(model))
 }
 
 fn loop_config(

@@ -1,0 +1,152 @@
+//! What a policy learns from and holds on to, made from the plan: rollouts, rewards, tools, the reference.
+
+use std::path::Path;
+
+use tch::Kind;
+
+use super::batch::Attend;
+use super::generator::Generator;
+use super::native::{Columns, Native};
+use super::source::{Replay, Source};
+use super::table::Table;
+use super::turns::Turns;
+use crate::data::{PromptOptions, Prompts, Recorded, Tokenizer};
+use crate::error::{Error, Result};
+use crate::model::CausalLm;
+use crate::plan::{Method, PolicyConfig, RolloutPlan};
+use crate::rollout::Sampling;
+use crate::rollout::rewards::{RewardContext, Rewards};
+use crate::rollout::tools::Tools;
+use crate::stage::inputs;
+use crate::stage::runner::Context;
+
+/// Where the plan takes rollouts from.
+pub fn source(
+    context: &Context<'_>,
+    config: &PolicyConfig,
+    policy: &CausalLm,
+    folder: &Path,
+) -> Result<Box<dyn Source>> {
+    let RolloutPlan::Replay { path } = &config.rollout else {
+        return native(context, config, policy, folder);
+    };
+    let spo = matches!(config.method, Method::Spo(_));
+    Ok(Box::new(Replay {
+        recorded: Recorded::open(path, !spo)?,
+        eos: config.train.eos_token_id.unwrap_or(2),
+        pad: pad_id(config, None),
+        // Upstream's SPO passes no attention mask.
+        attend: if spo { Attend::All } else { Attend::NotPadding },
+    }))
+}
+
+fn native(
+    context: &Context<'_>,
+    config: &PolicyConfig,
+    policy: &CausalLm,
+    folder: &Path,
+) -> Result<Box<dyn Source>> {
+    let RolloutPlan::Generated { ref server, max_new_tokens, temperature, top_p, top_k } = config.rollout
+    else {
+        return Err(Error::failed("not a native rollout"));
+    };
+    let t = &config.train;
+    let tokenizer = inputs::tokenizer(context, t.tokenizer.as_ref())?.ok_or_else(|| {
+        Error::input("prompts need a tokenizer").hint("set `tokenizer:` to a folder with tokenizer.json")
+    })?;
+    let tools = config.agent.as_ref().map(|agent| match agent.tools.is_empty() {
+        true => Ok(Tools::built_in()),
+        false => Tools::new(&agent.tools),
+    });
+    let tools = tools.transpose()?;
+    let options = PromptOptions {
+        max_tokens: t.max_seq_len,
+        seed: context.plan.seed,
+        thinking_ratio: config.thinking_ratio,
+        system_prompt_ratio: 0.0,
+        tools: tools.as_ref().map(Tools::schemas),
+    };
+    let (prompts, share) = Prompts::load(&t.data, &tokenizer, &options)?;
+    let heldout = match &config.heldout {
+        Some(data) => Some(Prompts::load(data, &tokenizer, &options)?.0),
+        None => share,
+    };
+    let turns = tools.zip(config.agent.as_ref()).map(|(tools, agent)| Turns {
+        tools,
+        max_turns: agent.max_turns,
+        max_total: agent.max_total_len,
+    });
+    let longest = t.max_seq_len + turns.as_ref().map_or(max_new_tokens, |turns| turns.max_total);
+    let positions = policy.config().max_position_embeddings as usize;
+    if longest > positions {
+        return Err(Error::input(format!(
+            "prompts and completions reach {longest} tokens, the model sees {positions}"
+        ))
+        .hint("lower max_seq_len or rollout.max_new_tokens"));
+    }
+    let tokenizer_folder = t.tokenizer.as_ref().map(|source| inputs::tokenizer_folder(context, source));
+    let rewards = Rewards::new(
+        &config.rewards,
+        &RewardContext {
+            run: &context.plan.output,
+            tokenizer: tokenizer_folder.as_deref(),
+            device: context.device,
+            kind: Kind::Float,
+        },
+    )?;
+    let columns = rewards.names().into_iter().map(Columns::new).collect();
+    let own = i64::from(tokenizer.eos_id());
+    Ok(Box::new(Native {
+        generator: match server {
+            Some(plan) => Generator::server(plan, folder, tokenizer_folder.as_deref()),
+            None => Generator::Native,
+        },
+        columns,
+        heldout: heldout.map(|heldout| heldout.first(config.heldout_limit)),
+        prompts,
+        rewards,
+        turns,
+        batch_size: t.batch_size,
+        group: config.generations(),
+        shuffle: t.data.shuffle,
+        seed: context.plan.seed,
+        max_new_tokens,
+        sampling: Sampling { temperature, top_p, top_k, ..Sampling::GREEDY },
+        eos_ids: vec![t.eos_token_id.unwrap_or(own) as u32],
+        rounds: match &config.method {
+            Method::Grpo(grpo) => grpo.dynamic_sampling_rounds,
+            _ => 0,
+        },
+        table: Table::open(folder, config.keep_completions, t.log_interval as u64)?,
+        tokenizer,
+    }))
+}
+
+/// The recipe's, the tokenizer's, or that of upstream's tokenizers.
+pub fn pad_id(config: &PolicyConfig, tokenizer: Option<&Tokenizer>) -> i64 {
+    let own = tokenizer.map(|t| i64::from(t.pad_id()));
+    config.train.pad_token_id.or(own).unwrap_or(0)
+}
+
+/// The reference, which must read what the policy writes.
+pub fn reference(
+    context: &Context<'_>,
+    config: &PolicyConfig,
+    tokenizer: Option<&Tokenizer>,
+    policy: &CausalLm,
+) -> Result<Option<CausalLm>> {
+    let Some(init) = &config.reference else { return Ok(None) };
+    let model = inputs::model(context, init, config.train.model.as_ref(), tokenizer, 0.0)?;
+    let shape = |m: &CausalLm| (m.config().vocab_size, m.config().hidden_size, m.config().num_hidden_layers);
+    if shape(&model) != shape(policy) {
+        let words = |m: &CausalLm| {
+            let (v, d, l) = shape(m);
+            format!("{v} tokens, width {d}, {l} layers")
+        };
+        let what = format!("the reference has {}, the policy {}", words(&model), words(policy));
+        return Err(Error::input(what)
+            .hint("name weights of the same shape, or leave `reference` out: the start weights"));
+    }
+    model.params().set_requires_grad(false);
+    Ok(Some(model))
+}

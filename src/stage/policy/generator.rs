@@ -1,0 +1,104 @@
+//! What continues the prompts of a step: the built-in generator, or a server that is given the policy first.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::error::Result;
+use crate::export::huggingface::{SpecialIds, write_model};
+use crate::export::huggingface_tokenizer;
+use crate::model::CausalLm;
+use crate::plan::{ServerPlan, UpdatePlan};
+use crate::rollout::http::HttpEngine;
+use crate::rollout::{CompleteConfig, Completion, complete};
+
+/// Where completions come from.
+pub enum Generator {
+    /// The built-in generator.
+    Native,
+    /// A server.
+    Server(Box<Server>),
+}
+
+/// A server with the folder that it reads the policy from.
+pub struct Server {
+    engine: HttpEngine,
+    update: UpdatePlan,
+    folder: PathBuf,
+    tokenizer: Option<PathBuf>,
+    ids: Option<SpecialIds>,
+}
+
+/// A generator with the policy of a step.
+#[derive(Clone, Copy)]
+pub enum Writer<'a> {
+    /// The policy itself.
+    Native(&'a CausalLm),
+    /// What the server has.
+    Server(&'a HttpEngine),
+}
+
+impl Generator {
+    /// A server as planned; `<folder>/policy` is where it finds the weights.
+    pub fn server(plan: &ServerPlan, folder: &Path, tokenizer: Option<&Path>) -> Self {
+        Self::Server(Box::new(Server {
+            engine: HttpEngine::new(&plan.engine),
+            update: plan.update,
+            folder: folder.join("policy"),
+            tokenizer: tokenizer.map(Path::to_owned),
+            ids: None,
+        }))
+    }
+
+    /// Hands the policy over; whether what comes next is drawn from it for sure.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or the server does not take it.
+    pub fn refresh(&mut self, policy: &CausalLm) -> Result<bool> {
+        let Self::Server(server) = self else { return Ok(true) };
+        if server.update == UpdatePlan::None {
+            return Ok(false);
+        }
+        let ids = match (server.ids, &server.tokenizer) {
+            (Some(ids), _) => ids,
+            (None, None) => SpecialIds::default(),
+            (None, Some(from)) => {
+                huggingface_tokenizer::write(from, &server.folder, policy.config().max_position_embeddings)?
+            }
+        };
+        server.ids = Some(ids);
+        write_model(policy, tch::Kind::Float, ids, u64::MAX, &json!({}), &server.folder)?;
+        match server.update {
+            UpdatePlan::Sglang => server.engine.push(&server.folder)?,
+            UpdatePlan::Reload => server.engine.reload()?,
+            UpdatePlan::Folder | UpdatePlan::None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// For a step.
+    pub fn writer<'a>(&'a self, policy: &'a CausalLm) -> Writer<'a> {
+        match self {
+            Self::Native => Writer::Native(policy),
+            Self::Server(server) => Writer::Server(&server.engine),
+        }
+    }
+}
+
+impl Writer<'_> {
+    /// `per` answers to each prompt, a prompt's side by side.
+    ///
+    /// # Errors
+    /// As [`complete`] and [`HttpEngine::complete`].
+    pub fn complete(
+        self,
+        prompts: &[Vec<u32>],
+        per: usize,
+        config: &CompleteConfig,
+    ) -> Result<Vec<Completion>> {
+        match self {
+            Self::Native(policy) => complete(policy, prompts, per, config),
+            Self::Server(engine) => engine.complete(prompts, per, config),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `completions.jsonl`: what the policy wrote at some steps, with what it was worth.
+//!
+//! Grows like the metrics: a checkpoint keeps its length, and a run that goes on cuts it back to there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::rollout::Finish;
+use crate::rollout::rewards::Scores;
+
+/// A completion.
+#[derive(Debug)]
+pub struct Sampled<'a> {
+    /// From 1 over the whole run.
+    pub step: u64,
+    /// Rendered.
+    pub prompt: &'a str,
+    /// What came.
+    pub completion: &'a str,
+    /// What it was worth.
+    pub scores: &'a Scores,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// The file.
+#[derive(Debug)]
+pub struct Table {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    /// Rows of a step that are kept.
+    most: usize,
+    /// Steps between kept ones.
+    interval: u64,
+}
+
+impl Table {
+    /// Opens `folder/completions.jsonl`, empty until [`Self::cut`] says how much of it counts.
+    pub fn open(folder: &Path, most: usize, interval: u64) -> Result<Self> {
+        let path = folder.join("completions.jsonl");
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|e| Error::io("open the table of completions", &path, e))?;
+        Ok(Self { path, file, length: 0, most, interval })
+    }
+
+    /// Keeps some of a step's completions, if it is one that is kept: the first of them, and the best and the
+    /// worst in their place where those are others.
+    pub fn keep<'a>(&mut self, rows: impl Iterator<Item = Sampled<'a>>) -> Result<()> {
+        let rows: Vec<Sampled<'_>> = rows.collect();
+        let Some(step) = rows.first().map(|row| row.step) else { return Ok(()) };
+        if self.most == 0 || !(step == 1 || step.is_multiple_of(self.interval)) {
+            return Ok(());
+        }
+        let mut text = String::new();
+        for row in chosen(&rows, self.most) {
+            let parts: serde_json::Map<String, Value> =
+                row.scores.parts.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+            let line = json!({
+                "step": row.step, "prompt": row.prompt, "completion": row.completion,
+                "reward": row.scores.total, "rewards": parts,
+                "truncated": row.finish == Finish::Length,
+            });
+            text += &format!("{line}\n");
+        }
+        let fault = |e| Error::io("write the table of completions", &self.path, e);
+        if self.length == 0 {
+            self.file.set_len(0).map_err(fault)?;
+        }
+        self.file.seek(SeekFrom::Start(self.length)).map_err(fault)?;
+        self.file.write_all(text.as_bytes()).map_err(fault)?;
+        self.length += text.len() as u64;
+        Ok(())
+    }
+
+    /// How long the file is.
+    pub fn position(&self) -> Value {
+        json!(self.length)
+    }
+
+    /// Cuts the file back to a [`Self::position`].
+    pub fn cut(&mut self, position: &Value) -> Result<()> {
+        let fault = |e| Error::io("cut the table of completions", &self.path, e);
+        let there = self.file.metadata().map_err(fault)?.len();
+        self.length = position.as_u64().unwrap_or(0).min(there);
+        self.file.set_len(self.length).map_err(fault)
+    }
+
+    /// The last rows, for the summary.
+    pub fn last(&mut self, count: usize) -> Result<Vec<Value>> {
+        let fault = |e| Error::io("read the table of completions", &self.path, e);
+        let mut text = String::new();
+        self.file.seek(SeekFrom::Start(0)).map_err(fault)?;
+        (&mut self.file).take(self.length).read_to_string(&mut text).map_err(fault)?;
+        let lines: Vec<&str> = text.lines().collect();
+        let from = lines.len().saturating_sub(count);
+        Ok(lines[from..].iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+}
+
+/// The best, the worst, then the first ones, in their order.
+fn chosen<'a, 'b>(rows: &'b [Sampled<'a>], most: usize) -> Vec<&'b Sampled<'a>> {
+    let by = |a: &&usize, b: &&usize| rows[**a].scores.total.total_cmp(&rows[**b].scores.total);
+    let all: Vec<usize> = (0..rows.len()).collect();
+    let mut picked: Vec<usize> =
+        [all.iter().max_by(by), all.iter().min_by(by)].into_iter().flatten().copied().collect();
+    picked.extend(&all);
+    let mut seen = std::collections::BTreeSet::new();
+    for row in picked {
+        if seen.len() < most {
+            seen.insert(row);
+        }
+    }
+    seen.into_iter().map(|row| &rows[row]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scores(total: f64) -> Scores {
+        Scores { total, parts: vec![("length".into(), total)], failed: Vec::new() }
+    }
+
+    #[test]
+    fn the_best_and_the_worst_are_kept_and_a_resumed_run_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let all: Vec<Scores> = [0.0, 0.5, -1.0, 2.0].map(scores).into();
+        let keep = |table: &mut Table, step: u64| {
+            let rows = all.iter().map(|scores| Sampled {
+                step,
+                prompt: "p",
+                completion: "c",
+                scores,
+                finish: Finish::Stop,
+            });
+            table.keep(rows).unwrap();
+        };
+        let mut table = Table::open(folder.path(), 3, 2).unwrap();
+        (1..=3).for_each(|step| keep(&mut table, step));
+        let rows = table.last(9).unwrap();
+        let shown: Vec<_> =
+            rows.iter().map(|r| (r["step"].as_u64().unwrap(), r["reward"].as_f64().unwrap())).collect();
+        assert_eq!(shown, [(1, 0.0), (1, -1.0), (1, 2.0), (2, 0.0), (2, -1.0), (2, 2.0)]);
+        let (position, whole) =
+            (table.position(), std::fs::read(folder.path().join("completions.jsonl")).unwrap());
+        keep(&mut table, 4);
+        let mut again = Table::open(folder.path(), 3, 2).unwrap();
+        again.cut(&position).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("completions.jsonl")).unwrap(), whole);
+        assert_eq!(again.last(1).unwrap()[0]["step"], 2);
+        // A new start forgets what was there.
+        keep(&mut Table::open(folder.path(), 1, 2).unwrap(), 2);
+        let text = std::fs::read_to_string(folder.path().join("completions.jsonl")).unwrap();
+        assert_eq!(text.lines().count(), 1);
+    }
+}
