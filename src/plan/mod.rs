@@ -1,13 +1,11 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
 //! Reading order: `types` (the plan), `resolve`, `tuning`, `evaluation`, `exporting`, `policies`, `references`, `hubs`,
-//! `rewards`, `tools` and `settings` (from a recipe to it), `hash` (what makes
-//! a stage done), `machine` (the only reader of environment and machine), `cost` (what it will take).
+//! `rollouts`, `rewards`, `tools` and `settings` (from a recipe to it), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
 pub mod cost;
 pub mod evaluation;
 pub mod exporting;
-pub mod hash;
 pub mod hubs;
 pub mod machine;
 mod policies;
@@ -23,7 +21,6 @@ pub mod types;
 
 pub use cost::{Facts, StageCost, estimate};
 pub use exporting::ExportConfig;
-pub use hash::stage_hash;
 pub use machine::Machine;
 pub use resolve::{load, resolve};
 pub use types::*;
