@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::open::{HowArgs, open_named};
-use crate::checkpoint::resolve_model_path;
+use super::pull;
 use crate::error::{Error, Place, Result};
 use crate::serve::{self, Limits, Settings, Source};
 
@@ -156,7 +156,7 @@ fn named(spec: &str) -> (String, &str) {
 fn source(spec: &str, how: &Arc<HowArgs>) -> Result<Source> {
     let (name, model) = named(spec);
     // Said now rather than when everything else is up.
-    resolve_model_path(model)?;
+    pull::locate(model)?;
     let folder = Path::new(model.rsplit_once(':').map_or(model, |(run, _)| run));
     let run =
         [Path::new(model), folder].into_iter().find(|f| f.join("plan.json").is_file()).map(Path::to_owned);
