@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::open::{HowArgs, open_named};
 use super::pull;
 use crate::error::{Error, Place, Result};
-use crate::serve::{self, Limits, Settings, Source};
+use crate::serve::{self, Limits, Loaded, Settings, Source};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -165,7 +165,8 @@ fn source(spec: &str, how: &Arc<HowArgs>) -> Result<Source> {
     let load = move || {
         let opened = open_named(&model, &how)?;
         opened.tokenizer()?;
-        Ok((opened.model, opened.tokenizer.expect("a tokenizer was found")))
+        let tokenizer = opened.tokenizer.expect("a tokenizer was found");
+        Ok(Loaded { model: opened.model, tokenizer, storage: opened.storage })
     };
     Ok(Source { name, origin, run, load: Box::new(load) })
 }

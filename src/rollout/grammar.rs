@@ -77,7 +77,7 @@ impl Grammars {
         let parser = self
             .factory
             .create_parser(grammar)
-            .map_err(|e| Error::input(format!("{what} cannot be followed")).because(e))?;
+            .map_err(|e| Error::input(format!("{what} cannot be followed: {e}")))?;
         Ok(Box::new(Guide { matcher: Matcher::new(Ok(parser)), eos_id: self.eos_id }))
     }
 }
