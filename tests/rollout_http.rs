@@ -19,14 +19,18 @@ fn our_server_gives_ids_with_the_models_own_logprobs() {
     let tokenizer = Tokenizer::load(&run.join("tok")).expect("a tokenizer");
     let policy = load_model(&weights, None, Device::Cpu, Kind::Float).expect("the model").model;
     let engine = HttpEngine::new(&HttpEngineConfig {
-        service: ServiceConfig { timeout_secs: 60.0, ..ServiceConfig::new(format!("http://{}", server.address)) },
+        service: ServiceConfig {
+            timeout_secs: 60.0,
+            ..ServiceConfig::new(format!("http://{}", server.address))
+        },
         protocol: Protocol::Openai,
         model: None,
         batch_size: 3,
     });
     let ask = |text: &str| {
         let messages = serde_json::json!([{"role": "user", "content": text}]);
-        let options = minimind::data::tokenizer::RenderOptions { add_generation_prompt: true, open_thinking: false };
+        let options =
+            minimind::data::tokenizer::RenderOptions { add_generation_prompt: true, open_thinking: false };
         tokenizer.encode(&tokenizer.render(&messages, None, options).expect("a prompt")).expect("ids")
     };
     let prompts = [ask("What is 2 + 3?"), ask("What is a crow?")];
@@ -47,7 +51,10 @@ fn our_server_gives_ids_with_the_models_own_logprobs() {
         for (i, logprob) in answer.logprobs.iter().enumerate() {
             let at = prompt.len() + i;
             let expected = own.double_value(&[at as i64 - 1, ids[at]]);
-            assert!((f64::from(*logprob) - expected).abs() < 1e-4, "token {i}: {logprob}, the model says {expected}");
+            assert!(
+                (f64::from(*logprob) - expected).abs() < 1e-4,
+                "token {i}: {logprob}, the model says {expected}"
+            );
         }
         if answer.finish == Finish::Stop {
             assert_eq!(answer.ids.last(), Some(&tokenizer.eos_id()));

@@ -6,7 +6,7 @@ use common::served::shared;
 use serde_json::{Value, json};
 
 fn asked(more: Value) -> Value {
-    let mut body = json!({"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 200});
+    let mut body = json!({"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 400});
     more.as_object().expect("an object").iter().for_each(|(key, value)| body[key] = value.clone());
     body
 }

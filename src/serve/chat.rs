@@ -136,3 +136,16 @@ fn top_logprobs(fields: &Fields) -> Result<Option<usize>, Fault> {
         (false, None) => Ok(None),
     }
 }
+
+/// The answer in one piece.
+async fn whole(mut answer: Answer, mut voices: Vec<Voice>, head: &Head) -> Result<Value, Fault> {
+    while let Some(update) = answer.next().await {
+        let (index, update) = update?;
+        let ends = voices[index].hear(&answer.live.tokenizer, update);
+        if ends {
+            answer.end(index);
+        }
+    }
+    let choices = voices.into_iter().enumerate().map(|(i, voice)| voice.choice(i)).collect();
+    Ok(head.whole(choices, answer.usage()))
+}
