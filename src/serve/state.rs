@@ -14,6 +14,7 @@ use super::worker::{Live, Place};
 use super::{Loaded, Settings, Source};
 use crate::error::{Error, Result};
 use crate::rollout::DecoderConfig;
+use crate::rollout::tools::Tools;
 
 /// A model by name.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Shared {
     pub settings: Settings,
     /// The models, in the order given; the first is the default.
     pub slots: Vec<Slot>,
+    /// The built-in tools.
+    pub tools: Tools,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Becomes true when the server shall end.
@@ -62,6 +65,7 @@ impl Shared {
         Self {
             settings,
             slots: sources.iter().map(slot).collect(),
+            tools: Tools::built_in(),
             metrics: Arc::default(),
             stop: watch::Sender::new(false),
             stopping: AtomicBool::new(false),
