@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::served::{SCRIPT, Server, model, shared, tools};
+use common::served::{SCRIPT, Server, model, shared};
 use common::{minimind, succeed};
 use minimind::checkpoint::load::load_model;
 use minimind::model::Mask;
@@ -24,7 +24,7 @@ fn the_official_python_client_is_served() {
     let server = shared();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/openai_client.py");
     let url = format!("http://{}/v1", server.address);
-    let output = succeed(Command::new(&python).args([script, &url, SCRIPT, &tools().to_string()]));
+    let output = succeed(Command::new(&python).args([script, &url, SCRIPT]));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("16 checks passed"), "{text}");
 }

@@ -5,7 +5,7 @@ mod common;
 use std::process::Stdio;
 
 use common::http::{post, receive, send};
-use common::served::{SCRIPT, Server, model, shared, tools};
+use common::served::{SCRIPT, Server, model, shared, tool};
 use common::{minimind, number};
 use minimind::checkpoint::load::load_model;
 use minimind::model::Mask;
@@ -193,7 +193,7 @@ fn thinking_stands_apart() {
 #[test]
 fn tools_are_called() {
     let server = shared();
-    let body = with(asked("What is 12 * 3?"), json!({"tools": tools()}));
+    let body = with(asked("What is 12 * 3?"), json!({"tools": [tool()]}));
     let answer = server.chat(&body);
     let choice = &answer["choices"][0];
     let call = &choice["message"]["tool_calls"][0];

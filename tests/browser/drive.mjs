@@ -17,9 +17,11 @@ const check = (holds, what) => {
   console.log(`ok ${what}`);
 };
 
-// Tests ask for answers that do not end, look at how text grows, and offer the one tool that the small model has learnt.
+// Tests ask for answers that do not end, look at how text grows, and describe the calculator as the small model has learnt it.
 const early = `
   window.endless = false;
+  const learnt = { type: "function", function: { name: "calculate_math", description: "Works a sum out.",
+    parameters: { type: "object", properties: { expression: { type: "string" } }, required: ["expression"] } } };
   const plain = window.fetch;
   window.fetch = (path, options) => {
     if (window.endless && String(path).includes("chat/completions")) {
@@ -28,7 +30,7 @@ const early = `
     if (String(path).includes("chat/completions") && JSON.parse(options.body).tools) {
       const body = JSON.parse(options.body);
       window.offered = body.tools.length;
-      options = { ...options, body: JSON.stringify({ ...body, tools: body.tools.slice(0, 1) }) };
+      options = { ...options, body: JSON.stringify({ ...body, tools: [learnt] }) };
     }
     return plain(path, options);
   };

@@ -1,12 +1,10 @@
-"""The official client against our server: every feature that the pages name. Arguments: base URL, the text of `Say the script.`, the tools"""
+"""The official client against our server: every feature that the pages name. Arguments: base URL, the text of `Say the script.`"""
 
-import json
 import sys
 
 import openai
 
-url, script, tools = sys.argv[1:]
-TOOLS = json.loads(tools)
+url, script = sys.argv[1:]
 client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
 MODEL = "run"
 checks = 0
@@ -25,6 +23,15 @@ def messages(text):
 def ask(text, **more):
     return client.chat.completions.create(model=MODEL, messages=messages(text), temperature=0, **more)
 
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "calculate_math",
+        "description": "Works a sum out.",
+        "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]},
+    },
+}
 
 answer = ask("What is 2 + 3?")
 check(answer.choices[0].message.content == "The sum is 5." and answer.choices[0].finish_reason == "stop", answer)
@@ -52,18 +59,18 @@ check(bytes(b for t in scored for b in t.bytes).decode() == "The sum is 5." and 
 thought = ask("What is a crow?", extra_body={"chat_template_kwargs": {"open_thinking": True}}).choices[0].message
 check((thought.reasoning_content, thought.content) == ("A crow has wings.", "A crow is a bird."), thought)
 
-called = ask("What is 12 * 3?", tools=TOOLS)
+called = ask("What is 12 * 3?", tools=[TOOL])
 call = called.choices[0].message.tool_calls[0]
 check(called.choices[0].finish_reason == "tool_calls" and call.function.name == "calculate_math", called)
 history = messages("What is 12 * 3?") + [
     called.choices[0].message,
     {"role": "tool", "tool_call_id": call.id, "content": "36"},
 ]
-told = client.chat.completions.create(model=MODEL, messages=history, tools=TOOLS, temperature=0)
+told = client.chat.completions.create(model=MODEL, messages=history, tools=[TOOL], temperature=0)
 check(told.choices[0].message.content == "It is 36.", told)
 
 arguments = ""
-for chunk in ask("What is 12 * 3?", tools=TOOLS, stream=True):
+for chunk in ask("What is 12 * 3?", tools=[TOOL], stream=True):
     for part in chunk.choices[0].delta.tool_calls or []:
         arguments += part.function.arguments or ""
 check(arguments == call.function.arguments, arguments)

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::http;
 
-/// The built-in tool of the conversations below, as a client offers it: the calculator.
-pub fn tools() -> Value {
-    let all = minimind::rollout::tools::Tools::built_in().schemas();
-    json!([all[0]])
+/// The tool of the conversations below, as a client offers it.
+pub fn tool() -> Value {
+    json!({"type": "function", "function": {"name": "calculate_math", "description": "Works a sum out.",
+        "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]}}})
 }
 
 /// What a browser must show as text.
@@ -25,7 +25,7 @@ fn conversations() -> Vec<Value> {
     let user = |text: &str| json!({"role": "user", "content": text});
     let model = |text: &str| json!({"role": "assistant", "content": text});
     let count = (1..=40).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
-    let tools = tools().to_string();
+    let tools = json!([tool()]).to_string();
     let call = json!([{"name": "calculate_math", "arguments": {"expression": "12*3"}}]).to_string();
     let system = json!({"role": "system", "content": "", "tools": tools});
     vec![
