@@ -48,7 +48,7 @@ fn adapters_answer_by_their_names_as_merged_files_do() {
     let base = model().display().to_string();
     let (upstream, folder_of_peft) = (folder.path().join("lora_style_64.pth"), folder.path().join("terse"));
     adapter(1, 1.0).write_pth(&upstream).expect("a file");
-    peft::write(&adapter(2, 0.5), None, &folder_of_peft).expect("a folder");
+    peft::write(&adapter(2, 2.0), None, &folder_of_peft).expect("a folder");
     let spec = format!("terse={}@plain", folder_of_peft.display());
     let server = Server::start_with(&[
         "--model",
