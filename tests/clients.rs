@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::served::{SCRIPT, Server, model, shared};
-use common::succeed;
+use common::{minimind, succeed};
 use minimind::checkpoint::load::load_model;
 use minimind::model::Mask;
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ fn the_evaluation_harness_measures_what_we_do() {
     let text = String::from_utf8_lossy(&output.stdout);
     let result: Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
     let choices = result["choices"].as_array().expect("choices");
-    assert_eq!(choices.len(), 9, "{result}");
+    assert_eq!(choices.len(), 3 * 33, "{result}");
     for choice in choices {
         let (context, continuation) = (choice[0].as_str().expect("text"), choice[1].as_str().expect("text"));
         let (want, greedy) = likelihood(&server, context, continuation);
@@ -104,4 +104,13 @@ fn the_evaluation_harness_measures_what_we_do() {
         assert!((got - want).abs() < 1e-3 * want.abs().max(1.0), "{choice} {want}");
         assert_eq!(choice[3], greedy, "{choice}");
     }
+    let eval = minimind()
+        .args(["eval", "--device", "cpu", "--json", "--model", &model().display().to_string(), "--data"])
+        .arg(folder.path().join("rows.jsonl"))
+        .output();
+    let eval: Value = serde_json::from_slice(&eval.expect("the program starts").stdout).expect("JSON");
+    let (ours, theirs) =
+        (eval["metrics"]["accuracy"].as_f64().expect("accuracy"), result["acc"].as_f64().expect("acc"));
+    assert!((ours - theirs).abs() < 1e-9, "minimind eval: {ours}, the harness: {theirs}");
+    println!("accuracy {ours:.3} on both sides, {} likelihoods", choices.len());
 }

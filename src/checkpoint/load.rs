@@ -145,7 +145,18 @@ pub(super) fn load_at_depth(
     kind: Kind,
     depth: usize,
 ) -> Result<LoadedModel> {
-    let weights = read_weights(path)?;
+    load_read(read_weights(path)?, path, given, device, kind, depth)
+}
+
+/// [`load_at_depth`] of weights that were read from `path`.
+pub(super) fn load_read(
+    weights: Weights,
+    path: &Path,
+    given: Option<&ModelConfig>,
+    device: Device,
+    kind: Kind,
+    depth: usize,
+) -> Result<LoadedModel> {
     if adapter::file::is_adapter(&weights.tensors) {
         return adapter::file::load_with_base(path, weights, given, device, kind, depth);
     }

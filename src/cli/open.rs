@@ -8,6 +8,7 @@ use tch::Kind;
 
 use super::precision::ModelPrecision;
 use super::pull;
+use crate::checkpoint::adapter::adapted;
 use crate::checkpoint::{gguf, load, pth};
 use crate::data::Tokenizer;
 use crate::engine::{Compute, device};
@@ -27,6 +28,9 @@ pub struct OpenArgs {
     /// A .pth, a .safetensors, a .gguf, a Hugging Face folder, or a run's folder (RUN or RUN:stage).
     #[arg(long, value_name = "M")]
     model: String,
+    /// A LoRA adapter to put on it: upstream's file, or a folder with adapter_config.json.
+    #[arg(long, value_name = "FILE")]
+    adapter: Option<PathBuf>,
     #[command(flatten)]
     how: HowArgs,
 }
@@ -91,11 +95,11 @@ impl Opened {
 
 /// Loads what was named; says aloud what had to be guessed.
 pub fn open(args: &OpenArgs) -> Result<Opened> {
-    open_named(&args.model, &args.how)
+    open_named(&args.model, args.adapter.as_deref(), &args.how)
 }
 
-/// Loads `model`, as `--model` names it.
-pub fn open_named(model: &str, args: &HowArgs) -> Result<Opened> {
+/// Loads `model`, as `--model` names it, with an adapter on it where one is given.
+pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result<Opened> {
     let machine = Machine::detect();
     tch::set_num_threads(machine.cores as i32);
     let device = device::resolve(args.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
@@ -108,7 +112,10 @@ pub fn open_named(model: &str, args: &HowArgs) -> Result<Opened> {
     };
     let given = args.read.config.as_deref().map(read_config).transpose()?;
     let (start, before) = (Instant::now(), peak_memory_bytes().unwrap_or(0));
-    let loaded = load::load_model(&path, given.as_ref(), device, kind)?;
+    let loaded = match adapter {
+        Some(adapter) => adapted::load(&path, adapter, given.as_ref(), device, kind)?,
+        None => load::load_model(&path, given.as_ref(), device, kind)?,
+    };
     let bytes = peak_memory_bytes().unwrap_or(0).saturating_sub(before);
     tracing::debug!(seconds = start.elapsed().as_secs_f64(), bytes, "model loaded");
     for note in &loaded.notes {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::open::{HowArgs, open_named};
-use crate::checkpoint::resolve_model_path;
+use super::pull;
+use crate::checkpoint::adapter::Adapter;
 use crate::error::{Error, Place, Result};
-use crate::serve::{self, Limits, Settings, Source};
+use crate::serve::{self, Limits, Load, Loaded, Settings, Source};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -18,6 +19,9 @@ pub struct Args {
     /// What to serve, as for chat; several by name (NAME=M), the first is the default.
     #[arg(long, value_name = "[NAME=]M", required = true)]
     model: Vec<String>,
+    /// A LoRA adapter on one of the models (on the first without @MODEL), served under a name of its own.
+    #[arg(long, value_name = "NAME=FILE[@MODEL]")]
+    adapter: Vec<String>,
     #[command(flatten)]
     how: HowArgs,
     /// The address to listen on.
@@ -107,17 +111,49 @@ pub fn run(args: Args) -> Result<()> {
             Error::input(format!("--cors {origin} is not an origin")).hint("write it as https://example.org")
         );
     }
+    serve::run(settings, sources(args)?)
+}
+
+/// Everything that is served, in the order given: models, then adapters on them.
+fn sources(args: Args) -> Result<Vec<Source>> {
     let how = Arc::new(args.how);
-    let mut sources = Vec::new();
-    for spec in &args.model {
-        let source = source(spec, &how)?;
-        if sources.iter().any(|s: &Source| s.name == source.name) {
+    let mut sources: Vec<Source> = Vec::new();
+    let mut add = |source: Source| {
+        if sources.iter().any(|s| s.name == source.name) {
             return Err(Error::input(format!("two models are called `{}`", source.name))
-                .hint("name them: --model a=PATH --model b=PATH"));
+                .hint("give each a name: --model a=PATH --model b=PATH --adapter c=FILE"));
         }
         sources.push(source);
+        Ok(())
+    };
+    let models: Vec<(String, &str)> = args.model.iter().map(|spec| named(spec)).collect();
+    for (name, model) in &models {
+        add(source(name, model, &how)?)?;
     }
-    serve::run(settings, sources)
+    for spec in &args.adapter {
+        let (name, file) = named(spec);
+        let (file, (base, model)) = based(file, &models)?;
+        let adapter = PathBuf::from(file);
+        // Said now rather than when everything else is up.
+        Adapter::read(&adapter)?;
+        let origin = format!("{file} on {base}");
+        add(Source { name, origin, run: None, load: loader(model, Some(adapter), &how) })?;
+    }
+    Ok(sources)
+}
+
+/// An adapter's file and the model it stands on: the one behind the last `@`, else the first.
+fn based<'a>(spec: &'a str, models: &'a [(String, &'a str)]) -> Result<(&'a str, &'a (String, &'a str))> {
+    let (file, base) = match spec.rsplit_once('@') {
+        Some(parts) if !Path::new(spec).exists() => parts,
+        _ => return Ok((spec, &models[0])),
+    };
+    let found = models.iter().find(|(name, _)| name == base);
+    found.map(|model| (file, model)).ok_or_else(|| {
+        let known: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
+        Error::input(format!("--adapter {spec} stands on `{base}`, which is not served"))
+            .hint(format!("served: {}", known.join(", ")))
+    })
 }
 
 fn first_line(file: &Path) -> Result<String> {
@@ -153,21 +189,24 @@ fn named(spec: &str) -> (String, &str) {
     (stem.unwrap_or(last).to_owned(), spec)
 }
 
-fn source(spec: &str, how: &Arc<HowArgs>) -> Result<Source> {
-    let (name, model) = named(spec);
+fn source(name: &str, model: &str, how: &Arc<HowArgs>) -> Result<Source> {
     // Said now rather than when everything else is up.
-    resolve_model_path(model)?;
+    pull::locate(model)?;
     let folder = Path::new(model.rsplit_once(':').map_or(model, |(run, _)| run));
     let run =
         [Path::new(model), folder].into_iter().find(|f| f.join("plan.json").is_file()).map(Path::to_owned);
+    Ok(Source { name: name.to_owned(), origin: model.to_owned(), run, load: loader(model, None, how) })
+}
+
+/// Reads a model, with an adapter on it where one is given; again at each reload.
+fn loader(model: &str, adapter: Option<PathBuf>, how: &Arc<HowArgs>) -> Load {
     let (model, how) = (model.to_owned(), Arc::clone(how));
-    let origin = model.clone();
-    let load = move || {
-        let opened = open_named(&model, &how)?;
+    Box::new(move || {
+        let opened = open_named(&model, adapter.as_deref(), &how)?;
         opened.tokenizer()?;
-        Ok((opened.model, opened.tokenizer.expect("a tokenizer was found")))
-    };
-    Ok(Source { name, origin, run, load: Box::new(load) })
+        let tokenizer = opened.tokenizer.expect("a tokenizer was found");
+        Ok(Loaded { model: opened.model, tokenizer, storage: opened.storage })
+    })
 }
 
 #[cfg(test)]
@@ -181,5 +220,14 @@ mod tests {
         assert_eq!(named("out/full_sft_768.pth").0, "full_sft_768");
         assert_eq!(named("runs/a:sft").0, "a:sft");
         assert_eq!(named("out/lr=3/x.pth").0, "x");
+    }
+
+    #[test]
+    fn an_adapter_stands_on_the_model_named_or_the_first() {
+        let models = [("a".to_owned(), "x.pth"), ("b".to_owned(), "y.pth")];
+        assert_eq!(based("l.pth", &models).unwrap(), ("l.pth", &models[0]));
+        assert_eq!(based("d@v/l.pth@b", &models).unwrap(), ("d@v/l.pth", &models[1]));
+        let fault = based("l.pth@c", &models).unwrap_err().to_string();
+        assert!(fault.contains("`c`, which is not served") && fault.contains("a, b"), "{fault}");
     }
 }

@@ -27,8 +27,7 @@ impl Resolver<'_> {
                 );
                 return RolloutPlan::Replay { path: PathBuf::new() };
             };
-            self.file(&join(&own, "path"), &path);
-            return RolloutPlan::Replay { path: PathBuf::from(path) };
+            return RolloutPlan::Replay { path: self.file(&join(&own, "path"), &path) };
         }
         if r.path.is_some() {
             self.fault(

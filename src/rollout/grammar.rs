@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use super::request::Constraint;
 use crate::error::{Error, Result};
 
+/// White space between the parts of JSON: as people indent it. JSON allows any amount, in which a weak model never ends.
+const WHITESPACE: &str = r"[ \t]{1,4}|\r?\n[ \t]{0,24}";
+
 /// A vocabulary's grammars; one serves all requests.
 pub struct Grammars {
     factory: ParserFactory,
@@ -54,7 +57,11 @@ impl Grammars {
     /// # Errors
     /// A schema that is wrong or uses what the engine does not know.
     pub fn json(&self, schema: &Value) -> Result<Box<dyn Constraint + Send>> {
-        self.compile(TopLevelGrammar::from_json_schema(schema.clone()), "this JSON Schema")
+        let mut schema = schema.clone();
+        if let Some(schema) = schema.as_object_mut() {
+            schema.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": WHITESPACE}));
+        }
+        self.compile(TopLevelGrammar::from_json_schema(schema), "this JSON Schema")
     }
 
     /// Text that is a JSON object.
@@ -77,7 +84,7 @@ impl Grammars {
         let parser = self
             .factory
             .create_parser(grammar)
-            .map_err(|e| Error::input(format!("{what} cannot be followed")).because(e))?;
+            .map_err(|e| Error::input(format!("{what} cannot be followed: {e}")))?;
         Ok(Box::new(Guide { matcher: Matcher::new(Ok(parser)), eos_id: self.eos_id }))
     }
 }
@@ -165,6 +172,20 @@ mod tests {
             ended += 1;
         }
         assert!(ended > 5, "{ended}");
+        // A model that likes nothing better than line breaks comes to an end all the same.
+        let mut guide = grammars.json(&json!({"enum": [[1, 2]]})).unwrap();
+        let (mut text, mut done) = (Vec::new(), false);
+        while !done && text.len() < 400 {
+            let mut logits: Vec<f32> =
+                (0..262).map(|i| if b"\n ".contains(&(i as u8)) { 9.0 } else { 0.0 }).collect();
+            guide.mask(&mut logits).unwrap();
+            let token = (0..262).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+            text.extend(vocabulary()[token].iter().flatten());
+            done = guide.accept(token as u32).unwrap();
+        }
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!([1, 2]));
+        assert!(done && text.contains('\n'), "{text:?}");
         let mut word = grammars.regex("(yes|no)!").unwrap();
         assert!(["yes!", "no!"].contains(&sample(&mut word, 1).unwrap().as_str()));
         assert!(sample(&mut grammars.json_object().unwrap(), 2).is_none_or(|t| t.starts_with('{')));

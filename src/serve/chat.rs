@@ -15,6 +15,7 @@ use super::assemble::Assembler;
 use super::engine::Order;
 use super::fault::Fault;
 use super::fields::Fields;
+use super::format::Format;
 use super::messages::{self, ToolChoice};
 use super::reply::{Head, Voice};
 use super::state::Shared;
@@ -27,7 +28,7 @@ struct Ready {
     live: Arc<Live>,
     model: String,
     ask: Ask,
-    order: Order,
+    orders: Vec<Order>,
     voice: Voice,
 }
 
@@ -36,9 +37,8 @@ pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Resu
     let bytes = body::read(request, &shared.settings.limits).await?;
     let state = Arc::clone(&shared);
     let ready = body::apart(move || read(&state, &bytes)).await?;
-    let Ready { live, model, ask, order, voice } = ready;
+    let Ready { live, model, ask, orders, voice } = ready;
     let places = shared.reserve(&live, ask.n)?;
-    let orders: Vec<Order> = (0..ask.n).map(|i| order.again(i)).collect();
     let assemblers = orders.iter().map(|o| Assembler::new(&ask.stop, o.stop_ids.clone(), false)).collect();
     let limits = &shared.settings.limits;
     let answer = Answer::start(live, orders, assemblers, places, limits.request, Arc::clone(&shared.metrics));
@@ -57,11 +57,15 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
     let ask = Ask::read(&fields, &shared.ask_limits(&live, false))?;
     let list = messages::messages(&fields)?;
     let tools = messages::tools(&fields)?;
-    refuse_unknown_format(&fields)?;
+    let format = Format::read(&fields)?;
     let top = top_logprobs(&fields)?;
     let forced = forced_start(&tools.choice);
-    // A forced call starts at once: there is no room for thinking.
-    let thinking = wants_thinking(&fields)? && forced.is_none();
+    if forced.is_some() && format != Format::Text {
+        let message = "a demanded tool call leaves no room for a format; leave one of the two out";
+        return Err(Fault::param("response_format", message));
+    }
+    // A forced call and a format start at once: there is no room for thinking.
+    let thinking = wants_thinking(&fields)? && forced.is_none() && format == Format::Text;
     if !live.tokenizer.has_template() {
         let message = "this model has no chat template; use /v1/completions";
         return Err(Fault::param("model", message));
@@ -91,7 +95,11 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
         logprobs: top,
         ..Order::new(0, ids, ask.max_tokens.unwrap_or(shared.settings.limits.default_new_tokens).min(room))
     };
-    Ok(Ready { live, model, ask, order, voice })
+    let mut orders: Vec<Order> = (0..ask.n).map(|i| order.again(i)).collect();
+    for order in &mut orders {
+        order.constraint = format.constraint(&live)?;
+    }
+    Ok(Ready { live, model, ask, orders, voice })
 }
 
 /// The end mark and what the client names.
@@ -126,21 +134,6 @@ fn top_logprobs(fields: &Fields) -> Result<Option<usize>, Fault> {
         (false, Some(_)) => Err(Fault::param("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
         (true, top) => Ok(Some(top.unwrap_or(0) as usize)),
         (false, None) => Ok(None),
-    }
-}
-
-fn refuse_unknown_format(fields: &Fields) -> Result<(), Fault> {
-    let Some(map) = fields.object("response_format")? else { return Ok(()) };
-    match map.get("type").and_then(Value::as_str) {
-        Some("text") => Ok(()),
-        Some("json_object" | "json_schema") => Err(Fault::param(
-            "response_format",
-            "this server cannot hold a model to JSON yet; ask for it in words, or use `text`",
-        )),
-        _ => Err(Fault::param(
-            "response_format",
-            "`response_format.type` must be text, json_object or json_schema",
-        )),
     }
 }
 

@@ -75,24 +75,25 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
             return Err(Fault::param(unknown, format!("`{unknown}` is not known here")));
         }
     }
+    let ids = fields.flag("return_token_ids")?.unwrap_or(false);
     let prompts = prompts(&fields, &live, shared.settings.limits.prompts)?;
     let mut orders = Vec::new();
     let mut choices = Vec::new();
-    for (text, ids) in prompts {
-        let room = shared.room(&live, ids.len(), "prompt")?;
+    for (text, prompt) in prompts {
+        let room = shared.room(&live, prompt.len(), "prompt")?;
         let order = Order {
             sampling: ask.sampling.clone(),
             stop_ids: stop_ids(&ask, &live),
             logprobs,
             prompt_logprobs: echo && logprobs.is_some(),
-            ..Order::new(0, ids, ask.max_tokens.unwrap_or(DEFAULT_TOKENS).min(room))
+            ..Order::new(0, prompt, ask.max_tokens.unwrap_or(DEFAULT_TOKENS).min(room))
         };
         for number in 0..ask.n {
             orders.push(order.again(number));
-            choices.push(Plain::new(echo.then(|| text.clone()), logprobs.is_some()));
+            choices.push(Plain::new(echo.then(|| text.clone()), logprobs.is_some(), ids));
         }
     }
-    Ok(Ready { live, model, ask, orders, choices, list_end: logprobs.is_some() })
+    Ok(Ready { live, model, ask, orders, choices, list_end: logprobs.is_some() || ids })
 }
 
 /// Each prompt's text and ids: a string, a list of strings, a list of ids, or a list of lists of ids.
@@ -153,14 +154,16 @@ struct Plain {
     /// Characters before the next new token.
     offset: usize,
     logprobs: Option<PlainLogprobs>,
+    /// New tokens by their ids, where they are asked for (vLLM's `return_token_ids`).
+    ids: Option<Vec<u32>>,
     finish: Option<&'static str>,
 }
 
 impl Plain {
-    fn new(echo: Option<String>, logprobs: bool) -> Self {
+    fn new(echo: Option<String>, logprobs: bool, ids: bool) -> Self {
         let text = echo.unwrap_or_default();
         let logprobs = logprobs.then(PlainLogprobs::default);
-        Self { offset: text.chars().count(), text, logprobs, finish: None }
+        Self { offset: text.chars().count(), text, logprobs, ids: ids.then(Vec::new), finish: None }
     }
 
     fn hear(&mut self, answer: &Answer, update: Update) {
@@ -184,6 +187,9 @@ impl Plain {
         for entry in &shown.entries {
             self.list(&answer.live.tokenizer, &entry.scored, &mut offset);
         }
+        if let Some(ids) = &mut self.ids {
+            ids.extend(shown.entries.iter().map(|entry| entry.scored.id));
+        }
         self.offset = offset;
         self.text.push_str(&shown.text);
     }
@@ -204,8 +210,12 @@ impl Plain {
     /// Takes out what was gathered.
     fn take(&mut self, index: usize) -> Value {
         let logprobs = self.logprobs.as_mut().map(|list| std::mem::take(list).json());
-        json!({
+        let mut choice = json!({
             "index": index, "text": std::mem::take(&mut self.text), "logprobs": logprobs, "finish_reason": self.finish,
-        })
+        });
+        if let Some(ids) = &mut self.ids {
+            choice["token_ids"] = json!(std::mem::take(ids));
+        }
+        choice
     }
 }

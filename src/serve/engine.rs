@@ -49,29 +49,28 @@ pub enum Said {
 pub struct Engine<'m> {
     model: &'m CausalLm,
     config: BatcherConfig,
-    positions: usize,
+    decoder: DecoderConfig,
     batcher: Batcher<'m>,
     /// First tokens of prompts whose log-probabilities were asked for.
     firsts: std::collections::HashMap<u64, u32>,
 }
 
-fn batcher(model: &CausalLm, config: BatcherConfig, positions: usize) -> Result<Batcher<'_>> {
-    let decoder =
-        Decoder::new(model, DecoderConfig { positions: Some(positions), ..DecoderConfig::default() })?;
-    Batcher::new(decoder, config)
+fn batcher(model: &CausalLm, config: BatcherConfig, decoder: DecoderConfig) -> Result<Batcher<'_>> {
+    Batcher::new(Decoder::new(model, decoder)?, config)
 }
 
 impl<'m> Engine<'m> {
-    /// An engine that decodes up to `slots` rows together, each of up to `positions` tokens.
-    pub fn new(model: &'m CausalLm, slots: usize, positions: usize) -> Result<Self> {
+    /// An engine that decodes up to `slots` rows together, each of as many tokens as the decoder has positions.
+    pub fn new(model: &'m CausalLm, slots: usize, decoder: DecoderConfig) -> Result<Self> {
+        let positions = decoder.positions.unwrap_or(model.config().max_position_embeddings as usize);
         let defaults = BatcherConfig::default();
         let config =
             BatcherConfig { max_rows: slots, max_tokens: defaults.max_tokens.max(2 * positions), ..defaults };
         Ok(Self {
             model,
             config,
-            positions,
-            batcher: batcher(model, config, positions)?,
+            decoder,
+            batcher: batcher(model, config, decoder)?,
             firsts: Default::default(),
         })
     }
@@ -105,7 +104,7 @@ impl<'m> Engine<'m> {
     /// Begins anew after a fault: what was in flight is lost.
     pub fn reset(&mut self) -> Result<()> {
         self.firsts.clear();
-        self.batcher = batcher(self.model, self.config, self.positions)?;
+        self.batcher = batcher(self.model, self.config, self.decoder)?;
         Ok(())
     }
 

@@ -14,6 +14,7 @@ pub mod completions;
 pub mod engine;
 pub mod fault;
 pub mod fields;
+pub mod format;
 pub mod guard;
 pub mod listen;
 pub mod messages;
@@ -37,6 +38,7 @@ use std::time::{Duration, SystemTime};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
+use crate::native::Storage;
 use state::Shared;
 
 /// How the server behaves.
@@ -111,7 +113,18 @@ impl Default for Limits {
 }
 
 /// Reads a model and its tokenizer.
-pub type Load = Box<dyn Fn() -> Result<(CausalLm, Tokenizer)> + Send + Sync>;
+pub type Load = Box<dyn Fn() -> Result<Loaded> + Send + Sync>;
+
+/// A model that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The model.
+    pub model: CausalLm,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How its decoder stores the weights, where it is not as they are loaded.
+    pub storage: Option<Storage>,
+}
 
 /// A model to serve.
 pub struct Source {

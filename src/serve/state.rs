@@ -11,8 +11,10 @@ use super::ask::AskLimits;
 use super::fault::Fault;
 use super::metrics::Metrics;
 use super::worker::{Live, Place};
-use super::{Settings, Source};
+use super::{Loaded, Settings, Source};
 use crate::error::{Error, Result};
+use crate::rollout::DecoderConfig;
+use crate::rollout::tools::Tools;
 
 /// A model by name.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub struct Shared {
     pub settings: Settings,
     /// The models, in the order given; the first is the default.
     pub slots: Vec<Slot>,
+    /// The built-in tools.
+    pub tools: Tools,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Becomes true when the server shall end.
@@ -61,6 +65,7 @@ impl Shared {
         Self {
             settings,
             slots: sources.iter().map(slot).collect(),
+            tools: Tools::built_in(),
             metrics: Arc::default(),
             stop: watch::Sender::new(false),
             stopping: AtomicBool::new(false),
@@ -164,11 +169,12 @@ impl Shared {
     }
 
     fn load(&self, index: usize, source: &Source) -> Result<()> {
-        let (model, tokenizer) = (source.load)()?;
+        let Loaded { model, tokenizer, storage } = (source.load)()?;
         let limits = &self.settings.limits;
         let positions = (model.config().max_position_embeddings as usize).min(limits.context);
         let origin = source.origin.clone();
-        let live = Live::start(model, tokenizer, origin, limits.slots, positions, Arc::clone(&self.metrics))?;
+        let decoder = DecoderConfig { storage, threads: None, positions: Some(positions) };
+        let live = Live::start(model, tokenizer, origin, limits.slots, decoder, Arc::clone(&self.metrics))?;
         // Requests that hold the old one are finished by it; it leaves when the last of them is done.
         *self.slots[index].live.write().unwrap_or_else(|e| e.into_inner()) = Some(Arc::new(live));
         self.metrics.loads.add(1);

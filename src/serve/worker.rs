@@ -6,9 +6,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, oneshot};
 
@@ -17,6 +17,7 @@ use super::metrics::Metrics;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelConfig};
+use crate::rollout::{DecoderConfig, Grammars};
 
 /// What a handler sends to the thread.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Live {
     pub origin: String,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
+    /// Made when the first request wants one.
+    grammars: OnceLock<Grammars>,
     commands: Sender<Command>,
     next: AtomicU64,
     in_flight: Arc<AtomicUsize>,
@@ -49,7 +52,7 @@ impl Live {
         tokenizer: Tokenizer,
         origin: String,
         slots: usize,
-        positions: usize,
+        decoder: DecoderConfig,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let config = model.config().clone();
@@ -58,7 +61,7 @@ impl Live {
         std::thread::Builder::new()
             .name("model".to_owned())
             .spawn(move || {
-                let engine = match Engine::new(&model, slots, positions) {
+                let engine = match Engine::new(&model, slots, decoder) {
                     Ok(engine) => engine,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
@@ -72,10 +75,20 @@ impl Live {
             config,
             origin,
             created: super::now_secs(),
+            grammars: OnceLock::new(),
             commands,
             next: AtomicU64::new(0),
             in_flight: Arc::default(),
         })
+    }
+
+    /// Grammars over the model's vocabulary.
+    pub fn grammars(&self) -> Result<&Grammars> {
+        if let Some(grammars) = self.grammars.get() {
+            return Ok(grammars);
+        }
+        let made = Grammars::new(&self.tokenizer.token_bytes(), self.tokenizer.eos_id())?;
+        Ok(self.grammars.get_or_init(|| made))
     }
 
     /// Generations at work or waiting.

@@ -17,13 +17,20 @@ const check = (holds, what) => {
   console.log(`ok ${what}`);
 };
 
-// Tests ask for answers that do not end, and look at how text grows.
+// Tests ask for answers that do not end, look at how text grows, and describe the calculator as the small model has learnt it.
 const early = `
   window.endless = false;
+  const learnt = { type: "function", function: { name: "calculate_math", description: "Works a sum out.",
+    parameters: { type: "object", properties: { expression: { type: "string" } }, required: ["expression"] } } };
   const plain = window.fetch;
   window.fetch = (path, options) => {
     if (window.endless && String(path).includes("chat/completions")) {
       options = { ...options, body: JSON.stringify({ ...JSON.parse(options.body), ignore_eos: true, max_tokens: 60000 }) };
+    }
+    if (String(path).includes("chat/completions") && JSON.parse(options.body).tools) {
+      const body = JSON.parse(options.body);
+      window.offered = body.tools.length;
+      options = { ...options, body: JSON.stringify({ ...body, tools: [learnt] }) };
     }
     return plain(path, options);
   };
@@ -102,10 +109,10 @@ const thinkingAndTools = async () => {
   check((await chrome.value("(() => { const d = document.querySelector('details.thinking'); return !d.open && d.querySelector('div').textContent; })()")) === "A crow has wings.", "thinking is folded");
   check((await chrome.value(last)) === "A crow is a bird.", "and stands apart from the answer");
   await set("thinking", false);
-  if (await chrome.value("document.getElementById('tools-switch').hidden")) return console.log("ok tools: this server has none");
   await click("#new");
   await set("tools", true);
   await say("What is 12 * 3?");
+  check((await chrome.value("window.offered")) === 3, "the built-in tools are offered");
   check((await chrome.value("document.querySelector('details.tool code').textContent")).startsWith("calculate_math("), "a tool call is shown");
   check((await chrome.value("document.querySelector('details.tool pre').textContent")).includes("36"), "with its result from the server");
   check((await chrome.value(last)).includes("It is 36."), "and the answer that follows");

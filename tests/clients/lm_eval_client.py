@@ -11,9 +11,13 @@ import lm_eval  # noqa: E402
 url, folder = sys.argv[1:]
 rows = [
     {"question": "What is 2 + 3?", "choices": ["The sum is 5.", "The sum is 9.", "A crow"], "answer": 0},
-    {"question": "A crow is a", "choices": ["bird.", "script.", "세계"], "answer": 0},
-    {"question": "17 18 19", "choices": ["20 21", "7", "bold"], "answer": 0},
+    {"question": "A crow is a", "choices": ["script.", "bird.", "세계"], "answer": 1},
+    {"question": "17 18 19", "choices": ["7", "bold", "20 21"], "answer": 2},
 ]
+# Sums and counts that the model never saw: some it gets right, some not.
+for n in range(1, 16):
+    rows.append({"question": f"What is {n} + 2?", "choices": [f"The sum is {n + 2 + k}." for k in (0, 1, 2)], "answer": 0})
+    rows.append({"question": f"Count. {n} {n + 1}", "choices": [f"{n + 3}", f"{n + 2}", f"{n + 2} {n + 3}"], "answer": 1})
 data = os.path.join(folder, "rows.jsonl")
 with open(data, "w", encoding="utf-8") as out:
     out.writelines(json.dumps(row) + "\n" for row in rows)
@@ -23,7 +27,7 @@ task = {
     "dataset_kwargs": {"data_files": {"test": data}},
     "test_split": "test",
     "output_type": "multiple_choice",
-    "doc_to_text": "{{question}}",
+    "doc_to_text": "Question: {{question}}\nAnswer:",
     "doc_to_choice": "{{choices}}",
     "doc_to_target": "{{answer}}",
     "metric_list": [{"metric": "acc"}],

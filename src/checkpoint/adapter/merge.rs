@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::{Adapter, Pair};
 use crate::checkpoint::load::{self, METADATA, Weights};
-use crate::checkpoint::value::{HostTensor, Value};
+use crate::checkpoint::value::Value;
 use crate::checkpoint::{bridge, pth, safetensors};
 use crate::error::{Error, Place, Result};
 use crate::model::params;
@@ -58,7 +58,8 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Res
     let (config, _, _) = load::architecture(base, &weights)?;
     let kind = kind.unwrap_or_else(|| stored(&weights));
     load::check(&config, &mut weights.tensors).map_err(|e| e.at(Place::file(base)))?;
-    fit(&pairs, &weights).map_err(|e| e.at(Place::file(adapter)))?;
+    let shape = |name: &str| weights.tensors.get(name).map(|t| t.shape().to_vec());
+    fit(&pairs, &shape).map_err(|e| e.at(Place::file(adapter)))?;
 
     let by_name: HashMap<String, &Pair> =
         pairs.pairs.iter().map(|(module, pair)| (format!("{module}.weight"), pair)).collect();
@@ -123,10 +124,10 @@ pub fn record(metadata: Option<&Json>, adapter: &Path, pairs: &Adapter, fingerpr
 }
 
 /// Every adapted Linear must be there with the right shape; all that do not fit are named.
-fn fit(adapter: &Adapter, weights: &Weights) -> Result<()> {
+pub(super) fn fit(adapter: &Adapter, shape: &dyn Fn(&str) -> Option<Vec<i64>>) -> Result<()> {
     let wrong = |(module, pair): &(String, Pair)| {
         let want = [pair.b.shape()[0], pair.a.shape()[1]];
-        match weights.tensors.get(&format!("{module}.weight")).map(HostTensor::shape) {
+        match shape(&format!("{module}.weight")) {
             None => Some(format!("no such Linear: {module}")),
             Some(shape) if shape != want => {
                 Some(format!("{module} is {shape:?}, the adapter is for {want:?}"))

@@ -2,10 +2,11 @@
 //!
 //! An [`Adapter`] is a pair of matrices for each adapted Linear, and what their product is multiplied with:
 //! always 1 upstream, `alpha / rank` in PEFT, what the record says in ours. [`peft`] reads and writes PEFT's folders, [`merge`] adds an
-//! adapter to a weight file; [`mod@file`] makes a model of an adapter and its base. The layers that train one live in `model`.
+//! adapter to a weight file; [`mod@file`] makes a model of an adapter and its base, [`adapted`] of any adapter and any base. The layers that train one live in `model`.
 //!
 //! R rank, I inputs, O outputs.
 
+pub mod adapted;
 pub mod file;
 pub mod merge;
 pub mod peft;
