@@ -68,7 +68,16 @@ fn main() {
     let lib =
         PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies"));
     let include = lib.join("../include");
-    for file in ["guard.h", "jit.cpp", "shim.cpp", "shim.h"] {
+    for file in [
+        "fused/experts.cpp",
+        "fused/fused.cpp",
+        "fused/products.cpp",
+        "fused/rows.h",
+        "guard.h",
+        "jit.cpp",
+        "shim.cpp",
+        "shim.h",
+    ] {
         println!("cargo:rerun-if-changed=src/native/{file}");
     }
     cc::Build::new()
@@ -79,6 +88,19 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         .files(["src/native/shim.cpp", "src/native/jit.cpp"])
         .compile("minimind_shim");
+    // Optimised in a debug build too: these are inner loops of training. OpenMP is libtorch's own.
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(3)
+        .warnings(false)
+        .flag_if_supported("-fopenmp")
+        .flag_if_supported("-fno-math-errno")
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .files(["fused", "products", "experts"].map(|name| format!("src/native/fused/{name}.cpp")))
+        .compile("minimind_fused");
+    println!("cargo:rustc-link-lib=gomp");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     // libtorch_cpu's symbols are used by our own shim too, so it must follow it on the linker's line.
     println!("cargo:rustc-link-search=native={}", lib.display());

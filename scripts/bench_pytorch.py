@@ -7,6 +7,7 @@ each token, log-probabilities of all tokens of the vocabulary. Random weights; s
 import argparse
 import json
 import math
+import resource
 import statistics
 import time
 
@@ -30,14 +31,14 @@ def rotate(x, cos, sin):
 
 
 class Block(nn.Module):
-    def __init__(self, width, heads, kv_heads, inner):
+    def __init__(self, width, heads, kv_heads, inner, qk_norm=True):
         super().__init__()
         self.heads, self.kv_heads, self.size = heads, kv_heads, width // heads
         self.q = nn.Linear(width, heads * self.size, bias=False)
         self.k = nn.Linear(width, kv_heads * self.size, bias=False)
         self.v = nn.Linear(width, kv_heads * self.size, bias=False)
         self.o = nn.Linear(heads * self.size, width, bias=False)
-        self.q_norm, self.k_norm = Norm(self.size), Norm(self.size)
+        self.q_norm, self.k_norm = (Norm(self.size), Norm(self.size)) if qk_norm else (nn.Identity(), nn.Identity())
         self.norm_in, self.norm_post = Norm(width), Norm(width)
         self.gate = nn.Linear(width, inner, bias=False)
         self.up = nn.Linear(width, inner, bias=False)
@@ -65,9 +66,9 @@ class Model(nn.Module):
     def __init__(self, args):
         super().__init__()
         width = args.hidden_size
-        inner = math.ceil(math.pi * width / 64) * 64
+        inner = args.inner or math.ceil(math.pi * width / 64) * 64
         self.embed = nn.Embedding(args.vocab_size, width)
-        self.layers = nn.ModuleList(Block(width, 8, 4, inner) for _ in range(args.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(width, 8, args.kv_heads, inner, not args.no_qk_norm) for _ in range(args.num_hidden_layers))
         self.norm = Norm(width)
         size = width // 8
         angles = torch.outer(torch.arange(4096).float(), 1.0 / 1e6 ** (torch.arange(0, size, 2).float() / size))
@@ -110,11 +111,54 @@ def timed(body, repeat):
     return statistics.median(times)
 
 
+def train(model, args):
+    """Whole steps: forward over all logits, loss, backward, clipping, AdamW; in turns with plain matrix products."""
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            nn.init.normal_(weight, std=0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    ids = torch.randint(0, args.vocab_size, (args.batch_size, args.seq_len))
+    square = [torch.randn(1536, 1536) for _ in range(2)]
+
+    def product():
+        start = time.perf_counter()
+        square[0] @ square[1]
+        return time.perf_counter() - start
+
+    def step():
+        start, before = time.perf_counter(), time.process_time()
+        logits, _ = model(ids, None)
+        loss = F.cross_entropy(logits[:, :-1].reshape(-1, args.vocab_size), ids[:, 1:].reshape(-1), ignore_index=-100)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+        return time.perf_counter() - start, time.process_time() - before
+
+    product(), step()
+    steps, products = [], []
+    for _ in range(args.repeat):
+        products += [product() for _ in range(3)]
+        steps.append(step())
+    seconds, used = (statistics.median(values) for values in zip(*steps))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"what": "train", "rows": args.batch_size, "tokens_per_s": ids.numel() / seconds,
+            "processor_seconds": used, "peak_memory_bytes": peak,
+            "flops": 2 * 1536**3 / statistics.median(products)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--what", choices=["decode", "train"], default="decode")
     parser.add_argument("--hidden-size", type=int, default=512)
     parser.add_argument("--num-hidden-layers", type=int, default=8)
     parser.add_argument("--vocab-size", type=int, default=6400)
+    parser.add_argument("--kv-heads", type=int, default=4)
+    parser.add_argument("--inner", type=int, default=None, help="width inside the feed-forward; minimind3's rule without it")
+    parser.add_argument("--no-qk-norm", action="store_true")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--completions", type=int, default=12)
@@ -124,6 +168,11 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(42)
+    if args.what == "train":
+        row = train(Model(args), args)
+        print(json.dumps({"torch": torch.__version__, "threads": args.threads, "results": [row]}) if args.json
+              else f"train {row['tokens_per_s']:.1f} tokens/s")
+        return
     model = Model(args).eval()
     start = max(args.prompt_tokens // 16, 1)
     short, long = (torch.randint(0, args.vocab_size, (1, n)) for n in (start, args.prompt_tokens))

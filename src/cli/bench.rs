@@ -1,4 +1,4 @@
-//! `minimind bench`: how fast a model decodes, reads prompts and rolls out, beside what this machine can do.
+//! `minimind bench`: how fast a model trains, decodes, reads prompts and rolls out, beside what this machine can do.
 //!
 //! The limits are measured in the same run: a token cannot come faster than its weights are read from memory, nor
 //! than its operations are computed. Figures are medians.
@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
+use super::bench_train;
 use super::precision::ModelPrecision;
 use crate::checkpoint::{load::load_model, resolve_model_path};
 use crate::error::{Error, Result};
@@ -29,12 +30,14 @@ enum What {
     Prefill,
     /// Completions with log-probabilities, as reinforcement learning asks for them; packing the weights counts.
     Rollout,
+    /// Tokens a second of whole training steps in fp32.
+    Train,
 }
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to measure; without it, all.
+    /// What to measure; without it, decode, prefill and rollout.
     #[arg(value_enum)]
     what: Vec<What>,
     /// A model; without it, random weights of --preset.
@@ -64,6 +67,12 @@ pub struct Args {
     /// Completions of a rollout.
     #[arg(long, default_value_t = 12)]
     completions: usize,
+    /// Rows of a training step.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    batch_size: u16,
+    /// Tokens of a row of a training step.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(2..))]
+    seq_len: u16,
     /// Times that each figure is measured; the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     repeat: u16,
@@ -91,9 +100,11 @@ struct Figure {
     tokens_per_s: f64,
     limit: f64,
     bound: &'static str,
+    /// What training adds.
+    more: Option<bench_train::Trained>,
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -131,6 +142,13 @@ pub fn run(args: Args) -> Result<()> {
         ))
         .hint("give smaller numbers, at least 1 each"));
     }
+    if args.seq_len as usize > most {
+        return Err(Error::input(format!(
+            "--seq-len {} is more than the model's {most} positions",
+            args.seq_len
+        ))
+        .hint("give a smaller number"));
+    }
     let (read, flops) = Pool::new(threads)?.measure_machine()?;
     let limits = Limits { read, flops };
     let mut figures = Vec::new();
@@ -146,9 +164,12 @@ pub fn run(args: Args) -> Result<()> {
                 }
                 // Reinforcement learning rolls out in the precision it trains in.
                 What::Rollout if storage == Storage::F32 => figures.push(rollout(&model, &args, limits)?),
-                What::Rollout => {}
+                What::Rollout | What::Train => {}
             }
         }
+    }
+    if wanted.contains(&What::Train) {
+        figures.push(trained(&model, &args)?);
     }
     show(&args, threads, limits, &model, &figures);
     Ok(())
@@ -207,6 +228,7 @@ fn decode(
             tokens_per_s: median(speeds),
             limit: memory.min(compute),
             bound: if memory < compute { "memory" } else { "arithmetic" },
+            more: None,
         });
     }
     Ok(())
@@ -237,6 +259,26 @@ fn prefill(
         tokens_per_s: median(speeds),
         limit: limits.flops / operations as f64,
         bound: "arithmetic",
+        more: None,
+    })
+}
+
+fn trained(model: &CausalLm, args: &Args) -> Result<Figure> {
+    let shape = bench_train::Shape {
+        batch_size: args.batch_size.into(),
+        seq_len: args.seq_len.into(),
+        repeat: args.repeat,
+    };
+    let made = bench_train::train(model, shape)?;
+    let tokens = made.tokens as f64;
+    Ok(Figure {
+        what: "train",
+        precision: "fp32",
+        rows: shape.batch_size,
+        tokens_per_s: tokens / made.seconds,
+        limit: tokens * made.matrix_flops / made.operations,
+        bound: "matrix products",
+        more: Some(made),
     })
 }
 
@@ -270,6 +312,7 @@ fn rollout(model: &CausalLm, args: &Args, limits: Limits) -> Result<Figure> {
         tokens_per_s: median(speeds),
         limit: memory.min(compute),
         bound: if memory < compute { "memory" } else { "arithmetic" },
+        more: None,
     })
 }
 
@@ -279,10 +322,18 @@ fn show(args: &Args, threads: usize, limits: Limits, model: &CausalLm, figures: 
         let results: Vec<Value> = figures
             .iter()
             .map(|f| {
-                json!({
+                let mut row = json!({
                     "what": f.what, "precision": f.precision, "rows": f.rows, "tokens_per_s": f.tokens_per_s,
                     "limit_tokens_per_s": f.limit, "bound": f.bound, "share_of_limit": f.tokens_per_s / f.limit,
-                })
+                });
+                if let Some(made) = &f.more {
+                    row["peak_memory_bytes"] = json!(made.peak_bytes);
+                    row["operations_per_token"] = json!(made.operations / made.tokens as f64);
+                    row["processor_seconds"] = json!(made.processor_seconds);
+                    row["matrix_flops"] = json!(made.matrix_flops);
+                    row["loss"] = json!(made.loss);
+                }
+                row
             })
             .collect();
         let machine = json!({
@@ -308,5 +359,12 @@ fn show(args: &Args, threads: usize, limits: Limits, model: &CausalLm, figures: 
             "{:<8} {:<9} {:>4} {:>10.1} {:>10.1} {:>5.0}%  {}",
             f.what, f.precision, f.rows, f.tokens_per_s, f.limit, share, f.bound
         );
+        if let Some(made) = &f.more {
+            let (peak, matrix) = (made.peak_bytes as f64 / 1e9, made.matrix_flops / 1e9);
+            println!(
+                "{:<8} beside products at {matrix:.0} GFLOP/s; peak memory {peak:.2} GB, last loss {:.3}",
+                "", made.loss
+            );
+        }
     }
 }

@@ -122,11 +122,16 @@ pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
         sample.map(|row| length_of(&row, tokenizer.as_ref()).clamp(1, length) as u64).collect();
     let mean = lens.iter().sum::<u64>() as f64 / lens.len().max(1) as f64;
     let tokens = (rows as f64 * mean).round() as u64;
-    let padded_tokens = match data.batching {
-        Batching::Bucket => tokens + tokens / 20,
-        Batching::Pad => rows * length.min(1 << 20) as u64,
+    let batch = batch.max(1) as u64;
+    let (padded_tokens, micro_batches_per_epoch) = match data.batching {
+        Batching::Bucket => (tokens + tokens / 20, rows.div_ceil(batch)),
+        Batching::Pad => (rows * length.min(1 << 20) as u64, rows.div_ceil(batch)),
+        Batching::Pack => {
+            let padded = tokens + tokens / 100;
+            (padded, padded.div_ceil(length.max(1) as u64).div_ceil(batch))
+        }
     };
-    Some(Facts { rows, tokens, padded_tokens, micro_batches_per_epoch: rows.div_ceil(batch.max(1) as u64) })
+    Some(Facts { rows, tokens, padded_tokens, micro_batches_per_epoch })
 }
 
 /// Tokens of a row; without a tokenizer they follow from its bytes.

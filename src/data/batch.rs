@@ -15,6 +15,8 @@ pub struct Batch {
     pub input_ids: Array2<i64>,
     /// Labels, `[B, T]`; [`IGNORE`] where there is no loss.
     pub labels: Array2<i64>,
+    /// Tokens of each document of each row, padding as one more: where rows are packed. They add up to T.
+    pub documents: Option<Vec<Vec<usize>>>,
     /// Tokens that are not padding.
     pub real_tokens: usize,
     /// Labels that carry loss (after the shift: column 0 never does).

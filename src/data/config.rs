@@ -73,6 +73,8 @@ pub enum Batching {
     Bucket,
     /// Every row padded to `max_seq_len`, as upstream does.
     Pad,
+    /// Rows side by side in lines of `max_seq_len`, each attending to itself alone.
+    Pack,
 }
 
 /// What to do with a row that cannot be used.

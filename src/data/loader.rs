@@ -1,4 +1,4 @@
-//! Rows to padded micro-batches in a seeded order, with a seek to any batch of any epoch.
+//! Rows to padded or packed micro-batches in a seeded order, with a seek to any batch of any epoch.
 //!
 //! The order of an epoch is a Fisher-Yates permutation of (seed, epoch), made once and kept, so batch
 //! `index` does not depend on the batches read before it: resuming is seeking.
@@ -10,6 +10,7 @@ use ndarray::Array2;
 
 use super::batch::{Batch, IGNORE};
 use super::config::Batching;
+use super::pack::Lines;
 use super::random::Stream;
 use super::rows::Rows;
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ const WIDTH_MULTIPLE: usize = 8;
 /// How to batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoaderConfig {
-    /// Rows of a micro-batch; a file of fixed micro-batches overrides it.
+    /// Rows, or lines of packed rows, of a micro-batch; a file of fixed micro-batches overrides it.
     pub batch_size: usize,
     /// No batch is wider, unless a token file is.
     pub max_seq_len: usize,
@@ -48,6 +49,7 @@ pub struct PaddingStats {
 /// The batches of one epoch: rows in order, and where each batch begins and ends.
 #[derive(Debug)]
 struct Order {
+    /// Rows, or lines where rows are packed.
     rows: Vec<u32>,
     batches: Vec<Range<usize>>,
 }
@@ -57,6 +59,8 @@ struct Order {
 pub struct Loader {
     rows: Rows,
     config: LoaderConfig,
+    /// Which rows share a line, where they are packed.
+    lines: Option<Lines>,
     kept: Mutex<Option<(u64, Arc<Order>)>>,
 }
 
@@ -64,12 +68,22 @@ impl Loader {
     /// A loader over `rows`.
     pub fn new(rows: Rows, mut config: LoaderConfig) -> Self {
         config.batch_size = rows.micro_batch().unwrap_or(config.batch_size).max(1);
-        Self { rows, config, kept: Mutex::new(None) }
+        // A file of fixed micro-batches is taken as it is.
+        let packs = config.batching == Batching::Pack && rows.micro_batch().is_none();
+        let lines = packs.then(|| {
+            let mut order: Vec<u32> = (0..rows.len() as u32).collect();
+            if config.shuffle {
+                Stream::new(config.seed, 1 << 33).shuffle(&mut order);
+            }
+            Lines::fill(order, |row| rows.row_len(row as usize), config.max_seq_len)
+        });
+        Self { rows, config, lines, kept: Mutex::new(None) }
     }
 
     /// Micro-batches of an epoch, the same for every epoch; a last partial one counts.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.rows.len().div_ceil(self.config.batch_size) as u64
+        let units = self.lines.as_ref().map_or(self.rows.len(), Lines::len);
+        units.div_ceil(self.config.batch_size) as u64
     }
 
     /// The rows behind.
@@ -101,6 +115,13 @@ impl Loader {
                 units.iter().flat_map(|u| (0..size as u32).map(move |i| u * size as u32 + i)).collect();
             return Order { batches: cut(rows.len(), size), rows };
         }
+        if let Some(lines) = &self.lines {
+            let mut rows: Vec<u32> = (0..lines.len() as u32).collect();
+            if self.config.shuffle {
+                random.shuffle(&mut rows);
+            }
+            return Order { batches: cut(rows.len(), size), rows };
+        }
         let mut rows: Vec<u32> = (0..self.rows.len() as u32).collect();
         let mut batches = cut(rows.len(), size);
         if self.config.shuffle {
@@ -127,34 +148,59 @@ impl Loader {
             _ if self.rows.micro_batch().is_some() => longest,
             Batching::Pad => max.max(longest),
             // A token file's rows may be longer than max_seq_len: they are not cut, so their width wins.
-            Batching::Bucket => longest.next_multiple_of(WIDTH_MULTIPLE).min(max).max(longest),
+            Batching::Bucket | Batching::Pack => {
+                longest.next_multiple_of(WIDTH_MULTIPLE).min(max).max(longest)
+            }
         }
     }
 
-    /// The rows of a batch, as indices into [`Loader::rows`].
+    /// The rows of a batch, as indices into [`Loader::rows`]; packed rows line after line.
     pub fn batch_rows(&self, epoch: u64, index: u64) -> Result<Vec<usize>> {
+        Ok(self.batch_lines(epoch, index)?.into_iter().flatten().collect())
+    }
+
+    /// The rows of each line of a batch: one, or as many as are packed there.
+    fn batch_lines(&self, epoch: u64, index: u64) -> Result<Vec<Vec<usize>>> {
         let order = self.order(epoch);
         let range = order.batches.get(index as usize).cloned().ok_or_else(|| {
             Error::failed(format!("batch {index} is past the epoch's end ({} batches)", order.batches.len()))
         })?;
-        Ok(order.rows[range].iter().map(|row| *row as usize).collect())
+        let rows_of = |unit: &u32| match &self.lines {
+            Some(lines) => lines.line(*unit as usize).iter().map(|row| *row as usize).collect(),
+            None => vec![*unit as usize],
+        };
+        Ok(order.rows[range].iter().map(rows_of).collect())
     }
 
     /// Batch `index` (from 0) of `epoch` (from 0).
     pub fn batch(&self, epoch: u64, index: u64) -> Result<Batch> {
-        let rows: Vec<_> = self.batch_rows(epoch, index)?.into_iter().map(|row| self.rows.row(row)).collect();
-        let width = self.width(rows.iter().map(|row| row.ids.len()).max().unwrap_or(0));
-        let mut input_ids = Array2::from_elem((rows.len(), width), i64::from(self.config.pad_id)); // [B, T]
-        let mut labels = Array2::from_elem((rows.len(), width), IGNORE); // [B, T]
-        for (i, row) in rows.iter().enumerate() {
-            for (t, (id, label)) in row.ids.iter().zip(&row.labels).enumerate() {
-                input_ids[[i, t]] = *id;
-                labels[[i, t]] = *label;
+        let lines = self.batch_lines(epoch, index)?;
+        let lens = |line: &Vec<usize>| line.iter().map(|row| self.rows.row_len(*row)).sum::<usize>();
+        let width = self.width(lines.iter().map(lens).max().unwrap_or(0));
+        let mut input_ids = Array2::from_elem((lines.len(), width), i64::from(self.config.pad_id)); // [B, T]
+        let mut labels = Array2::from_elem((lines.len(), width), IGNORE); // [B, T]
+        let mut documents = Vec::with_capacity(lines.len());
+        let mut rows = Vec::new();
+        for (i, line) in lines.iter().enumerate() {
+            let mut start = 0;
+            let mut lengths = Vec::with_capacity(line.len() + 1);
+            for row in line.iter().map(|row| self.rows.row(*row)) {
+                for (t, (id, label)) in row.ids.iter().zip(&row.labels).enumerate() {
+                    input_ids[[i, start + t]] = *id;
+                    // What stands before a document's first token is another's.
+                    labels[[i, start + t]] = if t == 0 && start > 0 { IGNORE } else { *label };
+                }
+                start += row.ids.len();
+                lengths.push(row.ids.len());
+                rows.push(row);
             }
+            lengths.extend((start < width).then(|| width - start));
+            documents.push(lengths);
         }
         Ok(Batch {
             input_ids,
             labels,
+            documents: self.lines.is_some().then_some(documents),
             real_tokens: rows.iter().map(|row| row.ids.len()).sum(),
             loss_tokens: rows.iter().map(|row| row.loss_tokens()).sum(),
             loss_bytes: rows.iter().map(|row| row.loss_bytes).sum(),
@@ -165,10 +211,10 @@ impl Loader {
     pub fn padding_stats(&self) -> PaddingStats {
         let order = self.order(0);
         let (mut real, mut padded) = (0, 0);
-        for range in &order.batches {
-            let lens = order.rows[range.clone()].iter().map(|row| self.rows.row_len(*row as usize));
-            let longest = lens.clone().max().unwrap_or(0);
-            padded += (range.len() * self.width(longest)) as u64;
+        for index in 0..order.batches.len() {
+            let lines = self.batch_lines(0, index as u64).expect("the epoch has it");
+            let lens = lines.iter().map(|line| line.iter().map(|row| self.rows.row_len(*row)).sum::<usize>());
+            padded += (lines.len() * self.width(lens.clone().max().unwrap_or(0))) as u64;
             real += lens.sum::<usize>() as u64;
         }
         PaddingStats { real_tokens: real, padded_tokens: padded }

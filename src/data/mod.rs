@@ -12,6 +12,7 @@ pub mod config;
 pub mod episode;
 pub mod jsonl;
 pub mod loader;
+pub mod pack;
 pub mod preference;
 pub mod prepare;
 pub mod prompts;

@@ -10,8 +10,10 @@ use super::config::{Era, ModelConfig};
 use super::kv_cache::KvCache;
 use super::linear::Linear;
 use super::norm::RmsNorm;
+use super::packing::Packing;
 use super::params::Params;
 use super::rope::Rope;
+use crate::native::fused;
 
 /// What a token may look at.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +22,8 @@ pub enum Mask<'a> {
     Causal,
     /// The same, and only where the additive mask `[B, 1, T, S]` is zero.
     Additive(&'a Tensor),
+    /// Itself and what stands before it in its document; no cache goes with it.
+    Documents(&'a Packing),
 }
 
 /// One attention layer.
@@ -67,21 +71,25 @@ impl Attention {
     ) -> Tensor {
         let (b, t, _) = x.size3().expect("attention input is [B, T, D]");
         let dropout = if train { self.dropout } else { 0.0 };
-        let split = |w: &Linear, heads: i64| w.forward(x, train).view([b, t, heads, self.head_dim]);
-        let (mut q, mut k) = (split(&self.q_proj, self.heads), split(&self.k_proj, self.kv_heads));
-        let v = split(&self.v_proj, self.kv_heads); // [B, T, K, E]
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
-            (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
-        }
+        let [q, k, v] = self.project(x, train);
+        // Packed rows are one long row, whose rotary table is in the order of its tokens.
+        let (rows, length) = if matches!(mask, Mask::Documents(_)) { (1, b * t) } else { (b, t) };
+        let split = |y: Tensor, heads: i64| y.view([rows, length, heads, self.head_dim]);
+        let (q, k) = (split(q, self.heads), split(k, self.kv_heads));
+        let v = split(v, self.kv_heads); // [B, T, K, E]
+        let (q_norm, k_norm) = self.qk_norm.as_ref().map(|(q, k)| (q, k)).unzip();
         let start = cache.as_ref().map_or(0, |(cache, _)| cache.len());
-        let q = rope.apply(&q, start).transpose(1, 2); // [B, H, T, E]
-        let (k, v) = (rope.apply(&k, start).transpose(1, 2), v.transpose(1, 2)); // [B, K, T, E]
+        let q = rope.apply(&q, q_norm, start).transpose(1, 2); // [B, H, T, E]
+        let (k, v) = (rope.apply(&k, k_norm, start).transpose(1, 2), v.transpose(1, 2)); // [B, K, T, E]
         let (k, v) = match cache {
             Some((cache, layer)) => cache.extend(layer, &k, &v), // [B, K, S, E]
             None => (k, v),
         };
         let (k, v) = (self.repeat(&k), self.repeat(&v)); // [B, H, S, E]
         let y = match mask {
+            Mask::Documents(packing) => {
+                packing.apart([&q, &k, &v], |q, k, v| sdpa(q, k, v, None, dropout, true))
+            }
             // One new token sees everything; no mask is needed, and `is_causal` would align to the top left.
             Mask::Causal if t == 1 => sdpa(&q, &k, &v, None, dropout, false),
             Mask::Causal if start == 0 => sdpa(&q, &k, &v, None, dropout, true),
@@ -89,6 +97,17 @@ impl Attention {
             Mask::Additive(mask) => sdpa(&q, &k, &v, Some(&mask.to_kind(q.kind())), dropout, false),
         };
         self.o_proj.forward(&y.transpose(1, 2).reshape([b, t, -1]), train) // [B, T, D]
+    }
+
+    /// Queries `[B, T, H * E]`, keys and values `[B, T, K * E]`.
+    fn project(&self, x: &Tensor, train: bool) -> [Tensor; 3] {
+        let all = [&self.q_proj, &self.k_proj, &self.v_proj];
+        if let [Some(q), Some(k), Some(v)] = all.map(Linear::plain)
+            && fused::fits(&[x, q, k, v])
+        {
+            return fused::joined(x, [q, k, v]).expect("x is [B, T, D]");
+        }
+        all.map(|linear| linear.forward(x, train))
     }
 
     /// `[B, K, S, E] -> [B, H, S, E]`: each kv head serves H / K query heads that stand side by side.

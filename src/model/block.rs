@@ -49,8 +49,8 @@ impl Block {
         let p = if train { self.dropout } else { 0.0 };
         let drop = |y: Tensor| if p > 0.0 { y.dropout(p, true) } else { y };
         let attended = self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask, cache, train);
-        let x = x + drop(attended);
-        let (y, aux) = self.mlp.forward(&self.post_attention_layernorm.forward(&x), train);
+        let (x, normed) = self.post_attention_layernorm.after_adding(x, &drop(attended));
+        let (y, aux) = self.mlp.forward(&normed, train);
         (x + drop(y), aux)
     }
 }

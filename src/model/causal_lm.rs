@@ -153,9 +153,14 @@ impl CausalLm {
         if train && self.config.dropout > 0.0 {
             x = x.dropout(self.config.dropout, true);
         }
+        let packed = match mask {
+            Mask::Documents(packing) => Some(self.rope.at(packing.positions())),
+            _ => None,
+        };
+        let rope = packed.as_ref().unwrap_or(&self.rope);
         let mut total: Option<Tensor> = None;
         for (i, layer) in self.layers.iter().enumerate() {
-            let (y, aux) = layer.forward(&x, &self.rope, mask, cache.as_deref_mut().map(|c| (c, i)), train);
+            let (y, aux) = layer.forward(&x, rope, mask, cache.as_deref_mut().map(|c| (c, i)), train);
             x = y;
             total = match (total, aux) {
                 (Some(sum), Some(aux)) => Some(sum + aux),

@@ -35,4 +35,9 @@ impl Linear {
             None => y,
         }
     }
+
+    /// The weight, where it is all there is to the layer.
+    pub fn plain(&self) -> Option<&Tensor> {
+        (self.bias.is_none() && self.adapter.is_none()).then_some(&self.weight)
+    }
 }

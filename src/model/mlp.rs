@@ -6,6 +6,7 @@ use tch::Tensor;
 
 use super::linear::Linear;
 use super::params::Params;
+use crate::native::fused;
 
 /// `down(silu(gate(x)) * up(x))`; each projection is a weight and, in some Llamas, a bias.
 #[derive(Debug)]
@@ -24,7 +25,17 @@ impl FeedForward {
 
     /// `[..., D] -> [..., D]`.
     pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        if let Some((gate, up, down)) = self.plain()
+            && fused::fits(&[x, gate, up, down])
+        {
+            return fused::gated_mlp(x, gate, up, down).expect("x is [..., D]");
+        }
         let inner = self.gate_proj.forward(x, train).silu() * self.up_proj.forward(x, train); // [..., I]
         self.down_proj.forward(&inner, train)
+    }
+
+    /// The three weights, gate, up and down, where no projection has more.
+    pub fn plain(&self) -> Option<(&Tensor, &Tensor, &Tensor)> {
+        Some((self.gate_proj.plain()?, self.up_proj.plain()?, self.down_proj.plain()?))
     }
 }

@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 use super::config::{Era, ModelConfig, MoeConfig};
 use super::mlp::FeedForward;
 use super::params::Params;
+use crate::native::fused;
 
 /// A layer of experts.
 #[derive(Debug)]
@@ -59,6 +60,14 @@ impl MoeFeedForward {
     /// Sends each token to its experts and adds up what comes back, `[N, D]`. An expert without a token
     /// still takes part with zero rows, so that its gradient is zero and not missing.
     fn route(&self, x: &Tensor, weight: &Tensor, chosen: &Tensor, train: bool) -> Tensor {
+        let plain: Option<Vec<_>> = self.experts.iter().map(FeedForward::plain).collect();
+        if let Some(weights) = plain
+            && fused::fits(&[x, weight])
+            && weights.iter().all(|(gate, up, down)| fused::fits(&[gate, up, down]))
+        {
+            return fused::experts(x, weight, chosen, &weights)
+                .expect("x is [N, D], weight and chosen [N, k]");
+        }
         let mut y = x.zeros_like();
         for (i, expert) in self.experts.iter().enumerate() {
             let hits = chosen.eq(i as i64).nonzero(); // [M, 2]: token, slot

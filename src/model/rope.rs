@@ -5,8 +5,10 @@
 use tch::{Device, Kind, Tensor};
 
 use super::config::{ModelConfig, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_FACTOR, YARN_ORIGINAL_POSITIONS};
+use super::norm::RmsNorm;
 use super::rope_scaling::RopeScaling;
 use crate::error::Result;
+use crate::native::fused;
 
 /// Cosines and sines of every position.
 #[derive(Debug)]
@@ -60,6 +62,12 @@ impl Rope {
         Self { cos: both(angles.cos()), sin: both(angles.sin()) }
     }
 
+    /// Tables whose row i is that of `positions[i]`.
+    pub fn at(&self, positions: &Tensor) -> Self {
+        let rows = |table: &Tensor| table.index_select(0, positions);
+        Self { cos: rows(&self.cos), sin: rows(&self.sin) }
+    }
+
     /// Positions the tables reach.
     pub fn positions(&self) -> i64 {
         self.cos.size2().expect("the table is [P, E]").0
@@ -77,9 +85,17 @@ impl Rope {
         Ok((half(&self.cos)?, half(&self.sin)?))
     }
 
-    /// `[B, T, H, E] -> [B, T, H, E]`; the first token stands at `start`.
-    pub fn apply(&self, x: &Tensor, start: i64) -> Tensor {
+    /// `[B, T, H, E] -> [B, T, H, E]`: normed where there is a norm, then turned; the first token stands at `start`.
+    pub fn apply(&self, x: &Tensor, norm: Option<&RmsNorm>, start: i64) -> Tensor {
         let (_, t, _, e) = x.size4().expect("rotary input is [B, T, H, E]");
+        if e % 2 == 0 && e <= fused::MAX_HEAD && fused::fits(&[x, &self.cos, &self.sin]) {
+            let parts = norm.map(RmsNorm::parts);
+            if parts.is_none_or(|(weight, _)| fused::fits(&[weight])) {
+                let turned = fused::norm_rope(x, parts, (&self.cos, &self.sin), start);
+                return turned.expect("the table reaches every position");
+            }
+        }
+        let x = &norm.map_or_else(|| x.shallow_clone(), |norm| norm.forward(x));
         let slice = |table: &Tensor| table.narrow(0, start, t).unsqueeze(1).to_kind(x.kind()); // [T, 1, E]
         let (first, second) = (x.narrow(-1, 0, e / 2), x.narrow(-1, e / 2, e - e / 2));
         let rotated = Tensor::cat(&[&second.neg(), &first], -1);

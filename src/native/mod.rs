@@ -5,6 +5,7 @@
 
 mod buffer;
 mod decode_abi;
+pub mod fused;
 mod jit;
 mod libtorch;
 mod mmap;
@@ -18,5 +19,5 @@ pub use libtorch::{AdamWStep, AutocastGuard, fused_adamw, load_cuda, rng_state, 
 pub use mmap::{map_file, release_mapped};
 pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
 pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};
-pub use system::{die_on_broken_pipe, ignore_broken_pipe, peak_memory_bytes};
+pub use system::{die_on_broken_pipe, ignore_broken_pipe, peak_memory_bytes, processor_seconds};
 pub use tensor_bytes::{Strided, tensor_bytes, tensor_floats, tensor_from_bytes};

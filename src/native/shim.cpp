@@ -67,4 +67,6 @@ char *mm_autocast(int device, int enabled, int dtype) {
     at::autocast::set_autocast_enabled(type, enabled != 0);
   });
 }
+
+int mm_autocast_on_cpu(void) { return at::autocast::is_autocast_enabled(at::kCPU); }
 }

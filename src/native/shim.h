@@ -36,4 +36,16 @@ char *mm_script_define(mm_script script, int64_t module, const char *source);
 // Writes a module; `keep` are the methods beside forward that freezing leaves (n_keep 0: not frozen).
 char *mm_script_save(mm_script script, int64_t module, const char *path, const char *const *keep, size_t n_keep,
                      const char *extra_name, const char *extra_text);
+
+// Fused training ops, fp32 on the CPU, each a node of autograd's graph (fused/fused.cpp); `y` and `w` may be NULL.
+char *mm_add_rms_norm(mm_tensor x, mm_tensor y, mm_tensor w, double eps, mm_tensor *sum, mm_tensor *out);
+char *mm_swiglu(mm_tensor gate, mm_tensor up, mm_tensor *out);
+char *mm_norm_rope(mm_tensor x, mm_tensor w, mm_tensor cos, mm_tensor sin, int64_t start, double eps, mm_tensor *out);
+// x W_i^T for n weights that share their input; and the gated feed-forward (fused/products.cpp).
+char *mm_joined(mm_tensor x, mm_tensor *weights, size_t n, mm_tensor *out);
+char *mm_gated_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out);
+// Sorted tokens through their experts; weights: gate, up, down of each in turn, n in all (fused/experts.cpp).
+char *mm_experts(mm_tensor x, mm_tensor share, mm_tensor chosen, mm_tensor *weights, size_t n, mm_tensor *made);
+// Whether autocast is on for this thread's work on the CPU.
+int mm_autocast_on_cpu(void);
 }

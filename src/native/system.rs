@@ -32,6 +32,20 @@ pub fn peak_memory_bytes() -> Option<u64> {
     None
 }
 
+/// Processor seconds that this process has used, all threads together; `None` where the system does not tell.
+pub fn processor_seconds() -> Option<f64> {
+    // SAFETY: `usage` is a plain struct that the call fills; zeroed is a valid value for it.
+    #[cfg(unix)]
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        if libc::getrusage(libc::RUSAGE_SELF, &mut usage) == 0 {
+            let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 * 1e-6;
+            return Some(seconds(usage.ru_utime) + seconds(usage.ru_stime));
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -11,6 +11,9 @@ use crate::model::config::{ModelOverrides, PRESETS, preset};
 use crate::recipe::faults::hint;
 use crate::recipe::schema::*;
 
+/// Stages whose rows may share a line.
+const PACKS: [&str; 5] = ["pretrain", "sft", "lora", "reason", "distill"];
+
 impl Resolver<'_> {
     pub(super) fn runtime(&mut self) -> Runtime {
         let base = ["runtime".to_owned()];
@@ -299,6 +302,7 @@ impl Resolver<'_> {
             validation,
             batching: match d.batching {
                 Some(BatchingName::Pad) => Batching::Pad,
+                Some(BatchingName::Pack) => self.pack(&base, kind),
                 None | Some(BatchingName::Bucket) => Batching::Bucket,
             },
             on_bad_row: match d.on_bad_row.or(on_bad_row) {
@@ -306,6 +310,18 @@ impl Resolver<'_> {
                 None | Some(OnBadRowName::Error) => OnBadRow::Error,
             },
         }
+    }
+
+    /// Rows can share a line where each is read once from left to right and every token's loss counts by itself.
+    fn pack(&mut self, base: &[String], kind: &str) -> Batching {
+        if !PACKS.contains(&kind) {
+            self.fault(
+                &join(base, "batching"),
+                format!("stage `{kind}` cannot pack its rows"),
+                format!("allowed: bucket, pad; pack is for {}", PACKS.join(", ")),
+            );
+        }
+        Batching::Pack
     }
 
     /// The path of a file that must be there, or on a hub.

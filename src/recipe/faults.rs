@@ -8,9 +8,6 @@ use super::places::Places;
 use super::stages::KINDS;
 use crate::error::Error;
 
-/// Words that other versions know.
-const WORDS_LATER: [(&str, &str); 1] = [("batching", "pack")];
-
 /// The nearest of `known`, if it is near.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -117,18 +114,12 @@ pub fn explain(
     };
     let place = places.value(&path);
     if message.starts_with("unknown variant") {
-        let fault = if WORDS_LATER.contains(&(name, first)) {
-            Error::input(format!("{name} `{first}` is not in this version yet"))
-                .hint(format!("allowed: {}", words[1..].join(", ")))
-        } else {
-            Error::input(format!(
-                "{item}`{name}`{} is `{first}`, expected one of: {}",
-                section(parent),
-                words[1..].join(", ")
-            ))
-            .hint(hint(first, &words[1..], "allowed"))
-        };
-        return (fault.at(place), path);
+        let what = format!(
+            "{item}`{name}`{} is `{first}`, expected one of: {}",
+            section(parent),
+            words[1..].join(", ")
+        );
+        return (Error::input(what).at(place).hint(hint(first, &words[1..], "allowed")), path);
     }
     if message == "stage is empty" {
         return (

@@ -30,7 +30,7 @@ model:
   hidden_size: wide
 stages:
   - pretrain:
-      data: {synthetic: true, shufle: no, batching: pack}
+      data: {synthetic: true, shufle: no, batching: pak}
       tokenizer: tok
       batch_size: 0
       learning_rate: -1
@@ -56,7 +56,7 @@ fn every_fault_of_a_bad_recipe_stands_at_its_place() {
         "r.yaml:5:11: unknown preset `minimind9`\nhint: did you mean `minimind2`?",
         "r.yaml:6:16: `hidden_size` in `model` is `wide`, expected a whole number",
         "r.yaml:9:31: unknown key `shufle` in `data` of stage `pretrain`\nhint: did you mean `shuffle`?",
-        "r.yaml:9:53: batching `pack` is not in this version yet",
+        "r.yaml:9:53: `batching` in `data` of stage `pretrain` is `pak`, expected one of: bucket, pad, pack",
         "r.yaml:10:18: `tokenizer: tok` is no tokenizer stage above",
         "r.yaml:11:19: `batch_size` is 0\nhint: give a whole number of at least 1",
         "r.yaml:12:22: `learning_rate` is -1\nhint: give a number above 0",

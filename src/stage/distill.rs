@@ -7,17 +7,16 @@
 use std::path::Path;
 
 use super::inputs;
-use super::measure;
+use super::measure::Uploaded;
 use super::record::Inputs;
 use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::backward;
-use crate::data::{Batch, Loader, Tokenizer};
+use crate::data::{Loader, Tokenizer};
 use crate::engine::{Compute, Objective, StepLoss};
 use crate::error::{Error, Place, Result};
-use crate::loss::cross_entropy::Targets;
 use crate::loss::distill::{self, DistillConfig, Speaker};
-use crate::model::{CausalLm, Mask};
+use crate::model::CausalLm;
 use crate::plan::DistillStage;
 
 struct Distill {
@@ -30,13 +29,8 @@ struct Distill {
 
 impl Distill {
     /// The teacher's hidden states of a batch, `[B, T, D]`.
-    fn taught(&self, ids: &tch::Tensor) -> tch::Tensor {
-        tch::no_grad(|| self.teacher.hidden(ids, Mask::Causal, false).0)
-    }
-
-    fn upload(batch: &Batch, model: &CausalLm) -> (tch::Tensor, Targets) {
-        let device = model.device();
-        (measure::upload(&batch.input_ids, device), Targets::new(&batch.labels, device))
+    fn taught(&self, batch: &Uploaded) -> tch::Tensor {
+        tch::no_grad(|| self.teacher.hidden(&batch.ids, batch.mask(), false).0)
     }
 }
 
@@ -47,14 +41,14 @@ impl Objective for Distill {
 
     fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
         let batch = self.train.batch(epoch, index)?;
-        let (ids, targets) = Self::upload(&batch, model);
+        let uploaded = Uploaded::new(&batch, model.device());
         self.compute.run(model.device(), || {
-            let taught = self.taught(&ids);
-            let (hidden, aux) = model.hidden(&ids, Mask::Causal, true);
+            let taught = self.taught(&uploaded);
+            let (hidden, aux) = model.hidden(&uploaded.ids, uploaded.mask(), true);
             let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
             let student = Speaker { hidden: &hidden, lm_head: model.lm_head() };
             let teacher = Speaker { hidden: &taught, lm_head: self.teacher.lm_head() };
-            let parts = distill::mean_with_grad(student, teacher, &targets, self.config, scale)?;
+            let parts = distill::mean_with_grad(student, teacher, &uploaded.targets, self.config, scale)?;
             let (loss, ce, kl, surrogate) = match parts {
                 Some((parts, surrogate)) => {
                     let (ce, kl) = (parts.ce.double_value(&[]), parts.distill.double_value(&[]));
@@ -72,16 +66,17 @@ impl Objective for Distill {
         let Some(loader) = &self.validation else { return Ok(Vec::new()) };
         let (mut ce, mut kl, mut tokens) = (0.0, 0.0, 0.0);
         for index in 0..loader.steps_per_epoch() {
-            let (ids, targets) = Self::upload(&loader.batch(0, index)?, model);
+            let batch = Uploaded::new(&loader.batch(0, index)?, model.device());
             let parts = tch::no_grad(|| {
                 self.compute.run(model.device(), || {
-                    let (taught, (hidden, _)) = (self.taught(&ids), model.hidden(&ids, Mask::Causal, false));
+                    let (taught, (hidden, _)) =
+                        (self.taught(&batch), model.hidden(&batch.ids, batch.mask(), false));
                     let student = Speaker { hidden: &hidden, lm_head: model.lm_head() };
                     let teacher = Speaker { hidden: &taught, lm_head: self.teacher.lm_head() };
-                    distill::mean(student, teacher, &targets, self.config)
+                    distill::mean(student, teacher, &batch.targets, self.config)
                 })
             })?;
-            let count = targets.count as f64;
+            let count = batch.targets.count as f64;
             ce += parts.ce.double_value(&[]) * count;
             kl += parts.distill.double_value(&[]) * count;
             tokens += count;

@@ -7,11 +7,11 @@ use tch::{Kind, Tensor};
 
 use crate::data::loader::Loader;
 use crate::data::tokenizer::RenderOptions;
-use crate::data::{Tokenizer, synthetic};
+use crate::data::{Batch, Tokenizer, synthetic};
 use crate::engine::Compute;
 use crate::error::{Error, Result};
 use crate::loss::cross_entropy::{self, Targets};
-use crate::model::{CausalLm, Mask};
+use crate::model::{CausalLm, Mask, Packing};
 use crate::rollout::generate::{GenerateConfig, generate_batch};
 
 /// Token ids of a batch on a device, `[B, T]`.
@@ -21,6 +21,31 @@ pub fn upload(ids: &Array2<i64>, device: tch::Device) -> Tensor {
     Tensor::from_slice(&flat).view([b as i64, t as i64]).to_device(device)
 }
 
+/// A batch on a device: what a model reads, and what it should say.
+pub struct Uploaded {
+    /// `[B, T]`.
+    pub ids: Tensor,
+    /// The labels.
+    pub targets: Targets,
+    packing: Option<Packing>,
+}
+
+impl Uploaded {
+    /// Copies a batch to a device.
+    pub fn new(batch: &Batch, device: tch::Device) -> Self {
+        Self {
+            ids: upload(&batch.input_ids, device),
+            targets: Targets::new(&batch.labels, device),
+            packing: batch.documents.as_ref().map(|rows| Packing::new(rows, device)),
+        }
+    }
+
+    /// What a token may look at.
+    pub fn mask(&self) -> Mask<'_> {
+        self.packing.as_ref().map_or(Mask::Causal, Mask::Documents)
+    }
+}
+
 /// Cross-entropy over all rows of a loader: `val_loss`, `val_perplexity` and, where the text's bytes are
 /// known, `val_bits_per_byte`. The mean is over tokens, whatever the batches.
 pub fn loss(model: &CausalLm, loader: &Loader, compute: Compute) -> Result<Vec<(&'static str, f64)>> {
@@ -28,15 +53,15 @@ pub fn loss(model: &CausalLm, loader: &Loader, compute: Compute) -> Result<Vec<(
     let (mut total, mut tokens, mut bytes) = (0.0, 0u64, 0u64);
     for index in 0..loader.steps_per_epoch() {
         let batch = loader.batch(0, index)?;
-        let targets = Targets::new(&batch.labels, device);
+        let uploaded = Uploaded::new(&batch, device);
+        let targets = &uploaded.targets;
         if targets.count == 0 {
             continue;
         }
-        let ids = upload(&batch.input_ids, device);
         let sum = tch::no_grad(|| {
             compute.run(device, || {
-                let (hidden, _) = model.hidden(&ids, Mask::Causal, false);
-                cross_entropy::sum(&hidden, model.lm_head(), &targets)
+                let (hidden, _) = model.hidden(&uploaded.ids, uploaded.mask(), false);
+                cross_entropy::sum(&hidden, model.lm_head(), targets)
             })
         })?;
         total += sum.to_kind(Kind::Double).double_value(&[]);

@@ -8,15 +8,15 @@ use std::path::Path;
 
 use tch::Tensor;
 
-use super::measure;
+use super::measure::{self, Uploaded};
 use super::record::Inputs;
 use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use crate::data::Loader;
 use crate::engine::{Compute, Objective, StepLoss};
 use crate::error::Result;
-use crate::loss::cross_entropy::{self, Targets};
-use crate::model::{CausalLm, Mask};
+use crate::loss::cross_entropy;
+use crate::model::CausalLm;
 use crate::plan::TrainConfig;
 
 /// The loss of a batch.
@@ -35,14 +35,13 @@ impl Objective for LanguageModelling {
 
     fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
         let batch = self.train.batch(epoch, index)?;
-        let ids = measure::upload(&batch.input_ids, model.device());
-        let mut targets = Targets::new(&batch.labels, model.device());
+        let mut uploaded = Uploaded::new(&batch, model.device());
         if let Some((tokens, weight)) = &self.markers {
-            targets = targets.weighted(tokens, *weight);
+            uploaded.targets = uploaded.targets.weighted(tokens, *weight);
         }
         self.compute.run(model.device(), || {
-            let (hidden, aux) = model.hidden(&ids, Mask::Causal, true);
-            let ce = cross_entropy::mean_with_grad(&hidden, model.lm_head(), &targets, scale)?;
+            let (hidden, aux) = model.hidden(&uploaded.ids, uploaded.mask(), true);
+            let ce = cross_entropy::mean_with_grad(&hidden, model.lm_head(), &uploaded.targets, scale)?;
             let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
             let (loss, surrogate) = match ce {
                 Some((loss, surrogate)) => (loss.double_value(&[]), Some(surrogate)),

@@ -65,6 +65,8 @@ words!(
         Bucket,
         /// Every row padded to max_seq_len.
         Pad,
+        /// Rows side by side in lines of max_seq_len, none seeing another: pretrain, sft, lora, reason, distill.
+        Pack,
     }
 );
 words!(

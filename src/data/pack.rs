@@ -1,0 +1,157 @@
+//! Rows side by side: which rows share a line of `max_seq_len` tokens.
+//!
+//! The longest rows first, each into the line with the least room that still takes it (best-fit decreasing): lines of
+//! real chats end up more than 99% full. The sharing is the same in every epoch, so that epochs have equally many lines;
+//! the lines' order is drawn anew.
+
+use std::collections::BTreeMap;
+
+/// Lines of rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lines {
+    /// Rows, line after line.
+    rows: Vec<u32>,
+    /// Where each line ends in `rows`.
+    ends: Vec<usize>,
+}
+
+impl Lines {
+    /// Shares out the rows `order`, whose lengths `len` tells, over lines of `capacity` tokens; a longer row has a
+    /// line of its own.
+    pub fn fill(mut order: Vec<u32>, len: impl Fn(u32) -> usize, capacity: usize) -> Self {
+        order.sort_by_key(|row| std::cmp::Reverse(len(*row))); // stable: ties keep the given order
+        let mut lines: Vec<Vec<u32>> = Vec::new();
+        let mut by_room: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for row in order {
+            let need = len(row);
+            let (line, room) = match by_room.range(need..).next().map(|(room, _)| *room) {
+                Some(room) => {
+                    let open = by_room.get_mut(&room).expect("just seen");
+                    let line = open.pop().expect("empty lists are taken away");
+                    if open.is_empty() {
+                        by_room.remove(&room);
+                    }
+                    (line, room)
+                }
+                None => {
+                    lines.push(Vec::new());
+                    (lines.len() - 1, capacity.max(need))
+                }
+            };
+            lines[line].push(row);
+            if room > need {
+                by_room.entry(room - need).or_default().push(line);
+            }
+        }
+        let mut made = Self { rows: Vec::new(), ends: Vec::new() };
+        for line in lines {
+            made.rows.extend(line);
+            made.ends.push(made.rows.len());
+        }
+        made
+    }
+
+    /// How many lines.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The rows of a line.
+    pub fn line(&self, index: usize) -> &[u32] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.rows[start..self.ends[index]]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::batch::{Batch, IGNORE};
+    use crate::data::cache::{self, Encoded};
+    use crate::data::config::Batching;
+    use crate::data::jsonl::Line;
+    use crate::data::loader::{Loader, LoaderConfig};
+    use crate::data::rows::Rows;
+
+    #[test]
+    fn every_row_is_in_one_line_and_no_line_overflows() {
+        let lens: Vec<usize> = (0..997).map(|i| 1 + i * 7919 % 60).chain([100]).collect();
+        let lines = Lines::fill((0..lens.len() as u32).collect(), |row| lens[row as usize], 64);
+        let mut seen = vec![0; lens.len()];
+        for line in (0..lines.len()).map(|i| lines.line(i)) {
+            let tokens: usize = line.iter().map(|row| lens[*row as usize]).sum();
+            assert!(tokens <= 64 || line == [997], "{tokens}");
+            line.iter().for_each(|row| seen[*row as usize] += 1);
+        }
+        assert!(seen.iter().all(|n| *n == 1));
+        let least = lens.iter().sum::<usize>().div_ceil(64);
+        assert!(lines.len() <= least + least / 20 + 1, "{} lines, {least} would do", lines.len());
+    }
+
+    #[test]
+    fn no_rows_are_no_lines() {
+        assert!(Lines::fill(Vec::new(), |_| 1, 8).is_empty());
+    }
+
+    #[test]
+    fn packed_batches_hold_every_row_once_and_learn_nothing_across() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = (0..300).map(|i| Ok(Line { number: i + 1, bytes: vec![b'x'; 1 + i * 7919 % 50] }));
+        // Row i is i and then fives.
+        let rows = cache::build(&dir.path().join("a.rows"), lines, |line: &Line| {
+            let mut ids = vec![5; line.bytes.len() + 1];
+            ids[0] = 1000 + line.number as u32;
+            Ok(Some(Encoded { loss: vec![true; ids.len()], loss_bytes: line.bytes.len(), ids }))
+        });
+        let rows = Rows::cached(rows.unwrap(), false);
+        let config = |batching| LoaderConfig {
+            batch_size: 4,
+            max_seq_len: 96,
+            batching,
+            shuffle: true,
+            seed: 7,
+            pad_id: 3,
+        };
+        let (packed, bucket) =
+            (Loader::new(rows.clone(), config(Batching::Pack)), Loader::new(rows, config(Batching::Bucket)));
+        let all = |loader: &Loader| {
+            (0..loader.steps_per_epoch()).map(|i| loader.batch(1, i).unwrap()).collect::<Vec<_>>()
+        };
+        let (packs, buckets) = (all(&packed), all(&bucket));
+        let sum = |batches: &[Batch], f: fn(&Batch) -> usize| batches.iter().map(f).sum::<usize>();
+        for count in [|b: &Batch| b.real_tokens, |b: &Batch| b.loss_tokens, |b: &Batch| b.loss_bytes] {
+            assert_eq!(sum(&packs, count), sum(&buckets, count));
+        }
+        let mut seen = Vec::new();
+        for batch in &packs {
+            let (_, width) = batch.input_ids.dim();
+            let mut labels = 0;
+            for (row, lengths) in batch.documents.as_ref().unwrap().iter().enumerate() {
+                assert_eq!(lengths.iter().sum::<usize>(), width);
+                let mut start = 0;
+                for length in lengths {
+                    let first = batch.input_ids[[row, start]];
+                    if first > 1000 {
+                        seen.push(first);
+                        labels += (1..*length).filter(|t| batch.labels[[row, start + t]] == 5).count();
+                        assert!(start == 0 || batch.labels[[row, start]] == IGNORE);
+                    } else {
+                        assert!((start..start + length).all(|t| batch.labels[[row, t]] == IGNORE));
+                    }
+                    start += length;
+                }
+            }
+            assert_eq!(labels, batch.loss_tokens);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (1001..=1300).collect::<Vec<_>>());
+        let stats = packed.padding_stats();
+        assert!(stats.padded_tokens < stats.real_tokens * 21 / 20, "{stats:?}");
+        assert_ne!(packed.batch(0, 0).unwrap(), packed.batch(1, 0).unwrap());
+    }
+}
