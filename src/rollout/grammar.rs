@@ -176,8 +176,8 @@ mod tests {
         let mut guide = grammars.json(&json!({"enum": [[1, 2]]})).unwrap();
         let (mut text, mut done) = (Vec::new(), false);
         while !done && text.len() < 400 {
-            let mut logits: Vec<f32> =
-                (0..262).map(|i| if b"\n ".contains(&(i as u8)) { 9.0 } else { 0.0 }).collect();
+            let mut logits = vec![0.0f32; 262];
+            (logits[usize::from(b'\n')], logits[usize::from(b' ')]) = (9.0, 8.0);
             guide.mask(&mut logits).unwrap();
             let token = (0..262).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
             text.extend(vocabulary()[token].iter().flatten());

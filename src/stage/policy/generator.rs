@@ -89,7 +89,7 @@ impl Writer<'_> {
     /// `per` answers to each prompt, a prompt's side by side.
     ///
     /// # Errors
-    /// As [`complete`] and [`HttpEngine::complete`].
+    /// As [`complete()`] and [`HttpEngine::complete`].
     pub fn complete(
         self,
         prompts: &[Vec<u32>],
