@@ -25,7 +25,7 @@ fn a_server_writes_with_the_policy_of_each_step() {
         let text = format!(
             "name: r\nseed: 3\nruntime: {{device: cpu, precision: fp32, threads: 1}}\noutput: {out}\ntokenizer: {tok}\nstages:\n\
              \x20 - grpo: {{init: {weights}, data: {{path: {data}, format: prompts}}, batch_size: 2, num_generations: 3, max_steps: 3, learning_rate: 1.0e-3,\n\
-             \x20     max_seq_len: 400, thinking_ratio: 0, rewards: [{{length: {{min: 5, max: 9}}}}, {{regex: {{pattern: '[a-f]'}}}}],\n\
+             \x20     max_seq_len: 800, thinking_ratio: 0, rewards: [{{length: {{min: 5, max: 9}}}}, {{regex: {{pattern: '[a-f]'}}}}],\n\
              \x20     rollout: {{engine: http, url: 'http://{address}', protocol: {protocol}, update: reload, max_new_tokens: 16, batch_size: 4, retries: 0}}}}\n",
             out = folder.path().join("run").display(),
             tok = run.join("tok").display(),
