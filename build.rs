@@ -71,6 +71,7 @@ fn main() {
     for file in [
         "fused/experts.cpp",
         "fused/fused.cpp",
+        "fused/ops.h",
         "fused/products.cpp",
         "fused/rows.h",
         "guard.h",

@@ -5,9 +5,9 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use common::{minimind, rows, succeed};
+use common::kill::{kills, through, timeless};
+use common::{minimind, succeed};
 
 const MODEL: &str = "model: {preset: minimind3, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, \
                      num_key_value_heads: 1}";
@@ -24,17 +24,6 @@ fn recipe(folder: &Path, tokenizer: &str, stages: &str) -> PathBuf {
     path
 }
 
-/// Rows without the columns that hold time.
-fn timeless(output: &Path, stage: &str) -> Vec<serde_json::Value> {
-    let mut rows = rows(&output.join(stage).join("metrics.jsonl"));
-    for row in &mut rows {
-        let row = row.as_object_mut().expect("a row is a map");
-        row.remove("elapsed_s");
-        row.remove("tokens_per_s");
-    }
-    rows
-}
-
 /// Runs the stages whole and with kills; the weights and rows of `stage` must be the same.
 fn survives(folder: &Path, tokenizer: &str, stages: &str, stage: &str, kills: u64) {
     let run = |recipe: &Path| {
@@ -49,29 +38,13 @@ fn survives(folder: &Path, tokenizer: &str, stages: &str, stage: &str, kills: u6
 
     let killed_recipe = recipe(&folder.join("killed"), tokenizer, stages);
     let (whole, killed) = (folder.join("whole/run"), folder.join("killed/run"));
-    let mut ended_early = 0;
-    for kill in 0..kills {
-        let mut child = run(&killed_recipe)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("the program starts");
-        // Moments spread over the run by the golden ratio; how far each gets does not matter to the result.
-        let share = 0.1 + 0.8 * (kill as f64 * 0.618_033_988_7).fract();
-        std::thread::sleep(Duration::from_secs_f64(length.as_secs_f64() * share));
-        child.kill().expect("killed");
-        ended_early += u64::from(!child.wait().expect("ended").success());
-    }
-    succeed(&mut run(&killed_recipe));
-    println!("{stage}: {ended_early} of {kills} kills came before the end");
-    assert!(ended_early > 0, "no kill came in time: the test tried nothing");
+    // Moments spread over the run by the golden ratio; how far each gets does not matter to the result.
+    let share = |kill: u64| 0.1 + 0.8 * (kill as f64 * 0.618_033_988_7).fract();
+    through(stage, || run(&killed_recipe), kills, length, share);
     let bytes = |run: &Path| std::fs::read(run.join(format!("{stage}_64.pth"))).expect("weights");
     assert!(bytes(&whole) == bytes(&killed), "the weights differ");
-    assert_eq!(timeless(&whole, stage), timeless(&killed, stage));
-}
-
-fn kills(short: u64) -> u64 {
-    std::env::var("MINIMIND_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(short)
+    let rows = |run: &Path| timeless(run, stage, |key| ["elapsed_s", "tokens_per_s"].contains(&key));
+    assert_eq!(rows(&whole), rows(&killed));
 }
 
 #[test]

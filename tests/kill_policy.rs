@@ -5,9 +5,9 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use common::{minimind, rows, succeed};
+use common::kill::{kills, through, timeless};
+use common::{minimind, succeed};
 
 const KINDS: [&str; 4] = ["grpo", "ppo", "spo", "agent"];
 
@@ -30,54 +30,31 @@ fn recipe(folder: &Path) -> PathBuf {
     path
 }
 
-/// Rows without the columns that hold time.
-fn timeless(output: &Path, kind: &str) -> Vec<serde_json::Value> {
-    let mut rows = rows(&output.join(kind).join("metrics.jsonl"));
-    for row in &mut rows {
-        let row = row.as_object_mut().expect("a row is a map");
-        row.retain(|key, _| !key.ends_with("_s") && key != "rollout_share");
-    }
-    rows
-}
-
 #[test]
 fn killed_policies_end_with_the_same_bits() {
-    let kills: u64 = std::env::var("MINIMIND_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
     let folder = tempfile::tempdir().expect("a folder");
     let recipe = recipe(folder.path());
-    let whole = folder.path().join("whole");
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let run = |output: &Path| {
+        let mut command = minimind();
+        command.arg("run").arg(&recipe).arg("--output").arg(output);
+        command
+    };
     let started = std::time::Instant::now();
-    succeed(minimind().arg("run").arg(&recipe).arg("--output").arg(&whole));
+    succeed(&mut run(&whole));
     let length = started.elapsed();
-    let killed = folder.path().join("killed");
-    let mut ended_early = 0;
-    for kill in 0..kills {
-        let mut child = minimind()
-            .arg("run")
-            .arg(&recipe)
-            .arg("--output")
-            .arg(&killed)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("the program starts");
-        // Later ones come sooner, since less is left to do.
-        let share = 0.5 / (kill + 1) as f64 + 0.1 * (kill as f64 * 0.618_033_988_7).fract();
-        std::thread::sleep(Duration::from_secs_f64(length.as_secs_f64() * share));
-        child.kill().expect("killed");
-        ended_early += u64::from(!child.wait().expect("ended").success());
-    }
-    succeed(minimind().arg("run").arg(&recipe).arg("--output").arg(&killed));
-    println!("{ended_early} of {kills} kills came before the end");
-    assert!(ended_early > 0, "no kill came in time: the test tried nothing");
+    // Later ones come sooner, since less is left to do.
+    let share = |kill: u64| 0.5 / (kill + 1) as f64 + 0.1 * (kill as f64 * 0.618_033_988_7).fract();
+    through("policies", || run(&killed), kills(5), length, share);
     for kind in KINDS {
         let bytes = |run: &Path| std::fs::read(run.join(format!("{kind}_64.pth"))).expect("weights");
         assert!(bytes(&whole) == bytes(&killed), "{kind}: the weights differ");
         let table =
             |run: &Path| std::fs::read(run.join(kind).join("completions.jsonl")).expect("completions");
         assert!(table(&whole) == table(&killed), "{kind}: the completions differ");
-        let all = timeless(&whole, kind);
-        assert_eq!(all, timeless(&killed, kind));
+        let rows = |run: &Path| timeless(run, kind, |key| key.ends_with("_s") || key == "rollout_share");
+        let all = rows(&whole);
+        assert_eq!(all, rows(&killed));
         assert!(all.iter().any(|row| row["step"] == 0 && row["heldout_reward"].is_number()), "{kind}");
         for row in all.iter().filter(|row| row["step"] != 0) {
             assert!(row["logprob_gap"].as_f64().expect("a gap") < 1e-4, "{row}");

@@ -134,21 +134,10 @@ pub fn load_model(
     device: Device,
     kind: Kind,
 ) -> Result<LoadedModel> {
-    load_at_depth(path, given, device, kind, 0)
+    load_read(read_weights(path)?, path, given, device, kind, 0)
 }
 
-/// [`load_model`] below `depth` adapters.
-pub(super) fn load_at_depth(
-    path: &Path,
-    given: Option<&ModelConfig>,
-    device: Device,
-    kind: Kind,
-    depth: usize,
-) -> Result<LoadedModel> {
-    load_read(read_weights(path)?, path, given, device, kind, depth)
-}
-
-/// [`load_at_depth`] of weights that were read from `path`.
+/// [`load_model`] of weights that were read from `path`, below `depth` adapters.
 pub(super) fn load_read(
     weights: Weights,
     path: &Path,

@@ -20,7 +20,6 @@ unsafe extern "C" {
         sum: *mut *mut c_void,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    fn mm_swiglu(gate: *mut c_void, up: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
     fn mm_norm_rope(
         x: *mut c_void,
         w: *mut c_void,
@@ -85,14 +84,6 @@ pub fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result
     let message = unsafe { mm_add_rms_norm(handle(x), handle(y), handle(weight), eps, &mut sum, &mut out) };
     check(message, "add and norm")?;
     Ok((own(sum), own(out)))
-}
-
-/// `silu(gate) * up`, of equal shapes.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let mut out = std::ptr::null_mut();
-    // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
-    check(unsafe { mm_swiglu(handle(gate), handle(up), &mut out) }, "gate")?;
-    Ok(own(out))
 }
 
 /// `[B, T, H, E] -> [B, T, H, E]`: each head normed where there is a norm (its weight and epsilon), then turned

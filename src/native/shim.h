@@ -39,7 +39,6 @@ char *mm_script_save(mm_script script, int64_t module, const char *path, const c
 
 // Fused training ops, fp32 on the CPU, each a node of autograd's graph (fused/fused.cpp); `y` and `w` may be NULL.
 char *mm_add_rms_norm(mm_tensor x, mm_tensor y, mm_tensor w, double eps, mm_tensor *sum, mm_tensor *out);
-char *mm_swiglu(mm_tensor gate, mm_tensor up, mm_tensor *out);
 char *mm_norm_rope(mm_tensor x, mm_tensor w, mm_tensor cos, mm_tensor sin, int64_t start, double eps, mm_tensor *out);
 // x W_i^T for n weights that share their input; and the gated feed-forward (fused/products.cpp).
 char *mm_joined(mm_tensor x, mm_tensor *weights, size_t n, mm_tensor *out);

@@ -291,7 +291,7 @@ fn policy_cost(
     flops_per_s: f64,
 ) -> StageCost {
     let (rows, new) = match &c.rollout {
-        RolloutPlan::Generated { max_new_tokens, .. } => (c.generations(), *max_new_tokens),
+        RolloutPlan::Generated(plan) => (c.generations(), plan.max_new_tokens),
         RolloutPlan::Replay { .. } => (1, 0),
     };
     let facts = known.map(|f| Facts {

@@ -76,7 +76,7 @@ impl Resolver<'_> {
         let mut config = self.policy(base, &common, &AGENT, Method::Grpo(method), beta, seed, below);
         let max_turns = self.whole(base, "max_turns", s.max_turns, 1).unwrap_or(3);
         let a_turn = match &config.rollout {
-            RolloutPlan::Generated { max_new_tokens, .. } => *max_new_tokens,
+            RolloutPlan::Generated(plan) => plan.max_new_tokens,
             RolloutPlan::Replay { .. } => 0,
         };
         let max_total_len =
@@ -165,7 +165,7 @@ impl Resolver<'_> {
         let mini = method.mini_batch_size;
         let common = s.common();
         let config = self.policy(base, &common, &PPO, Method::Ppo(method), kl_coef, seed, below);
-        if let (Some(mini), RolloutPlan::Generated { .. }) = (mini, &config.rollout)
+        if let (Some(mini), RolloutPlan::Generated(_)) = (mini, &config.rollout)
             && !config.train.batch_size.is_multiple_of(mini)
         {
             let batch = config.train.batch_size;
@@ -232,9 +232,7 @@ impl Resolver<'_> {
                 }
                 DataConfig::files(vec![path.clone()], DataFormat::Tokens)
             }
-            RolloutPlan::Generated { .. } => {
-                self.data(base, t.data.as_ref(), defaults.kind, seed, t.on_bad_row)
-            }
+            RolloutPlan::Generated(_) => self.data(base, t.data.as_ref(), defaults.kind, seed, t.on_bad_row),
         };
         if !matches!(rollout, RolloutPlan::Replay { .. }) && data.format == DataFormat::Tokens {
             self.fault(
@@ -302,7 +300,7 @@ impl Resolver<'_> {
 
     /// Prompt and completion together must fit the model's positions.
     fn lengths(&mut self, base: &[String], train: &TrainConfig, rollout: &RolloutPlan) {
-        let RolloutPlan::Generated { max_new_tokens, .. } = rollout else { return };
+        let RolloutPlan::Generated(GeneratedPlan { max_new_tokens, .. }) = rollout else { return };
         let Some(most) = train.model.as_ref().map(|m| m.config.max_position_embeddings as usize) else {
             return;
         };

@@ -3,15 +3,11 @@
 use std::path::PathBuf;
 
 use super::policies::positive;
-use super::policy::{RolloutPlan, ServerPlan, UpdatePlan};
+use super::policy::{GeneratedPlan, RolloutPlan, ServerPlan, UpdatePlan};
 use super::resolve::{Resolver, join};
 use super::rewards::ServiceKeys;
 use crate::recipe::schema::*;
 use crate::rollout::http::{HttpEngineConfig, Protocol};
-
-/// Keys of a server.
-const SERVER_KEYS: [&str; 9] =
-    ["url", "protocol", "model", "batch_size", "update", "timeout_secs", "retries", "headers", "api_key_env"];
 
 impl Resolver<'_> {
     pub(super) fn rollout(&mut self, base: &[String], s: &PolicySection, most: usize) -> RolloutPlan {
@@ -50,7 +46,7 @@ impl Resolver<'_> {
             let what = format!("most new tokens are given twice: {first} and {last}");
             self.fault(&path.clone(), what, "keep rollout.max_new_tokens");
         }
-        RolloutPlan::Generated {
+        RolloutPlan::Generated(GeneratedPlan {
             server: self.server(&own, &r),
             max_new_tokens: lengths.first().map_or(most, |(_, n)| *n),
             temperature: self.real(&own, "temperature", r.temperature, "above 0", positive).unwrap_or(1.0),
@@ -58,17 +54,15 @@ impl Resolver<'_> {
                 .real(&own, "top_p", r.top_p, "above 0, up to 1", |v| v > 0.0 && v <= 1.0)
                 .unwrap_or(1.0),
             top_k: self.whole(&own, "top_k", r.top_k, 0).unwrap_or(0),
-        }
+        })
     }
 
     /// The server of `engine: http`; its keys are faults beside another engine.
     fn server(&mut self, own: &[String], r: &RolloutSection) -> Option<Box<ServerPlan>> {
         if r.engine != Some(EngineName::Http) {
-            for (key, given) in SERVER_KEYS.iter().zip(server_keys(r)) {
-                if given {
-                    let hint = "add engine: http, or remove it";
-                    self.fault(&join(own, key), format!("`{key}` is for rollouts from a server"), hint);
-                }
+            for (key, _) in server_keys(r).into_iter().filter(|(_, given)| *given) {
+                let hint = "add engine: http, or remove it";
+                self.fault(&join(own, key), format!("`{key}` is for rollouts from a server"), hint);
             }
             return None;
         }
@@ -107,17 +101,17 @@ impl Resolver<'_> {
     }
 }
 
-/// Which of [`SERVER_KEYS`] are given.
-fn server_keys(r: &RolloutSection) -> [bool; 9] {
+/// The keys of a server, and which of them are given.
+fn server_keys(r: &RolloutSection) -> [(&'static str, bool); 9] {
     [
-        r.url.is_some(),
-        r.protocol.is_some(),
-        r.model.is_some(),
-        r.batch_size.is_some(),
-        r.update.is_some(),
-        r.timeout_secs.is_some(),
-        r.retries.is_some(),
-        r.headers.is_some(),
-        r.api_key_env.is_some(),
+        ("url", r.url.is_some()),
+        ("protocol", r.protocol.is_some()),
+        ("model", r.model.is_some()),
+        ("batch_size", r.batch_size.is_some()),
+        ("update", r.update.is_some()),
+        ("timeout_secs", r.timeout_secs.is_some()),
+        ("retries", r.retries.is_some()),
+        ("headers", r.headers.is_some()),
+        ("api_key_env", r.api_key_env.is_some()),
     ]
 }

@@ -29,8 +29,8 @@ impl Grpo {
         let length_norm = match (plan.length_normalization, &config.rollout) {
             (LengthNormPlan::Row, _) => LengthNorm::Row,
             (LengthNormPlan::Token, _) => LengthNorm::Token,
-            (LengthNormPlan::Constant, RolloutPlan::Generated { max_new_tokens, .. }) => {
-                LengthNorm::Constant(*max_new_tokens as f64)
+            (LengthNormPlan::Constant, RolloutPlan::Generated(rollout)) => {
+                LengthNorm::Constant(rollout.max_new_tokens as f64)
             }
             (LengthNormPlan::Constant, RolloutPlan::Replay { .. }) => {
                 return Err(Error::input("recorded rollouts have no longest completion to divide by")

@@ -98,7 +98,7 @@ pub(in crate::checkpoint) fn load_with_base(
     if depth >= MOST_LAYERS_OF_ADAPTERS {
         return Err(alone("these adapters stand on one another without end"));
     }
-    let mut loaded = load::load_at_depth(base, given, device, kind, depth + 1)?;
+    let mut loaded = load::load_read(load::read_weights(base)?, base, given, device, kind, depth + 1)?;
     file.build(loaded.model.config(), device)?.merge_into(loaded.model.params(), kind)?;
     loaded.notes.push(format!("an adapter on {}", base.display()));
     loaded.path = path.to_owned();

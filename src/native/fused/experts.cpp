@@ -2,28 +2,15 @@
 // expert multiplies its stretch of rows, and nothing but the counts is looked at on the way.
 //
 // N tokens, k experts a token, M = N * k slots, D hidden, I inner width, X experts.
-#include "../guard.h"
-#include "../shim.h"
-#include "rows.h"
+#include "ops.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros_like.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <vector>
 
 namespace {
-
-using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
-
-const float *in(const Tensor &t) { return t.const_data_ptr<float>(); }
-float *out(const Tensor &t) { return t.mutable_data_ptr<float>(); }
 
 // Where each slot of `chosen` [N, k] lies when slots are sorted by expert: place [M]; expert e has start[e]..start[e + 1].
 struct Sorted {
@@ -85,9 +72,7 @@ struct Experts : public Function<Experts> {
       Tensor rows_in = xs.narrow(0, from, m), g = gate.narrow(0, from, m), u = up.narrow(0, from, m), y = ys.narrow(0, from, m);
       at::mm_out(g, rows_in, weights[3 * e].t());
       at::mm_out(u, rows_in, weights[3 * e + 1].t());
-      Tensor h = at::empty_like(g);
-      at::parallel_for(0, g.numel(), 8192, [&](int64_t a, int64_t b) { rows::swiglu_row(in(g) + a, in(u) + a, out(h) + a, b - a); });
-      at::mm_out(y, h, weights[3 * e + 2].t());
+      at::mm_out(y, gated(g, u), weights[3 * e + 2].t());
     }
     variable_list saved = {x, share, chosen, gate, up, ys};
     saved.insert(saved.end(), weights.begin(), weights.end());
@@ -115,9 +100,7 @@ struct Experts : public Function<Experts> {
       }
       Tensor rows_in = xs.narrow(0, from, m), g = gate.narrow(0, from, m), u = up.narrow(0, from, m);
       Tensor above = dys.narrow(0, from, m), h = above.mm(w[2]), dg = at::empty_like(g), du = at::empty_like(g);
-      at::parallel_for(0, g.numel(), 8192, [&](int64_t a, int64_t b) {
-        rows::swiglu_again_row(out(h) + a, in(g) + a, in(u) + a, out(dg) + a, out(du) + a, b - a);
-      });
+      gated_back(h, g, u, dg, du);
       if (ctx->needs_input_grad(3 + 3 * e)) made[3 + 3 * e] = dg.t().mm(rows_in);
       if (ctx->needs_input_grad(4 + 3 * e)) made[4 + 3 * e] = du.t().mm(rows_in);
       if (ctx->needs_input_grad(5 + 3 * e)) made[5 + 3 * e] = above.t().mm(h);

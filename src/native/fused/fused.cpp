@@ -2,22 +2,12 @@
 // PyTorch makes five to ten. Each is a node of libtorch's own autograd graph.
 //
 // B batch, T tokens, N rows, D hidden, H heads, E head dim, I inner width.
-#include "../guard.h"
-#include "../shim.h"
-#include "rows.h"
+#include "ops.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 namespace {
-
-using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
 
 // A weight's gradient is gathered in this many parts whatever the threads, so that it does not depend on them.
 constexpr int64_t PARTS = 32;
@@ -69,29 +59,6 @@ struct AddRmsNorm : public Function<AddRmsNorm> {
       rows::rms_back_rows(data(g), data(x), data(w), data(rstd), data(above), data(dx), mine, from, to, d);
     });
     return {dx, added ? dx : Tensor(), wants ? dw.sum(0) : Tensor(), Tensor()};
-  }
-};
-
-// (gate, up) -> silu(gate) * up
-struct SwiGlu : public Function<SwiGlu> {
-  static Tensor forward(AutogradContext *ctx, const Tensor &gate_in, const Tensor &up_in) {
-    Tensor gate = gate_in.contiguous(), up = up_in.contiguous();
-    Tensor out = at::empty_like(gate);
-    at::parallel_for(0, gate.numel(), 8192, [&](int64_t from, int64_t to) {
-      rows::swiglu_row(data(gate) + from, data(up) + from, data(out) + from, to - from);
-    });
-    ctx->save_for_backward({gate, up});
-    return out;
-  }
-
-  static variable_list backward(AutogradContext *ctx, variable_list grads) {
-    auto saved = ctx->get_saved_variables();
-    const Tensor &gate = saved[0], &up = saved[1];
-    Tensor g = grads[0].contiguous(), dgate = at::empty_like(gate), dup = at::empty_like(up);
-    at::parallel_for(0, gate.numel(), 8192, [&](int64_t from, int64_t to) {
-      rows::swiglu_back_row(data(g) + from, data(gate) + from, data(up) + from, data(dgate) + from, data(dup) + from, to - from);
-    });
-    return {dgate, dup};
   }
 };
 
@@ -148,14 +115,6 @@ char *mm_add_rms_norm(mm_tensor x, mm_tensor y, mm_tensor w, double eps, mm_tens
     auto made = AddRmsNorm::apply(mm_as_tensor(x), optional(y), mm_as_tensor(w), eps);
     if (y) *sum = new Tensor(made[0]);
     *out = new Tensor(made[y ? 1 : 0]);
-  });
-}
-
-char *mm_swiglu(mm_tensor gate, mm_tensor up, mm_tensor *out) {
-  return mm_guard([&] {
-    const Tensor &g = mm_as_tensor(gate), &u = mm_as_tensor(up);
-    TORCH_CHECK(g.sizes() == u.sizes() && g.scalar_type() == at::kFloat, "a gate of ", g.sizes(), " for ", u.sizes());
-    *out = new Tensor(SwiGlu::apply(mm_as_tensor(gate), mm_as_tensor(up)));
   });
 }
 

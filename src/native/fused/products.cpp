@@ -2,23 +2,11 @@
 // input's gradient is gathered inside the products (no separate sums), and what can be computed again is not kept.
 //
 // N rows, D hidden, O outputs, I inner width.
-#include "../guard.h"
-#include "../shim.h"
-#include "rows.h"
+#include "ops.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 namespace {
-
-using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
-
-constexpr int64_t GRAIN = 8192;
 
 Tensor flat(const Tensor &x) { return x.reshape({-1, x.size(-1)}).contiguous(); }
 
@@ -61,16 +49,6 @@ struct Joined : public Function<Joined> {
   }
 };
 
-Tensor gated(const Tensor &gate, const Tensor &up) {
-  Tensor inner = at::empty_like(gate);
-  const float *g = gate.const_data_ptr<float>(), *u = up.const_data_ptr<float>();
-  float *y = inner.mutable_data_ptr<float>();
-  at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t from, int64_t to) {
-    rows::swiglu_row(g + from, u + from, y + from, to - from);
-  });
-  return inner;
-}
-
 // x [..., D], gate and up [I, D], down [D, I] -> (silu(x gate^T) * (x up^T)) down^T; the product is made again going back.
 struct GatedMlp : public Function<GatedMlp> {
   static Tensor forward(AutogradContext *ctx, const Tensor &x_in, const Tensor &w_gate, const Tensor &w_up, const Tensor &w_down) {
@@ -86,11 +64,7 @@ struct GatedMlp : public Function<GatedMlp> {
     const Tensor &x = saved[0], &gate = saved[1], &up = saved[2], &w_gate = saved[3], &w_up = saved[4], &w_down = saved[5];
     Tensor dy = flat(grads[0]), inner = dy.mm(w_down); // the gradient of silu(gate) * up; then that product itself
     Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
-    float *h = inner.mutable_data_ptr<float>(), *dg = dgate.mutable_data_ptr<float>(), *du = dup.mutable_data_ptr<float>();
-    const float *g = gate.const_data_ptr<float>(), *u = up.const_data_ptr<float>();
-    at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t from, int64_t to) {
-      rows::swiglu_again_row(h + from, g + from, u + from, dg + from, du + from, to - from);
-    });
+    gated_back(inner, gate, up, dgate, dup);
     variable_list out(4);
     if (ctx->needs_input_grad(3)) out[3] = dy.t().mm(inner);
     if (ctx->needs_input_grad(1)) out[1] = dgate.t().mm(x);

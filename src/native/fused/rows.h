@@ -106,16 +106,7 @@ MM_ROWS static void swiglu_row(const float *g, const float *u, float *y, int64_t
   for (int64_t i = 0; i < n; ++i) y[i] = g[i] / (1.0f + fast_exp(-g[i])) * u[i];
 }
 
-MM_ROWS static void swiglu_back_row(const float *dy, const float *g, const float *u, float *dg, float *du, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    float s = 1.0f / (1.0f + fast_exp(-g[i]));
-    float silu = g[i] * s;
-    dg[i] = dy[i] * u[i] * (s + silu * (1.0f - s));
-    du[i] = dy[i] * silu;
-  }
-}
-
-// The same with `h` the gradient going in and silu(g) * u coming out.
+// The way back: `h` is the gradient going in and silu(g) * u coming out.
 MM_ROWS static void swiglu_again_row(float *h, const float *g, const float *u, float *dg, float *du, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     float s = 1.0f / (1.0f + fast_exp(-g[i]));

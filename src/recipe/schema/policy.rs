@@ -296,64 +296,6 @@ pub struct PolicySection {
     pub keep_completions: Option<i64>,
 }
 
-policy_section!(
-    /// GRPO and CISPO: a group of completions a prompt, compared with each other.
-    GrpoSection {
-        /// grpo clips the objective, cispo the weight (cispo).
-        loss_type: Option<LossTypeName>,
-        /// Completions a prompt (6).
-        num_generations: Option<i64>,
-        /// Weight of the KL to the reference; 0 needs none (0.1).
-        beta: Option<f64>,
-        /// How far a ratio may go from 1, for grpo (0.2).
-        epsilon: Option<f64>,
-        /// Largest weight of a token, for cispo (5.0).
-        epsilon_high: Option<f64>,
-        /// How far above 1 a ratio may go, for grpo: DAPO's clip-higher (epsilon).
-        clip_higher: Option<f64>,
-        /// What a token's loss is divided by: row (upstream), token (DAPO) or constant (Dr. GRPO) (row).
-        length_normalization: Option<LengthNormName>,
-        /// Whether advantages are divided by their group's standard deviation; Dr. GRPO does not (true).
-        scale_rewards: Option<bool>,
-        /// Whether prompts whose completions all got one reward are replaced by others, as in DAPO (false).
-        dynamic_sampling: Option<bool>,
-        /// Most rounds of replacement a step (3).
-        dynamic_sampling_rounds: Option<i64>,
-    }
-);
-
-policy_section!(
-    /// Tool use over several turns, by GRPO or CISPO: only what the policy wrote carries loss.
-    AgentSection {
-        /// Tools the policy may call: calculator, units, clock, lookup, command (calculator, units, clock, lookup).
-        tools: Option<Vec<Option<Tool>>>,
-        /// Most assistant turns (3).
-        max_turns: Option<i64>,
-        /// Most tokens after the prompt, all turns and results together (rollout.max_new_tokens a turn).
-        max_total_len: Option<i64>,
-        /// grpo clips the objective, cispo the weight (cispo).
-        loss_type: Option<LossTypeName>,
-        /// Completions a prompt (4).
-        num_generations: Option<i64>,
-        /// Weight of the KL to the reference; 0 needs none (0.1).
-        beta: Option<f64>,
-        /// How far a ratio may go from 1, for grpo (0.2).
-        epsilon: Option<f64>,
-        /// Largest weight of a token, for cispo (5.0).
-        epsilon_high: Option<f64>,
-        /// How far above 1 a ratio may go, for grpo: DAPO's clip-higher (epsilon).
-        clip_higher: Option<f64>,
-        /// What a token's loss is divided by: row (upstream), token (DAPO) or constant (Dr. GRPO) (row).
-        length_normalization: Option<LengthNormName>,
-        /// Whether advantages are divided by their group's standard deviation; Dr. GRPO does not (true).
-        scale_rewards: Option<bool>,
-        /// Whether prompts whose completions all got one reward are replaced by others, as in DAPO (false).
-        dynamic_sampling: Option<bool>,
-        /// Most rounds of replacement a step (3).
-        dynamic_sampling_rounds: Option<i64>,
-    }
-);
-
 /// The keys of a group's loss, taken out of a section.
 #[derive(Debug, Clone, Copy, Default)]
 #[allow(missing_docs)]
@@ -370,8 +312,36 @@ pub struct GroupSection {
     pub dynamic_sampling_rounds: Option<i64>,
 }
 
-macro_rules! group {
-    ($name:ident) => {
+/// A policy's section with the keys of a group's loss.
+macro_rules! group_section {
+    ($(#[$doc:meta])* $name:ident { $($own:tt)* }) => {
+        policy_section!(
+            $(#[$doc])*
+            $name {
+                $($own)*
+                /// grpo clips the objective, cispo the weight (cispo).
+                loss_type: Option<LossTypeName>,
+                /// Completions a prompt (6; agent 4).
+                num_generations: Option<i64>,
+                /// Weight of the KL to the reference; 0 needs none (0.1).
+                beta: Option<f64>,
+                /// How far a ratio may go from 1, for grpo (0.2).
+                epsilon: Option<f64>,
+                /// Largest weight of a token, for cispo (5.0).
+                epsilon_high: Option<f64>,
+                /// How far above 1 a ratio may go, for grpo: DAPO's clip-higher (epsilon).
+                clip_higher: Option<f64>,
+                /// What a token's loss is divided by: row (upstream), token (DAPO) or constant (Dr. GRPO) (row).
+                length_normalization: Option<LengthNormName>,
+                /// Whether advantages are divided by their group's standard deviation; Dr. GRPO does not (true).
+                scale_rewards: Option<bool>,
+                /// Whether prompts whose completions all got one reward are replaced by others, as in DAPO (false).
+                dynamic_sampling: Option<bool>,
+                /// Most rounds of replacement a step (3).
+                dynamic_sampling_rounds: Option<i64>,
+            }
+        );
+
         impl $name {
             /// The keys of the group's loss.
             pub fn group(&self) -> GroupSection {
@@ -392,8 +362,22 @@ macro_rules! group {
     };
 }
 
-group!(GrpoSection);
-group!(AgentSection);
+group_section!(
+    /// GRPO and CISPO: a group of completions a prompt, compared with each other.
+    GrpoSection {}
+);
+
+group_section!(
+    /// Tool use over several turns, by GRPO or CISPO: only what the policy wrote carries loss.
+    AgentSection {
+        /// Tools the policy may call: calculator, units, clock, lookup, command (calculator, units, clock, lookup).
+        tools: Option<Vec<Option<Tool>>>,
+        /// Most assistant turns (3).
+        max_turns: Option<i64>,
+        /// Most tokens after the prompt, all turns and results together (rollout.max_new_tokens a turn).
+        max_total_len: Option<i64>,
+    }
+);
 
 policy_section!(
     /// PPO: one completion a prompt, a critic for its value.

@@ -1,6 +1,7 @@
 //! What a policy learns from and holds on to, made from the plan: rollouts, rewards, tools, the reference.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tch::Kind;
 
@@ -13,7 +14,7 @@ use super::turns::Turns;
 use crate::data::{PromptOptions, Prompts, Recorded, Tokenizer};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
-use crate::plan::{Method, PolicyConfig, RolloutPlan};
+use crate::plan::{GeneratedPlan, Method, PolicyConfig, RolloutPlan};
 use crate::rollout::Sampling;
 use crate::rollout::rewards::{RewardContext, Rewards};
 use crate::rollout::tools::Tools;
@@ -24,11 +25,19 @@ use crate::stage::runner::Context;
 pub fn source(
     context: &Context<'_>,
     config: &PolicyConfig,
+    tokenizer: Option<&Arc<Tokenizer>>,
     policy: &CausalLm,
     folder: &Path,
 ) -> Result<Box<dyn Source>> {
-    let RolloutPlan::Replay { path } = &config.rollout else {
-        return native(context, config, policy, folder);
+    let path = match &config.rollout {
+        RolloutPlan::Replay { path } => path,
+        RolloutPlan::Generated(rollout) => {
+            let tokenizer = tokenizer.ok_or_else(|| {
+                Error::input("prompts need a tokenizer")
+                    .hint("set `tokenizer:` to a folder with tokenizer.json")
+            })?;
+            return native(context, config, rollout, Arc::clone(tokenizer), policy, folder);
+        }
     };
     let spo = matches!(config.method, Method::Spo(_));
     Ok(Box::new(Replay {
@@ -43,17 +52,13 @@ pub fn source(
 fn native(
     context: &Context<'_>,
     config: &PolicyConfig,
+    rollout: &GeneratedPlan,
+    tokenizer: Arc<Tokenizer>,
     policy: &CausalLm,
     folder: &Path,
 ) -> Result<Box<dyn Source>> {
-    let RolloutPlan::Generated { ref server, max_new_tokens, temperature, top_p, top_k } = config.rollout
-    else {
-        return Err(Error::failed("not a native rollout"));
-    };
+    let &GeneratedPlan { ref server, max_new_tokens, temperature, top_p, top_k } = rollout;
     let t = &config.train;
-    let tokenizer = inputs::tokenizer(context, t.tokenizer.as_ref())?.ok_or_else(|| {
-        Error::input("prompts need a tokenizer").hint("set `tokenizer:` to a folder with tokenizer.json")
-    })?;
     let tools = config.agent.as_ref().map(|agent| match agent.tools.is_empty() {
         true => Ok(Tools::built_in()),
         false => Tools::new(&agent.tools),

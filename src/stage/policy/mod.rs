@@ -13,6 +13,7 @@ pub mod table;
 pub mod turns;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -32,6 +33,9 @@ use crate::error::{Error, Result};
 use crate::loss::policy::spread;
 use crate::model::{CausalLm, params};
 use crate::plan::{GuardPlan, Method, PolicyConfig};
+
+/// Where a stage's folder keeps what was measured before it began.
+const HELDOUT: &str = "heldout.json";
 
 /// What every method needs beside its own settings.
 pub struct Shared {
@@ -119,16 +123,17 @@ pub fn run(
     inputs: &Inputs,
 ) -> Result<Finished> {
     let t = &config.train;
-    let tokenizer = inputs::tokenizer(context, t.tokenizer.as_ref())?;
-    let policy = inputs::model(context, &t.init, t.model.as_ref(), tokenizer.as_ref(), t.dropout)?;
-    inputs::check_vocabulary(&policy, tokenizer.as_ref())?;
-    let source = build::source(context, config, &policy, folder)?;
+    let shared_tokenizer = inputs::tokenizer(context, t.tokenizer.as_ref())?.map(Arc::new);
+    let tokenizer = shared_tokenizer.as_deref();
+    let policy = inputs::model(context, &t.init, t.model.as_ref(), tokenizer, t.dropout)?;
+    inputs::check_vocabulary(&policy, tokenizer)?;
+    let source = build::source(context, config, shared_tokenizer.as_ref(), &policy, folder)?;
     let per_epoch = source.steps_per_epoch();
     let shared = Shared {
         source,
-        reference: build::reference(context, config, tokenizer.as_ref(), &policy)?,
+        reference: build::reference(context, config, tokenizer, &policy)?,
         compute: context.compute,
-        pad: build::pad_id(config, tokenizer.as_ref()),
+        pad: build::pad_id(config, tokenizer),
         guards: config.guards,
         memory: Memory::default(),
         notes: Vec::new(),
@@ -143,7 +148,7 @@ pub fn run(
     let mut said = common::describe(context, name, t.tokenizer.as_ref(), &policy);
     said.extend(common::provenance(inputs));
     let metadata = Value::Object(said).to_string();
-    let learner = learner(context, config, &shared, &policy, tokenizer.as_ref())?;
+    let learner = learner(context, config, &shared, &policy, tokenizer)?;
     let mut objective = Policy { shared, learner };
     let loop_config = loop_config(context, config, per_epoch, objective.learner.passes(), metadata, hash);
     let loaded = common::find_resume(context, &files, &loop_config)?;
@@ -152,9 +157,8 @@ pub fn run(
     let mut watch = Watch::new(folder, name, total, context.console, position.as_ref())?;
     let before = match &loaded {
         Some(_) => kept(folder),
-        None => before(&mut objective, &policy, &mut watch)?,
+        None => before(&mut objective, &policy, &mut watch, folder)?,
     };
-    write_json(&folder.join("heldout.json"), &before)?;
     let result =
         train(&policy, &loop_config, &files, loaded.as_ref(), &mut objective, &mut watch, &context.signals);
     let notes = watch.finish();
@@ -180,20 +184,21 @@ pub fn run(
     Ok(Finished { outputs: vec![format!("{stem}.pth")], summary })
 }
 
-/// Held-out numbers of the policy as it starts: a row of step 0, where anything is held out.
-fn before(objective: &mut Policy, policy: &CausalLm, watch: &mut Watch) -> Result<Value> {
+/// Held-out numbers of the policy as it starts: a row of step 0, where anything is held out, and kept for [`kept`].
+fn before(objective: &mut Policy, policy: &CausalLm, watch: &mut Watch, folder: &Path) -> Result<Value> {
     let values = objective.validate(policy)?;
     let kept = values.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
     let kept = Value::Object(kept.collect());
     if !values.is_empty() {
         watch.row(&Metrics { epoch: 1, step: 0, values })?;
     }
+    write_json(&folder.join(HELDOUT), &kept)?;
     Ok(kept)
 }
 
 /// The same, kept by a stage that goes on now.
 fn kept(folder: &Path) -> Value {
-    let text = std::fs::read_to_string(folder.join("heldout.json")).unwrap_or_default();
+    let text = std::fs::read_to_string(folder.join(HELDOUT)).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }
 

@@ -4,6 +4,7 @@
 //! A step's rows follow from the policy, the recipe's seed and the step's number alone, so that a killed run
 //! rolls out the same rows again. Next: `table`, where completions are kept.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::Attend;
@@ -30,7 +31,7 @@ pub struct Native {
     /// What is measured on.
     pub heldout: Option<Prompts>,
     /// Text and ids.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// What an answer is worth.
     pub rewards: Rewards,
     /// Names of the rewards' columns.
