@@ -1,7 +1,7 @@
 //! Compiles the C++ shim against the libtorch that torch-sys found, and writes libtorch's place into the
 //! binary, so that it runs from any folder with no variable exported.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Writes the table of the recipes that lie in `recipes/`.
 fn embed_recipes() {
@@ -61,6 +61,25 @@ fn compile_kernels() {
     all.compile("minimind_decode");
 }
 
+/// Compiles what lets processes train together, with gloo's headers where scripts/setup found or fetched them.
+fn compile_ranks(include: &Path) {
+    println!("cargo:rerun-if-env-changed=MINIMIND_GLOO");
+    let found =
+        std::env::var_os("MINIMIND_GLOO").map(PathBuf::from).filter(|folder| folder.join("gloo").exists());
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++17")
+        .warnings(false)
+        .include(include)
+        .include(include.join("torch/csrc/api/include"));
+    if let Some(folder) = &found {
+        build.include(folder).define("MM_GLOO", None).define("USE_C10D_GLOO", None);
+    }
+    println!("cargo:rustc-env=MINIMIND_RANKS={}", if found.is_some() { "yes" } else { "no" });
+    build.file("src/native/ranks/ranks.cpp").compile("minimind_ranks");
+}
+
 fn main() {
     compile_kernels();
     embed_recipes();
@@ -76,6 +95,8 @@ fn main() {
         "fused/rows.h",
         "guard.h",
         "jit.cpp",
+        "ranks/ranks.cpp",
+        "ranks/ranks.h",
         "shim.cpp",
         "shim.h",
     ] {
@@ -89,6 +110,7 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         .files(["src/native/shim.cpp", "src/native/jit.cpp"])
         .compile("minimind_shim");
+    compile_ranks(&include);
     // Optimised in a debug build too: these are inner loops of training. OpenMP is libtorch's own.
     cc::Build::new()
         .cpp(true)

@@ -72,7 +72,8 @@ class Model(nn.Module):
         self.norm = Norm(width)
         size = width // 8
         angles = torch.outer(torch.arange(4096).float(), 1.0 / 1e6 ** (torch.arange(0, size, 2).float() / size))
-        self.cos, self.sin = torch.cat((angles, angles), -1).cos(), torch.cat((angles, angles), -1).sin()
+        self.register_buffer("cos", torch.cat((angles, angles), -1).cos())
+        self.register_buffer("sin", torch.cat((angles, angles), -1).sin())
 
     def forward(self, ids, past):
         start = 0 if past is None else past[0][0].shape[1]
@@ -116,27 +117,37 @@ def train(model, args):
     for weight in model.parameters():
         if weight.dim() > 1:
             nn.init.normal_(weight, std=0.02)
+    device = torch.device(args.device)
+    model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    ids = torch.randint(0, args.vocab_size, (args.batch_size, args.seq_len))
-    square = [torch.randn(1536, 1536) for _ in range(2)]
+    ids = torch.randint(0, args.vocab_size, (args.batch_size, args.seq_len), device=device)
+    square = [torch.randn(1536, 1536, device=device) for _ in range(2)]
+    forward = torch.compile(model) if args.compile else model
+
+    def settle():
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     def product():
         start = time.perf_counter()
         square[0] @ square[1]
+        settle()
         return time.perf_counter() - start
 
     def step():
         start, before = time.perf_counter(), time.process_time()
-        logits, _ = model(ids, None)
-        loss = F.cross_entropy(logits[:, :-1].reshape(-1, args.vocab_size), ids[:, 1:].reshape(-1), ignore_index=-100)
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
+            logits, _ = forward(ids, None)
+            loss = F.cross_entropy(logits[:, :-1].reshape(-1, args.vocab_size), ids[:, 1:].reshape(-1), ignore_index=-100)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss.item()
+        settle()
         return time.perf_counter() - start, time.process_time() - before
 
-    product(), step()
+    product(), step(), step()
     steps, products = [], []
     for _ in range(args.repeat):
         products += [product() for _ in range(3)]
@@ -164,6 +175,9 @@ def main():
     parser.add_argument("--completions", type=int, default=12)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast, for --what train")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model, for --what train")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

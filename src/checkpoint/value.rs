@@ -322,6 +322,11 @@ impl Value {
         if let Value::Tensor(t) = self { Some(t) } else { None }
     }
 
+    /// A list's items.
+    pub fn as_list(&self) -> Option<&[Value]> {
+        if let Value::List(items) = self { Some(items) } else { None }
+    }
+
     /// A dict's entries.
     pub fn as_dict(&self) -> Option<&[(Value, Value)]> {
         if let Value::Dict(entries) = self { Some(entries) } else { None }

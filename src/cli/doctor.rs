@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::open::LIBTORCH_DIR;
 use crate::engine::device;
 use crate::error::Result;
+use crate::native::HAS_RANKS;
 use crate::plan::machine::Machine;
 
 /// Arguments.
@@ -67,6 +68,7 @@ pub fn run(args: Args) -> Result<()> {
             "memory_bytes": machine.memory_total,
             "memory_available_bytes": machine.memory_available,
             "matrix_gflops": gflops,
+            "ranks": HAS_RANKS,
             "cache": machine.cache_dir,
             "wrong": wrong,
         });
@@ -84,6 +86,10 @@ pub fn run(args: Args) -> Result<()> {
     let gb = |bytes: Option<u64>| bytes.unwrap_or(0) as f64 / 1e9;
     println!("memory    {:.1} GB, {:.1} free", gb(machine.memory_total), gb(machine.memory_available));
     println!("matrix    {gflops:.0} GFLOP/s in fp32 (median of five {SIDE} x {SIDE} products)");
+    println!(
+        "ranks     {}",
+        if HAS_RANKS { "yes: run --nproc, torchrun" } else { "no: built without gloo's headers" }
+    );
     println!("cache     {}", machine.cache_dir.display());
     for fault in &wrong {
         println!("wrong     {fault}");

@@ -12,6 +12,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+mod launch;
 pub mod logging;
 pub mod open;
 pub mod plan;

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::launch;
 use super::open::LIBTORCH_DIR;
-use crate::engine::{Signals, device};
+use crate::engine::{Ranks, Signals, device};
 use crate::error::Result;
 use crate::plan::machine::Machine;
 use crate::plan::{self, Plan, StageConfig};
@@ -32,23 +33,33 @@ pub struct Args {
     /// Write here instead of the recipe's `output`.
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Train with N processes on this machine (one a GPU); torchrun --no-python starts more machines.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    nproc: u16,
 }
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
+    if args.nproc > 1 && !launch::is_rank() {
+        return launch::launch(usize::from(args.nproc));
+    }
+    launch::follow();
+    let ranks = Ranks::from_env()?;
     let machine = Machine::detect();
     let mut plan = plan::load(&args.recipe, &args.sets)?;
     let absent = plan::hubs::absent(&plan)?;
     if !absent.is_empty() {
-        super::pull::bring(&absent)?;
+        ranks.first_then(|| super::pull::bring(&absent))?;
         plan = plan::load(&args.recipe, &args.sets)?;
     }
     if let Some(output) = args.output {
         plan.output = output;
     }
+    let (local, beside) = ranks.local();
     let device = device::resolve(plan.runtime.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
+    let device = device::of_rank(device, local);
     let compute = plan.runtime.precision.compute(device);
-    tch::set_num_threads(plan.runtime.threads.unwrap_or(machine.cores) as i32);
+    tch::set_num_threads(plan.runtime.threads.unwrap_or((machine.cores / beside).max(1)) as i32);
     let options = RunOptions {
         only: args.only,
         from: args.from,
@@ -57,7 +68,10 @@ pub fn run(args: Args) -> Result<()> {
         cache_dir: machine.cache_dir.clone(),
     };
     let signals = Signals::install()?;
-    stage::run(&plan, &options, device, compute, &signals)?;
+    stage::run(&plan, &options, device, compute, &signals, &ranks)?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     say_samples(&plan);
     println!("{}", console_table(&plan.output)?);
     say_next(&plan);

@@ -39,6 +39,10 @@ impl Second {
         Ok(Self { companion, optimizer: AdamW::new(tensors, config.adamw)?, grad_norm: None })
     }
 
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
+        self.companion.params.iter().map(|(_, t)| t.shallow_clone()).collect()
+    }
+
     fn ratio(&self, config: &LoopConfig) -> f64 {
         self.companion.peak / config.schedule.peak
     }
@@ -78,7 +82,10 @@ impl Second {
         let dict: Vec<_> = all.map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
         let mut entries = vec![
             ("critic_model", resume::tensor_dict(&dict)?),
-            ("critic_optimizer", resume::optimizer_value(&self.optimizer, lr * ratio)?),
+            (
+                "critic_optimizer",
+                resume::optimizer_value(self.optimizer.config(), self.optimizer.states(), lr * ratio)?,
+            ),
         ];
         if let Some(schedule) = &config.by_updates {
             entries.push(("critic_scheduler", resume::scheduler_value(schedule, ratio, updates)));

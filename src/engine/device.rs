@@ -50,6 +50,15 @@ pub fn resolve(wanted: Wanted, lib_dir: &Path, gpu_seen: bool) -> Result<Device>
     }
 }
 
+/// The device of a machine's rank `local`: the first CUDA device is the first rank's, and so on. A device that was
+/// named by its index is everyone's.
+pub fn of_rank(device: Device, local: usize) -> Device {
+    match device {
+        Device::Cuda(0) if (local as i64) < Cuda::device_count() => Device::Cuda(local),
+        other => other,
+    }
+}
+
 /// The name shown to people and written to files.
 pub fn name(device: Device) -> String {
     match device {

@@ -6,6 +6,7 @@ use tch::Kind;
 
 use super::anomaly::OnAnomaly;
 use super::companion::Companion;
+use super::ranks::Gradients;
 use crate::error::Result;
 use crate::model::CausalLm;
 use crate::optim::{AdamWConfig, Schedule};
@@ -48,6 +49,10 @@ pub struct LoopConfig {
     pub metadata: String,
     /// Hash of settings, data and start weights.
     pub content_hash: String,
+    /// Seed of what is drawn while training.
+    pub seed: u64,
+    /// Whether ranks keep a part each of the optimizer's state.
+    pub shard_optimizer: bool,
 }
 
 /// One micro-batch's numbers.
@@ -63,13 +68,35 @@ pub struct StepLoss {
     pub extra: Vec<(&'static str, f64)>,
 }
 
+/// What a backward pass is asked for.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    /// Multiplies the loss.
+    pub scale: f64,
+    /// What may leave for other ranks during the pass.
+    leaving: &'a mut [Gradients],
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(scale: f64, leaving: &'a mut [Gradients]) -> Self {
+        Self { scale, leaving }
+    }
+
+    /// To be called just before the last time that the micro-batch goes back through the model: gradients leave for
+    /// other ranks while it does. An objective that never calls it loses that time and nothing else.
+    pub fn last_backward(&mut self) -> Result<()> {
+        self.leaving.iter_mut().try_for_each(Gradients::arm)
+    }
+}
+
 /// What a stage minimises.
 pub trait Objective {
     /// Micro-batches an epoch, the same every epoch.
     fn steps_per_epoch(&self) -> u64;
 
-    /// Adds to the parameters' gradients that of `scale` times the loss of a micro-batch.
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss>;
+    /// Adds to the parameters' gradients that of `pass.scale` times the loss of a micro-batch.
+    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, pass: &mut Pass<'_>)
+    -> Result<StepLoss>;
 
     /// Measures on held-out rows: `val_loss` first, then what follows from it; empty where there are none.
     fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>>;
@@ -82,6 +109,11 @@ pub trait Objective {
     /// Whether the micro-batch wants another backward pass; each pass counts for accumulation. Its last pass
     /// hands back what the row shows.
     fn more(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Self::more`] may ever say so.
+    fn many_passes(&self) -> bool {
         false
     }
 

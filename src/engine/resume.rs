@@ -64,17 +64,29 @@ pub struct SavedState {
     pub metrics: serde_json::Value,
     /// Micro-batches of the whole run when this was written, to tell a changed data set.
     pub total_steps: u64,
-    /// The objective's own.
+    /// The objective's own, on the first rank.
     #[serde(default)]
     pub objective: serde_json::Value,
+    /// The same on the ranks after the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objectives: Vec<serde_json::Value>,
+}
+
+impl SavedState {
+    /// The objective's own on a rank; the first's where the run had fewer.
+    pub fn objective_of(&self, rank: usize) -> &serde_json::Value {
+        rank.checked_sub(1).and_then(|i| self.objectives.get(i)).unwrap_or(&self.objective)
+    }
 }
 
 /// Everything needed to go on.
 pub struct Snapshot<'a> {
     /// Weights.
     pub model: &'a CausalLm,
-    /// Moments.
-    pub optimizer: &'a AdamW,
+    /// The optimizer's constants.
+    pub adamw: AdamWConfig,
+    /// Moments of every parameter.
+    pub moments: Vec<ParamState>,
     /// The rate in force.
     pub lr: f64,
     /// Loss scaling, if it is on.
@@ -83,6 +95,8 @@ pub struct Snapshot<'a> {
     pub position: Position,
     /// Ours.
     pub state: &'a SavedState,
+    /// Random states of the ranks after the first.
+    pub rng_states: &'a [Tensor],
     /// More entries: schedulers, a critic.
     pub extras: Vec<(&'static str, Value)>,
 }
@@ -136,7 +150,7 @@ pub fn weights_value(model: &CausalLm, kind: Kind) -> Result<Value> {
 
 /// Writes everything needed to go on.
 pub fn save(files: &Files, snapshot: Snapshot<'_>) -> Result<()> {
-    let Snapshot { model, optimizer, lr, scaler, position, state, extras } = snapshot;
+    let Snapshot { model, adamw, moments, lr, scaler, position, state, rng_states, extras } = snapshot;
     let as_json = |e: serde_json::Error| Error::failed("cannot describe the run's state").because(e);
     let scaler = match scaler {
         None => Value::Dict(Vec::new()),
@@ -150,30 +164,35 @@ pub fn save(files: &Files, snapshot: Snapshot<'_>) -> Result<()> {
     };
     let own = [
         ("model", tensor_dict(&state_dict(model))?),
-        ("optimizer", optimizer_value(optimizer, lr)?),
+        ("optimizer", optimizer_value(adamw, moments, lr)?),
         ("epoch", Value::Int(position.epoch as i64)),
         ("step", Value::Int(position.step_in_epoch as i64)),
-        ("world_size", Value::Int(1)),
+        ("world_size", Value::Int(1 + rng_states.len() as i64)),
         ("wandb_id", Value::None),
         ("scaler", scaler),
         ("minimind", Value::Str(serde_json::to_string(state).map_err(as_json)?)),
         ("rng_state", Value::Tensor(bridge::to_host(&native::rng_state(model.device())?)?)),
     ];
+    let mut extras = extras;
+    if !rng_states.is_empty() {
+        let states = rng_states.iter().map(|t| Ok(Value::Tensor(bridge::to_host(t)?)));
+        extras.push(("rng_states", Value::List(states.collect::<Result<_>>()?)));
+    }
     let value = Value::dict(own.into_iter().chain(extras));
     pth::write(&files.resume, &value, &[])
 }
 
 /// `torch.optim.AdamW`'s `state_dict`.
-pub(super) fn optimizer_value(optimizer: &AdamW, lr: f64) -> Result<Value> {
-    let AdamWConfig { betas, eps, weight_decay } = optimizer.config();
+pub(super) fn optimizer_value(config: AdamWConfig, states: Vec<ParamState>, lr: f64) -> Result<Value> {
+    let AdamWConfig { betas, eps, weight_decay } = config;
+    let count = states.len();
     let mut tensors = Vec::new();
-    for i in 0..optimizer.len() {
-        let state = optimizer.state(i);
+    for state in states {
         tensors.extend([Tensor::from(state.step as f32), state.exp_avg, state.exp_avg_sq]);
     }
     let mut hosts = bridge::borrow_all(tensors.iter())?.into_iter();
     let mut entries = Vec::new();
-    for i in 0..optimizer.len() {
+    for i in 0..count {
         let mut part =
             |name: &str| (name.to_owned(), Value::Tensor(hosts.next().expect("three tensors a parameter")));
         let parts = [part("step"), part("exp_avg"), part("exp_avg_sq")];
@@ -191,7 +210,7 @@ pub(super) fn optimizer_value(optimizer: &AdamW, lr: f64) -> Result<Value> {
         ("differentiable", Value::Bool(false)),
         ("fused", Value::None),
         ("decoupled_weight_decay", Value::Bool(true)),
-        ("params", Value::List((0..optimizer.len()).map(|i| Value::Int(i as i64)).collect())),
+        ("params", Value::List((0..count).map(|i| Value::Int(i as i64)).collect())),
     ]);
     Ok(Value::dict([("state", Value::Dict(entries)), ("param_groups", Value::List(vec![group]))]))
 }
@@ -239,12 +258,13 @@ impl Loaded {
         count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
     }
 
-    /// Puts weights, moments, scaler and random state back.
+    /// Puts weights, moments, scaler and a rank's random state back; a rank that the run did not have keeps its own.
     pub fn restore(
         &self,
         model: &CausalLm,
         optimizer: &mut AdamW,
         scaler: Option<&mut GradScaler>,
+        rank: usize,
     ) -> Result<()> {
         let at = |e: Error| e.at(Place::file(&self.path));
         let (names, tensors) = model.params().trained();
@@ -258,7 +278,12 @@ impl Loaded {
             scaler.growth_tracker =
                 saved.get("_growth_tracker").and_then(Value::as_i64).unwrap_or(0).max(0) as u64;
         }
-        if let Some(rng) = self.value.get("rng_state").and_then(Value::as_tensor) {
+        let others = self.value.get("rng_states").and_then(Value::as_list);
+        let rng = match rank.checked_sub(1) {
+            None => self.value.get("rng_state"),
+            Some(i) => others.and_then(|states| states.get(i)),
+        };
+        if let Some(rng) = rng.and_then(Value::as_tensor) {
             native::set_rng_state(model.device(), &bridge::to_tensor(rng)?)?;
         }
         Ok(())

@@ -56,6 +56,14 @@ impl Signals {
         }
     }
 
+    /// A signal that has come since the last call, to be passed on.
+    pub fn take(&self) -> Option<i32> {
+        match self.asked.swap(0, Ordering::SeqCst) {
+            0 => None,
+            signal => Some(signal as i32),
+        }
+    }
+
     /// Acts as if `signal` had come; for tests of the loop.
     pub fn pretend(&self, signal: i32) {
         self.asked.store(signal as usize, Ordering::SeqCst);

@@ -2,15 +2,24 @@
 //!
 //! It stops and saves only between updates, so that a checkpoint never has to hold half-accumulated
 //! gradients and going on gives the same bits.
+//!
+//! Several ranks take turns over the same order of micro-batches: rank r the r-th of each turn. `turns` is what
+//! they tell each other.
+
+mod saving;
 
 use std::time::Instant;
 
+use tch::Tensor;
+
 use super::anomaly::{Anomaly, OnAnomaly};
 use super::companion::Second;
-use super::objective::{LoopConfig, Metrics, Objective, Observer, Outcome, StepLoss};
-use super::resume::{self, Files, Loaded, Position, SavedState};
+use super::objective::{LoopConfig, Metrics, Objective, Observer, Outcome, Pass, StepLoss};
+use super::ranks::{Gradients, Ranks};
+use super::resume::{self, Files, Loaded, SavedState};
+use super::shards::Shards;
 use super::signals::Signals;
-use crate::checkpoint::pth;
+use super::turns::{self, Window};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::optim::clip::{clip_to_norm, global_norm};
@@ -24,6 +33,15 @@ struct Trainer<'a> {
     observer: &'a mut dyn Observer,
     optimizer: AdamW,
     second: Option<Second>,
+    ranks: &'a Ranks,
+    /// Who keeps which part of the optimizer's state, where it is spread.
+    shards: Option<Shards>,
+    /// What shares the model's gradients and the companion's; empty where this process is alone.
+    gradients: Vec<Gradients>,
+    /// What this rank has done since the last update.
+    window: Window,
+    /// The signal that some rank was sent.
+    asked: Option<i32>,
     scaler: Option<GradScaler>,
     state: SavedState,
     per_epoch: u64,
@@ -39,6 +57,16 @@ struct Trainer<'a> {
     started: Instant,
     elapsed_before: f64,
     row_at: f64,
+    signals: &'a Signals,
+}
+
+/// Who has a say beside the loop.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside<'a> {
+    /// Ask it to stop.
+    pub signals: &'a Signals,
+    /// Train with it.
+    pub ranks: &'a Ranks,
 }
 
 /// Trains to the end, or until a signal; starts from `resume` where given.
@@ -52,12 +80,21 @@ pub fn train(
     resume: Option<&Loaded>,
     objective: &mut dyn Objective,
     observer: &mut dyn Observer,
-    signals: &Signals,
+    beside: Beside<'_>,
 ) -> Result<Outcome> {
+    let Beside { signals, ranks } = beside;
     model.params().set_requires_grad(true);
-    let optimizer =
-        AdamW::new(model.params().trained().1.iter().map(|t| t.shallow_clone()).collect(), config.adamw)?;
+    let params = model.params().trained().1;
+    let sizes: Vec<usize> = params.iter().map(Tensor::numel).collect();
+    let shards = (config.shard_optimizer && !ranks.is_alone()).then(|| Shards::new(ranks, &sizes));
+    let mine = shards.as_ref().map_or_else(|| vec![true; sizes.len()], Shards::mine);
+    let optimizer = AdamW::part(params.iter().map(Tensor::shallow_clone).collect(), config.adamw, mine)?;
     let second = objective.companion().map(|c| Second::new(c, config)).transpose()?;
+    let mut gradients = Vec::new();
+    gradients.extend(ranks.reducer(params)?);
+    if let Some(second) = &second {
+        gradients.extend(ranks.reducer(&second.tensors())?);
+    }
     let per_epoch = objective.steps_per_epoch();
     let total = config.schedule.total_steps;
     let mut trainer = Trainer {
@@ -68,6 +105,11 @@ pub fn train(
         observer,
         optimizer,
         second,
+        ranks,
+        shards,
+        gradients,
+        window: Window::default(),
+        asked: None,
         scaler: config.loss_scaling.then(GradScaler::default),
         state: SavedState {
             content_hash: config.content_hash.clone(),
@@ -84,22 +126,21 @@ pub fn train(
         started: Instant::now(),
         elapsed_before: 0.0,
         row_at: 0.0,
+        signals,
     };
+    turns::seed(ranks, config.seed);
     if let Some(loaded) = resume {
         trainer.go_on_from(loaded)?;
     }
     let held = signals.hold();
-    let outcome = trainer.run(signals);
+    let outcome = trainer.run();
     drop(held);
     outcome
 }
 
 impl Trainer<'_> {
     fn go_on_from(&mut self, loaded: &Loaded) -> Result<()> {
-        loaded.restore(self.model, &mut self.optimizer, self.scaler.as_mut())?;
-        if let Some(second) = &mut self.second {
-            second.restore(loaded)?;
-        }
+        self.restore(loaded)?;
         self.step = loaded.position.epoch * self.per_epoch + loaded.position.step_in_epoch;
         self.boundaries = [self.step; 2];
         if self.step > self.total {
@@ -113,32 +154,46 @@ impl Trainer<'_> {
             self.state = state.clone();
             self.elapsed_before = state.elapsed_s;
             self.row_at = state.elapsed_s;
-            self.objective.restore(&state.objective)?;
+            self.objective.restore(state.objective_of(self.ranks.rank()))?;
         } else if self.config.by_updates.is_some() {
             self.state.updates = loaded.scheduled_updates();
         }
         Ok(())
     }
 
-    fn run(mut self, signals: &Signals) -> Result<Outcome> {
+    fn restore(&mut self, loaded: &Loaded) -> Result<()> {
+        loaded.restore(self.model, &mut self.optimizer, self.scaler.as_mut(), self.ranks.rank())?;
+        match &mut self.second {
+            Some(second) => second.restore(loaded),
+            None => Ok(()),
+        }
+    }
+
+    fn run(mut self) -> Result<Outcome> {
+        // All have read what they start from before the first rank writes anything.
+        self.ranks.check_same(self.model.params().trained().1)?;
         let rolls_back = [self.config.on_nan, self.config.on_spike].contains(&OnAnomaly::Rollback);
         if rolls_back && self.step == 0 {
             self.save_resume()?;
         }
         while self.step < self.total {
             let (epoch, index) = (self.step / self.per_epoch, self.step % self.per_epoch);
-            self.step += 1;
+            // A micro-batch for each rank, as far as the epoch has them.
+            let turn = (self.ranks.world() as u64).min(self.per_epoch - index).min(self.total - self.step);
+            self.step += turn;
             let at_end = self.step == self.total;
-            let step = self.micro_batch(epoch, index, at_end || index + 1 == self.per_epoch)?;
+            let mine = self.ranks.rank() as u64;
+            let own = (mine < turn).then_some(index + mine);
+            let step = self.micro_batch(epoch, own, at_end || index + turn == self.per_epoch)?;
             let boundary = self.pending == 0;
             if boundary {
                 self.boundaries = [self.step, self.boundaries[0]];
             }
             self.observer.tick(self.step, step.loss, self.lr, self.rate());
-            self.after(epoch, &step, boundary)?;
+            self.after(epoch, step, turn, boundary)?;
             if boundary
                 && !at_end
-                && let Some(signal) = signals.asked()
+                && let Some(signal) = self.asked()
             {
                 self.save_all()?;
                 return Err(Error::interrupted(
@@ -151,23 +206,38 @@ impl Trainer<'_> {
         self.finish()
     }
 
+    fn asked(&self) -> Option<i32> {
+        if self.ranks.is_alone() { self.signals.asked() } else { self.asked }
+    }
+
     /// The backward passes of a micro-batch and the updates that fall due among them; `last`: nothing may stay
-    /// accumulated.
-    fn micro_batch(&mut self, epoch: u64, index: u64, last: bool) -> Result<StepLoss> {
+    /// accumulated. A rank without a micro-batch (`index`), or with no pass left while others have, adds nothing.
+    fn micro_batch(&mut self, epoch: u64, index: Option<u64>, last: bool) -> Result<StepLoss> {
+        let mut mine = index;
+        let mut shown = StepLoss::default();
         loop {
             self.lr = match self.rate_by_updates() {
                 Some(rate) => rate,
                 None => self.config.schedule.at(self.step),
             };
-            let scale = self.scaler.as_ref().map_or(1.0, |s| s.scale) / self.config.accumulation_steps as f64;
-            let step = self.objective.backward(self.model, epoch, index, scale)?;
-            self.state.tokens += step.tokens;
-            self.state.tokens_since_row += step.tokens;
-            self.state.loss = Some(step.loss);
-            self.bad = self.bad.or(self.state.watch.judge(step.loss, self.config.spike_factor));
+            let window = self.config.accumulation_steps;
+            let scale =
+                self.scaler.as_ref().map_or(1.0, |s| s.scale) / (window * self.ranks.world() as u64) as f64;
+            let one_pass = !self.objective.many_passes();
+            let ends_window = one_pass && (self.pending + 1 == window || last);
+            let leaving = if ends_window { &mut self.gradients[..] } else { &mut [] };
+            let mut pass = Pass::new(scale, leaving);
+            let mut more = false;
+            if let Some(index) = mine {
+                shown = self.objective.backward(self.model, epoch, index, &mut pass)?;
+                more = self.objective.more();
+            }
+            self.done(mine.map(|_| (shown.loss, shown.tokens)));
+            mine = mine.filter(|_| more);
+            let more = if one_pass { more } else { self.ranks.any(more)? };
             self.pending += 1;
-            let more = self.objective.more();
-            if self.pending == self.config.accumulation_steps || (last && !more) {
+            if self.pending == window || (last && !more) {
+                self.meet()?;
                 let bad = self.bad.take();
                 self.update(bad)?;
                 self.pending = 0;
@@ -175,9 +245,42 @@ impl Trainer<'_> {
             }
             if !more {
                 self.objective.notes().iter().for_each(|note| self.observer.note(note));
-                return Ok(step);
+                return Ok(shown);
             }
         }
+    }
+
+    /// Takes a pass's loss and tokens into account; beside other ranks, when they meet.
+    fn done(&mut self, pass: Option<(f64, u64)>) {
+        if !self.ranks.is_alone() {
+            self.window.push(pass);
+            return;
+        }
+        if let Some((loss, tokens)) = pass {
+            self.count(loss, tokens);
+        }
+    }
+
+    fn count(&mut self, loss: f64, tokens: u64) {
+        self.state.tokens += tokens;
+        self.state.tokens_since_row += tokens;
+        self.state.loss = Some(loss);
+        self.bad = self.bad.or(self.state.watch.judge(loss, self.config.spike_factor));
+    }
+
+    /// Before an update: gradients, losses and signals become those of all ranks.
+    fn meet(&mut self) -> Result<()> {
+        if self.ranks.is_alone() {
+            return Ok(());
+        }
+        self.gradients.iter_mut().try_for_each(Gradients::finish)?;
+        let met = self.window.meet(self.ranks, self.signals.asked(), self.objective.rate_factor())?;
+        met.passes.into_iter().for_each(|(loss, tokens)| self.count(loss, tokens));
+        self.asked = met.asked;
+        if let Some(schedule) = &self.config.by_updates {
+            self.lr = schedule.after(self.state.updates) * met.rate_factor;
+        }
+        Ok(())
     }
 
     fn rate_by_updates(&self) -> Option<f64> {
@@ -187,15 +290,18 @@ impl Trainer<'_> {
 
     /// Rows, validation and checkpoints that fall due after a micro-batch. A checkpoint due inside an
     /// accumulation window waits for its end.
-    fn after(&mut self, epoch: u64, step: &StepLoss, boundary: bool) -> Result<()> {
+    fn after(&mut self, epoch: u64, step: StepLoss, turn: u64, boundary: bool) -> Result<()> {
         let at_end = self.step == self.total;
         let due =
             |interval: u64| boundary && (at_end || self.step / interval > self.boundaries[1] / interval);
         let save = due(self.config.save_interval);
         let validate = self.config.eval_interval.map_or(save, due);
         let validation = if validate { self.objective.validate(self.model)? } else { Vec::new() };
-        if self.step.is_multiple_of(self.config.log_interval) || at_end || !validation.is_empty() {
-            self.row(epoch, step, &validation)?;
+        let log = self.config.log_interval;
+        if self.step / log > (self.step - turn) / log || at_end || !validation.is_empty() {
+            let step = turns::mean(self.ranks, step, self.ranks.rank() < turn as usize)?;
+            self.ranks.check_same(self.model.params().trained().1)?;
+            self.row(epoch, &step, &validation)?;
         }
         if let Some(&(_, loss)) = validation.first() {
             self.state.validation =
@@ -243,6 +349,9 @@ impl Trainer<'_> {
             clip_to_norm(&grads, norm, self.config.grad_clip);
         }
         self.optimizer.step(&grads, self.lr)?;
+        if let Some(shards) = &self.shards {
+            shards.spread(self.model.params().trained().1)?;
+        }
         if let Some(second) = &mut self.second {
             second.step(&others, other_norm, self.config, self.lr)?;
         }
@@ -278,10 +387,7 @@ impl Trainer<'_> {
         }
         if policy == OnAnomaly::Rollback {
             let loaded = resume::load(&self.files.resume)?;
-            loaded.restore(self.model, &mut self.optimizer, self.scaler.as_mut())?;
-            if let Some(second) = &mut self.second {
-                second.restore(&loaded)?;
-            }
+            self.restore(&loaded)?;
             self.observer
                 .note(&format!("{what}; went back to the last checkpoint's weights and goes on after it"));
         } else {
@@ -314,70 +420,6 @@ impl Trainer<'_> {
         self.observer.row(&Metrics { epoch: epoch + 1, step: self.step, values })?;
         self.state.tokens_since_row = 0;
         self.row_at = elapsed;
-        Ok(())
-    }
-
-    fn position(&self) -> Position {
-        // The last micro-batch of an epoch belongs to it, as in upstream's files.
-        let epoch = self.step.saturating_sub(1) / self.per_epoch;
-        Position { epoch, step_in_epoch: self.step - epoch * self.per_epoch }
-    }
-
-    fn save_resume(&mut self) -> Result<()> {
-        self.state.elapsed_s = self.elapsed();
-        self.state.metrics = self.observer.position()?;
-        self.state.objective = self.objective.state();
-        let mut extras = Vec::new();
-        if let Some(schedule) = &self.config.by_updates {
-            extras.push(("scheduler", resume::scheduler_value(schedule, 1.0, self.state.updates)));
-        }
-        if let Some(second) = &self.second {
-            extras.extend(second.saved(self.lr, self.config, self.state.updates)?);
-        }
-        let snapshot = resume::Snapshot {
-            model: self.model,
-            optimizer: &self.optimizer,
-            lr: self.lr,
-            scaler: self.scaler.as_ref(),
-            position: self.position(),
-            state: &self.state,
-            extras,
-        };
-        resume::save(self.files, snapshot)
-    }
-
-    fn save_weights(&self, path: &std::path::Path) -> Result<()> {
-        let value = resume::weights_value(self.model, self.config.save_kind)?;
-        pth::write(path, &value, &[("minimind.json", self.config.metadata.as_bytes())])
-    }
-
-    /// The resume file first: it alone is what going on needs.
-    fn save_all(&mut self) -> Result<()> {
-        self.save_resume()?;
-        self.save_weights(&self.files.weights)?;
-        if self.config.keep_last > 0 {
-            self.save_weights(&self.files.folder.join(format!("step-{:08}.pth", self.step)))?;
-            self.drop_old()?;
-        }
-        Ok(())
-    }
-
-    fn drop_old(&self) -> Result<()> {
-        let folder = &self.files.folder;
-        let read = |e| Error::io("list checkpoints", folder, e);
-        let mut numbered = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(read)? {
-            let path = entry.map_err(read)?.path();
-            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            if name.starts_with("step-") && name.ends_with(".pth") {
-                numbered.push(path);
-            }
-        }
-        numbered.sort();
-        let surplus = numbered.len().saturating_sub(self.config.keep_last);
-        for path in &numbered[..surplus] {
-            std::fs::remove_file(path).map_err(|e| Error::io("remove an old checkpoint", path, e))?;
-        }
         Ok(())
     }
 

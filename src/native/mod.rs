@@ -1,6 +1,6 @@
 //! The only room with `unsafe`: small wrappers over the system and libtorch's C++ that Rust cannot check.
 //!
-//! `shim.h` and `decode/abi.h` are the whole C ABI; each function here is safe to call, and each `unsafe` block says why.
+//! `shim.h`, `ranks/ranks.h` and `decode/abi.h` are the whole C ABI; each function here is safe to call, and each `unsafe` block says why.
 #![allow(unsafe_code)]
 
 mod buffer;
@@ -11,6 +11,7 @@ mod libtorch;
 mod mmap;
 mod network;
 mod packed;
+mod ranks;
 mod system;
 mod tensor_bytes;
 
@@ -19,5 +20,9 @@ pub use libtorch::{AdamWStep, AutocastGuard, fused_adamw, load_cuda, rng_state, 
 pub use mmap::{map_file, release_mapped};
 pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
 pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};
-pub use system::{die_on_broken_pipe, ignore_broken_pipe, peak_memory_bytes, processor_seconds};
+pub use ranks::{Group, HAS_RANKS, Meeting, Reduce, Reducer};
+pub use system::{
+    die_on_broken_pipe, die_with_parent, ignore_broken_pipe, peak_memory_bytes, processor_seconds,
+    send_signal,
+};
 pub use tensor_bytes::{Strided, tensor_bytes, tensor_floats, tensor_from_bytes};

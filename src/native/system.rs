@@ -18,6 +18,24 @@ pub fn ignore_broken_pipe() {
     }
 }
 
+/// Ends this process with SIGTERM when the one that started it ends, however it ends; Linux alone can.
+pub fn die_with_parent() {
+    // SAFETY: sets a number in the kernel's record of this process.
+    #[cfg(target_os = "linux")]
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+    }
+}
+
+/// Sends a signal to a process that this one started and has not waited for yet.
+pub fn send_signal(process: u32, signal: i32) {
+    // SAFETY: touches no memory of ours; a process that has ended but was not waited for keeps its number.
+    #[cfg(unix)]
+    unsafe {
+        libc::kill(process as libc::pid_t, signal);
+    }
+}
+
 /// Most memory this process has held at once, in bytes; `None` where the system does not tell.
 pub fn peak_memory_bytes() -> Option<u64> {
     // SAFETY: `usage` is a plain struct that the call fills; zeroed is a valid value for it.

@@ -31,6 +31,8 @@ pub struct AdamW {
     exp_avg_sqs: Vec<Tensor>,
     /// fp32 scalars: updates done, as PyTorch keeps them.
     steps: Vec<Tensor>,
+    /// Which parameters it updates; the state of the others is another process's, and empty here.
+    mine: Vec<bool>,
 }
 
 /// One parameter's state, as PyTorch's `state_dict` has it.
@@ -47,7 +49,18 @@ pub struct ParamState {
 impl AdamW {
     /// An optimizer over `params`, with empty moments.
     pub fn new(params: Vec<Tensor>, config: AdamWConfig) -> Result<Self> {
-        let zeros = || params.iter().map(|p| Ok(p.f_zeros_like()?)).collect::<Result<Vec<_>>>();
+        let all = vec![true; params.len()];
+        Self::part(params, config, all)
+    }
+
+    /// The same that keeps state for, and updates, those of `mine` alone.
+    pub fn part(params: Vec<Tensor>, config: AdamWConfig, mine: Vec<bool>) -> Result<Self> {
+        let zeros = || {
+            let moment = |(p, mine): (&Tensor, &bool)| {
+                Ok(if *mine { p.f_zeros_like()? } else { Tensor::f_zeros([0], (p.kind(), p.device()))? })
+            };
+            params.iter().zip(&mine).map(moment).collect::<Result<Vec<_>>>()
+        };
         // CUDA's fused kernel wants the counters beside the parameters.
         let counter = |p: &Tensor| Ok(Tensor::f_zeros([], (Kind::Float, p.device()))?);
         Ok(Self {
@@ -56,6 +69,7 @@ impl AdamW {
             steps: params.iter().map(counter).collect::<Result<_>>()?,
             params,
             config,
+            mine,
         })
     }
 
@@ -80,7 +94,11 @@ impl AdamW {
     pub fn step(&mut self, grads: &[Tensor], lr: f64) -> Result<()> {
         let AdamWConfig { betas, eps, weight_decay } = self.config;
         let step = AdamWStep { lr, betas, weight_decay, eps };
-        fused_adamw(&self.params, grads, (&self.exp_avgs, &self.exp_avg_sqs), &self.steps, step)
+        let mine = |all: &[Tensor]| -> Vec<Tensor> {
+            all.iter().zip(&self.mine).filter(|(_, mine)| **mine).map(|(t, _)| t.shallow_clone()).collect()
+        };
+        let moments = (&mine(&self.exp_avgs)[..], &mine(&self.exp_avg_sqs)[..]);
+        fused_adamw(&mine(&self.params), &mine(grads), moments, &mine(&self.steps), step)
     }
 
     /// Forgets the gradients but keeps their memory.
@@ -99,6 +117,11 @@ impl AdamW {
         }
     }
 
+    /// Every parameter's state.
+    pub fn states(&self) -> Vec<ParamState> {
+        (0..self.len()).map(|i| self.state(i)).collect()
+    }
+
     /// How many parameters.
     pub fn len(&self) -> usize {
         self.params.len()
@@ -109,11 +132,14 @@ impl AdamW {
         self.params.is_empty()
     }
 
-    /// Puts a parameter's state back.
+    /// Puts a parameter's state back, where it is kept here.
     ///
     /// # Errors
     /// A moment of another shape than the parameter.
     pub fn set_state(&mut self, index: usize, state: &ParamState) -> Result<()> {
+        if !self.mine[index] {
+            return Ok(());
+        }
         let want = self.params[index].size();
         for moment in [&state.exp_avg, &state.exp_avg_sq] {
             if moment.size() != want {

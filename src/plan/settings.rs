@@ -50,7 +50,7 @@ impl Resolver<'_> {
             Some(PrecisionName::Bf16) => Precision::Bf16,
             Some(PrecisionName::Fp16) => Precision::Fp16,
         };
-        Runtime { device, precision, threads }
+        Runtime { device, precision, threads, shard_optimizer: section.shard_optimizer.unwrap_or(false) }
     }
 
     pub(super) fn model(&mut self, base: &[String], s: &ModelSection) -> Option<ModelPlan> {

@@ -46,6 +46,8 @@ pub struct Runtime {
     pub precision: Precision,
     /// Intra-op threads; `None`: all cores this process may use.
     pub threads: Option<usize>,
+    /// Whether ranks keep a part each of the optimizer's state.
+    pub shard_optimizer: bool,
 }
 
 /// Arithmetic of the forward and backward pass.

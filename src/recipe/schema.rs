@@ -52,8 +52,10 @@ pub struct RuntimeSection {
     pub device: Option<String>,
     /// Arithmetic of forward and backward (auto: bf16 on a GPU that has it, else fp32).
     pub precision: Option<PrecisionName>,
-    /// Threads of the CPU, or auto (all cores).
+    /// Threads of the CPU, or auto (all cores, shared by the processes of --nproc).
     pub threads: Option<NumberOrText>,
+    /// With several processes: each keeps a part of the optimizer's state (false).
+    pub shard_optimizer: Option<bool>,
 }
 
 /// The architecture. Start from a preset or a config file and override any field.

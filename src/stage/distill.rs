@@ -13,7 +13,7 @@ use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::backward;
 use crate::data::{Loader, Tokenizer};
-use crate::engine::{Compute, Objective, StepLoss};
+use crate::engine::{Compute, Objective, Pass, StepLoss};
 use crate::error::{Error, Place, Result};
 use crate::loss::distill::{self, DistillConfig, Speaker};
 use crate::model::CausalLm;
@@ -39,7 +39,13 @@ impl Objective for Distill {
         self.train.steps_per_epoch()
     }
 
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+    fn backward(
+        &mut self,
+        model: &CausalLm,
+        epoch: u64,
+        index: u64,
+        pass: &mut Pass<'_>,
+    ) -> Result<StepLoss> {
         let batch = self.train.batch(epoch, index)?;
         let uploaded = Uploaded::new(&batch, model.device());
         self.compute.run(model.device(), || {
@@ -48,7 +54,8 @@ impl Objective for Distill {
             let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
             let student = Speaker { hidden: &hidden, lm_head: model.lm_head() };
             let teacher = Speaker { hidden: &taught, lm_head: self.teacher.lm_head() };
-            let parts = distill::mean_with_grad(student, teacher, &uploaded.targets, self.config, scale)?;
+            let parts =
+                distill::mean_with_grad(student, teacher, &uploaded.targets, self.config, pass.scale)?;
             let (loss, ce, kl, surrogate) = match parts {
                 Some((parts, surrogate)) => {
                     let (ce, kl) = (parts.ce.double_value(&[]), parts.distill.double_value(&[]));
@@ -56,7 +63,7 @@ impl Objective for Distill {
                 }
                 None => (0.0, 0.0, 0.0, None),
             };
-            backward(surrogate, aux, scale * self.config.alpha)?;
+            backward(surrogate, aux, pass.scale * self.config.alpha, pass)?;
             let extra = vec![("ce_loss", ce), ("distill_loss", kl)];
             Ok(StepLoss { loss, aux_loss, tokens: batch.real_tokens as u64, extra })
         })

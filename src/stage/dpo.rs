@@ -15,7 +15,7 @@ use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::backward;
 use crate::data::Loader;
-use crate::engine::{Compute, Objective, StepLoss};
+use crate::engine::{Compute, Objective, Pass, StepLoss};
 use crate::error::{Error, Result};
 use crate::loss::dpo::{self, DpoConfig, Pair, Preferences};
 use crate::loss::logprob::{surrogate, token_logprobs};
@@ -57,7 +57,13 @@ impl Objective for Dpo {
         self.train.steps_per_epoch()
     }
 
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+    fn backward(
+        &mut self,
+        model: &CausalLm,
+        epoch: u64,
+        index: u64,
+        pass: &mut Pass<'_>,
+    ) -> Result<StepLoss> {
         let pairs = Pairs::read(&self.train, epoch, index, model.device())?;
         self.compute.run(model.device(), || {
             let [inputs, targets, mask] = pairs.shifted();
@@ -65,9 +71,9 @@ impl Objective for Dpo {
             let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
             let logprobs = token_logprobs(&hidden, model.lm_head(), &targets).set_requires_grad(true);
             let out = self.loss(&self.answers(&pairs, &logprobs, &mask), &pairs);
-            (&out.loss * scale).f_backward()?;
+            (&out.loss * pass.scale).f_backward()?;
             let learned = surrogate(&hidden, model.lm_head(), &targets, &logprobs.grad());
-            backward(Some(learned), aux, scale)?;
+            backward(Some(learned), aux, pass.scale, pass)?;
             let loss = out.loss.double_value(&[]);
             let apart = Apart::new(&out.chosen_reward, &out.rejected_reward);
             let extra = vec![

@@ -15,7 +15,7 @@ use super::record::Inputs;
 use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use crate::data::Loader;
-use crate::engine::{Compute, Objective, StepLoss};
+use crate::engine::{Compute, Objective, Pass, StepLoss};
 use crate::error::Result;
 use crate::loss::reward::bradley_terry;
 use crate::model::{CausalLm, Mask};
@@ -47,13 +47,19 @@ impl Objective for Reward {
         self.train.steps_per_epoch()
     }
 
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+    fn backward(
+        &mut self,
+        model: &CausalLm,
+        epoch: u64,
+        index: u64,
+        pass: &mut Pass<'_>,
+    ) -> Result<StepLoss> {
         let pairs = Pairs::read(&self.train, epoch, index, model.device())?;
         self.compute.run(model.device(), || {
             let ([chosen, rejected], aux) = scores(model, &pairs, true);
             let loss = bradley_terry(&chosen, &rejected, self.center);
             let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
-            super::train::backward(Some(&loss * scale), aux, scale)?;
+            super::train::backward(Some(&loss * pass.scale), aux, pass.scale, pass)?;
             let apart = Apart::new(&chosen.detach(), &rejected.detach());
             let extra = vec![
                 ("chosen_score", apart.chosen),

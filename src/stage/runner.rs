@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::Device;
 
@@ -11,13 +12,13 @@ use super::inputs;
 use super::record::{Done, Inputs, Verdict, judge, write_json};
 use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tokenizer, train};
 use crate::checkpoint::atomic;
-use crate::engine::{Compute, Signals};
+use crate::engine::{Beside, Compute, Ranks, Signals};
 use crate::error::{Error, Place, Result};
 use crate::plan::{Plan, StageConfig, StagePlan};
 use crate::report::console::ConsoleMode;
 
 /// Whether a stage goes on from a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Resume {
     /// Go on where a matching checkpoint is.
     Auto,
@@ -59,6 +60,15 @@ pub struct Context<'a> {
     pub console: ConsoleMode,
     /// Where tokenised rows are kept.
     pub cache_dir: PathBuf,
+    /// This process among those that train together.
+    pub ranks: Ranks,
+}
+
+impl Context<'_> {
+    /// Who has a say in a training loop.
+    pub fn beside(&self) -> Beside<'_> {
+        Beside { signals: &self.signals, ranks: &self.ranks }
+    }
 }
 
 /// What a stage hands back.
@@ -80,14 +90,18 @@ pub fn run(
     device: Device,
     compute: Compute,
     signals: &Signals,
+    ranks: &Ranks,
 ) -> Result<()> {
     let output = &plan.output;
     let first = options.from.as_deref().map(|name| find(plan, name)).transpose()?;
     let only = options.only.as_deref().map(|name| find(plan, name)).transpose()?;
-    std::fs::create_dir_all(output).map_err(|e| Error::io("create the run's folder", output, e))?;
-    let _lock = lock(output)?;
-    atomic::write_bytes(&output.join("recipe.yaml"), plan.recipe_text.as_bytes())?;
-    write_json(&output.join("plan.json"), plan)?;
+    let mut _lock = None;
+    if ranks.is_first() {
+        std::fs::create_dir_all(output).map_err(|e| Error::io("create the run's folder", output, e))?;
+        _lock = Some(lock(output)?);
+        atomic::write_bytes(&output.join("recipe.yaml"), plan.recipe_text.as_bytes())?;
+        write_json(&output.join("plan.json"), plan)?;
+    }
     let mut context = Context {
         plan,
         device,
@@ -96,6 +110,7 @@ pub fn run(
         signals: signals.clone(),
         console: options.console,
         cache_dir: options.cache_dir.clone(),
+        ranks: ranks.clone(),
     };
     let mut ran = false;
     for (i, stage) in plan.stages.iter().enumerate() {
@@ -103,10 +118,17 @@ pub fn run(
             continue;
         }
         let forced = first.is_some_and(|first| i >= first);
-        // A finished stage that is forced starts over; one that was cut short goes on.
-        let forced = forced && !ran_half(output, stage);
-        context.resume = if forced { Resume::Never } else { options.resume };
-        ran |= one(&context, stage, forced)?;
+        if ranks.is_first() {
+            // A finished stage that is forced starts over; one that was cut short goes on.
+            let forced = forced && !ran_half(output, stage);
+            context.resume = if forced { Resume::Never } else { options.resume };
+            ran |= one(&context, stage, forced)?;
+        } else {
+            beside(&mut context, stage)?;
+        }
+    }
+    if !ranks.is_first() {
+        return Ok(());
     }
     let report = crate::report::html::write_report(output)?;
     tracing::info!("report: {}", report.display());
@@ -122,6 +144,26 @@ fn ran_half(output: &Path, stage: &StagePlan) -> bool {
     folder.exists() && !folder.join("done.json").exists()
 }
 
+/// What the first rank tells the others of a stage.
+#[derive(Debug, Serialize, Deserialize)]
+struct Word {
+    /// What decides the stage's result; none where it is not run.
+    inputs: Option<Inputs>,
+    resume: Resume,
+}
+
+/// The part in a stage of a rank after the first: it trains beside it, and waits while it does anything else.
+fn beside(context: &mut Context<'_>, stage: &StagePlan) -> Result<()> {
+    let word: Word = context.ranks.hear(None)?;
+    let Some(inputs) = word.inputs else { return Ok(()) };
+    context.resume = word.resume;
+    let folder = context.plan.output.join(&stage.name);
+    if stage.config.training().is_some() {
+        dispatch(context, stage, &folder, &inputs)?;
+    }
+    Ok(())
+}
+
 /// Runs a stage, or not; says whether it ran.
 fn one(context: &Context<'_>, stage: &StagePlan, forced: bool) -> Result<bool> {
     let output = &context.plan.output;
@@ -135,6 +177,7 @@ fn one(context: &Context<'_>, stage: &StagePlan, forced: bool) -> Result<bool> {
     let why = match (&verdict, forced) {
         (Verdict::Done, false) => {
             tracing::info!("{}: done already, skipped", stage.name);
+            context.ranks.hear(Some(Word { inputs: None, resume: context.resume }))?;
             return Ok(false);
         }
         (_, true) => "asked for".to_owned(),
@@ -149,6 +192,7 @@ fn one(context: &Context<'_>, stage: &StagePlan, forced: bool) -> Result<bool> {
     if forced || matches!(verdict, Verdict::Changed(_)) {
         forget(&folder.join("metrics.jsonl"))?;
     }
+    context.ranks.hear(Some(Word { inputs: Some(inputs.clone()), resume: context.resume }))?;
     let started = Instant::now();
     let finished = dispatch(context, stage, &folder, &inputs).map_err(at)?;
     let mut summary = json!({

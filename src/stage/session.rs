@@ -77,17 +77,15 @@ impl<'a> Session<'a> {
     /// The stage's rows in batches; there is at least one.
     pub fn batches(&self) -> Result<Batches> {
         let (context, config) = (self.context, self.config);
-        let prepared = prepare(
-            &config.data,
-            &PrepareContext {
-                tokenizer: self.tokenizer.as_ref(),
-                max_seq_len: config.max_seq_len,
-                seed: context.plan.seed,
-                cache_dir: &context.cache_dir,
-                system_prompt_ratio: config.system_prompt_ratio,
-                empty_think_ratio: config.empty_think_ratio,
-            },
-        )?;
+        let settings = PrepareContext {
+            tokenizer: self.tokenizer.as_ref(),
+            max_seq_len: config.max_seq_len,
+            seed: context.plan.seed,
+            cache_dir: &context.cache_dir,
+            system_prompt_ratio: config.system_prompt_ratio,
+            empty_think_ratio: config.empty_think_ratio,
+        };
+        let prepared = context.ranks.first_then(|| prepare(&config.data, &settings))?;
         if prepared.train.is_empty() {
             return Err(Error::input(format!("stage `{}` has no row to train on", self.name))
                 .hint("look at its data with minimind data check, or lower `validation`"));
@@ -153,12 +151,14 @@ impl<'a> Session<'a> {
             Some(_) => kept_samples(folder),
             None => self.sample(model, ending.chat)?,
         };
-        super::record::write_json(&folder.join("samples.json"), &samples_before)?;
+        if context.ranks.is_first() {
+            super::record::write_json(&folder.join("samples.json"), &samples_before)?;
+        }
         let total = loop_config.schedule.total_steps;
         let position = loaded.as_ref().and_then(|l| l.state.as_ref()).map(|s| s.metrics.clone());
-        let mut watch = Watch::new(folder, name, total, context.console, position.as_ref())?;
+        let mut watch = Watch::new(folder, name, total, context, position.as_ref())?;
         let result =
-            train(model, &loop_config, &files, loaded.as_ref(), objective, &mut watch, &context.signals);
+            train(model, &loop_config, &files, loaded.as_ref(), objective, &mut watch, context.beside());
         let mut notes = watch.finish();
         notes.extend(ending.notes);
         let outcome = result?;
@@ -195,7 +195,7 @@ impl<'a> Session<'a> {
 
     fn sample(&self, model: &CausalLm, chat: bool) -> Result<Vec<String>> {
         match &self.tokenizer {
-            Some(tokenizer) if !self.config.samples.is_empty() => {
+            Some(tokenizer) if !self.config.samples.is_empty() && self.context.ranks.is_first() => {
                 measure::samples(model, tokenizer, &self.config.samples, chat, SAMPLE_TOKENS)
             }
             _ => Ok(Vec::new()),
@@ -272,6 +272,8 @@ pub fn loop_config(
         loss_scaling: context.compute == Compute::Fp16,
         metadata,
         content_hash,
+        seed: context.plan.seed,
+        shard_optimizer: context.plan.runtime.shard_optimizer,
     }
 }
 

@@ -13,7 +13,7 @@ use super::record::Inputs;
 use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use crate::data::Loader;
-use crate::engine::{Compute, Objective, StepLoss};
+use crate::engine::{Compute, Objective, Pass, StepLoss};
 use crate::error::Result;
 use crate::loss::cross_entropy;
 use crate::model::CausalLm;
@@ -33,7 +33,13 @@ impl Objective for LanguageModelling {
         self.train.steps_per_epoch()
     }
 
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
+    fn backward(
+        &mut self,
+        model: &CausalLm,
+        epoch: u64,
+        index: u64,
+        pass: &mut Pass<'_>,
+    ) -> Result<StepLoss> {
         let batch = self.train.batch(epoch, index)?;
         let mut uploaded = Uploaded::new(&batch, model.device());
         if let Some((tokens, weight)) = &self.markers {
@@ -41,13 +47,13 @@ impl Objective for LanguageModelling {
         }
         self.compute.run(model.device(), || {
             let (hidden, aux) = model.hidden(&uploaded.ids, uploaded.mask(), true);
-            let ce = cross_entropy::mean_with_grad(&hidden, model.lm_head(), &uploaded.targets, scale)?;
+            let ce = cross_entropy::mean_with_grad(&hidden, model.lm_head(), &uploaded.targets, pass.scale)?;
             let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
             let (loss, surrogate) = match ce {
                 Some((loss, surrogate)) => (loss.double_value(&[]), Some(surrogate)),
                 None => (0.0, None),
             };
-            backward(surrogate, aux, scale)?;
+            backward(surrogate, aux, pass.scale, pass)?;
             let extra = self.markers.iter().map(|_| ("logits_loss", loss)).collect();
             Ok(StepLoss { loss, aux_loss, tokens: batch.real_tokens as u64, extra })
         })
@@ -61,14 +67,21 @@ impl Objective for LanguageModelling {
     }
 }
 
-/// Adds the gradients of a surrogate, which is scaled already, and of the balance loss, which is not.
-pub(super) fn backward(surrogate: Option<Tensor>, aux: Option<Tensor>, scale: f64) -> Result<()> {
+/// Adds the gradients of a surrogate, which is scaled already, and of the balance loss, which is not: the last
+/// backward of a micro-batch.
+pub(super) fn backward(
+    surrogate: Option<Tensor>,
+    aux: Option<Tensor>,
+    scale: f64,
+    pass: &mut Pass<'_>,
+) -> Result<()> {
     let total = match (surrogate, aux) {
         (Some(surrogate), Some(aux)) => Some(surrogate + aux * scale),
         (surrogate, aux) => surrogate.or_else(|| aux.map(|aux| aux * scale)),
     };
     // Nothing of it may depend on what is trained: an adapter behind the last expert, a row without labels.
     if let Some(total) = total.filter(Tensor::requires_grad) {
+        pass.last_backward()?;
         total.f_backward()?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::runner::Context;
 use crate::engine::{Metrics, Observer};
 use crate::error::Result;
 use crate::report::console::{Console, ConsoleMode};
@@ -10,7 +11,8 @@ use crate::report::metrics::MetricsFile;
 /// Metrics files and console of one stage.
 #[derive(Debug)]
 pub struct Watch {
-    file: MetricsFile,
+    /// Only the first rank writes.
+    file: Option<MetricsFile>,
     console: Console,
     notes: Vec<String>,
 }
@@ -21,11 +23,13 @@ impl Watch {
         folder: &Path,
         stage: &str,
         total: u64,
-        mode: ConsoleMode,
+        context: &Context<'_>,
         position: Option<&serde_json::Value>,
     ) -> Result<Self> {
+        let first = context.ranks.is_first();
+        let mode = if first { context.console } else { ConsoleMode::Quiet };
         Ok(Self {
-            file: MetricsFile::open(folder, stage, position)?,
+            file: first.then(|| MetricsFile::open(folder, stage, position)).transpose()?,
             console: Console::new(stage, total, mode),
             notes: Vec::new(),
         })
@@ -40,11 +44,14 @@ impl Watch {
 
 impl Observer for Watch {
     fn row(&mut self, metrics: &Metrics) -> Result<()> {
-        self.file.row(metrics.epoch, metrics.step, &metrics.values)
+        match &mut self.file {
+            Some(file) => file.row(metrics.epoch, metrics.step, &metrics.values),
+            None => Ok(()),
+        }
     }
 
     fn position(&self) -> Result<serde_json::Value> {
-        self.file.position()
+        self.file.as_ref().map_or(Ok(serde_json::Value::Null), MetricsFile::position)
     }
 
     fn tick(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64) {

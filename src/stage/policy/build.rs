@@ -59,6 +59,12 @@ fn native(
 ) -> Result<Box<dyn Source>> {
     let &GeneratedPlan { ref server, max_new_tokens, temperature, top_p, top_k } = rollout;
     let t = &config.train;
+    if server.is_some() && !context.ranks.is_alone() {
+        return Err(Error::input(
+            "a server of rollouts takes weights from one process, not from several ranks",
+        )
+        .hint("use rollout.engine: native, or run with one process"));
+    }
     let tools = config.agent.as_ref().map(|agent| match agent.tools.is_empty() {
         true => Ok(Tools::built_in()),
         false => Tools::new(&agent.tools),
@@ -122,7 +128,10 @@ fn native(
             Method::Grpo(grpo) => grpo.dynamic_sampling_rounds,
             _ => 0,
         },
-        table: Table::open(folder, config.keep_completions, t.log_interval as u64)?,
+        table: match context.ranks.is_first() {
+            true => Table::open(folder, config.keep_completions, t.log_interval as u64)?,
+            false => Table::none(),
+        },
         tokenizer,
     }))
 }

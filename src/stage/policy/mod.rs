@@ -28,7 +28,9 @@ use super::session as common;
 use super::watch::Watch;
 use super::{grpo, ppo, spo};
 use crate::data::Tokenizer;
-use crate::engine::{Companion, Compute, Files, LoopConfig, Metrics, Objective, Observer, StepLoss, train};
+use crate::engine::{
+    Companion, Compute, Files, LoopConfig, Metrics, Objective, Observer, Pass, StepLoss, train,
+};
 use crate::error::{Error, Result};
 use crate::loss::policy::spread;
 use crate::model::{CausalLm, params};
@@ -154,13 +156,13 @@ pub fn run(
     let loaded = common::find_resume(context, &files, &loop_config)?;
     let total = loop_config.schedule.total_steps;
     let position = loaded.as_ref().and_then(|l| l.state.as_ref()).map(|s| s.metrics.clone());
-    let mut watch = Watch::new(folder, name, total, context.console, position.as_ref())?;
+    let mut watch = Watch::new(folder, name, total, context, position.as_ref())?;
     let before = match &loaded {
         Some(_) => kept(folder),
-        None => before(&mut objective, &policy, &mut watch, folder)?,
+        None => before(context, &mut objective, &policy, &mut watch, folder)?,
     };
     let result =
-        train(&policy, &loop_config, &files, loaded.as_ref(), &mut objective, &mut watch, &context.signals);
+        train(&policy, &loop_config, &files, loaded.as_ref(), &mut objective, &mut watch, context.beside());
     let notes = watch.finish();
     let outcome = result?;
     let (parameters, active) = params::count(policy.config());
@@ -185,14 +187,22 @@ pub fn run(
 }
 
 /// Held-out numbers of the policy as it starts: a row of step 0, where anything is held out, and kept for [`kept`].
-fn before(objective: &mut Policy, policy: &CausalLm, watch: &mut Watch, folder: &Path) -> Result<Value> {
+fn before(
+    context: &Context<'_>,
+    objective: &mut Policy,
+    policy: &CausalLm,
+    watch: &mut Watch,
+    folder: &Path,
+) -> Result<Value> {
     let values = objective.validate(policy)?;
     let kept = values.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
     let kept = Value::Object(kept.collect());
     if !values.is_empty() {
         watch.row(&Metrics { epoch: 1, step: 0, values })?;
     }
-    write_json(&folder.join(HELDOUT), &kept)?;
+    if context.ranks.is_first() {
+        write_json(&folder.join(HELDOUT), &kept)?;
+    }
     Ok(kept)
 }
 
@@ -254,8 +264,14 @@ impl Objective for Policy {
         self.shared.source.steps_per_epoch()
     }
 
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, scale: f64) -> Result<StepLoss> {
-        self.learner.backward(&mut self.shared, model, At { epoch, index }, scale)
+    fn backward(
+        &mut self,
+        model: &CausalLm,
+        epoch: u64,
+        index: u64,
+        pass: &mut Pass<'_>,
+    ) -> Result<StepLoss> {
+        self.learner.backward(&mut self.shared, model, At { epoch, index }, pass.scale)
     }
 
     fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
@@ -268,6 +284,10 @@ impl Objective for Policy {
 
     fn more(&self) -> bool {
         self.learner.more()
+    }
+
+    fn many_passes(&self) -> bool {
+        self.learner.passes() > 1
     }
 
     fn companion(&self) -> Option<Companion> {
@@ -329,8 +349,9 @@ fn loop_config(
     let steps = settings.schedule.total_steps;
     let window = settings.accumulation_steps;
     // Nothing stays accumulated at the end of an epoch.
-    let updates = (steps / per_epoch) * (per_epoch * passes).div_ceil(window)
-        + (steps % per_epoch * passes).div_ceil(window);
+    let turns = |steps: u64| steps.div_ceil(context.ranks.world() as u64) * passes;
+    let updates =
+        (steps / per_epoch) * turns(per_epoch).div_ceil(window) + turns(steps % per_epoch).div_ceil(window);
     settings.by_updates = Some(crate::optim::Schedule { total_steps: updates.max(1), ..settings.schedule });
     settings
 }

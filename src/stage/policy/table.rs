@@ -31,7 +31,7 @@ pub struct Sampled<'a> {
 #[derive(Debug)]
 pub struct Table {
     path: PathBuf,
-    file: File,
+    file: Option<File>,
     length: u64,
     /// Rows of a step that are kept.
     most: usize,
@@ -40,12 +40,17 @@ pub struct Table {
 }
 
 impl Table {
+    /// A table that keeps nothing: that of a rank after the first.
+    pub fn none() -> Self {
+        Self { path: PathBuf::new(), file: None, length: 0, most: 0, interval: 1 }
+    }
+
     /// Opens `folder/completions.jsonl`, empty until [`Self::cut`] says how much of it counts.
     pub fn open(folder: &Path, most: usize, interval: u64) -> Result<Self> {
         let path = folder.join("completions.jsonl");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|e| Error::io("open the table of completions", &path, e))?;
-        Ok(Self { path, file, length: 0, most, interval })
+        Ok(Self { path, file: Some(file), length: 0, most, interval })
     }
 
     /// Keeps some of a step's completions, if it is one that is kept: the first of them, and the best and the
@@ -68,11 +73,12 @@ impl Table {
             text += &format!("{line}\n");
         }
         let fault = |e| Error::io("write the table of completions", &self.path, e);
+        let Some(file) = &mut self.file else { return Ok(()) };
         if self.length == 0 {
-            self.file.set_len(0).map_err(fault)?;
+            file.set_len(0).map_err(fault)?;
         }
-        self.file.seek(SeekFrom::Start(self.length)).map_err(fault)?;
-        self.file.write_all(text.as_bytes()).map_err(fault)?;
+        file.seek(SeekFrom::Start(self.length)).map_err(fault)?;
+        file.write_all(text.as_bytes()).map_err(fault)?;
         self.length += text.len() as u64;
         Ok(())
     }
@@ -85,17 +91,19 @@ impl Table {
     /// Cuts the file back to a [`Self::position`].
     pub fn cut(&mut self, position: &Value) -> Result<()> {
         let fault = |e| Error::io("cut the table of completions", &self.path, e);
-        let there = self.file.metadata().map_err(fault)?.len();
+        let Some(file) = &self.file else { return Ok(()) };
+        let there = file.metadata().map_err(fault)?.len();
         self.length = position.as_u64().unwrap_or(0).min(there);
-        self.file.set_len(self.length).map_err(fault)
+        file.set_len(self.length).map_err(fault)
     }
 
     /// The last rows, for the summary.
     pub fn last(&mut self, count: usize) -> Result<Vec<Value>> {
         let fault = |e| Error::io("read the table of completions", &self.path, e);
         let mut text = String::new();
-        self.file.seek(SeekFrom::Start(0)).map_err(fault)?;
-        (&mut self.file).take(self.length).read_to_string(&mut text).map_err(fault)?;
+        let Some(file) = &mut self.file else { return Ok(Vec::new()) };
+        file.seek(SeekFrom::Start(0)).map_err(fault)?;
+        file.take(self.length).read_to_string(&mut text).map_err(fault)?;
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(count);
         Ok(lines[from..].iter().filter_map(|line| serde_json::from_str(line).ok()).collect())

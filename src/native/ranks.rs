@@ -1,0 +1,162 @@
+//! PyTorch's c10d (`ranks/ranks.cpp`): processes meet, add tensors up, share gradients while backward goes on.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::rc::Rc;
+
+use tch::{Kind, Tensor};
+
+use super::libtorch::check;
+use crate::error::{Error, Result};
+
+unsafe extern "C" {
+    fn mm_group_new(
+        host: *const c_char,
+        port: u16,
+        rank: c_int,
+        world: c_int,
+        serves: c_int,
+        name: *const c_char,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn mm_group_free(group: *mut c_void);
+    fn mm_group_reduce(group: *mut c_void, tensor: *mut c_void, op: c_int) -> *mut c_char;
+    fn mm_group_broadcast(group: *mut c_void, tensor: *mut c_void, root: c_int) -> *mut c_char;
+    fn mm_reducer_new(
+        group: *mut c_void,
+        params: *mut *mut c_void,
+        n: usize,
+        bucket_bytes: i64,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn mm_reducer_free(reducer: *mut c_void);
+    fn mm_reducer_arm(reducer: *mut c_void) -> *mut c_char;
+    fn mm_reducer_finish(reducer: *mut c_void) -> *mut c_char;
+}
+
+/// Whether this program was built with gloo's headers, without which there is one process alone.
+pub const HAS_RANKS: bool = env!("MINIMIND_RANKS").as_bytes()[0] == b'y';
+
+/// Where ranks meet, and which of them this process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meeting {
+    /// Host of the meeting place.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// This process, from 0.
+    pub rank: usize,
+    /// How many there are.
+    pub world: usize,
+    /// Whether this process keeps the meeting place.
+    pub serves: bool,
+    /// Tells one start of a run from another at the same place.
+    pub name: String,
+}
+
+/// How numbers of several ranks become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduce {
+    /// Added.
+    Sum = 0,
+    /// The largest.
+    Max = 1,
+    /// The smallest.
+    Min = 2,
+}
+
+/// The ranks that train together. Every call is made by all of them, in the same order.
+#[derive(Debug)]
+pub struct Group {
+    raw: *mut c_void,
+}
+
+impl Group {
+    /// Waits for the others, up to five minutes.
+    pub fn open(meeting: &Meeting) -> Result<Self> {
+        let text = |t: &str| CString::new(t).map_err(|e| Error::input("a name holds a NUL byte").because(e));
+        let (host, name) = (text(&meeting.host)?, text(&meeting.name)?);
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: both strings live for the length of the call; `raw` receives an object that Drop frees.
+        let message = unsafe {
+            mm_group_new(
+                host.as_ptr(),
+                meeting.port,
+                meeting.rank as c_int,
+                meeting.world as c_int,
+                c_int::from(meeting.serves),
+                name.as_ptr(),
+                &mut raw,
+            )
+        };
+        check(message, "meet the other ranks")?;
+        Ok(Self { raw })
+    }
+
+    /// Makes `tensor` that of all ranks together, in place.
+    pub fn reduce(&self, tensor: &Tensor, op: Reduce) -> Result<()> {
+        // SAFETY: the group lives as long as `self`; the tensor for the length of the call, which waits.
+        check(
+            unsafe { mm_group_reduce(self.raw, tensor.as_ptr() as *mut c_void, op as c_int) },
+            "add up over the ranks",
+        )
+    }
+
+    /// Makes `tensor` the one of rank `root`, in place.
+    pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<()> {
+        // SAFETY: as in `reduce`.
+        check(
+            unsafe { mm_group_broadcast(self.raw, tensor.as_ptr() as *mut c_void, root as c_int) },
+            "hear another rank",
+        )
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // SAFETY: made by `open`, freed once, after every reducer (they hold an Rc of it).
+        unsafe { mm_group_free(self.raw) }
+    }
+}
+
+/// Sums gradients over the ranks.
+#[derive(Debug)]
+pub struct Reducer {
+    raw: *mut c_void,
+    _group: Rc<Group>,
+}
+
+impl Reducer {
+    /// For fp32 leaves that want gradients; gradients travel in buckets of about `bucket_bytes`.
+    pub fn new(group: &Rc<Group>, params: &[Tensor], bucket_bytes: usize) -> Result<Self> {
+        if let Some(other) = params.iter().find(|p| p.kind() != Kind::Float) {
+            return Err(Error::failed(format!("ranks share fp32 gradients, not {:?}", other.kind())));
+        }
+        let mut handles: Vec<_> = params.iter().map(|p| p.as_ptr() as *mut c_void).collect();
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: live tensors, whose handles the C++ side copies; the group outlives the reducer by the Rc.
+        let message = unsafe {
+            mm_reducer_new(group.raw, handles.as_mut_ptr(), handles.len(), bucket_bytes as i64, &mut raw)
+        };
+        check(message, "prepare to share gradients")?;
+        Ok(Self { raw, _group: Rc::clone(group) })
+    }
+
+    /// Lets gradients leave during the next backward pass, which is the last before [`Self::finish`].
+    pub fn arm(&mut self) -> Result<()> {
+        // SAFETY: `raw` was made by `new` and lives.
+        check(unsafe { mm_reducer_arm(self.raw) }, "prepare to share gradients")
+    }
+
+    /// Waits until every gradient is the sum over all ranks.
+    pub fn finish(&mut self) -> Result<()> {
+        // SAFETY: `raw` was made by `new` and lives.
+        check(unsafe { mm_reducer_finish(self.raw) }, "share gradients")
+    }
+}
+
+impl Drop for Reducer {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, freed once; its hooks go with it.
+        unsafe { mm_reducer_free(self.raw) }
+    }
+}
