@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Signals;
 use crate::engine::ranks::LOST;
+use crate::engine::signals::passed_on;
 use crate::error::{Error, Result};
 use crate::native;
 
@@ -21,9 +22,10 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Says to a process that its launcher watches over it.
 const WATCHED: &str = "MINIMIND_LAUNCHED";
 
-/// Whether this process is a rank already, or was started as the only process.
+/// Whether this process is one of several already.
 pub fn is_rank() -> bool {
-    std::env::var_os("RANK").is_some()
+    let world = std::env::var("WORLD_SIZE").ok().and_then(|n| n.parse::<usize>().ok());
+    std::env::var_os(WATCHED).is_some() || world.is_some_and(|n| n > 1)
 }
 
 /// To be called by a rank: it ends with its launcher, even when that is killed.
@@ -101,12 +103,15 @@ fn start(program: &std::path::Path, number: usize, count: usize, port: u16) -> s
 fn watch(ranks: &mut [Rank], signals: &Signals) -> Result<()> {
     let (mut asked, mut stopped, mut failed) = (false, false, None::<(usize, Instant)>);
     loop {
-        if let Some(signal) = signals.take() {
-            asked = true;
-            ranks
-                .iter()
-                .filter(|r| r.status.is_none())
-                .for_each(|r| native::send_signal(r.child.id(), signal));
+        match signals.take() {
+            Some(_) if asked => stop(ranks),
+            Some(signal) => {
+                asked = true;
+                let word = passed_on(signal);
+                let at_work = ranks.iter().filter(|rank| rank.status.is_none());
+                at_work.for_each(|rank| native::send_signal(rank.child.id(), word));
+            }
+            None => {}
         }
         for rank in ranks.iter_mut().filter(|rank| rank.status.is_none()) {
             rank.status =

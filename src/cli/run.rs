@@ -45,10 +45,14 @@ pub fn run(args: Args) -> Result<()> {
     }
     launch::follow();
     let ranks = Ranks::from_env()?;
+    if !ranks.is_alone() {
+        // Another rank's end is to be an error, not this one's.
+        crate::native::ignore_broken_pipe();
+    }
     let machine = Machine::detect();
     let mut plan = plan::load(&args.recipe, &args.sets)?;
     let absent = plan::hubs::absent(&plan)?;
-    if !absent.is_empty() {
+    if ranks.any(!absent.is_empty())? {
         ranks.first_then(|| super::pull::bring(&absent))?;
         plan = plan::load(&args.recipe, &args.sets)?;
     }

@@ -70,9 +70,24 @@ pub struct SavedState {
     /// The same on the ranks after the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objectives: Vec<serde_json::Value>,
+    /// The lowest factor that any rank's guards put on the learning rate.
+    #[serde(default = "one")]
+    pub rate_factor: f64,
+    /// What a schedule by updates is ahead of them, since the number of ranks changed.
+    #[serde(default)]
+    pub schedule_shift: i64,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 impl SavedState {
+    /// Updates as a schedule counts them.
+    pub fn scheduled(&self) -> u64 {
+        self.updates.saturating_add_signed(self.schedule_shift)
+    }
+
     /// The objective's own on a rank; the first's where the run had fewer.
     pub fn objective_of(&self, rank: usize) -> &serde_json::Value {
         rank.checked_sub(1).and_then(|i| self.objectives.get(i)).unwrap_or(&self.objective)

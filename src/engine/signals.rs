@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::flag;
 
 use crate::error::{Error, Result};
@@ -20,11 +20,24 @@ pub struct Signals {
     armed: Arc<AtomicBool>,
 }
 
+/// What a launcher sends its ranks for a signal that it was sent.
+pub fn passed_on(signal: i32) -> i32 {
+    if signal == SIGINT { SIGUSR1 } else { SIGUSR2 }
+}
+
 impl Signals {
     /// Installs the handlers; call once.
     pub fn install() -> Result<Self> {
         let signals = Self::none();
         for signal in [SIGINT, SIGTERM] {
+            // The launcher's word does not count as a first signal: where all processes of a group are sent one, it
+            // comes on top of that.
+            let word = passed_on(signal);
+            let heard = || -> std::io::Result<()> {
+                flag::register_conditional_shutdown(word, 128 + signal, Arc::clone(&signals.armed))?;
+                flag::register_usize(word, Arc::clone(&signals.asked), signal as usize)?;
+                Ok(())
+            };
             let register = || -> std::io::Result<()> {
                 // Handlers run in this order: leave when armed, else arm and remember.
                 flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signals.armed))?;
@@ -32,7 +45,9 @@ impl Signals {
                 flag::register_usize(signal, Arc::clone(&signals.asked), signal as usize)?;
                 Ok(())
             };
-            register().map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
+            register()
+                .and_then(|()| heard())
+                .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
         }
         Ok(signals)
     }

@@ -42,6 +42,8 @@ struct Trainer<'a> {
     window: Window,
     /// The signal that some rank was sent.
     asked: Option<i32>,
+    /// What a rank after the first has to say; the first says it with the next row.
+    notes: Vec<String>,
     scaler: Option<GradScaler>,
     state: SavedState,
     per_epoch: u64,
@@ -110,10 +112,12 @@ pub fn train(
         gradients,
         window: Window::default(),
         asked: None,
+        notes: Vec::new(),
         scaler: config.loss_scaling.then(GradScaler::default),
         state: SavedState {
             content_hash: config.content_hash.clone(),
             total_steps: total,
+            rate_factor: 1.0,
             ..SavedState::default()
         },
         per_epoch,
@@ -152,6 +156,14 @@ impl Trainer<'_> {
         }
         if let Some(state) = &loaded.state {
             self.state = state.clone();
+            if let Some(schedule) = &self.config.by_updates
+                && state.objectives.len() + 1 != self.ranks.world()
+            {
+                // With another number of ranks a step makes another number of updates.
+                let share = self.step as f64 / self.total.max(1) as f64;
+                let there = (share * schedule.total_steps as f64).round() as i64;
+                self.state.schedule_shift = there - state.updates as i64;
+            }
             self.elapsed_before = state.elapsed_s;
             self.row_at = state.elapsed_s;
             self.objective.restore(state.objective_of(self.ranks.rank()))?;
@@ -171,7 +183,7 @@ impl Trainer<'_> {
 
     fn run(mut self) -> Result<Outcome> {
         // All have read what they start from before the first rank writes anything.
-        self.ranks.check_same(self.model.params().trained().1)?;
+        self.check_same()?;
         let rolls_back = [self.config.on_nan, self.config.on_spike].contains(&OnAnomaly::Rollback);
         if rolls_back && self.step == 0 {
             self.save_resume()?;
@@ -196,6 +208,8 @@ impl Trainer<'_> {
                 && let Some(signal) = self.asked()
             {
                 self.save_all()?;
+                // None ends before the first has written: who started them would stop it.
+                self.ranks.wait()?;
                 return Err(Error::interrupted(
                     signal,
                     format!("saved at micro-batch {} of {}", self.step, self.total),
@@ -204,6 +218,14 @@ impl Trainer<'_> {
             }
         }
         self.finish()
+    }
+
+    fn check_same(&self) -> Result<()> {
+        self.ranks.check_same(self.model.params().trained().1)?;
+        match &self.second {
+            Some(second) => self.ranks.check_same(&second.tensors()),
+            None => Ok(()),
+        }
     }
 
     fn asked(&self) -> Option<i32> {
@@ -244,7 +266,12 @@ impl Trainer<'_> {
                 self.lr = self.rate_by_updates().unwrap_or(self.lr);
             }
             if !more {
-                self.objective.notes().iter().for_each(|note| self.observer.note(note));
+                let notes = self.objective.notes();
+                if self.ranks.is_first() {
+                    notes.iter().for_each(|note| self.observer.note(note));
+                } else {
+                    self.notes.extend(notes);
+                }
                 return Ok(shown);
             }
         }
@@ -277,15 +304,16 @@ impl Trainer<'_> {
         let met = self.window.meet(self.ranks, self.signals.asked(), self.objective.rate_factor())?;
         met.passes.into_iter().for_each(|(loss, tokens)| self.count(loss, tokens));
         self.asked = met.asked;
-        if let Some(schedule) = &self.config.by_updates {
-            self.lr = schedule.after(self.state.updates) * met.rate_factor;
-        }
+        self.state.rate_factor = met.rate_factor;
+        self.lr = self.rate_by_updates().unwrap_or(self.lr);
         Ok(())
     }
 
     fn rate_by_updates(&self) -> Option<f64> {
         let schedule = self.config.by_updates.as_ref()?;
-        Some(schedule.after(self.state.updates) * self.objective.rate_factor())
+        // A guard that lowered the rate on any rank lowers it on all.
+        let factor = self.objective.rate_factor().min(self.state.rate_factor);
+        Some(schedule.after(self.state.scheduled()) * factor)
     }
 
     /// Rows, validation and checkpoints that fall due after a micro-batch. A checkpoint due inside an
@@ -299,8 +327,10 @@ impl Trainer<'_> {
         let validation = if validate { self.objective.validate(self.model)? } else { Vec::new() };
         let log = self.config.log_interval;
         if self.step / log > (self.step - turn) / log || at_end || !validation.is_empty() {
-            let step = turns::mean(self.ranks, step, self.ranks.rank() < turn as usize)?;
-            self.ranks.check_same(self.model.params().trained().1)?;
+            let told = std::mem::take(&mut self.notes);
+            let (step, notes) = turns::mean(self.ranks, step, self.ranks.rank() < turn as usize, told)?;
+            notes.iter().for_each(|note| self.observer.note(note));
+            self.check_same()?;
             self.row(epoch, &step, &validation)?;
         }
         if let Some(&(_, loss)) = validation.first() {

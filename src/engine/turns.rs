@@ -56,11 +56,16 @@ impl Window {
     }
 }
 
-/// A turn's numbers, the mean over the ranks that had a micro-batch in it; tokens are added up. A column that only
+/// A turn's numbers and, for the first rank, what the others have to say; the mean over the ranks that had a micro-batch in it; tokens are added up. A column that only
 /// some ranks have is the mean over those.
-pub(super) fn mean(ranks: &Ranks, step: StepLoss, took_part: bool) -> Result<StepLoss> {
+pub(super) fn mean(
+    ranks: &Ranks,
+    step: StepLoss,
+    took_part: bool,
+    notes: Vec<String>,
+) -> Result<(StepLoss, Vec<String>)> {
     if ranks.is_alone() {
-        return Ok(step);
+        return Ok((step, notes));
     }
     let said: Vec<(&str, f64)> =
         [("loss", step.loss), ("aux_loss", step.aux_loss), ("tokens", step.tokens as f64)]
@@ -70,12 +75,14 @@ pub(super) fn mean(ranks: &Ranks, step: StepLoss, took_part: bool) -> Result<Ste
             .collect();
     // Bits, since JSON has no NaN.
     let said: Vec<(&str, u64)> = said.into_iter().map(|(name, value)| (name, value.to_bits())).collect();
-    let bytes = serde_json::to_vec(&said).map_err(|e| Error::failed("cannot tell ranks").because(e))?;
-    let mut heard: Vec<Vec<(String, u64)>> = Vec::new();
-    for bytes in ranks.gather(&bytes)? {
-        heard.push(
-            serde_json::from_slice(&bytes).map_err(|e| Error::failed("cannot read a rank").because(e))?,
-        );
+    let bytes =
+        serde_json::to_vec(&(said, notes)).map_err(|e| Error::failed("cannot tell ranks").because(e))?;
+    let (mut heard, mut notes) = (Vec::<Vec<(String, u64)>>::new(), Vec::new());
+    for (rank, bytes) in ranks.gather(&bytes)?.iter().enumerate() {
+        let (values, told): (_, Vec<String>) =
+            serde_json::from_slice(bytes).map_err(|e| Error::failed("cannot read a rank").because(e))?;
+        heard.push(values);
+        notes.extend(told.into_iter().map(|note| format!("rank {rank}: {note}")));
     }
     let values = |name: &str| -> Vec<f64> {
         let all = heard.iter().flatten().filter(|(n, _)| n == name);
@@ -85,12 +92,13 @@ pub(super) fn mean(ranks: &Ranks, step: StepLoss, took_part: bool) -> Result<Ste
         let values = values(name);
         values.iter().sum::<f64>() / values.len().max(1) as f64
     };
-    Ok(StepLoss {
+    let step = StepLoss {
         loss: mean("loss"),
         aux_loss: mean("aux_loss"),
         tokens: values("tokens").iter().sum::<f64>() as u64,
         extra: step.extra.iter().map(|(name, _)| (*name, mean(name))).collect(),
-    })
+    };
+    Ok((step, notes))
 }
 
 /// What a checkpoint holds of the ranks after the first.

@@ -97,6 +97,9 @@ impl AdamW {
         let mine = |all: &[Tensor]| -> Vec<Tensor> {
             all.iter().zip(&self.mine).filter(|(_, mine)| **mine).map(|(t, _)| t.shallow_clone()).collect()
         };
+        if !self.mine.contains(&true) {
+            return Ok(());
+        }
         let moments = (&mine(&self.exp_avgs)[..], &mine(&self.exp_avg_sqs)[..]);
         fused_adamw(&mine(&self.params), &mine(grads), moments, &mine(&self.steps), step)
     }

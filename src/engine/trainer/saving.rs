@@ -31,10 +31,10 @@ impl Trainer<'_> {
         self.state.objectives = others.objectives;
         let mut extras = Vec::new();
         if let Some(schedule) = &self.config.by_updates {
-            extras.push(("scheduler", resume::scheduler_value(schedule, 1.0, self.state.updates)));
+            extras.push(("scheduler", resume::scheduler_value(schedule, 1.0, self.state.scheduled())));
         }
         if let Some(second) = &self.second {
-            extras.extend(second.saved(self.lr, self.config, self.state.updates)?);
+            extras.extend(second.saved(self.lr, self.config, self.state.scheduled())?);
         }
         let snapshot = resume::Snapshot {
             model: self.model,

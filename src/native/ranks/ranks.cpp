@@ -30,9 +30,9 @@ namespace {
 using at::Tensor;
 using c10d::ProcessGroupGloo;
 
-// How long a rank waits for another to say anything. One that died is noticed at once, by its closed connection;
-// one that measures or prepares data alone may take its time.
-constexpr std::chrono::hours PATIENCE{24};
+// How long a rank waits for another to say anything. One that died is noticed at once, by its closed connection; one
+// that measures or prepares data alone may take its time; a machine that vanished without a word costs this much.
+constexpr std::chrono::hours PATIENCE{6};
 constexpr std::chrono::minutes MEETING{5};
 
 struct Group {
@@ -197,10 +197,11 @@ char *mm_group_new(const char *host, uint16_t port, int rank, int world, int ser
     options.timeout = MEETING;
     auto meeting = c10::make_intrusive<c10d::TCPStore>(host, options);
     auto store = c10::make_intrusive<c10d::PrefixStore>(name, meeting);
-    auto settings = ProcessGroupGloo::Options::create(PATIENCE);
+    auto settings = ProcessGroupGloo::Options::create(MEETING);
     settings->devices.push_back(interface(host));
     store->setTimeout(MEETING);
     auto gloo = c10::make_intrusive<ProcessGroupGloo>(store, rank, world, settings);
+    settings->timeout = PATIENCE; // from now on, for all that is asked of it
     *out = new Group{store, gloo};
   });
 }
