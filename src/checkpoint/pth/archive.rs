@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Cursor, Read, Write};
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -255,7 +256,9 @@ pub fn write(
         zip::result::ZipError::Io(e) => Error::io("write the checkpoint", path, e),
         other => Error::failed("cannot write the checkpoint").because(other),
     };
-    let mut zip = ZipWriter::new(out);
+    // Dropped unfinished (a full disk), it would write on and complain on stderr by itself; what this leaks then is its
+    // list of names.
+    let mut zip = ManuallyDrop::new(ZipWriter::new(out));
     let mut put = |name: &str, bytes: &[u8]| -> Result<()> {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
@@ -279,6 +282,6 @@ pub fn write(
     for (name, bytes) in extra {
         put(name, bytes)?;
     }
-    zip.finish().map_err(fault)?;
+    ManuallyDrop::into_inner(zip).finish().map_err(fault)?;
     Ok(())
 }
