@@ -61,18 +61,20 @@ fn compile_kernels() {
     all.compile("minimind_decode");
 }
 
+/// A C++ compiler that sees libtorch.
+fn over_libtorch(include: &Path) -> cc::Build {
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").warnings(false);
+    build.include(include).include(include.join("torch/csrc/api/include"));
+    build
+}
+
 /// Compiles what lets processes train together, with gloo's headers where scripts/setup found or fetched them.
 fn compile_ranks(include: &Path) {
     println!("cargo:rerun-if-env-changed=MINIMIND_GLOO");
     let found =
         std::env::var_os("MINIMIND_GLOO").map(PathBuf::from).filter(|folder| folder.join("gloo").exists());
-    let mut build = cc::Build::new();
-    build
-        .cpp(true)
-        .std("c++17")
-        .warnings(false)
-        .include(include)
-        .include(include.join("torch/csrc/api/include"));
+    let mut build = over_libtorch(include);
     if let Some(folder) = &found {
         build.include(folder).define("MM_GLOO", None).define("USE_C10D_GLOO", None);
     }
@@ -102,27 +104,15 @@ fn main() {
     ] {
         println!("cargo:rerun-if-changed=src/native/{file}");
     }
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .warnings(false)
-        .include(&include)
-        .include(include.join("torch/csrc/api/include"))
-        .files(["src/native/shim.cpp", "src/native/jit.cpp"])
-        .compile("minimind_shim");
+    over_libtorch(&include).files(["src/native/shim.cpp", "src/native/jit.cpp"]).compile("minimind_shim");
     compile_ranks(&include);
     // Optimised in a debug build too: these are inner loops of training. OpenMP is libtorch's own.
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
+    over_libtorch(&include)
         .opt_level(3)
-        .warnings(false)
         .flag_if_supported("-fopenmp")
         .flag_if_supported("-fno-math-errno")
         // Or a comparison inside a loop keeps it from becoming vector code: exp's clamp, 4 times slower.
         .flag_if_supported("-fno-trapping-math")
-        .include(&include)
-        .include(include.join("torch/csrc/api/include"))
         .files(["fused", "products", "experts"].map(|name| format!("src/native/fused/{name}.cpp")))
         .compile("minimind_fused");
     println!("cargo:rustc-link-lib=gomp");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{distance, minimind, number, rows, succeed, weights};
+use common::{distance, minimind, number, rows, signal, succeed, weight_file, weights};
 use minimind::engine::Ranks;
 use minimind::native::HAS_RANKS;
 use tch::Tensor;
@@ -85,7 +85,7 @@ fn two_and_three_ranks_learn_what_one_does() {
             let last = |rows: &[serde_json::Value], key: &str| number(rows.last().expect("a row"), key);
             assert_eq!(last(&want, "tokens"), last(&got, "tokens"));
             // AdamW makes more of a last bit where a gradient is nearly nothing.
-            let (beyond, most) = distance(&weights(&many), &file(&one), 1e-6);
+            let (beyond, most) = distance(&weights(&many), &weight_file(&one), 1e-6);
             println!(
                 "{kind}, {ranks} ranks: {:.3}% of the weights differ by more than 1e-6, most by {most:.1e}",
                 beyond * 100.0
@@ -99,24 +99,10 @@ fn metrics(output: &Path) -> Vec<serde_json::Value> {
     rows(&output.join("pretrain/metrics.jsonl"))
 }
 
-/// The resume file, whose weights are at full precision.
-fn file(output: &Path) -> PathBuf {
-    let entries = std::fs::read_dir(output).expect("the run's folder").map(|e| e.expect("an entry").path());
-    let is_weights = |p: &PathBuf| {
-        let name = p.to_string_lossy();
-        name.ends_with(".pth") && !name.ends_with("_resume.pth")
-    };
-    entries.into_iter().find(is_weights).expect("a weight file")
-}
-
 /// The processes that `parent` started, in the order of their ranks.
-fn children(parent: u32) -> Vec<i32> {
+fn children(parent: u32) -> Vec<u32> {
     let text = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
     text.split_whitespace().map(|id| id.parse().expect("a number")).collect()
-}
-
-fn signal(process: i32, name: &str) {
-    assert!(Command::new("kill").args([name, &process.to_string()]).status().expect("kill runs").success());
 }
 
 /// Starts a run with two ranks and, once it has a checkpoint, sends a signal: to rank 1, or to the launcher.
@@ -124,7 +110,7 @@ fn interrupted(recipe: &Path, output: &Path, to_rank: bool, name: &str) -> (Outp
     let child = run(recipe, output, &["--nproc", "2"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let child = child.expect("the program starts");
     wait_for(&output.join("pretrain_64_resume.pth"));
-    let process = if to_rank { children(child.id())[1] } else { child.id() as i32 };
+    let process = if to_rank { children(child.id())[1] } else { child.id() };
     signal(process, name);
     let sent = Instant::now();
     let output = child.wait_with_output().expect("it ends");
@@ -141,9 +127,9 @@ fn a_killed_rank_ends_the_others_and_the_run_goes_on_to_the_same_bits() {
     // Long enough that the signal comes on its way.
     let recipe = recipe(folder.path(), ", dropout: 0.1", &PRETRAIN.replace("epochs: 2", "epochs: 20"));
     succeed(&mut run(&recipe, &at("whole"), &["--nproc", "2"]));
-    let whole = std::fs::read(file(&at("whole"))).expect("weights");
+    let whole = std::fs::read(weight_file(&at("whole"))).expect("weights");
 
-    let (ended, took) = interrupted(&recipe, &at("killed"), true, "-KILL");
+    let (ended, took) = interrupted(&recipe, &at("killed"), true, "KILL");
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     println!("a killed rank ended the other after {:.1} s:\n{said}", took.as_secs_f64());
     assert_eq!(ended.status.code(), Some(1), "{said}");
@@ -153,18 +139,55 @@ fn a_killed_rank_ends_the_others_and_the_run_goes_on_to_the_same_bits() {
     copy(&at("killed"), &at("other"));
     succeed(&mut run(&recipe, &at("other"), &["--resume", "must"]));
     succeed(&mut run(&recipe, &at("killed"), &["--nproc", "2", "--resume", "must"]));
-    assert!(std::fs::read(file(&at("killed"))).expect("weights") == whole, "the bits differ after a kill");
+    assert!(
+        std::fs::read(weight_file(&at("killed"))).expect("weights") == whole,
+        "the bits differ after a kill"
+    );
     let (there, here) = (metrics(&at("whole")), metrics(&at("other")));
     let loss = |rows: &[serde_json::Value]| number(rows.last().expect("a row"), "val_loss");
     // It makes twice as many updates, each of half as much.
     assert!(loss(&here) < loss(&there) + 0.3, "{} and {}", loss(&there), loss(&here));
 
-    let (ended, _) = interrupted(&recipe, &at("stopped"), false, "-TERM");
+    let (ended, _) = interrupted(&recipe, &at("stopped"), false, "TERM");
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(143), "{said}");
     assert!(said.contains("saved at micro-batch"), "{said}");
     succeed(&mut run(&recipe, &at("stopped"), &["--nproc", "2", "--resume", "must"]));
-    assert!(std::fs::read(file(&at("stopped"))).expect("weights") == whole, "the bits differ after a stop");
+    assert!(
+        std::fs::read(weight_file(&at("stopped"))).expect("weights") == whole,
+        "the bits differ after a stop"
+    );
+}
+
+#[test]
+fn a_second_ctrl_c_ends_every_rank_at_once() {
+    if !can() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let recipe = recipe(folder.path(), "", &PRETRAIN.replace("epochs: 2", "epochs: 200"));
+    let output = folder.path().join("run");
+    let mut launcher = run(&recipe, &output, &["--nproc", "2"]);
+    let mut launcher =
+        launcher.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    wait_for(&output.join("pretrain_64_resume.pth"));
+    let ranks = children(launcher.id());
+    assert_eq!(ranks.len(), 2);
+    // Stopped ranks cannot save, so that only the second signal can end them.
+    ranks.iter().for_each(|rank| signal(*rank, "STOP"));
+    signal(launcher.id(), "INT");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(
+        launcher.try_wait().expect("it is watched").is_none(),
+        "the first signal waits for the ranks to save"
+    );
+    signal(launcher.id(), "INT");
+    let sent = Instant::now();
+    assert!(!launcher.wait().expect("it ends").success());
+    assert!(sent.elapsed() < Duration::from_secs(5));
+    for rank in ranks {
+        assert!(!Path::new(&format!("/proc/{rank}")).exists(), "rank {rank} is left");
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -236,12 +259,12 @@ fn torchrun_starts_ranks_and_starts_them_again() {
     wait_for(&output.join("pretrain_64_resume.pth"));
     let workers = children(child.id());
     assert!(workers.len() >= 2, "torchrun has {workers:?}");
-    signal(workers[1], "-KILL");
+    signal(workers[1], "KILL");
     let ended = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(ended.status.success(), "{said}");
     succeed(&mut run(&recipe, &folder.path().join("own"), &["--nproc", "2"]));
-    let read = |name: &str| std::fs::read(file(&folder.path().join(name))).expect("weights");
+    let read = |name: &str| std::fs::read(weight_file(&folder.path().join(name))).expect("weights");
     assert!(read("torchrun") == read("own"), "the launchers give different bits");
 }
 

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{minimind, rows, succeed};
+use common::{minimind, rows, signal, succeed};
 
 fn recipes() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
@@ -97,8 +97,7 @@ fn two_runs_in_one_folder_are_refused_and_a_signal_saves() {
     let second = command().output().expect("runs");
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("another run is at work"));
-    let id = first.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+    signal(first.id(), "TERM");
     let ended = first.wait_with_output().expect("ends");
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(143), "{said}");
@@ -129,8 +128,7 @@ fn a_second_signal_stops_at_once() {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     for _ in 0..2 {
-        let id = run.id().to_string();
-        assert!(std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill").success());
+        signal(run.id(), "INT");
         std::thread::sleep(std::time::Duration::from_millis(300));
     }
     let ended = run.wait_with_output().expect("ends");

@@ -23,6 +23,12 @@ pub struct Companion {
     pub peak: f64,
 }
 
+impl Companion {
+    fn tensors(&self) -> Vec<Tensor> {
+        self.params.iter().map(|(_, t)| t.shallow_clone()).collect()
+    }
+}
+
 /// The companion at work.
 pub(super) struct Second {
     companion: Companion,
@@ -32,7 +38,7 @@ pub(super) struct Second {
 
 impl Second {
     pub(super) fn new(companion: Companion, config: &LoopConfig) -> Result<Self> {
-        let tensors: Vec<Tensor> = companion.params.iter().map(|(_, t)| t.shallow_clone()).collect();
+        let tensors = companion.tensors();
         for tensor in &tensors {
             let _ = tensor.set_requires_grad(true);
         }
@@ -40,7 +46,7 @@ impl Second {
     }
 
     pub(super) fn tensors(&self) -> Vec<Tensor> {
-        self.companion.params.iter().map(|(_, t)| t.shallow_clone()).collect()
+        self.companion.tensors()
     }
 
     fn ratio(&self, config: &LoopConfig) -> f64 {

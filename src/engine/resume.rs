@@ -70,16 +70,12 @@ pub struct SavedState {
     /// The same on the ranks after the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objectives: Vec<serde_json::Value>,
-    /// The lowest factor that any rank's guards put on the learning rate.
-    #[serde(default = "one")]
-    pub rate_factor: f64,
+    /// The lowest factor that any rank's guards put on the learning rate; none where there was one process.
+    #[serde(default)]
+    pub rate_factor: Option<f64>,
     /// What a schedule by updates is ahead of them, since the number of ranks changed.
     #[serde(default)]
     pub schedule_shift: i64,
-}
-
-fn one() -> f64 {
-    1.0
 }
 
 impl SavedState {

@@ -30,24 +30,19 @@ impl Signals {
     pub fn install() -> Result<Self> {
         let signals = Self::none();
         for signal in [SIGINT, SIGTERM] {
-            // The launcher's word does not count as a first signal: where all processes of a group are sent one, it
-            // comes on top of that.
-            let word = passed_on(signal);
-            let heard = || -> std::io::Result<()> {
-                flag::register_conditional_shutdown(word, 128 + signal, Arc::clone(&signals.armed))?;
-                flag::register_usize(word, Arc::clone(&signals.asked), signal as usize)?;
-                Ok(())
-            };
             let register = || -> std::io::Result<()> {
-                // Handlers run in this order: leave when armed, else arm and remember.
-                flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signals.armed))?;
-                flag::register(signal, Arc::clone(&signals.armed))?;
-                flag::register_usize(signal, Arc::clone(&signals.asked), signal as usize)?;
+                // Handlers run in this order: leave when armed, else arm and remember. The launcher's word for a signal
+                // does not arm: where all processes of a group are sent one, it comes on top of that.
+                for heard in [signal, passed_on(signal)] {
+                    flag::register_conditional_shutdown(heard, 128 + signal, Arc::clone(&signals.armed))?;
+                    if heard == signal {
+                        flag::register(heard, Arc::clone(&signals.armed))?;
+                    }
+                    flag::register_usize(heard, Arc::clone(&signals.asked), signal as usize)?;
+                }
                 Ok(())
             };
-            register()
-                .and_then(|()| heard())
-                .map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
+            register().map_err(|e| Error::failed("cannot install signal handlers").because(e))?;
         }
         Ok(signals)
     }
@@ -71,8 +66,9 @@ impl Signals {
         }
     }
 
-    /// A signal that has come since the last call, to be passed on.
+    /// A signal that has come since the last call, to be dealt with by the caller: the next one ends nothing by itself.
     pub fn take(&self) -> Option<i32> {
+        self.armed.store(false, Ordering::SeqCst);
         match self.asked.swap(0, Ordering::SeqCst) {
             0 => None,
             signal => Some(signal as i32),

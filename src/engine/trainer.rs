@@ -117,7 +117,6 @@ pub fn train(
         state: SavedState {
             content_hash: config.content_hash.clone(),
             total_steps: total,
-            rate_factor: 1.0,
             ..SavedState::default()
         },
         per_epoch,
@@ -304,7 +303,7 @@ impl Trainer<'_> {
         let met = self.window.meet(self.ranks, self.signals.asked(), self.objective.rate_factor())?;
         met.passes.into_iter().for_each(|(loss, tokens)| self.count(loss, tokens));
         self.asked = met.asked;
-        self.state.rate_factor = met.rate_factor;
+        self.state.rate_factor = Some(met.rate_factor);
         self.lr = self.rate_by_updates().unwrap_or(self.lr);
         Ok(())
     }
@@ -312,7 +311,7 @@ impl Trainer<'_> {
     fn rate_by_updates(&self) -> Option<f64> {
         let schedule = self.config.by_updates.as_ref()?;
         // A guard that lowered the rate on any rank lowers it on all.
-        let factor = self.objective.rate_factor().min(self.state.rate_factor);
+        let factor = self.objective.rate_factor().min(self.state.rate_factor.unwrap_or(1.0));
         Some(schedule.after(self.state.scheduled()) * factor)
     }
 

@@ -5,7 +5,6 @@ use tch::Tensor;
 
 use super::objective::StepLoss;
 use super::ranks::Ranks;
-use crate::checkpoint::bridge;
 use crate::error::{Error, Result};
 use crate::native;
 
@@ -119,8 +118,7 @@ pub(super) fn states(ranks: &Ranks, objective: &serde_json::Value, device: tch::
         let state = serde_json::from_slice(&bytes);
         others.objectives.push(state.map_err(|e| Error::failed("cannot read a rank").because(e))?);
     }
-    let random = bridge::to_host(&native::rng_state(device)?)?;
-    let random = Vec::<u8>::try_from(&bridge::to_tensor(&random)?)?;
+    let random = Vec::<u8>::try_from(&native::rng_state(device)?)?;
     for bytes in ranks.gather(&random)?.into_iter().skip(1) {
         others.rng_states.push(Tensor::from_slice(&bytes));
     }

@@ -84,14 +84,24 @@ pub fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or_else(|| panic!("{row} has no number `{key}`"))
 }
 
-/// The weights that a run's folder holds.
-pub fn weights(output: &Path) -> HashMap<String, Tensor> {
-    let file = std::fs::read_dir(output)
+/// The weight file that a run's folder holds.
+pub fn weight_file(output: &Path) -> PathBuf {
+    std::fs::read_dir(output)
         .expect("the run's folder")
         .map(|e| e.expect("an entry").path())
         .find(|p| p.to_string_lossy().ends_with(".pth") && !p.to_string_lossy().contains("_resume"))
-        .expect("a weight file");
-    named_tensors(&file).expect("it reads")
+        .expect("a weight file")
+}
+
+/// Its weights.
+pub fn weights(output: &Path) -> HashMap<String, Tensor> {
+    named_tensors(&weight_file(output)).expect("it reads")
+}
+
+/// Sends a process a signal: `TERM`, `INT`, `KILL`, `HUP`.
+pub fn signal(process: u32, name: &str) {
+    let sent = Command::new("kill").args([format!("-{name}"), process.to_string()]).status();
+    assert!(sent.expect("kill runs").success());
 }
 
 /// Share of elements farther than `near` from those in `file`, and the farthest.

@@ -36,7 +36,6 @@ constexpr std::chrono::hours PATIENCE{6};
 constexpr std::chrono::minutes MEETING{5};
 
 struct Group {
-  c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<ProcessGroupGloo> gloo;
 };
 
@@ -202,7 +201,7 @@ char *mm_group_new(const char *host, uint16_t port, int rank, int world, int ser
     store->setTimeout(MEETING);
     auto gloo = c10::make_intrusive<ProcessGroupGloo>(store, rank, world, settings);
     settings->timeout = PATIENCE; // from now on, for all that is asked of it
-    *out = new Group{store, gloo};
+    *out = new Group{gloo};
   });
 }
 
