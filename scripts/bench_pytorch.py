@@ -5,6 +5,7 @@ each token, log-probabilities of all tokens of the vocabulary. Random weights; s
 """
 
 import argparse
+import copy
 import json
 import math
 import resource
@@ -159,9 +160,46 @@ def train(model, args):
             "flops": 2 * 1536**3 / statistics.median(products)}
 
 
+def grpo(model, args):
+    """Whole steps as they are usually written: rollout, all log-probabilities of policy and reference, one update."""
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            nn.init.normal_(weight, std=0.02)
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-7)
+    group, new = args.completions // args.batch_size, args.new_tokens
+
+    def logprobs(model, ids):
+        logits = model(ids, None)[0][:, :-1]
+        return torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None]).squeeze(2)[:, -new:]
+
+    def step():
+        start = time.perf_counter()
+        prompts = torch.randint(0, args.vocab_size, (args.batch_size, args.prompt_tokens))
+        ids, _ = rollout(model, prompts.repeat_interleave(group, 0), 1, new, 1.0)
+        rolled = time.perf_counter() - start
+        rewards = torch.tensor([len(set(row[-new:].tolist())) / new for row in ids]).view(args.batch_size, group)
+        advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).view(-1, 1)
+        now = logprobs(model, ids)
+        with torch.no_grad():
+            held = logprobs(reference, ids)
+        kl = torch.exp(held - now) - (held - now) - 1
+        loss = (-torch.exp(now - now.detach()) * advantages + 0.1 * kl).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+        return time.perf_counter() - start, rolled
+
+    step()
+    whole, rolled = (statistics.median(times) for times in zip(*(step() for _ in range(args.repeat))))
+    return {"what": "grpo", "rows": args.completions, "step_s": whole, "rollout_tokens_per_s": args.completions * new / rolled}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--what", choices=["decode", "train"], default="decode")
+    parser.add_argument("--what", choices=["decode", "train", "grpo"], default="decode")
     parser.add_argument("--hidden-size", type=int, default=512)
     parser.add_argument("--num-hidden-layers", type=int, default=8)
     parser.add_argument("--vocab-size", type=int, default=6400)
@@ -182,10 +220,10 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(42)
-    if args.what == "train":
-        row = train(Model(args), args)
+    if args.what != "decode":
+        row = (train if args.what == "train" else grpo)(Model(args), args)
         print(json.dumps({"torch": torch.__version__, "threads": args.threads, "results": [row]}) if args.json
-              else f"train {row['tokens_per_s']:.1f} tokens/s")
+              else f"train {row['tokens_per_s']:.1f} tokens/s" if args.what == "train" else f"grpo {row['step_s']:.2f} s a step")
         return
     model = Model(args).eval()
     start = max(args.prompt_tokens // 16, 1)

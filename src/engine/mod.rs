@@ -4,6 +4,7 @@
 pub mod anomaly;
 pub mod companion;
 pub mod device;
+pub mod memory;
 pub mod objective;
 pub mod ranks;
 pub mod resume;

@@ -14,6 +14,7 @@ use tch::Tensor;
 
 use super::anomaly::{Anomaly, OnAnomaly};
 use super::companion::Second;
+use super::memory::Peaks;
 use super::objective::{LoopConfig, Metrics, Objective, Observer, Outcome, Pass, StepLoss};
 use super::ranks::{Gradients, Ranks};
 use super::resume::{self, Files, Loaded, SavedState};
@@ -44,6 +45,7 @@ struct Trainer<'a> {
     asked: Option<i32>,
     /// What a rank after the first has to say; the first says it with the next row.
     notes: Vec<String>,
+    peaks: Peaks,
     scaler: Option<GradScaler>,
     state: SavedState,
     per_epoch: u64,
@@ -113,6 +115,7 @@ pub fn train(
         window: Window::default(),
         asked: None,
         notes: Vec::new(),
+        peaks: Peaks::default(),
         scaler: config.loss_scaling.then(GradScaler::default),
         state: SavedState {
             content_hash: config.content_hash.clone(),
@@ -250,7 +253,10 @@ impl Trainer<'_> {
             let mut pass = Pass::new(scale, leaving);
             let mut more = false;
             if let Some(index) = mine {
-                shown = self.objective.backward(self.model, epoch, index, &mut pass)?;
+                let (objective, model) = (&mut *self.objective, self.model);
+                shown = self
+                    .peaks
+                    .backward(model.device(), || objective.backward(model, epoch, index, &mut pass))?;
                 more = self.objective.more();
             }
             self.done(mine.map(|_| (shown.loss, shown.tokens)));
@@ -260,7 +266,10 @@ impl Trainer<'_> {
             if self.pending == window || (last && !more) {
                 self.meet()?;
                 let bad = self.bad.take();
-                self.update(bad)?;
+                let mut peaks = std::mem::take(&mut self.peaks);
+                let updated = peaks.update(self.model.device(), || self.update(bad));
+                self.peaks = peaks;
+                updated?;
                 self.pending = 0;
                 self.lr = self.rate_by_updates().unwrap_or(self.lr);
             }
@@ -445,6 +454,7 @@ impl Trainer<'_> {
             ("elapsed_s", elapsed),
         ]);
         values.extend(step.extra.iter().copied());
+        values.extend(self.peaks.take());
         values.extend(validation.iter().copied());
         self.observer.row(&Metrics { epoch: epoch + 1, step: self.step, values })?;
         self.state.tokens_since_row = 0;

@@ -24,6 +24,8 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn mm_rng_get(cuda_index: i64, out: *mut *mut c_void) -> *mut c_char;
     fn mm_rng_set(cuda_index: i64, state: *mut c_void) -> *mut c_char;
+    fn mm_device_peak(cuda_index: i64, bytes: *mut i64) -> *mut c_char;
+    fn mm_device_peak_restart(cuda_index: i64) -> *mut c_char;
     fn mm_autocast(device: c_int, enabled: c_int, dtype: c_int) -> *mut c_char;
 }
 
@@ -113,6 +115,20 @@ pub fn set_rng_state(device: Device, state: &Tensor) -> Result<()> {
         unsafe { mm_rng_set(cuda_index(device), state.as_ptr() as *mut c_void) },
         "restore the random state",
     )
+}
+
+/// Bytes that tensors on a GPU took at most since [`restart_device_peak`].
+pub fn device_peak_bytes(device: Device) -> Result<u64> {
+    let mut bytes = 0;
+    // SAFETY: `bytes` is written once, on success.
+    check(unsafe { mm_device_peak(cuda_index(device), &mut bytes) }, "read the GPU's peak memory")?;
+    Ok(bytes.max(0) as u64)
+}
+
+/// Starts over what [`device_peak_bytes`] tells.
+pub fn restart_device_peak(device: Device) -> Result<()> {
+    // SAFETY: sets counters of libtorch's allocator, under its own lock.
+    check(unsafe { mm_device_peak_restart(cuda_index(device)) }, "start over the GPU's peak memory")
 }
 
 /// Autocast on this thread while it lives.

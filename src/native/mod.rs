@@ -16,7 +16,10 @@ mod system;
 mod tensor_bytes;
 
 pub use jit::Script;
-pub use libtorch::{AdamWStep, AutocastGuard, fused_adamw, load_cuda, rng_state, set_rng_state};
+pub use libtorch::{
+    AdamWStep, AutocastGuard, device_peak_bytes, fused_adamw, load_cuda, restart_device_peak, rng_state,
+    set_rng_state,
+};
 pub use mmap::{map_file, release_mapped};
 pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
 pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};

@@ -7,6 +7,7 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
 #include <cstdlib>
 #include <vector>
@@ -56,6 +57,19 @@ char *mm_rng_set(int64_t cuda_index, mm_tensor state) {
     auto gen = generator(cuda_index);
     std::lock_guard<std::mutex> lock(gen.mutex());
     gen.set_state(mm_as_tensor(state));
+  });
+}
+
+char *mm_device_peak(int64_t cuda_index, int64_t *bytes) {
+  return mm_guard([&] {
+    auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(cuda_index));
+    *bytes = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  });
+}
+
+char *mm_device_peak_restart(int64_t cuda_index) {
+  return mm_guard([&] {
+    at::getDeviceAllocator(at::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(cuda_index));
   });
 }
 

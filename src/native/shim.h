@@ -20,6 +20,10 @@ char *mm_fused_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, m
 char *mm_rng_get(int64_t cuda_index, mm_tensor *out);
 char *mm_rng_set(int64_t cuda_index, mm_tensor state);
 
+// Bytes that tensors on a GPU took at most since the last restart; and the restart.
+char *mm_device_peak(int64_t cuda_index, int64_t *bytes);
+char *mm_device_peak_restart(int64_t cuda_index);
+
 // Autocast for this thread: device 0 = CPU, 1 = CUDA; dtype is libtorch's scalar type number.
 char *mm_autocast(int device, int enabled, int dtype);
 

@@ -19,6 +19,14 @@ const MANY_POINTS: usize = 80;
 const TITLED: [(&str, &str); 3] =
     [("lr", "Learning rate"), ("tokens_per_s", "Tokens per second"), ("grad_norm", "Gradient norm")];
 
+/// Peak memory by phase, in one chart.
+const PEAKS: [(&str, &str); 4] = [
+    ("rollout_peak_mb", "rollout"),
+    ("reference_peak_mb", "reference"),
+    ("backward_peak_mb", "forward and back"),
+    ("update_peak_mb", "update"),
+];
+
 /// The section of one stage.
 pub(crate) fn stage(stage: &Stage) -> String {
     let facts = [
@@ -97,7 +105,7 @@ fn charts(stage: &Stage, out: &mut String) {
     let titled = TITLED.iter().filter(|(name, _)| columns.iter().any(|c| c == name));
     let others = columns.iter().filter(|c| {
         let known = NOT_DRAWN.contains(&c.as_str()) || *c == "loss" || Some(*c) == validation;
-        !known && TITLED.iter().all(|(name, _)| name != c)
+        !known && TITLED.iter().chain(&PEAKS).all(|(name, _)| name != c)
     });
     let all = titled.map(|&(name, title)| (name, title)).chain(others.map(|c| (c.as_str(), c.as_str())));
     for (name, title) in all {
@@ -106,6 +114,15 @@ fn charts(stage: &Stage, out: &mut String) {
         if points.iter().any(|p| p.1 != 0.0) {
             out.push_str(&chart(title, &lines(title, points)));
         }
+    }
+    let peaks = PEAKS.iter().map(|&(column, name)| (name, stage.series(column)));
+    let peaks: Vec<Series> = peaks
+        .filter(|(_, points)| !points.is_empty())
+        .zip(["s0", "s1", "s2", "s3"])
+        .map(|((name, points), class)| Series { name: name.to_owned(), class, points })
+        .collect();
+    if !peaks.is_empty() {
+        out.push_str(&chart("Peak memory, MB", &peaks));
     }
     out.push_str("</div>");
 }

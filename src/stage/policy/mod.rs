@@ -28,6 +28,7 @@ use super::session as common;
 use super::watch::Watch;
 use super::{grpo, ppo, spo};
 use crate::data::Tokenizer;
+use crate::engine::memory::{phase_peak_mb, start_phase};
 use crate::engine::{
     Companion, Compute, Files, LoopConfig, Metrics, Objective, Observer, Pass, StepLoss, train,
 };
@@ -91,8 +92,14 @@ impl Shared {
         let Rollout { episodes, attend, fresh, mut facts, repetition } =
             self.source.roll(policy, at.epoch, at.index)?;
         let rolled_s = started.elapsed().as_secs_f64();
+        facts.extend(phase_peak_mb(policy.device()).map(|peak| ("rollout_peak_mb", peak)));
+        start_phase(policy.device());
         let batch = Batch::new(&episodes, self.pad, attend, policy.device());
         let reference = self.reference.as_ref().map(|r| batch.logprobs(r, self.compute)).transpose()?;
+        if reference.is_some() {
+            facts.extend(phase_peak_mb(policy.device()).map(|peak| ("reference_peak_mb", peak)));
+            start_phase(policy.device());
+        }
         let rewards: Vec<f64> = episodes.iter().map(|e| e.reward).collect();
         let (reward, reward_std) = spread(&rewards);
         let rows = episodes.len().max(1) as f64;

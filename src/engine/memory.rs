@@ -1,0 +1,92 @@
+//! Peak memory of the phases of a step: what each held at most, so that a run that ran out of memory can be read.
+//!
+//! On a GPU it is what the tensors took there; elsewhere what this process had resident, which Linux alone can
+//! start over. Systems that cannot tell give no number.
+
+use tch::Device;
+
+use crate::native::{device_peak_bytes, restart_device_peak};
+
+const MB: f64 = 1e6;
+
+/// Starts a phase: what was held before counts only as far as it still is.
+pub fn start_phase(device: Device) -> bool {
+    match device {
+        Device::Cuda(_) => restart_device_peak(device).is_ok(),
+        // 5: only the peak of the resident size (proc_pid_clear_refs(5)).
+        _ => std::fs::write("/proc/self/clear_refs", "5").is_ok(),
+    }
+}
+
+/// Most megabytes held since the phase started.
+pub fn phase_peak_mb(device: Device) -> Option<f64> {
+    match device {
+        Device::Cuda(_) => device_peak_bytes(device).ok().map(|bytes| bytes as f64 / MB),
+        _ => resident_peak_mb(&std::fs::read_to_string("/proc/self/status").ok()?),
+    }
+}
+
+fn resident_peak_mb(status: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0 / MB)
+}
+
+/// The largest peak of each phase of the loop since the last row of metrics.
+#[derive(Debug, Default)]
+pub struct Peaks {
+    backward: Option<f64>,
+    update: Option<f64>,
+}
+
+impl Peaks {
+    /// Runs a pass (forward and back, with the rollout where there is one).
+    pub fn backward<T>(&mut self, device: Device, body: impl FnOnce() -> T) -> T {
+        seen(&mut self.backward, device, body)
+    }
+
+    /// Runs an update.
+    pub fn update<T>(&mut self, device: Device, body: impl FnOnce() -> T) -> T {
+        seen(&mut self.update, device, body)
+    }
+
+    /// The columns of a row; forgets them.
+    pub fn take(&mut self) -> impl Iterator<Item = (&'static str, f64)> + use<> {
+        let named = [("backward_peak_mb", self.backward.take()), ("update_peak_mb", self.update.take())];
+        named.into_iter().filter_map(|(name, peak)| peak.map(|peak| (name, peak)))
+    }
+}
+
+fn seen<T>(largest: &mut Option<f64>, device: Device, body: impl FnOnce() -> T) -> T {
+    let started = start_phase(device);
+    let made = body();
+    if started && let Some(peak) = phase_peak_mb(device) {
+        *largest = Some(largest.map_or(peak, |before: f64| before.max(peak)));
+    }
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_s_line_is_read() {
+        assert_eq!(resident_peak_mb("VmPeak:\t 9 kB\nVmHWM:\t  2000 kB\n"), Some(2.048));
+        assert_eq!(resident_peak_mb("VmHWM:\t two kB\n"), None);
+    }
+
+    #[test]
+    fn a_phase_s_peak_is_its_own() {
+        let mut peaks = Peaks::default();
+        peaks.backward(Device::Cpu, || std::hint::black_box(vec![1u8; 256 << 20]).len());
+        peaks.update(Device::Cpu, || ());
+        let named: Vec<_> = peaks.take().collect();
+        if cfg!(target_os = "linux") {
+            // Other tests of this process hold memory of their own, in either phase.
+            assert_eq!(named.iter().map(|n| n.0).collect::<Vec<_>>(), ["backward_peak_mb", "update_peak_mb"]);
+            assert!(named[0].1 > 256.0, "{named:?}");
+        }
+        assert_eq!(peaks.take().count(), 0);
+    }
+}
