@@ -52,7 +52,11 @@ fn killed_policies_end_with_the_same_bits() {
         let table =
             |run: &Path| std::fs::read(run.join(kind).join("completions.jsonl")).expect("completions");
         assert!(table(&whole) == table(&killed), "{kind}: the completions differ");
-        let rows = |run: &Path| timeless(run, kind, |key| key.ends_with("_s") || key.ends_with("_peak_mb") || key == "rollout_share");
+        let rows = |run: &Path| {
+            timeless(run, kind, |key| {
+                key.ends_with("_s") || key.ends_with("_peak_mb") || key == "rollout_share"
+            })
+        };
         let all = rows(&whole);
         assert_eq!(all, rows(&killed));
         assert!(all.iter().any(|row| row["step"] == 0 && row["heldout_reward"].is_number()), "{kind}");

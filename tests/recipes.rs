@@ -53,7 +53,15 @@ fn the_quickstart_runs_in_small_and_is_skipped_the_second_time() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = tempfile::tempdir().expect("a folder");
     let run = || {
-        let small = ["stages.pretrain.max_steps=8", "stages.sft.max_steps=8", "stages.eval.limit=10"];
+        let small = [
+            "stages.pretrain.max_steps=8",
+            "stages.sft.max_steps=8",
+            "stages.eval.limit=10",
+            "stages.dpo.max_steps=8",
+            "stages.grpo.max_steps=8",
+            "stages.grpo.heldout_limit=10",
+            "stages.after.limit=10",
+        ];
         let mut command = minimind();
         command.current_dir(root).args(["run", "recipes/quickstart.yaml", "--output"]).arg(folder.path());
         for set in small {
@@ -64,7 +72,7 @@ fn the_quickstart_runs_in_small_and_is_skipped_the_second_time() {
     let first = run();
     let table = String::from_utf8_lossy(&first.stdout).into_owned();
     assert!(table.contains("exact_match") && table.contains("minimind chat --model"), "{table}");
-    for stage in ["pretrain", "sft"] {
+    for stage in ["pretrain", "sft", "dpo", "grpo"] {
         let last = rows(&folder.path().join(stage).join("metrics.jsonl")).pop().expect("a row");
         assert_eq!(last["step"], 8);
         assert!(folder.path().join(format!("{stage}_128.pth")).exists());
@@ -73,7 +81,7 @@ fn the_quickstart_runs_in_small_and_is_skipped_the_second_time() {
     assert!(page.contains("<svg") && !page.contains("src=\"http"));
     let second = run();
     let log = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert_eq!(log.matches("done already, skipped").count(), 4, "{log}");
+    assert_eq!(log.matches("done already, skipped").count(), 7, "{log}");
 }
 
 #[test]

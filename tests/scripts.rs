@@ -11,23 +11,23 @@ fn script(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
 }
 
-#[test]
-fn gpu_check_runs_on_a_cpu() {
+/// What a script prints, or nothing where no Python can run it.
+fn printed(name: &str, args: &[&str]) -> Option<String> {
     let Some(python) = std::env::var_os("MINIMIND_PYTHON") else {
-        println!("scripts/gpu_check is not tried: no MINIMIND_PYTHON");
-        return;
+        println!("scripts/{name} is not tried: no MINIMIND_PYTHON");
+        return None;
     };
     let mut command = Command::new(python);
-    command.arg(script("gpu_check")).args([
-        "--device",
-        "cpu",
-        "--quick",
-        "--binary",
-        env!("CARGO_BIN_EXE_minimind"),
-    ]);
-    let output = succeed(&mut command);
-    let table = String::from_utf8_lossy(&output.stdout);
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(script(name)).args(args);
+    let output = succeed(command.args(["--binary", env!("CARGO_BIN_EXE_minimind")]));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{table}");
+    Some(table)
+}
+
+#[test]
+fn gpu_check_runs_on_a_cpu() {
+    let Some(table) = printed("gpu_check", &["--device", "cpu", "--quick"]) else { return };
     for row in [
         "training, dense, fp32",
         "training, experts, bf16",
@@ -39,4 +39,25 @@ fn gpu_check_runs_on_a_cpu() {
         assert!(table.contains(row), "{table}");
     }
     assert!(!table.contains("FAILED"));
+}
+
+#[test]
+fn the_benchmarks_run_in_small() {
+    let size = ["--hidden-size", "64", "--num-hidden-layers", "2"];
+    let wants: [(&str, &[&str], &[&str]); 3] = [
+        ("bench_train", &["--only", "small", "--rounds", "1", "--repeat", "1"], &["2 x 32", "ratio"]),
+        ("bench_decode", &["--repeat", "1"], &["decode", "prefill", "rollout", "PyTorch"]),
+        (
+            "bench_grpo",
+            &["--rounds", "1", "--repeat", "2", "--new-tokens", "8"],
+            &["ours", "pytorch", "a step:"],
+        ),
+    ];
+    for (name, args, rows) in wants {
+        let sized = if name == "bench_train" { args.to_vec() } else { [args, &size].concat() };
+        let Some(table) = printed(name, &sized) else { return };
+        for row in rows {
+            assert!(table.contains(row), "{name}:\n{table}");
+        }
+    }
 }

@@ -287,6 +287,9 @@ impl Resolver<'_> {
             reference,
             heldout,
             heldout_limit: self.whole(base, "heldout_limit", s.heldout_limit, 1).unwrap_or(100),
+            heldout_temperature: self
+                .real(base, "heldout_temperature", s.heldout_temperature, "at least 0", |v| v >= 0.0)
+                .unwrap_or(0.0),
             thinking_ratio: self
                 .ratio(base, "thinking_ratio", s.thinking_ratio)
                 .unwrap_or(defaults.thinking_ratio),

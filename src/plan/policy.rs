@@ -28,6 +28,8 @@ pub struct PolicyConfig {
     pub heldout: Option<DataConfig>,
     /// Most of them.
     pub heldout_limit: usize,
+    /// How they are answered; 0 greedily.
+    pub heldout_temperature: f64,
     /// Chance that a prompt opens a think block.
     pub thinking_ratio: f64,
     /// Completions of a logged step that are kept.

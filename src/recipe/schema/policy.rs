@@ -171,10 +171,12 @@ macro_rules! policy_section {
             pub data: Option<DataSection>,
             /// What a completion is worth: a weighted list. Replay needs none.
             pub rewards: Option<Vec<Option<Reward>>>,
-            /// Prompts to measure on, greedily, before, during and after (none).
+            /// Prompts to measure on before, during and after (none).
             pub heldout: Option<DataSection>,
             /// Most held-out prompts (100).
             pub heldout_limit: Option<i64>,
+            /// How held-out prompts are answered: 0 greedily, 1 as training samples (0).
+            pub heldout_temperature: Option<f64>,
             /// The model that the KL holds on to: a stage above or a path (the start weights).
             pub reference: Option<String>,
             /// Where rollouts come from.
@@ -268,6 +270,7 @@ macro_rules! policy_section {
                     rewards: self.rewards.clone(),
                     heldout: self.heldout.clone(),
                     heldout_limit: self.heldout_limit,
+                    heldout_temperature: self.heldout_temperature,
                     reference: self.reference.clone(),
                     rollout: self.rollout.clone(),
                     guards: self.guards.clone(),
@@ -288,6 +291,7 @@ pub struct PolicySection {
     pub rewards: Option<Vec<Option<Reward>>>,
     pub heldout: Option<DataSection>,
     pub heldout_limit: Option<i64>,
+    pub heldout_temperature: Option<f64>,
     pub reference: Option<String>,
     pub rollout: Option<RolloutSection>,
     pub guards: Option<GuardSection>,

@@ -114,6 +114,7 @@ fn native(
         },
         columns,
         heldout: heldout.map(|heldout| heldout.first(config.heldout_limit)),
+        measured: Sampling { temperature: config.heldout_temperature, ..Sampling::GREEDY },
         prompts,
         rewards,
         turns,

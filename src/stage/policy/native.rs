@@ -30,6 +30,8 @@ pub struct Native {
     pub prompts: Prompts,
     /// What is measured on.
     pub heldout: Option<Prompts>,
+    /// How it is answered.
+    pub measured: Sampling,
     /// Text and ids.
     pub tokenizer: Arc<Tokenizer>,
     /// What an answer is worth.
@@ -295,7 +297,7 @@ impl Source for Native {
         let Some(heldout) = &self.heldout else { return Ok(Vec::new()) };
         let prompts =
             (0..heldout.len()).map(|i| heldout.get(&self.tokenizer, i, 0)).collect::<Result<Vec<_>>>()?;
-        let config = CompleteConfig { sampling: Sampling::GREEDY, ..self.config(0, 0, 0) };
+        let config = CompleteConfig { sampling: self.measured.clone(), ..self.config(0, 0, 0) };
         // The policy itself is measured, whoever generates.
         let groups = self.answered(Writer::Native(policy), prompts, 1, &config)?;
         let rows: Vec<&Scores> = groups.iter().map(|group| &group.rows[0].1).collect();
