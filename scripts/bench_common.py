@@ -17,6 +17,11 @@ def run(command, **more):
     return done.stdout
 
 
+def run_threaded(command, threads):
+    env = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return run(command, env=env)
+
+
 def write_model(folder, args):
     """Random weights of a minimind3 of the wanted size, its config and a tokenizer of as many tokens."""
     import torch
