@@ -31,8 +31,43 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+class FeedForward(nn.Module):
+    def __init__(self, width, inner):
+        super().__init__()
+        self.gate = nn.Linear(width, inner, bias=False)
+        self.up = nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Experts(nn.Module):
+    """A loop over the experts, each on the tokens that chose it."""
+
+    def __init__(self, width, inner, count, per_token):
+        super().__init__()
+        self.per_token = per_token
+        self.gate = nn.Linear(width, count, bias=False)
+        self.experts = nn.ModuleList(FeedForward(width, inner) for _ in range(count))
+
+    def forward(self, x):
+        flat = x.reshape(-1, x.shape[-1])
+        scores = F.softmax(self.gate(flat), -1)
+        share, chosen = scores.topk(self.per_token, -1)
+        share = share / (share.sum(-1, keepdim=True) + 1e-20)
+        made = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            rows, slot = torch.where(chosen == number)
+            if rows.numel():
+                made.index_add_(0, rows, expert(flat[rows]) * share[rows, slot, None])
+        load = F.one_hot(chosen, len(self.experts)).float().mean((0, 1))
+        self.balance = 5e-4 * len(self.experts) * (load * scores.mean(0)).sum()
+        return made.view_as(x)
+
+
 class Block(nn.Module):
-    def __init__(self, width, heads, kv_heads, inner, qk_norm=True):
+    def __init__(self, width, heads, kv_heads, inner, qk_norm=True, experts=0, per_token=1):
         super().__init__()
         self.heads, self.kv_heads, self.size = heads, kv_heads, width // heads
         self.q = nn.Linear(width, heads * self.size, bias=False)
@@ -41,9 +76,7 @@ class Block(nn.Module):
         self.o = nn.Linear(heads * self.size, width, bias=False)
         self.q_norm, self.k_norm = (Norm(self.size), Norm(self.size)) if qk_norm else (nn.Identity(), nn.Identity())
         self.norm_in, self.norm_post = Norm(width), Norm(width)
-        self.gate = nn.Linear(width, inner, bias=False)
-        self.up = nn.Linear(width, inner, bias=False)
-        self.down = nn.Linear(inner, width, bias=False)
+        self.mlp = Experts(width, inner, experts, per_token) if experts else FeedForward(width, inner)
 
     def forward(self, x, cos, sin, past):
         b, t, _ = x.shape
@@ -59,8 +92,7 @@ class Block(nn.Module):
         q, k, v = q.transpose(1, 2), k.repeat_interleave(times, 2).transpose(1, 2), v.repeat_interleave(times, 2).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
         x = x + self.o(y.transpose(1, 2).reshape(b, t, -1))
-        h = self.norm_post(x)
-        return x + self.down(F.silu(self.gate(h)) * self.up(h)), kept
+        return x + self.mlp(self.norm_post(x)), kept
 
 
 class Model(nn.Module):
@@ -69,7 +101,8 @@ class Model(nn.Module):
         width = args.hidden_size
         inner = args.inner or math.ceil(math.pi * width / 64) * 64
         self.embed = nn.Embedding(args.vocab_size, width)
-        self.layers = nn.ModuleList(Block(width, 8, args.kv_heads, inner, not args.no_qk_norm) for _ in range(args.num_hidden_layers))
+        more = (not args.no_qk_norm, args.experts, args.experts_per_token)
+        self.layers = nn.ModuleList(Block(width, 8, args.kv_heads, inner, *more) for _ in range(args.num_hidden_layers))
         self.norm = Norm(width)
         size = width // 8
         angles = torch.outer(torch.arange(4096).float(), 1.0 / 1e6 ** (torch.arange(0, size, 2).float() / size))
@@ -113,11 +146,15 @@ def timed(body, repeat):
     return statistics.median(times)
 
 
-def train(model, args):
-    """Whole steps: forward over all logits, loss, backward, clipping, AdamW; in turns with plain matrix products."""
+def initialise(model):
     for weight in model.parameters():
         if weight.dim() > 1:
             nn.init.normal_(weight, std=0.02)
+
+
+def train(model, args):
+    """Whole steps: forward over all logits, loss, backward, clipping, AdamW; in turns with plain matrix products."""
+    initialise(model)
     device = torch.device(args.device)
     model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
@@ -140,6 +177,8 @@ def train(model, args):
         with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
             logits, _ = forward(ids, None)
             loss = F.cross_entropy(logits[:, :-1].reshape(-1, args.vocab_size), ids[:, 1:].reshape(-1), ignore_index=-100)
+        if args.experts:
+            loss = loss + sum(layer.mlp.balance for layer in model.layers)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -162,9 +201,7 @@ def train(model, args):
 
 def grpo(model, args):
     """Whole steps as they are usually written: rollout, all log-probabilities of policy and reference, one update."""
-    for weight in model.parameters():
-        if weight.dim() > 1:
-            nn.init.normal_(weight, std=0.02)
+    initialise(model)
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-7)
     group, new = args.completions // args.batch_size, args.new_tokens
@@ -185,6 +222,8 @@ def grpo(model, args):
             held = logprobs(reference, ids)
         kl = torch.exp(held - now) - (held - now) - 1
         loss = (-torch.exp(now - now.detach()) * advantages + 0.1 * kl).mean()
+        if args.experts:
+            loss = loss + sum(layer.mlp.balance for layer in model.layers)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -206,6 +245,8 @@ def main():
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--inner", type=int, default=None, help="width inside the feed-forward; minimind3's rule without it")
     parser.add_argument("--no-qk-norm", action="store_true")
+    parser.add_argument("--experts", type=int, default=0, help="experts in place of one feed-forward, for --what train")
+    parser.add_argument("--experts-per-token", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--prompt-tokens", type=int, default=512)

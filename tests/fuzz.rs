@@ -15,6 +15,7 @@ use minimind::checkpoint::gguf::{self, Precision, TokenKind, Vocabulary};
 use minimind::checkpoint::{bridge, load_model, named_tensors, pth, safetensors};
 use minimind::data::Tokenizer;
 use minimind::data::jsonl;
+use minimind::export::{Source, torchscript};
 use minimind::model::config::preset;
 use minimind::model::{CausalLm, ModelConfig, Params};
 use rand_chacha::ChaCha8Rng;
@@ -237,6 +238,30 @@ fn checkpoints() {
     let words: [&[u8]; 6] =
         [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"../", b"archive/data/0", b"data.pkl"];
     fuzz("a.pth", &pth_files(), &words, read_model, as_it_is);
+}
+
+/// TorchScript, whose weights are read and whose program is not.
+#[test]
+fn scripts() {
+    let seeds = files(&MODELS, |path, model, i| {
+        let value = minimind::engine::resume::weights_value(model, Kind::Float).expect("a tree");
+        pth::write(path, &value, &[("minimind.json", metadata(model.config()).as_bytes())]).expect("weights");
+        let source = Source::open(path, None, false, None).expect("a source");
+        torchscript::write(&source, minimind::export::Precision::Fp32, i == 3, path).expect("a seed");
+    });
+    fn read(path: &Path) {
+        let _ = pth::read_script(path);
+        read_model(path);
+    }
+    let words: [&[u8]; 6] = [
+        b"PK\x03\x04",
+        b"PK\x01\x02",
+        b"constants.pkl",
+        b"def forward(self",
+        b"class ",
+        b"code/__torch__.py",
+    ];
+    fuzz("a.pt", &seeds, &words, read, as_it_is);
 }
 
 /// The pickle of a checkpoint as it is mutated, then the zip around it with checksums that are right.

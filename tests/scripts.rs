@@ -45,7 +45,11 @@ fn gpu_check_runs_on_a_cpu() {
 fn the_benchmarks_run_in_small() {
     let size = ["--hidden-size", "64", "--num-hidden-layers", "2"];
     let wants: [(&str, &[&str], &[&str]); 3] = [
-        ("bench_train", &["--only", "small", "--rounds", "1", "--repeat", "1"], &["2 x 32", "ratio"]),
+        (
+            "bench_train",
+            &["--only", "small", "--only", "small-moe", "--rounds", "1", "--repeat", "1"],
+            &["small-moe", "ratio"],
+        ),
         ("bench_decode", &["--repeat", "1"], &["decode", "prefill", "rollout", "PyTorch"]),
         (
             "bench_grpo",

@@ -80,8 +80,24 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
         let tensors = contents.tensors.into_iter().map(|(k, t)| (strip_prefix(&k).to_owned(), t)).collect();
         return Ok(Weights { tensors, metadata });
     }
+    if pth::is_script(path) {
+        return script_weights(path);
+    }
     let tensors = tensors_of(&pth::read(path)?);
     let metadata = pth::read_extra(path, METADATA)?.map(|bytes| json(path, &bytes)).transpose()?;
+    Ok(Weights { tensors, metadata })
+}
+
+/// The parameters of a TorchScript program, which is read as data and never run.
+fn script_weights(path: &Path) -> Result<Weights> {
+    let script = pth::read_script(path)?;
+    if script.tensors.is_empty() {
+        return Err(Error::failed("this TorchScript program is frozen: its weights have no names")
+            .at(Place::file(path))
+            .hint("export it without --freeze, or give the weights that it was exported from"));
+    }
+    let metadata = script.metadata.map(|bytes| json(path, &bytes)).transpose()?;
+    let tensors = script.tensors.into_iter().map(|(k, t)| (strip_prefix(&k).to_owned(), t)).collect();
     Ok(Weights { tensors, metadata })
 }
 

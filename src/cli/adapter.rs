@@ -1,6 +1,6 @@
 //! `minimind adapter`: LoRA adapters as files, between upstream's and PEFT's form, and into a model for good.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use tch::Kind;
@@ -76,7 +76,16 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+/// What is read must not be written over.
+fn apart(source: &Path, out: &Path, what: &str) -> Result<()> {
+    match (source.canonicalize(), out.canonicalize()) {
+        (Ok(a), Ok(b)) if a == b => Err(Error::input(what).at(Place::file(out)).hint("give another --out")),
+        _ => Ok(()),
+    }
+}
+
 fn convert(args: &Convert) -> Result<()> {
+    apart(&args.adapter, &args.out, "the converted adapter would replace the one it is made from")?;
     let adapter = Adapter::read(&args.adapter)?;
     let to_pth = args.out.extension().is_some_and(|e| e == "pth");
     if to_pth {
@@ -107,11 +116,8 @@ fn convert(args: &Convert) -> Result<()> {
 
 fn merge(args: &Merge) -> Result<()> {
     let base = pull::locate(&args.model)?;
-    let same = |a: &std::path::Path, b: &std::path::Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    if same(&base, &args.out) {
-        return Err(Error::input("the merged file would replace the model it is made from")
-            .at(Place::file(&args.out))
-            .hint("give another --out"));
+    for (what, source) in [("model", &base), ("adapter", &args.adapter)] {
+        apart(source, &args.out, &format!("the merged file would replace the {what} it is made from"))?;
     }
     let kind = match args.precision {
         Stored::Auto => None,
@@ -127,4 +133,32 @@ fn merge(args: &Merge) -> Result<()> {
     };
     println!("{}: {} modules merged, {kind}", args.out.display(), done.modules);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, other) = (folder.path().join("a.pth"), folder.path().join("b.pth"));
+        std::fs::write(&file, "an adapter").unwrap();
+        let round_about = folder.path().join(".").join("a.pth");
+        for args in [
+            Command::Convert(Convert { adapter: file.clone(), out: round_about.clone(), base: None }),
+            Command::Merge(Merge {
+                model: other.display().to_string(),
+                adapter: file.clone(),
+                out: round_about,
+                precision: Stored::Auto,
+            }),
+        ] {
+            std::fs::write(&other, "a model").unwrap();
+            let fault = run(Args { command: args }).unwrap_err();
+            assert!(fault.to_string().contains("would replace"), "{fault}");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"an adapter");
+        assert!(apart(&file, &folder.path().join("new.pth"), "x").is_ok());
+    }
 }

@@ -1,4 +1,5 @@
-//! `minimind bench`: how fast a model trains, decodes, reads prompts and rolls out, beside what this machine can do.
+//! `minimind bench`: how fast a model loads, trains, decodes, reads prompts and rolls out, beside what this machine
+//! can do.
 //!
 //! The limits are measured in the same run: a token cannot come faster than its weights are read from memory, nor
 //! than its operations are computed. Figures are medians.
@@ -9,6 +10,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
+use super::bench_load::{self, Loaded};
 use super::bench_train;
 use super::precision::ModelPrecision;
 use crate::checkpoint::{load::load_model, resolve_model_path};
@@ -32,6 +34,8 @@ enum What {
     Rollout,
     /// Tokens a second of whole training steps in fp32.
     Train,
+    /// Weights from a file into a model in fp32, beside a copy of as many bytes.
+    Load,
 }
 
 /// Arguments.
@@ -164,14 +168,16 @@ pub fn run(args: Args) -> Result<()> {
                 }
                 // Reinforcement learning rolls out in the precision it trains in.
                 What::Rollout if storage == Storage::F32 => figures.push(rollout(&model, &args, limits)?),
-                What::Rollout | What::Train => {}
+                What::Rollout | What::Train | What::Load => {}
             }
         }
     }
     if wanted.contains(&What::Train) {
         figures.push(trained(&model, &args)?);
     }
-    show(&args, threads, limits, &model, &figures);
+    let load = |_| bench_load::load(args.model.as_deref(), &model, args.repeat);
+    let loaded = wanted.contains(&What::Load).then_some(()).map(load).transpose()?;
+    show(&args, threads, limits, &model, &figures, loaded.as_ref());
     Ok(())
 }
 
@@ -316,10 +322,17 @@ fn rollout(model: &CausalLm, args: &Args, limits: Limits) -> Result<Figure> {
     })
 }
 
-fn show(args: &Args, threads: usize, limits: Limits, model: &CausalLm, figures: &[Figure]) {
+fn show(
+    args: &Args,
+    threads: usize,
+    limits: Limits,
+    model: &CausalLm,
+    figures: &[Figure],
+    loaded: Option<&Loaded>,
+) {
     let (parameters, _) = crate::model::params::count(model.config());
     if args.json {
-        let results: Vec<Value> = figures
+        let mut results: Vec<Value> = figures
             .iter()
             .map(|f| {
                 let mut row = json!({
@@ -336,6 +349,13 @@ fn show(args: &Args, threads: usize, limits: Limits, model: &CausalLm, figures: 
                 row
             })
             .collect();
+        results.extend(loaded.map(|l| {
+            json!({
+                "what": "load", "precision": "fp32", "bytes": l.bytes, "seconds": l.seconds,
+                "copy_seconds": l.copy_seconds, "share_of_limit": l.copy_seconds / l.seconds,
+                "peak_memory_bytes": l.added_bytes,
+            })
+        }));
         let machine = json!({
             "threads": threads, "instructions": instructions(), "read_bytes_per_s": limits.read, "flops": limits.flops,
         });
@@ -349,6 +369,20 @@ fn show(args: &Args, threads: usize, limits: Limits, model: &CausalLm, figures: 
         limits.read / 1e9,
         limits.flops / 1e9
     );
+    if let Some(l) = loaded {
+        let memory = l.added_bytes.map_or_else(String::new, |more| {
+            format!("; {:.2} times the model in memory", more / l.bytes as f64)
+        });
+        println!(
+            "load     {:.0} MB in {:.3} s, a copy of as many bytes in {:.3} s{memory}",
+            l.bytes as f64 / 1e6,
+            l.seconds,
+            l.copy_seconds
+        );
+    }
+    if figures.is_empty() {
+        return;
+    }
     println!(
         "{:<8} {:<9} {:>4} {:>10} {:>10} {:>6}  bound by",
         "what", "weights", "rows", "tokens/s", "limit", "share"

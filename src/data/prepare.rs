@@ -54,6 +54,8 @@ pub struct DataFacts {
     pub tokens: usize,
     /// Labels with loss.
     pub loss_tokens: usize,
+    /// Rows without one: nothing is learned from them.
+    pub rows_without_loss: usize,
     /// Tokens of the longest row.
     pub longest: usize,
     /// Bytes of the source.
@@ -97,10 +99,26 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<Prepared> {
         skipped_rows: whole.skipped,
         tokens: lens().sum(),
         loss_tokens: (0..train.len()).map(|i| train.loss_tokens(i)).sum(),
+        rows_without_loss: (0..train.len()).filter(|&i| train.loss_tokens(i) == 0).count(),
         longest: lens().max().unwrap_or(0),
         bytes: whole.bytes,
         content_hash: whole.hash,
     };
+    let (empty, most) = (facts.rows_without_loss, ctx.max_seq_len);
+    if empty == facts.rows {
+        return Err(Error::input("the data teaches nothing: no token carries loss")
+            .because(format!(
+                "rows are cut at max_seq_len {most}, the longest kept part has {} tokens",
+                facts.longest
+            ))
+            .hint("raise max_seq_len, or look with `minimind data stats FILE --tokenizer DIR`"));
+    }
+    if empty > 0 {
+        tracing::warn!(
+            "{empty} of {} rows teach nothing: no token with loss is among their first {most} (max_seq_len)",
+            facts.rows
+        );
+    }
     Ok(Prepared { train, validation, facts })
 }
 

@@ -143,6 +143,12 @@ impl Prompts {
         self.rows.len()
     }
 
+    /// The names of the tools that a row shows by itself.
+    pub fn tool_names(&self, index: usize) -> impl Iterator<Item = &str> {
+        let list = self.rows[index].tools.as_ref().and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(|tool| tool.get("function").unwrap_or(tool).get("name")?.as_str())
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()

@@ -1,5 +1,6 @@
 //! Rows as they stand in a source, before any tokenizer: for the tokenizer stage, questions, and looking.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -7,6 +8,7 @@ use serde_json::Value;
 use super::config::{DataConfig, DataFormat, DataSource, OnBadRow};
 use super::jsonl::{self, Lines, RowFault};
 use super::synthetic::{self, SyntheticKind};
+use super::tokenizer::{ChatTemplate, RenderOptions, labels, train};
 use crate::error::Result;
 
 /// Rows, or the fault of one.
@@ -38,14 +40,16 @@ pub fn rows(config: &DataConfig) -> Result<RowIter> {
     Ok(Box::new(files.into_iter().flatten()))
 }
 
-/// The text of every row: its `text`, or what its turns say.
+/// The text of every row: its `text`, or what its turns say. Of a row with tools, all that our chat template makes
+/// of it: definitions and calls are most of what a model reads there.
 pub fn texts(config: &DataConfig) -> Result<impl Iterator<Item = Result<String>> + use<>> {
     let place = match &config.source {
         DataSource::Paths(paths) if paths.len() == 1 => Some(paths[0].clone()),
         _ => None,
     };
     let skip = config.on_bad_row == OnBadRow::Skip;
-    Ok(rows(config)?.enumerate().filter_map(move |(i, row)| match row.map(|row| row_text(&row)) {
+    let template = train::template()?;
+    Ok(rows(config)?.enumerate().filter_map(move |(i, row)| match row.map(|row| row_text(&row, &template)) {
         Err(error) => Some(Err(error)),
         Ok(Ok(text)) => Some(Ok(text)),
         Ok(Err(_)) if skip => None,
@@ -53,7 +57,7 @@ pub fn texts(config: &DataConfig) -> Result<impl Iterator<Item = Result<String>>
     }))
 }
 
-fn row_text(row: &Value) -> Result<String, RowFault> {
+fn row_text(row: &Value, template: &ChatTemplate) -> Result<String, RowFault> {
     if let Some(text) = row["text"].as_str() {
         return Ok(text.to_owned());
     }
@@ -63,6 +67,16 @@ fn row_text(row: &Value) -> Result<String, RowFault> {
             r#"a row is {"text": "..."} or {"conversations": [{"role": "user", "content": "..."}]}"#,
         )
     })?;
+    let has_tools = |turn: &Value| {
+        ["tools", "functions", "tool_calls"].iter().any(|key| turn.get(key).is_some_and(|v| !v.is_null()))
+    };
+    if turns.iter().any(has_tools) {
+        let rendered = labels::prepare(row).and_then(|(messages, tools)| {
+            template.render(&messages, tools.as_ref(), RenderOptions::default(), &BTreeMap::new())
+        });
+        let text = rendered.map_err(|e| RowFault::new(e.what(), "see `minimind data check`"))?;
+        return Ok(train::without_reserved(text));
+    }
     Ok(turns.iter().filter_map(|turn| turn["content"].as_str()).collect::<Vec<_>>().join("\n"))
 }
 
@@ -88,5 +102,30 @@ pub fn format_of(row: &Value) -> Option<DataFormat> {
         Some(DataFormat::Preference)
     } else {
         has("text").then_some(DataFormat::Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_with_tools_are_read_as_the_model_reads_them() {
+        let template = train::template().unwrap();
+        let said = |text: &str| row_text(&serde_json::from_str(text).unwrap(), &template);
+        let plain =
+            r#"{"conversations": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+        assert_eq!(said(plain).unwrap(), "a\nb");
+        let tools = r#"{"conversations": [{"role": "system", "content": "", "tools": "[{\"name\": \"add\"}]"},
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": "[{\"name\": \"add\", \"arguments\": {\"x\": 1}}]"}]}"#;
+        let text = said(tools).unwrap();
+        for part in [r#"{"name": "add"}"#, r#"{"x": 1}"#, "function signatures"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!text.contains("<|im_start|>") && !text.contains("<tool_call>"), "{text}");
+        let broken = tools.replace("[{\\\"name\\\": \\\"add\\\"}]", "{");
+        assert_ne!(broken, tools);
+        assert!(said(&broken).is_err());
     }
 }

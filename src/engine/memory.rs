@@ -9,8 +9,17 @@ use crate::native::{device_peak_bytes, restart_device_peak};
 
 const MB: f64 = 1e6;
 
-/// Starts a phase: what was held before counts only as far as it still is.
-pub fn start_phase(device: Device) -> bool {
+/// Runs a phase; beside what it made, the most megabytes held while it ran. What was held before counts only as far
+/// as it still is. Afterwards the peak starts over, so that a phase around this one goes on with what is held then.
+pub fn phase<T>(device: Device, body: impl FnOnce() -> T) -> (T, Option<f64>) {
+    let started = start_over(device);
+    let made = body();
+    let peak = started.then(|| peak_mb(device)).flatten();
+    start_over(device);
+    (made, peak)
+}
+
+fn start_over(device: Device) -> bool {
     match device {
         Device::Cuda(_) => restart_device_peak(device).is_ok(),
         // 5: only the peak of the resident size (proc_pid_clear_refs(5)).
@@ -18,8 +27,7 @@ pub fn start_phase(device: Device) -> bool {
     }
 }
 
-/// Most megabytes held since the phase started.
-pub fn phase_peak_mb(device: Device) -> Option<f64> {
+fn peak_mb(device: Device) -> Option<f64> {
     match device {
         Device::Cuda(_) => device_peak_bytes(device).ok().map(|bytes| bytes as f64 / MB),
         _ => resident_peak_mb(&std::fs::read_to_string("/proc/self/status").ok()?),
@@ -58,9 +66,8 @@ impl Peaks {
 }
 
 fn seen<T>(largest: &mut Option<f64>, device: Device, body: impl FnOnce() -> T) -> T {
-    let started = start_phase(device);
-    let made = body();
-    if started && let Some(peak) = phase_peak_mb(device) {
+    let (made, peak) = phase(device, body);
+    if let Some(peak) = peak {
         *largest = Some(largest.map_or(peak, |before: f64| before.max(peak)));
     }
     made

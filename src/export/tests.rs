@@ -130,6 +130,8 @@ fn torchscript_of_every_shape_computes_the_same_and_is_read_as_data() {
                 let constants: usize = script.constants.iter().map(|t| t.numel()).sum();
                 if freeze {
                     assert!(script.tensors.is_empty() && constants as u64 >= report.parameters);
+                    let fault = Source::open(&out, None, false, None).unwrap_err();
+                    assert!(fault.to_string().contains("frozen"), "{fault}");
                     continue;
                 }
                 let state = crate::engine::resume::state_dict(&source.model);
@@ -138,6 +140,13 @@ fn torchscript_of_every_shape_computes_the_same_and_is_read_as_data() {
                 assert_eq!(got, want, "upstream's names in upstream's order");
                 let dtype = script.tensors[0].1.dtype().kind();
                 assert_eq!(dtype, report.precision.kind());
+                // Its weights are a model again, whatever the program does with them.
+                let back = Source::open(&out, None, false, None).unwrap();
+                assert_eq!((back.stored, back.model.config()), (dtype, source.model.config()));
+                let rounded = source.model_as(dtype).unwrap();
+                for (a, b) in back.model.params().tensors().iter().zip(rounded.params().tensors()) {
+                    assert!(a.equal(&b.to_kind(Kind::Float)));
+                }
             }
         }
     }

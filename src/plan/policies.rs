@@ -4,7 +4,9 @@
 
 use super::resolve::{Resolver, join};
 use super::types::*;
+use crate::data::DataSource;
 use crate::recipe::schema::*;
+use crate::rollout::tools::{Table, ToolConfig, ToolKind};
 
 /// What differs between the methods before the method's own keys.
 struct Defaults {
@@ -81,7 +83,16 @@ impl Resolver<'_> {
         };
         let max_total_len =
             self.whole(base, "max_total_len", s.max_total_len, 1).unwrap_or(max_turns * a_turn);
-        let tools = self.tools(base, s.tools.as_deref(), seed);
+        let mut tools = self.tools(base, s.tools.as_deref(), seed);
+        if s.tools.is_none() {
+            // Errands of the built-in world ask for its prices too.
+            let prices = match &config.train.data.source {
+                DataSource::Synthetic(world) => Some(ToolKind::Lookup(Table::World(world.seed))),
+                DataSource::Paths(_) => None,
+            };
+            let kinds = [ToolKind::Calculator, ToolKind::Units, ToolKind::Clock];
+            tools = kinds.into_iter().chain(prices).map(ToolConfig::new).collect();
+        }
         config.agent = Some(AgentPlan { tools, max_turns, max_total_len });
         StageConfig::Agent(Box::new(config))
     }

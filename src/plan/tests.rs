@@ -47,6 +47,20 @@ fn defaults_are_upstreams() {
 }
 
 #[test]
+fn an_agent_has_the_tools_that_its_errands_ask_for() {
+    let tools = |more: &str| {
+        let text = format!("{LIFE}  - agent: {{init: sft, {more}, rewards: [{{math: {{}}}}]}}\n");
+        let StageConfig::Agent(config) = plan(&text).stages.remove(4).config else { panic!() };
+        let tools = config.agent.unwrap().tools;
+        crate::rollout::tools::Tools::new(&tools).unwrap().names().join(" ")
+    };
+    let errands = "calculate_math unit_converter get_current_time lookup";
+    assert_eq!(tools("data: {synthetic: {seed: 7}}"), errands);
+    assert_eq!(tools("data: {path: tests/cmd/bad.jsonl}"), errands.replace(" lookup", ""));
+    assert_eq!(tools("data: {synthetic: true}, tools: [clock: {}]"), "get_current_time");
+}
+
+#[test]
 fn costs_add_up() {
     let plan = plan(LIFE);
     let facts = Facts { rows: 100, tokens: 1000, padded_tokens: 1200, micro_batches_per_epoch: 10 };

@@ -67,7 +67,7 @@ impl Archive {
         let archive = Self::open_any(path)?;
         if archive.is_script() {
             return Err(Error::failed("this is a TorchScript program, not a checkpoint")
-                .hint("give the .pth or .safetensors that it was exported from"));
+                .hint("it holds weights alone: as --model or `init` it will do"));
         }
         Ok(archive)
     }

@@ -122,6 +122,21 @@ fn training_is_deterministic_and_says_what_is_too_small() {
 }
 
 #[test]
+fn a_prompt_s_ids_are_those_of_the_whole_conversation() {
+    let dir = tempfile::tempdir().unwrap();
+    let blank = "One\n\nTwo\n\n\n  three\n\n".repeat(50);
+    train([Ok(blank.clone())].into_iter(), 400, dir.path()).unwrap();
+    let tokenizer = Tokenizer::load(dir.path()).unwrap();
+    assert!(tokenizer.encode(&blank).unwrap().len() < blank.len() * 2 / 3, "merges were learned");
+    for answer in ["9", " nine", "\n", "<tool_call>\n"] {
+        let start = "<think>\n\n</think>\n\n";
+        let whole = tokenizer.encode(&format!("{start}{answer}")).unwrap();
+        let start = tokenizer.encode(start).unwrap();
+        assert!(whole.starts_with(&start), "{answer:?}: {start:?} {whole:?}");
+    }
+}
+
+#[test]
 fn a_split_emoji_is_never_shown_broken() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = trained(dir.path());

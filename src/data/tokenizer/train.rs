@@ -14,6 +14,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
+use super::ChatTemplate;
 use crate::error::{Error, Result};
 
 /// Our chat template.
@@ -63,8 +64,25 @@ const PLAIN_FROM: usize = 21;
 /// The smallest vocabulary: the reserved ids and every byte.
 pub const MIN_VOCAB_SIZE: usize = RESERVED.len() + 256;
 
+/// A line end, as the byte-level alphabet writes it. No merge crosses one: words are split by what follows them, so a
+/// blank line would be one token at a prompt's end and two before an answer's first letter, and a model that learned
+/// the one would not know the other.
+const LINE_END: char = 'Ċ';
+
 /// Texts are counted in parallel in portions of about this many bytes.
 const PORTION_BYTES: usize = 8 << 20;
+
+/// The chat template that every tokenizer trained here carries.
+pub fn template() -> Result<ChatTemplate> {
+    ChatTemplate::parse(CHAT_TEMPLATE, Path::new("chat_template.jinja"))
+}
+
+/// A rendered text with line ends for the reserved tokens, which no merge may reach into.
+pub fn without_reserved(text: String) -> String {
+    RESERVED
+        .iter()
+        .fold(text, |text, token| if text.contains(token) { text.replace(token, "\n") } else { text })
+}
 
 /// What came of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +173,8 @@ fn count_portion(texts: &[String]) -> Result<Counts> {
 fn count_text(mut counts: Counts, text: &str) -> Result<Counts> {
     let mut pieces = PreTokenizedString::from(text);
     ByteLevel::new(false, true, true).pre_tokenize(&mut pieces).map_err(failed)?;
-    for (word, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+    let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+    for word in splits.iter().flat_map(|(word, _, _)| word.split(LINE_END)).filter(|word| !word.is_empty()) {
         match counts.get_mut(word) {
             Some(count) => *count += 1,
             None => {

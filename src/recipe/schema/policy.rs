@@ -374,7 +374,8 @@ group_section!(
 group_section!(
     /// Tool use over several turns, by GRPO or CISPO: only what the policy wrote carries loss.
     AgentSection {
-        /// Tools the policy may call: calculator, units, clock, lookup, command (calculator, units, clock, lookup).
+        /// Tools the policy may call: calculator, units, clock, lookup, command (calculator, units, clock; for
+        /// the built-in world's errands lookup too).
         tools: Option<Vec<Option<Tool>>>,
         /// Most assistant turns (3).
         max_turns: Option<i64>,

@@ -1,5 +1,6 @@
 //! What a policy learns from and holds on to, made from the plan: rollouts, rewards, tools, the reference.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,6 +50,25 @@ pub fn source(
     }))
 }
 
+/// Says which tools rows show that the stage cannot carry out: a call of one is answered with an error.
+fn warn_of_missing(tools: &Tools, rows: &Prompts) {
+    let (names, mut missing, mut count) = (tools.names(), BTreeSet::new(), 0);
+    for row in 0..rows.len() {
+        let absent = rows.tool_names(row).filter(|name| !names.contains(name)).collect::<Vec<_>>();
+        count += usize::from(!absent.is_empty());
+        missing.extend(absent.into_iter().map(str::to_owned));
+    }
+    if count > 0 {
+        let list = |names: Vec<&str>| names.join(", ");
+        tracing::warn!(
+            "{count} of {} rows show tools that this stage does not have: {}; it has {}; add them under `tools`",
+            rows.len(),
+            list(missing.iter().map(String::as_str).collect()),
+            list(names)
+        );
+    }
+}
+
 fn native(
     context: &Context<'_>,
     config: &PolicyConfig,
@@ -65,11 +85,7 @@ fn native(
         )
         .hint("use rollout.engine: native, or run with one process"));
     }
-    let tools = config.agent.as_ref().map(|agent| match agent.tools.is_empty() {
-        true => Ok(Tools::built_in()),
-        false => Tools::new(&agent.tools),
-    });
-    let tools = tools.transpose()?;
+    let tools = config.agent.as_ref().map(|agent| Tools::new(&agent.tools)).transpose()?;
     let options = PromptOptions {
         max_tokens: t.max_seq_len,
         seed: context.plan.seed,
@@ -82,6 +98,11 @@ fn native(
         Some(data) => Some(Prompts::load(data, &tokenizer, &options)?.0),
         None => share,
     };
+    if let Some(tools) = &tools {
+        for rows in [Some(&prompts), heldout.as_ref()].into_iter().flatten() {
+            warn_of_missing(tools, rows);
+        }
+    }
     let turns = tools.zip(config.agent.as_ref()).map(|(tools, agent)| Turns {
         tools,
         max_turns: agent.max_turns,

@@ -28,7 +28,7 @@ use super::session as common;
 use super::watch::Watch;
 use super::{grpo, ppo, spo};
 use crate::data::Tokenizer;
-use crate::engine::memory::{phase_peak_mb, start_phase};
+use crate::engine::memory::phase;
 use crate::engine::{
     Companion, Compute, Files, LoopConfig, Metrics, Objective, Observer, Pass, StepLoss, train,
 };
@@ -89,16 +89,17 @@ impl Shared {
     /// Rolls out, reads the reference.
     pub fn step(&mut self, policy: &CausalLm, at: At) -> Result<Step> {
         let started = Instant::now();
-        let Rollout { episodes, attend, fresh, mut facts, repetition } =
-            self.source.roll(policy, at.epoch, at.index)?;
+        let device = policy.device();
+        let (rollout, peak) = phase(device, || self.source.roll(policy, at.epoch, at.index));
+        let Rollout { episodes, attend, fresh, mut facts, repetition } = rollout?;
         let rolled_s = started.elapsed().as_secs_f64();
-        facts.extend(phase_peak_mb(policy.device()).map(|peak| ("rollout_peak_mb", peak)));
-        start_phase(policy.device());
-        let batch = Batch::new(&episodes, self.pad, attend, policy.device());
-        let reference = self.reference.as_ref().map(|r| batch.logprobs(r, self.compute)).transpose()?;
-        if reference.is_some() {
-            facts.extend(phase_peak_mb(policy.device()).map(|peak| ("reference_peak_mb", peak)));
-            start_phase(policy.device());
+        facts.extend(peak.map(|peak| ("rollout_peak_mb", peak)));
+        let batch = Batch::new(&episodes, self.pad, attend, device);
+        let mut reference = None;
+        if let Some(model) = &self.reference {
+            let (logprobs, peak) = phase(device, || batch.logprobs(model, self.compute));
+            reference = Some(logprobs?);
+            facts.extend(peak.map(|peak| ("reference_peak_mb", peak)));
         }
         let rewards: Vec<f64> = episodes.iter().map(|e| e.reward).collect();
         let (reward, reward_std) = spread(&rewards);

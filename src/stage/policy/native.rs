@@ -273,18 +273,21 @@ impl Source for Native {
             facts.push(("groups_replaced", replaced as f64));
         }
         let step = epoch * self.steps_per_epoch() + index + 1;
-        let sampled = groups.iter().flat_map(|group| {
-            group.rows.iter().map(|(answer, scores)| Sampled {
-                step,
-                prompt: &group.prompt.text,
-                completion: &answer.text,
-                scores,
-                finish: answer.finish,
-            })
-        });
-        self.table.keep(sampled)?;
         let rows: Vec<_> =
             groups.iter().flat_map(|g| g.rows.iter().map(|(a, s)| (&g.prompt, a, s))).collect();
+        // Of several turns all are kept, with what the tools answered.
+        let whole = |(_, answer, _): &(_, &Answer, _)| match answer.turns {
+            1 => Ok(answer.text.clone()),
+            _ => turn_text(&self.tokenizer, &answer.ids, &[]),
+        };
+        let written = rows.iter().map(whole).collect::<Result<Vec<_>>>()?;
+        self.table.keep(rows.iter().zip(&written).map(|((prompt, answer, scores), completion)| Sampled {
+            step,
+            prompt: &prompt.text,
+            completion,
+            scores,
+            finish: answer.finish,
+        }))?;
         let repeated = rows.iter().map(|(_, answer, _)| repetition(&answer.ids)).sum::<f64>();
         let repetition = repeated / rows.len().max(1) as f64;
         facts.push(("repetition", repetition));
