@@ -245,7 +245,7 @@ def main():
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--inner", type=int, default=None, help="width inside the feed-forward; minimind3's rule without it")
     parser.add_argument("--no-qk-norm", action="store_true")
-    parser.add_argument("--experts", type=int, default=0, help="experts in place of one feed-forward, for --what train")
+    parser.add_argument("--experts", type=int, default=0, help="experts in place of one feed-forward")
     parser.add_argument("--experts-per-token", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seq-len", type=int, default=512)

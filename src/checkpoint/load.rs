@@ -92,7 +92,11 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
 fn script_weights(path: &Path) -> Result<Weights> {
     let script = pth::read_script(path)?;
     if script.tensors.is_empty() {
-        return Err(Error::failed("this TorchScript program is frozen: its weights have no names")
+        let what = match script.constants.is_empty() {
+            true => "this TorchScript program holds no weights",
+            false => "this TorchScript program is frozen: its weights have no names",
+        };
+        return Err(Error::failed(what)
             .at(Place::file(path))
             .hint("export it without --freeze, or give the weights that it was exported from"));
     }

@@ -78,10 +78,13 @@ pub fn run(args: Args) -> Result<()> {
 
 /// What is read must not be written over.
 fn apart(source: &Path, out: &Path, what: &str) -> Result<()> {
-    match (source.canonicalize(), out.canonicalize()) {
-        (Ok(a), Ok(b)) if a == b => Err(Error::input(what).at(Place::file(out)).hint("give another --out")),
-        _ => Ok(()),
+    let (Ok(source), Ok(there)) = (source.canonicalize(), out.canonicalize()) else { return Ok(()) };
+    // A folder's own file is part of it.
+    let within = source.parent() == Some(&there) || there.parent() == Some(&source);
+    if source != there && !within {
+        return Ok(());
     }
+    Err(Error::input(what).at(Place::file(out)).hint("give another --out"))
 }
 
 fn convert(args: &Convert) -> Result<()> {

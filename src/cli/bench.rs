@@ -175,8 +175,10 @@ pub fn run(args: Args) -> Result<()> {
     if wanted.contains(&What::Train) {
         figures.push(trained(&model, &args)?);
     }
-    let load = |_| bench_load::load(args.model.as_deref(), &model, args.repeat);
-    let loaded = wanted.contains(&What::Load).then_some(()).map(load).transpose()?;
+    let loaded = match wanted.contains(&What::Load) {
+        true => Some(bench_load::load(args.model.as_deref(), &model, args.repeat)?),
+        false => None,
+    };
     show(&args, threads, limits, &model, &figures, loaded.as_ref());
     Ok(())
 }
@@ -353,7 +355,7 @@ fn show(
             json!({
                 "what": "load", "precision": "fp32", "bytes": l.bytes, "seconds": l.seconds,
                 "copy_seconds": l.copy_seconds, "share_of_limit": l.copy_seconds / l.seconds,
-                "peak_memory_bytes": l.added_bytes,
+                "added_memory_bytes": l.added_bytes,
             })
         }));
         let machine = json!({

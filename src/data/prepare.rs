@@ -64,6 +64,36 @@ pub struct DataFacts {
     pub content_hash: String,
 }
 
+impl DataFacts {
+    /// Says how many rows teach nothing.
+    ///
+    /// # Errors
+    /// None of them teaches anything.
+    pub fn teaching(&self, format: DataFormat, max_seq_len: usize) -> Result<()> {
+        if self.rows_without_loss == 0 {
+            return Ok(());
+        }
+        let cut = format != DataFormat::Tokens && self.longest >= max_seq_len;
+        let why = match format {
+            DataFormat::Tokens => "all their labels are -100".to_owned(),
+            _ if cut => format!("rows are cut at max_seq_len {max_seq_len}, and no answer begins before it"),
+            _ => "the chat template marks no turn as the assistant's (bos token, `assistant`, line end)"
+                .to_owned(),
+        };
+        if self.rows_without_loss == self.rows {
+            return Err(Error::input("the data teaches nothing: no token of it carries loss")
+                .because(why)
+                .hint(if cut {
+                    "raise max_seq_len; `minimind data stats` counts tokens"
+                } else {
+                    "look at the rows with `minimind data show`"
+                }));
+        }
+        tracing::warn!("{} of {} rows teach nothing: {why}", self.rows_without_loss, self.rows);
+        Ok(())
+    }
+}
+
 /// Rows to train and to validate on.
 #[derive(Debug, Clone)]
 pub struct Prepared {
@@ -94,31 +124,17 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<Prepared> {
         Validation::Share(share) => split(&whole.rows, *share, ctx.seed)?,
     };
     let lens = || (0..train.len()).map(|i| train.row_len(i));
+    let losses: Vec<usize> = (0..train.len()).map(|i| train.loss_tokens(i)).collect();
     let facts = DataFacts {
         rows: train.len(),
         skipped_rows: whole.skipped,
         tokens: lens().sum(),
-        loss_tokens: (0..train.len()).map(|i| train.loss_tokens(i)).sum(),
-        rows_without_loss: (0..train.len()).filter(|&i| train.loss_tokens(i) == 0).count(),
+        loss_tokens: losses.iter().sum(),
+        rows_without_loss: losses.iter().filter(|&&n| n == 0).count(),
         longest: lens().max().unwrap_or(0),
         bytes: whole.bytes,
         content_hash: whole.hash,
     };
-    let (empty, most) = (facts.rows_without_loss, ctx.max_seq_len);
-    if empty == facts.rows {
-        return Err(Error::input("the data teaches nothing: no token carries loss")
-            .because(format!(
-                "rows are cut at max_seq_len {most}, the longest kept part has {} tokens",
-                facts.longest
-            ))
-            .hint("raise max_seq_len, or look with `minimind data stats FILE --tokenizer DIR`"));
-    }
-    if empty > 0 {
-        tracing::warn!(
-            "{empty} of {} rows teach nothing: no token with loss is among their first {most} (max_seq_len)",
-            facts.rows
-        );
-    }
     Ok(Prepared { train, validation, facts })
 }
 
@@ -328,4 +344,48 @@ fn content(source: &DataSource, format: DataFormat) -> Result<(String, u64)> {
         }
     }
     Ok((hex(&hash.finalize()), bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::tokenizer;
+
+    #[test]
+    fn rows_that_teach_nothing_are_counted_and_refused_where_none_teaches() {
+        let dir = tempfile::tempdir().unwrap();
+        let tok = dir.path().join("tok");
+        tokenizer::train::train(std::iter::once(Ok("ab".to_owned())), 300, &tok).unwrap();
+        let tokenizer = Tokenizer::load(&tok).unwrap();
+        let row = |asked: &str| {
+            let turns = serde_json::json!([{"role": "user", "content": asked}, {"role": "assistant", "content": "b"}]);
+            serde_json::json!({"conversations": turns, "text": asked}).to_string()
+        };
+        let file = dir.path().join("rows.jsonl");
+        std::fs::write(&file, row("a") + "\n" + &row(&"a".repeat(200)) + "\n").unwrap();
+        let facts = |format: DataFormat, max_seq_len: usize| {
+            let config = DataConfig::files(vec![file.clone()], format);
+            let ctx = PrepareContext {
+                tokenizer: Some(&tokenizer),
+                max_seq_len,
+                seed: 7,
+                cache_dir: dir.path(),
+                system_prompt_ratio: 0.0,
+                empty_think_ratio: 0.0,
+            };
+            prepare(&config, &ctx).unwrap().facts
+        };
+        let none = facts(DataFormat::Chat, 6);
+        assert_eq!((none.rows, none.rows_without_loss, none.loss_tokens), (2, 2, 0));
+        let fault = none.teaching(DataFormat::Chat, 6).unwrap_err().to_string();
+        assert!(fault.contains("cut at max_seq_len 6") && fault.contains("raise"), "{fault}");
+        // Rows that were not cut have another fault.
+        let fault = none.teaching(DataFormat::Chat, 600).unwrap_err().to_string();
+        assert!(fault.contains("chat template") && !fault.contains("raise"), "{fault}");
+        let some = facts(DataFormat::Chat, 100);
+        assert_eq!(some.rows_without_loss, 1);
+        assert!(some.teaching(DataFormat::Chat, 100).is_ok());
+        assert_eq!(facts(DataFormat::Chat, 400).rows_without_loss, 0);
+        assert_eq!(facts(DataFormat::Text, 6).rows_without_loss, 0);
+    }
 }

@@ -68,13 +68,16 @@ fn row_text(row: &Value, template: &ChatTemplate) -> Result<String, RowFault> {
         )
     })?;
     let has_tools = |turn: &Value| {
-        ["tools", "functions", "tool_calls"].iter().any(|key| turn.get(key).is_some_and(|v| !v.is_null()))
+        let keys: &[&str] = if turn["role"] == "system" { &["tools", "functions"] } else { &["tool_calls"] };
+        keys.iter().any(|key| turn.get(key).is_some_and(labels::is_given))
     };
     if turns.iter().any(has_tools) {
         let rendered = labels::prepare(row).and_then(|(messages, tools)| {
             template.render(&messages, tools.as_ref(), RenderOptions::default(), &BTreeMap::new())
         });
-        let text = rendered.map_err(|e| RowFault::new(e.what(), "see `minimind data check`"))?;
+        let text = rendered.map_err(|e| {
+            RowFault::new(e.what(), "write `tools` and `tool_calls` as JSON, or as JSON in a string")
+        })?;
         return Ok(train::without_reserved(text));
     }
     Ok(turns.iter().filter_map(|turn| turn["content"].as_str()).collect::<Vec<_>>().join("\n"))
@@ -116,6 +119,10 @@ mod tests {
         let plain =
             r#"{"conversations": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
         assert_eq!(said(plain).unwrap(), "a\nb");
+        let none =
+            plain.replace("\"b\"", "\"b\", \"tool_calls\": []").replace("\"a\"", "\"a\", \"tools\": \"\"");
+        assert_ne!(none, plain);
+        assert_eq!(said(&none).unwrap(), "a\nb");
         let tools = r#"{"conversations": [{"role": "system", "content": "", "tools": "[{\"name\": \"add\"}]"},
             {"role": "user", "content": "a"},
             {"role": "assistant", "content": "", "tool_calls": "[{\"name\": \"add\", \"arguments\": {\"x\": 1}}]"}]}"#;

@@ -48,7 +48,7 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    /// Runs a pass (forward and back, with the rollout where there is one).
+    /// Runs a pass, forward and back; where it rolls out, that is a phase of its own.
     pub fn backward<T>(&mut self, device: Device, body: impl FnOnce() -> T) -> T {
         seen(&mut self.backward, device, body)
     }

@@ -4,7 +4,7 @@
 
 use super::resolve::{Resolver, join};
 use super::types::*;
-use crate::data::DataSource;
+use crate::data::{DataConfig, DataSource};
 use crate::recipe::schema::*;
 use crate::rollout::tools::{Table, ToolConfig, ToolKind};
 
@@ -83,18 +83,33 @@ impl Resolver<'_> {
         };
         let max_total_len =
             self.whole(base, "max_total_len", s.max_total_len, 1).unwrap_or(max_turns * a_turn);
-        let mut tools = self.tools(base, s.tools.as_deref(), seed);
-        if s.tools.is_none() {
-            // Errands of the built-in world ask for its prices too.
-            let prices = match &config.train.data.source {
-                DataSource::Synthetic(world) => Some(ToolKind::Lookup(Table::World(world.seed))),
-                DataSource::Paths(_) => None,
-            };
-            let kinds = [ToolKind::Calculator, ToolKind::Units, ToolKind::Clock];
-            tools = kinds.into_iter().chain(prices).map(ToolConfig::new).collect();
-        }
+        let tools = match s.tools.as_deref() {
+            Some(list) => self.tools(base, Some(list), seed),
+            None => self.usual_tools(base, &config),
+        };
         config.agent = Some(AgentPlan { tools, max_turns, max_total_len });
         StageConfig::Agent(Box::new(config))
+    }
+
+    /// Calculator, units and clock; for errands of the built-in world, which ask for its prices, lookup too.
+    fn usual_tools(&mut self, base: &[String], config: &PolicyConfig) -> Vec<ToolConfig> {
+        let world = |data: &DataConfig| match &data.source {
+            DataSource::Synthetic(world) => Some(world.seed),
+            DataSource::Paths(_) => None,
+        };
+        let (asked, held) = (world(&config.train.data), config.heldout.as_ref().and_then(world));
+        if let (Some(asked), Some(held)) = (asked, held)
+            && asked != held
+        {
+            self.fault(
+                &join(base, "heldout"),
+                format!("`heldout` asks of the world with seed {held}, `data` of that with seed {asked}: prices differ"),
+                "give both the same seed, or say under `tools` whose prices `lookup` tells",
+            );
+        }
+        let prices = asked.or(held).map(|seed| ToolKind::Lookup(Table::World(seed)));
+        let kinds = [ToolKind::Calculator, ToolKind::Units, ToolKind::Clock];
+        kinds.into_iter().chain(prices).map(ToolConfig::new).collect()
     }
 
     /// The keys that grpo and agent share.

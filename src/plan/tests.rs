@@ -58,6 +58,15 @@ fn an_agent_has_the_tools_that_its_errands_ask_for() {
     assert_eq!(tools("data: {synthetic: {seed: 7}}"), errands);
     assert_eq!(tools("data: {path: tests/cmd/bad.jsonl}"), errands.replace(" lookup", ""));
     assert_eq!(tools("data: {synthetic: true}, tools: [clock: {}]"), "get_current_time");
+    for (more, want) in [
+        ("data: {synthetic: true}, tools: []", "`tools` is empty"),
+        ("data: {synthetic: {seed: 7}}, heldout: {synthetic: true}", "prices differ"),
+    ] {
+        let text = format!("{LIFE}  - agent: {{init: sft, {more}, rewards: [{{math: {{}}}}]}}\n");
+        let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), &text, &[]).unwrap();
+        let fault = resolve::finish(&recipe, faults).unwrap_err().to_string();
+        assert!(fault.contains(want), "{fault}");
+    }
 }
 
 #[test]

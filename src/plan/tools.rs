@@ -17,6 +17,9 @@ impl Resolver<'_> {
     ) -> Vec<ToolConfig> {
         let base = join(stage, "tools");
         let mut planned: Vec<ToolConfig> = Vec::new();
+        if list.is_some_and(<[_]>::is_empty) {
+            self.fault(&base, "`tools` is empty", format!("name one or more: {}", TOOL_KINDS.join(", ")));
+        }
         for (index, tool) in list.unwrap_or_default().iter().enumerate() {
             let element = join(&base, &index.to_string());
             let Some(tool) = tool else {

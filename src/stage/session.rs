@@ -14,7 +14,7 @@ use super::measure;
 use super::record::Inputs;
 use super::runner::{Context, Finished, Resume};
 use super::watch::Watch;
-use crate::data::{Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
+use crate::data::{DataSource, Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
 use crate::engine::{Compute, Files, LoopConfig, Objective, resume, train};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, params};
@@ -89,6 +89,13 @@ impl<'a> Session<'a> {
         if prepared.train.is_empty() {
             return Err(Error::input(format!("stage `{}` has no row to train on", self.name))
                 .hint("look at its data with minimind data check, or lower `validation`"));
+        }
+        if !prepared.train.are_pairs() {
+            let taught = prepared.facts.teaching(config.data.format, config.max_seq_len);
+            taught.map_err(|e| match &config.data.source {
+                DataSource::Paths(paths) if !paths.is_empty() => e.at(Place::file(&paths[0])),
+                _ => e,
+            })?;
         }
         let with = |rows: &Rows, shuffle: bool| {
             let settings = LoaderConfig {

@@ -67,7 +67,7 @@ impl Archive {
         let archive = Self::open_any(path)?;
         if archive.is_script() {
             return Err(Error::failed("this is a TorchScript program, not a checkpoint")
-                .hint("it holds weights alone: as --model or `init` it will do"));
+                .hint("as --model or `init` it gives its weights, unless it is frozen"));
         }
         Ok(archive)
     }

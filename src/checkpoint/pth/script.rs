@@ -12,6 +12,9 @@ use crate::error::{Error, Place, Result};
 /// Longest source text that is read.
 const MOST_SOURCE: usize = 64 << 20;
 
+/// Longest dotted name of a tensor: nesting would otherwise make long names of short ones, again and again.
+const MOST_NAME: usize = 1024;
+
 /// What a program with weights holds.
 #[derive(Debug)]
 pub struct ScriptContents {
@@ -44,7 +47,7 @@ pub fn read_script(path: &Path) -> Result<ScriptContents> {
 
 fn contents(archive: &Archive) -> Result<ScriptContents> {
     let mut tensors = Vec::new();
-    flatten("", &unpickle_script(archive, "data")?, &mut tensors);
+    flatten("", &unpickle_script(archive, "data")?, &mut tensors)?;
     let constants = match unpickle_script(archive, "constants")? {
         Value::Tuple(items) | Value::List(items) => {
             items.iter().filter_map(|item| item.as_tensor().cloned()).collect()
@@ -60,15 +63,20 @@ fn contents(archive: &Archive) -> Result<ScriptContents> {
     Ok(ScriptContents { class, tensors, constants, methods, metadata })
 }
 
-fn flatten(prefix: &str, value: &Value, into: &mut Vec<(String, HostTensor)>) {
+fn flatten(prefix: &str, value: &Value, into: &mut Vec<(String, HostTensor)>) -> Result<()> {
     for (key, value) in value.entries() {
         let Some(key) = key.as_str() else { continue };
+        if prefix.len() + key.len() >= MOST_NAME {
+            return Err(Error::failed("this TorchScript program is damaged")
+                .because(format!("a name in it is longer than {MOST_NAME} bytes")));
+        }
         let name = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
         match value {
             Value::Tensor(tensor) => into.push((name, tensor.clone())),
-            other => flatten(&name, other, into),
+            other => flatten(&name, other, into)?,
         }
     }
+    Ok(())
 }
 
 /// The pickle of an object begins with its class: protocol, then `c`, module, name.
@@ -98,6 +106,15 @@ fn methods_of(text: &str, class: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_names_are_refused() {
+        let text = |n: usize| Value::Str("k".repeat(n));
+        let leaf = Value::Dict(vec![(text(600), Value::Dict(vec![(text(600), Value::None)]))]);
+        let fault = flatten("", &leaf, &mut Vec::new()).unwrap_err();
+        assert!(fault.to_string().contains("longer than 1024"), "{fault}");
+        assert!(flatten("", &Value::Dict(vec![(text(600), Value::None)]), &mut Vec::new()).is_ok());
+    }
 
     #[test]
     fn headings_are_read_from_source() {

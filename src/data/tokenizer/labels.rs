@@ -51,7 +51,7 @@ pub fn prepare(row: &Value) -> Result<(Value, Option<Value>)> {
 }
 
 /// Python's truth: null, "", [] and {} are not given.
-fn is_given(value: &Value) -> bool {
+pub(crate) fn is_given(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
         Value::String(text) => !text.is_empty(),

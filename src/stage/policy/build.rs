@@ -51,22 +51,28 @@ pub fn source(
 }
 
 /// Says which tools rows show that the stage cannot carry out: a call of one is answered with an error.
-fn warn_of_missing(tools: &Tools, rows: &Prompts) {
+fn warn_of_missing(tools: &Tools, rows: &Prompts, which: &str) {
     let (names, mut missing, mut count) = (tools.names(), BTreeSet::new(), 0);
     for row in 0..rows.len() {
-        let absent = rows.tool_names(row).filter(|name| !names.contains(name)).collect::<Vec<_>>();
-        count += usize::from(!absent.is_empty());
-        missing.extend(absent.into_iter().map(str::to_owned));
+        let absent = rows.tool_names(row).filter(|name| !names.contains(name));
+        let mut seen = 0;
+        missing.extend(absent.inspect(|_| seen += 1));
+        count += usize::from(seen > 0);
     }
-    if count > 0 {
-        let list = |names: Vec<&str>| names.join(", ");
-        tracing::warn!(
-            "{count} of {} rows show tools that this stage does not have: {}; it has {}; add them under `tools`",
-            rows.len(),
-            list(missing.iter().map(String::as_str).collect()),
-            list(names)
-        );
+    if count == 0 {
+        return;
     }
+    let shown: Vec<String> =
+        missing.iter().take(10).map(|name| format!("`{}`", name.escape_debug())).collect();
+    let more = match missing.len() - shown.len() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    tracing::warn!(
+        "{count} of {} rows of `{which}` show tools that this stage does not have: {}{more}; add them under `tools`",
+        rows.len(),
+        shown.join(", "),
+    );
 }
 
 fn native(
@@ -98,9 +104,10 @@ fn native(
         Some(data) => Some(Prompts::load(data, &tokenizer, &options)?.0),
         None => share,
     };
-    if let Some(tools) = &tools {
-        for rows in [Some(&prompts), heldout.as_ref()].into_iter().flatten() {
-            warn_of_missing(tools, rows);
+    if let Some(tools) = tools.as_ref().filter(|_| context.ranks.is_first()) {
+        warn_of_missing(tools, &prompts, "data");
+        if let Some(heldout) = &heldout {
+            warn_of_missing(tools, heldout, "heldout");
         }
     }
     let turns = tools.zip(config.agent.as_ref()).map(|(tools, agent)| Turns {

@@ -275,19 +275,17 @@ impl Source for Native {
         let step = epoch * self.steps_per_epoch() + index + 1;
         let rows: Vec<_> =
             groups.iter().flat_map(|g| g.rows.iter().map(|(a, s)| (&g.prompt, a, s))).collect();
-        // Of several turns all are kept, with what the tools answered.
-        let whole = |(_, answer, _): &(_, &Answer, _)| match answer.turns {
-            1 => Ok(answer.text.clone()),
-            _ => turn_text(&self.tokenizer, &answer.ids, &[]),
-        };
-        let written = rows.iter().map(whole).collect::<Result<Vec<_>>>()?;
-        self.table.keep(rows.iter().zip(&written).map(|((prompt, answer, scores), completion)| Sampled {
-            step,
-            prompt: &prompt.text,
-            completion,
-            scores,
-            finish: answer.finish,
-        }))?;
+        if self.table.keeps(step) {
+            // Of several turns all are kept, with what the tools answered; rewards judge the last.
+            let whole = |(_, answer, _): &(_, &Answer, _)| match answer.turns {
+                1 => Ok(answer.text.clone()),
+                _ => self.tokenizer.decode(&answer.ids, false),
+            };
+            let written = rows.iter().map(whole).collect::<Result<Vec<_>>>()?;
+            self.table.keep(rows.iter().zip(&written).map(|((prompt, answer, scores), completion)| {
+                Sampled { step, prompt: &prompt.text, completion, scores, finish: answer.finish }
+            }))?;
+        }
         let repeated = rows.iter().map(|(_, answer, _)| repetition(&answer.ids)).sum::<f64>();
         let repetition = repeated / rows.len().max(1) as f64;
         facts.push(("repetition", repetition));

@@ -53,12 +53,16 @@ impl Table {
         Ok(Self { path, file: Some(file), length: 0, most, interval })
     }
 
+    /// Whether a step is one of those kept.
+    pub fn keeps(&self, step: u64) -> bool {
+        self.most > 0 && (step == 1 || step.is_multiple_of(self.interval))
+    }
+
     /// Keeps some of a step's completions, if it is one that is kept: the first of them, and the best and the
     /// worst in their place where those are others.
     pub fn keep<'a>(&mut self, rows: impl Iterator<Item = Sampled<'a>>) -> Result<()> {
         let rows: Vec<Sampled<'_>> = rows.collect();
-        let Some(step) = rows.first().map(|row| row.step) else { return Ok(()) };
-        if self.most == 0 || !(step == 1 || step.is_multiple_of(self.interval)) {
+        if !rows.first().is_some_and(|row| self.keeps(row.step)) {
             return Ok(());
         }
         let mut text = String::new();
