@@ -119,6 +119,10 @@ class Model(nn.Module):
             kept.append(k)
         return self.norm(x) @ self.embed.weight.T, kept
 
+    def balance(self):
+        """The experts' loss of the last pass; 0 without experts."""
+        return sum(layer.mlp.balance for layer in self.layers if isinstance(layer.mlp, Experts))
+
 
 @torch.no_grad()
 def rollout(model, prompt, rows, new_tokens, temperature):
@@ -177,8 +181,7 @@ def train(model, args):
         with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
             logits, _ = forward(ids, None)
             loss = F.cross_entropy(logits[:, :-1].reshape(-1, args.vocab_size), ids[:, 1:].reshape(-1), ignore_index=-100)
-        if args.experts:
-            loss = loss + sum(layer.mlp.balance for layer in model.layers)
+        loss = loss + model.balance()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -222,8 +225,7 @@ def grpo(model, args):
             held = logprobs(reference, ids)
         kl = torch.exp(held - now) - (held - now) - 1
         loss = (-torch.exp(now - now.detach()) * advantages + 0.1 * kl).mean()
-        if args.experts:
-            loss = loss + sum(layer.mlp.balance for layer in model.layers)
+        loss = loss + model.balance()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -77,20 +77,21 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
     if named || head.get(8) == Some(&b'{') {
         let contents = safetensors::read(path)?;
         let metadata = contents.metadata.get(METADATA).map(|text| json(path, text.as_bytes())).transpose()?;
-        let tensors = contents.tensors.into_iter().map(|(k, t)| (strip_prefix(&k).to_owned(), t)).collect();
-        return Ok(Weights { tensors, metadata });
+        return Ok(Weights { tensors: stripped(contents.tensors), metadata });
     }
-    if pth::is_script(path) {
-        return script_weights(path);
-    }
-    let tensors = tensors_of(&pth::read(path)?);
-    let metadata = pth::read_extra(path, METADATA)?.map(|bytes| json(path, &bytes)).transpose()?;
+    let (tensors, metadata) = match pth::read_either(path, METADATA)? {
+        pth::Contents::Tree(value, extra) => (tensors_of(&value), extra),
+        pth::Contents::Script(script) => {
+            check_named(path, &script)?;
+            (stripped(script.tensors), script.metadata)
+        }
+    };
+    let metadata = metadata.map(|bytes| json(path, &bytes)).transpose()?;
     Ok(Weights { tensors, metadata })
 }
 
-/// The parameters of a TorchScript program, which is read as data and never run.
-fn script_weights(path: &Path) -> Result<Weights> {
-    let script = pth::read_script(path)?;
+/// Whether a TorchScript program, which is read as data and never run, has its weights by name.
+fn check_named(path: &Path, script: &pth::ScriptContents) -> Result<()> {
     if script.tensors.is_empty() {
         let what = match script.constants.is_empty() {
             true => "this TorchScript program holds no weights",
@@ -100,9 +101,11 @@ fn script_weights(path: &Path) -> Result<Weights> {
             .at(Place::file(path))
             .hint("export it without --freeze, or give the weights that it was exported from"));
     }
-    let metadata = script.metadata.map(|bytes| json(path, &bytes)).transpose()?;
-    let tensors = script.tensors.into_iter().map(|(k, t)| (strip_prefix(&k).to_owned(), t)).collect();
-    Ok(Weights { tensors, metadata })
+    Ok(())
+}
+
+fn stripped(named: impl IntoIterator<Item = (String, HostTensor)>) -> HashMap<String, HostTensor> {
+    named.into_iter().map(|(name, tensor)| (strip_prefix(&name).to_owned(), tensor)).collect()
 }
 
 /// Every tensor of a file or folder, on the CPU.

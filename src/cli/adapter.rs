@@ -8,6 +8,7 @@ use tch::Kind;
 use super::pull;
 use crate::checkpoint::adapter::{Adapter, merge, peft};
 use crate::error::{Error, Place, Result};
+use crate::export::same_file;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -78,13 +79,14 @@ pub fn run(args: Args) -> Result<()> {
 
 /// What is read must not be written over.
 fn apart(source: &Path, out: &Path, what: &str) -> Result<()> {
-    let (Ok(source), Ok(there)) = (source.canonicalize(), out.canonicalize()) else { return Ok(()) };
     // A folder's own file is part of it.
-    let within = source.parent() == Some(&there) || there.parent() == Some(&source);
-    if source != there && !within {
-        return Ok(());
+    let part = |of: &Path, file: &Path| {
+        file.canonicalize().is_ok_and(|file| file.parent().is_some_and(|folder| same_file(folder, of)))
+    };
+    if same_file(source, out) || part(source, out) || part(out, source) {
+        return Err(Error::input(what).at(Place::file(out)).hint("give another --out"));
     }
-    Err(Error::input(what).at(Place::file(out)).hint("give another --out"))
+    Ok(())
 }
 
 fn convert(args: &Convert) -> Result<()> {

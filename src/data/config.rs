@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::error::{Error, Place};
+
 /// The shape of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -30,6 +32,16 @@ pub enum DataSource {
     Paths(Vec<PathBuf>),
     /// The built-in world.
     Synthetic(SyntheticConfig),
+}
+
+impl DataSource {
+    /// The first file as the place of a fault of all rows; the built-in world has none.
+    pub fn at(&self, fault: Error) -> Error {
+        match self {
+            Self::Paths(paths) if !paths.is_empty() => fault.at(Place::file(&paths[0])),
+            _ => fault,
+        }
+    }
 }
 
 /// Which part of the built-in world to make.

@@ -23,7 +23,7 @@ use super::synthetic::{self, SyntheticKind};
 use super::text;
 use super::tokenizer::Tokenizer;
 use super::tokens::Tokens;
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
 use crate::hash::hex;
 
 /// What preparing needs beside the data's own settings.
@@ -227,10 +227,7 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
     if cache.rows() == 0 {
         let fault = Error::input(format!("no usable row ({} skipped)", cache.skipped))
             .hint("look with `minimind data check FILE`");
-        return Err(match source {
-            DataSource::Paths(paths) if !paths.is_empty() => fault.at(Place::file(&paths[0])),
-            _ => fault,
-        });
+        return Err(source.at(fault));
     }
     let skipped = cache.skipped;
     let bytes = if matches!(source, DataSource::Synthetic(_)) { cache.source_bytes } else { bytes };

@@ -222,10 +222,7 @@ impl Prompts {
         }
         if rows.is_empty() {
             let fault = Error::input(format!("no usable prompt ({skipped} skipped)")).hint(FORM);
-            return Err(match source {
-                DataSource::Paths(paths) if !paths.is_empty() => fault.at(Place::file(&paths[0])),
-                _ => fault,
-            });
+            return Err(source.at(fault));
         }
         Ok(Self { rows, options: options.clone(), skipped, content_hash })
     }

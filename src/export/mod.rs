@@ -193,7 +193,7 @@ pub fn export(format: Format, source: &Source, out: &Path, options: &Options) ->
     Ok(Report { format, path: out.to_owned(), files, bytes, parameters, precision, check })
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 

@@ -107,9 +107,8 @@ impl Resolver<'_> {
                 "give both the same seed, or say under `tools` whose prices `lookup` tells",
             );
         }
-        let prices = asked.or(held).map(|seed| ToolKind::Lookup(Table::World(seed)));
-        let kinds = [ToolKind::Calculator, ToolKind::Units, ToolKind::Clock];
-        kinds.into_iter().chain(prices).map(ToolConfig::new).collect()
+        let prices = asked.or(held).map(|seed| ToolConfig::new(ToolKind::Lookup(Table::World(seed))));
+        ToolConfig::built_in().into_iter().chain(prices).collect()
     }
 
     /// The keys that grpo and agent share.

@@ -48,9 +48,9 @@ fn defaults_are_upstreams() {
 
 #[test]
 fn an_agent_has_the_tools_that_its_errands_ask_for() {
+    let text = |more: &str| format!("{LIFE}  - agent: {{init: sft, {more}, rewards: [{{math: {{}}}}]}}\n");
     let tools = |more: &str| {
-        let text = format!("{LIFE}  - agent: {{init: sft, {more}, rewards: [{{math: {{}}}}]}}\n");
-        let StageConfig::Agent(config) = plan(&text).stages.remove(4).config else { panic!() };
+        let StageConfig::Agent(config) = plan(&text(more)).stages.remove(4).config else { panic!() };
         let tools = config.agent.unwrap().tools;
         crate::rollout::tools::Tools::new(&tools).unwrap().names().join(" ")
     };
@@ -62,8 +62,7 @@ fn an_agent_has_the_tools_that_its_errands_ask_for() {
         ("data: {synthetic: true}, tools: []", "`tools` is empty"),
         ("data: {synthetic: {seed: 7}}, heldout: {synthetic: true}", "prices differ"),
     ] {
-        let text = format!("{LIFE}  - agent: {{init: sft, {more}, rewards: [{{math: {{}}}}]}}\n");
-        let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), &text, &[]).unwrap();
+        let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), &text(more), &[]).unwrap();
         let fault = resolve::finish(&recipe, faults).unwrap_err().to_string();
         assert!(fault.contains(want), "{fault}");
     }

@@ -14,7 +14,7 @@ use super::measure;
 use super::record::Inputs;
 use super::runner::{Context, Finished, Resume};
 use super::watch::Watch;
-use crate::data::{DataSource, Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
+use crate::data::{Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
 use crate::engine::{Compute, Files, LoopConfig, Objective, resume, train};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, params};
@@ -92,10 +92,7 @@ impl<'a> Session<'a> {
         }
         if !prepared.train.are_pairs() {
             let taught = prepared.facts.teaching(config.data.format, config.max_seq_len);
-            taught.map_err(|e| match &config.data.source {
-                DataSource::Paths(paths) if !paths.is_empty() => e.at(Place::file(&paths[0])),
-                _ => e,
-            })?;
+            taught.map_err(|e| config.data.source.at(e))?;
         }
         let with = |rows: &Rows, shuffle: bool| {
             let settings = LoaderConfig {

@@ -184,6 +184,11 @@ impl Archive {
         Ok(bytes)
     }
 
+    /// A record's bytes; `None` where the file has no such record.
+    pub fn extra(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.has(name).then(|| self.bytes(name).map(<[u8]>::to_vec)).transpose()
+    }
+
     /// The source texts of a TorchScript program, at most `limit` bytes of all of them.
     pub fn sources(&self, limit: usize) -> Result<Vec<String>> {
         let code = format!("{}code/", self.root);

@@ -34,11 +34,31 @@ pub fn read(path: &Path) -> Result<Value> {
     unpickler::unpickle(&archive).map_err(at)
 }
 
+/// What a file of PyTorch's holds.
+#[derive(Debug)]
+pub enum Contents {
+    /// A checkpoint: its tree, and the record that was asked for beside it.
+    Tree(Value, Option<Vec<u8>>),
+    /// A program with weights.
+    Script(ScriptContents),
+}
+
+/// Reads a checkpoint with its record `extra`, or a TorchScript program, in one opening of the file.
+pub fn read_either(path: &Path, extra: &str) -> Result<Contents> {
+    let at = |e: Error| e.at(Place::file(path));
+    let archive = Archive::open_any(path).map_err(at)?;
+    if archive.is_script() {
+        return script::contents(&archive).map(Contents::Script).map_err(at);
+    }
+    let value = unpickler::unpickle(&archive).map_err(at)?;
+    Ok(Contents::Tree(value, archive.extra(extra).map_err(at)?))
+}
+
 /// A record that [`write()`] put beside the tree; `None` where the file has no such record.
 pub fn read_extra(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let at = |e: Error| e.at(Place::file(path));
     let archive = Archive::open(path).map_err(at)?;
-    archive.has(name).then(|| archive.bytes(name).map(<[u8]>::to_vec)).transpose().map_err(at)
+    archive.extra(name).map_err(at)
 }
 
 /// Replaces the file with `value` and records of our own, which PyTorch passes over.

@@ -45,7 +45,7 @@ pub fn read_script(path: &Path) -> Result<ScriptContents> {
     contents(&archive).map_err(at)
 }
 
-fn contents(archive: &Archive) -> Result<ScriptContents> {
+pub(super) fn contents(archive: &Archive) -> Result<ScriptContents> {
     let mut tensors = Vec::new();
     flatten("", &unpickle_script(archive, "data")?, &mut tensors)?;
     let constants = match unpickle_script(archive, "constants")? {
@@ -58,8 +58,7 @@ fn contents(archive: &Archive) -> Result<ScriptContents> {
     let sources = archive.sources(MOST_SOURCE)?;
     let short = class.rsplit('.').next().unwrap_or_default();
     let methods = sources.iter().flat_map(|text| methods_of(text, short)).collect();
-    let name = "extra/minimind.json";
-    let metadata = archive.has(name).then(|| archive.bytes(name).map(<[u8]>::to_vec)).transpose()?;
+    let metadata = archive.extra("extra/minimind.json")?;
     Ok(ScriptContents { class, tensors, constants, methods, metadata })
 }
 

@@ -17,6 +17,11 @@ pub struct ToolConfig {
 }
 
 impl ToolConfig {
+    /// The tools that need no setting: calculator, units, clock.
+    pub fn built_in() -> [Self; 3] {
+        [ToolKind::Calculator, ToolKind::Units, ToolKind::Clock].map(Self::new)
+    }
+
     /// A tool under its own name.
     pub fn new(kind: ToolKind) -> Self {
         Self { name: None, description: None, kind }

@@ -68,8 +68,7 @@ impl Tools {
 
     /// The tools that need no setting: calculator, units, clock.
     pub fn built_in() -> Self {
-        let configs = [ToolKind::Calculator, ToolKind::Units, ToolKind::Clock].map(ToolConfig::new);
-        Self::new(&configs).expect("the built-in tools need no file")
+        Self::new(&ToolConfig::built_in()).expect("the built-in tools need no file")
     }
 
     /// What a model is told of them, a list in OpenAI's form.
