@@ -1,4 +1,4 @@
-//! `response_format`: answers that must be JSON, whole and streamed, from a model that never learnt any.
+//! Answers that must be JSON (`response_format`) or tool calls (`tool_choice`), from a model that never learnt them.
 
 mod common;
 
@@ -60,4 +60,61 @@ fn formats_that_cannot_be_followed_are_said() {
         let answer = shared().post("/v1/chat/completions", &asked(json!({"response_format": format})));
         assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("response_format")));
     }
+}
+
+/// A tool whose arguments any text within its schema satisfies soon.
+fn turn(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name, "parameters": {
+        "type": "object", "properties": {"side": {"enum": ["left", "right"]}}, "required": ["side"], "additionalProperties": false,
+    }}})
+}
+
+/// A choice that is calls alone; their names.
+fn calls(choice: &Value) -> Vec<String> {
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &Value::Null)
+    );
+    let calls = choice["message"]["tool_calls"].as_array().expect("calls").iter().map(|call| {
+        let arguments = call["function"]["arguments"].as_str().expect("arguments");
+        let read: Value = serde_json::from_str(arguments).unwrap_or_else(|e| panic!("{arguments}: {e}"));
+        assert!(["left", "right"].contains(&read["side"].as_str().expect("a side")), "{arguments}");
+        call["function"]["name"].as_str().expect("a name").to_owned()
+    });
+    calls.collect()
+}
+
+#[test]
+fn a_demanded_call_is_a_call_whatever_the_model_would_say() {
+    let demand = |choice: Value, parallel: bool| {
+        let tools = json!([turn("turn_car"), turn("turn_boat")]);
+        let body = asked(json!({"tools": tools, "tool_choice": choice, "parallel_tool_calls": parallel,
+            "n": 4, "temperature": 1.5, "seed": 3}));
+        let answer = shared().chat(&body);
+        let named: Vec<Vec<String>> =
+            answer["choices"].as_array().expect("choices").iter().map(calls).collect();
+        assert_eq!(named.len(), 4);
+        named
+    };
+    for names in demand(json!("required"), false) {
+        assert!(names == ["turn_car"] || names == ["turn_boat"], "{names:?}");
+    }
+    let boat = json!({"type": "function", "function": {"name": "turn_boat"}});
+    for names in demand(boat, true) {
+        assert!(!names.is_empty() && names.iter().all(|name| name == "turn_boat"), "{names:?}");
+    }
+}
+
+#[test]
+fn calls_that_cannot_be_demanded_are_said() {
+    let mut tool = turn("turn_car");
+    tool["function"]["parameters"]["properties"]["side"] = json!({"type": "nonsense"});
+    let answer =
+        shared().post("/v1/chat/completions", &asked(json!({"tools": [tool], "tool_choice": "required"})));
+    assert_eq!(
+        (answer.status, &answer.json()["error"]["param"]),
+        (400, &json!("tools")),
+        "{}",
+        answer.text()
+    );
 }

@@ -57,11 +57,27 @@ impl Grammars {
     /// # Errors
     /// A schema that is wrong or uses what the engine does not know.
     pub fn json(&self, schema: &Value) -> Result<Box<dyn Constraint + Send>> {
+        let schema = Self::guided(schema, false);
+        self.compile(TopLevelGrammar::from_json_schema(schema), "this JSON Schema")
+    }
+
+    /// A schema with the engine's options: bounded white space, and (`lenient`) what the engine does not know left
+    /// out of the rule instead of refused.
+    pub fn guided(schema: &Value, lenient: bool) -> Value {
         let mut schema = schema.clone();
         if let Some(schema) = schema.as_object_mut() {
-            schema.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": WHITESPACE}));
+            let options = json!({"whitespace_pattern": WHITESPACE, "lenient": lenient});
+            schema.entry("x-guidance").or_insert(options);
         }
-        self.compile(TopLevelGrammar::from_json_schema(schema), "this JSON Schema")
+        schema
+    }
+
+    /// Text of a grammar in the engine's dialect of Lark, with `%json {...}` where a schema stands.
+    ///
+    /// # Errors
+    /// A grammar that is wrong, or a schema in it that is or uses what the engine does not know.
+    pub fn lark(&self, grammar: &str) -> Result<Box<dyn Constraint + Send>> {
+        self.compile(TopLevelGrammar::from_lark(grammar.to_owned()), "this grammar")
     }
 
     /// Text that is a JSON object.

@@ -12,11 +12,12 @@ use serde_json::Value;
 use super::answer::Answer;
 use super::ask::Ask;
 use super::assemble::Assembler;
+use super::demand::Demand;
 use super::engine::Order;
 use super::fault::Fault;
 use super::fields::Fields;
 use super::format::Format;
-use super::messages::{self, ToolChoice};
+use super::messages;
 use super::reply::{Head, Voice};
 use super::state::Shared;
 use super::worker::Live;
@@ -59,13 +60,13 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
     let tools = messages::tools(&fields)?;
     let format = Format::read(&fields)?;
     let top = top_logprobs(&fields)?;
-    let forced = forced_start(&tools.choice);
-    if forced.is_some() && format != Format::Text {
+    let demand = Demand::of(&tools);
+    if demand.is_some() && format != Format::Text {
         let message = "a demanded tool call leaves no room for a format; leave one of the two out";
         return Err(Fault::param("response_format", message));
     }
-    // A forced call and a format start at once: there is no room for thinking.
-    let thinking = wants_thinking(&fields)? && forced.is_none() && format == Format::Text;
+    // A demanded call and a format start at once: there is no room for thinking.
+    let thinking = wants_thinking(&fields)? && demand.is_none() && format == Format::Text;
     if !live.tokenizer.has_template() {
         let message = "this model has no chat template; use /v1/completions";
         return Err(Fault::param("model", message));
@@ -74,19 +75,15 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
     let offered = (!tools.list.is_empty()).then(|| Value::from(tools.list.clone()));
     let mut prompt = live.tokenizer.render(&list, offered.as_ref(), options)?;
     let opened = prompt.trim_end().ends_with("<think>");
-    if let Some(start) = &forced {
+    if demand.is_some() {
         if opened {
             prompt.push_str("\n</think>\n\n");
         }
-        prompt.push_str(start);
+        prompt.push_str(Demand::START);
     }
-    let voice = Voice::new(
-        opened && forced.is_none(),
-        offered.is_some(),
-        tools.parallel,
-        top.is_some(),
-        forced.as_deref(),
-    );
+    let start = demand.as_ref().map(|_| Demand::START);
+    let voice =
+        Voice::new(opened && demand.is_none(), offered.is_some(), tools.parallel, top.is_some(), start);
     let ids = live.tokenizer.encode(&prompt)?;
     let room = shared.room(&live, ids.len(), "messages")?;
     let order = Order {
@@ -97,7 +94,10 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
     };
     let mut orders: Vec<Order> = (0..ask.n).map(|i| order.again(i)).collect();
     for order in &mut orders {
-        order.constraint = format.constraint(&live)?;
+        order.constraint = match &demand {
+            Some(demand) => Some(demand.constraint(&live)?),
+            None => format.constraint(&live)?,
+        };
     }
     Ok(Ready { live, model, ask, orders, voice })
 }
@@ -106,15 +106,6 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
 pub fn stop_ids(ask: &Ask, live: &Live) -> Vec<u32> {
     let own = (!ask.ignore_eos).then(|| live.tokenizer.eos_id());
     own.into_iter().chain(ask.stop_ids.iter().copied()).collect()
-}
-
-/// What the answer begins with where a call is demanded.
-fn forced_start(choice: &ToolChoice) -> Option<String> {
-    match choice {
-        ToolChoice::Required => Some("<tool_call>\n{\"name\": \"".to_owned()),
-        ToolChoice::Named(name) => Some(format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": ")),
-        ToolChoice::None | ToolChoice::Auto => None,
-    }
 }
 
 /// `chat_template_kwargs: {open_thinking | enable_thinking}`, or `open_thinking` beside the messages.

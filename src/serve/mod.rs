@@ -11,6 +11,7 @@ pub mod assemble;
 pub mod body;
 pub mod chat;
 pub mod completions;
+pub mod demand;
 pub mod engine;
 pub mod fault;
 pub mod fields;
