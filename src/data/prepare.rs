@@ -21,7 +21,7 @@ use super::random::Stream;
 use super::rows::Rows;
 use super::synthetic::{self, SyntheticKind};
 use super::text;
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{Tokenizer, labels};
 use super::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::hash::hex;
@@ -305,7 +305,10 @@ fn encode(
 /// Whether a row has what its format needs.
 pub fn check(row: &Value, format: DataFormat) -> Result<(), jsonl::RowFault> {
     match format {
-        DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => chat::conversations(row).map(|_| ()),
+        DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => {
+            chat::conversations(row)?;
+            labels::prepare(row).map(|_| ()).map_err(|e| labels::row_fault(&e))
+        }
         DataFormat::Preference => preference::sides(row).map(|_| ()),
         DataFormat::Text | DataFormat::Tokens => text::text(row).map(|_| ()),
     }
@@ -347,6 +350,20 @@ fn content(source: &DataSource, format: DataFormat) -> Result<(String, u64)> {
 mod tests {
     use super::*;
     use crate::data::tokenizer;
+
+    #[test]
+    fn a_chat_rows_tools_are_looked_at() {
+        let row = |tools: &str, calls: &str| {
+            serde_json::json!({"conversations": [
+                {"role": "system", "content": "", "tools": tools}, {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "", "tool_calls": calls},
+            ]})
+        };
+        let fault = |row| check(&row, DataFormat::Chat).err().map(|fault| format!("{fault:?}"));
+        assert_eq!(fault(row("[]", "[{\"name\": \"add\", \"arguments\": {}}]")), None);
+        assert!(fault(row("[", "[]")).unwrap().contains("`tools` is a string that is not JSON"));
+        assert!(fault(row("[]", "{]")).unwrap().contains("`tool_calls` is a string that is not JSON"));
+    }
 
     #[test]
     fn rows_that_teach_nothing_are_counted_and_refused_where_none_teaches() {

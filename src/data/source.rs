@@ -75,10 +75,7 @@ fn row_text(row: &Value, template: &ChatTemplate) -> Result<String, RowFault> {
         let rendered = labels::prepare(row).and_then(|(messages, tools)| {
             template.render(&messages, tools.as_ref(), RenderOptions::default(), &BTreeMap::new())
         });
-        let text = rendered.map_err(|e| {
-            RowFault::new(e.what(), "write `tools` and `tool_calls` as JSON, or as JSON in a string")
-        })?;
-        return Ok(train::without_reserved(text));
+        return Ok(train::without_reserved(rendered.map_err(|e| labels::row_fault(&e))?));
     }
     Ok(turns.iter().filter_map(|turn| turn["content"].as_str()).collect::<Vec<_>>().join("\n"))
 }

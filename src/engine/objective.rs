@@ -6,7 +6,7 @@ use tch::Kind;
 
 use super::anomaly::OnAnomaly;
 use super::companion::Companion;
-use super::ranks::Gradients;
+use super::ranks::{Gradients, Ranks};
 use crate::error::Result;
 use crate::model::CausalLm;
 use crate::optim::{AdamWConfig, Schedule};
@@ -98,8 +98,9 @@ pub trait Objective {
     fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, pass: &mut Pass<'_>)
     -> Result<StepLoss>;
 
-    /// Measures on held-out rows: `val_loss` first, then what follows from it; empty where there are none.
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>>;
+    /// Measures on held-out rows: `val_loss` first, then what follows from it; empty where there are none. The
+    /// ranks may share the rows; all of them are asked at once and give the same numbers.
+    fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>>;
 
     /// Whether the first number of [`Self::validate`] is better when lower.
     fn lower_is_better(&self) -> bool {

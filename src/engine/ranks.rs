@@ -79,6 +79,11 @@ impl Ranks {
         )
     }
 
+    /// This rank's share of `count` pieces of work: every world-th, so that long and short ones mix.
+    pub fn share(&self, count: u64) -> impl Iterator<Item = u64> + use<> {
+        (self.rank as u64..count).step_by(self.world)
+    }
+
     /// Adds `values` up over the ranks.
     pub fn sum(&self, values: &mut [f64]) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };

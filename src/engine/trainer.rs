@@ -332,7 +332,7 @@ impl Trainer<'_> {
             |interval: u64| boundary && (at_end || self.step / interval > self.boundaries[1] / interval);
         let save = due(self.config.save_interval);
         let validate = self.config.eval_interval.map_or(save, due);
-        let validation = if validate { self.objective.validate(self.model)? } else { Vec::new() };
+        let validation = if validate { self.objective.validate(self.model, self.ranks)? } else { Vec::new() };
         let log = self.config.log_interval;
         if self.step / log > (self.step - turn) / log || at_end || !validation.is_empty() {
             let told = std::mem::take(&mut self.notes);

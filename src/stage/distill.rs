@@ -13,7 +13,7 @@ use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::backward;
 use crate::data::{Loader, Tokenizer};
-use crate::engine::{Compute, Objective, Pass, StepLoss};
+use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
 use crate::error::{Error, Place, Result};
 use crate::loss::distill::{self, DistillConfig, Speaker};
 use crate::model::CausalLm;
@@ -69,10 +69,10 @@ impl Objective for Distill {
         })
     }
 
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+    fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
         let Some(loader) = &self.validation else { return Ok(Vec::new()) };
-        let (mut ce, mut kl, mut tokens) = (0.0, 0.0, 0.0);
-        for index in 0..loader.steps_per_epoch() {
+        let mut sums = [0.0; 3];
+        for index in ranks.share(loader.steps_per_epoch()) {
             let batch = Uploaded::new(&loader.batch(0, index)?, model.device());
             let parts = tch::no_grad(|| {
                 self.compute.run(model.device(), || {
@@ -84,10 +84,14 @@ impl Objective for Distill {
                 })
             })?;
             let count = batch.targets.count as f64;
-            ce += parts.ce.double_value(&[]) * count;
-            kl += parts.distill.double_value(&[]) * count;
-            tokens += count;
+            for (sum, value) in
+                sums.iter_mut().zip([parts.ce.double_value(&[]), parts.distill.double_value(&[]), 1.0])
+            {
+                *sum += value * count;
+            }
         }
+        ranks.sum(&mut sums)?;
+        let [ce, kl, tokens] = sums;
         if tokens == 0.0 {
             return Ok(Vec::new());
         }

@@ -15,7 +15,7 @@ use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::backward;
 use crate::data::Loader;
-use crate::engine::{Compute, Objective, Pass, StepLoss};
+use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
 use crate::error::{Error, Result};
 use crate::loss::dpo::{self, DpoConfig, Pair, Preferences};
 use crate::loss::logprob::{surrogate, token_logprobs};
@@ -87,9 +87,9 @@ impl Objective for Dpo {
         })
     }
 
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+    fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
         let Some(loader) = &self.validation else { return Ok(Vec::new()) };
-        validate(loader, model.device(), |pairs| {
+        validate(loader, model.device(), ranks, |pairs| {
             self.compute.run(model.device(), || {
                 let out = self.loss(&self.frozen(model, pairs), pairs);
                 Ok((out.loss.double_value(&[]), Apart::new(&out.chosen_reward, &out.rejected_reward)))

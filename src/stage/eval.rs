@@ -14,7 +14,7 @@ use crate::data::source;
 use crate::data::{
     Batching, DataConfig, DataSource, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare,
 };
-use crate::engine::Compute;
+use crate::engine::{Compute, Ranks};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::plan::{ChoicePlan, EvalConfig, EvalTask};
@@ -64,7 +64,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
             seed: 0,
             pad_id: tokenizer.map_or(0, Tokenizer::pad_id),
         };
-        let values = measure::loss(model, &Loader::new(rows, settings), what.compute)?;
+        let values = measure::loss(model, &Loader::new(rows, settings), what.compute, &Ranks::alone())?;
         // Here nothing else was trained on: the names need no `val_`.
         metrics.extend(values.into_iter().map(|(k, v)| (k.trim_start_matches("val_").to_owned(), json!(v))));
     }

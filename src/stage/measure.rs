@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use crate::data::loader::Loader;
 use crate::data::tokenizer::RenderOptions;
 use crate::data::{Batch, Tokenizer, synthetic};
-use crate::engine::Compute;
+use crate::engine::{Compute, Ranks};
 use crate::error::{Error, Result};
 use crate::loss::cross_entropy::{self, Targets};
 use crate::model::{CausalLm, Mask, Packing};
@@ -47,11 +47,16 @@ impl Uploaded {
 }
 
 /// Cross-entropy over all rows of a loader: `val_loss`, `val_perplexity` and, where the text's bytes are
-/// known, `val_bits_per_byte`. The mean is over tokens, whatever the batches.
-pub fn loss(model: &CausalLm, loader: &Loader, compute: Compute) -> Result<Vec<(&'static str, f64)>> {
+/// known, `val_bits_per_byte`. The mean is over tokens, whatever the batches, which the ranks share.
+pub fn loss(
+    model: &CausalLm,
+    loader: &Loader,
+    compute: Compute,
+    ranks: &Ranks,
+) -> Result<Vec<(&'static str, f64)>> {
     let device = model.device();
-    let (mut total, mut tokens, mut bytes) = (0.0, 0u64, 0u64);
-    for index in 0..loader.steps_per_epoch() {
+    let mut sums = [0.0; 3];
+    for index in ranks.share(loader.steps_per_epoch()) {
         let batch = loader.batch(0, index)?;
         let uploaded = Uploaded::new(&batch, device);
         let targets = &uploaded.targets;
@@ -64,17 +69,19 @@ pub fn loss(model: &CausalLm, loader: &Loader, compute: Compute) -> Result<Vec<(
                 cross_entropy::sum(&hidden, model.lm_head(), targets)
             })
         })?;
-        total += sum.to_kind(Kind::Double).double_value(&[]);
-        tokens += targets.count as u64;
-        bytes += batch.loss_bytes as u64;
+        sums[0] += sum.to_kind(Kind::Double).double_value(&[]);
+        sums[1] += targets.count as f64;
+        sums[2] += batch.loss_bytes as f64;
     }
-    if tokens == 0 {
+    ranks.sum(&mut sums)?;
+    let [total, tokens, bytes] = sums;
+    if tokens == 0.0 {
         return Ok(Vec::new());
     }
-    let mean = total / tokens as f64;
+    let mean = total / tokens;
     let mut values = vec![("val_loss", mean), ("val_perplexity", mean.exp())];
-    if bytes > 0 {
-        values.push(("val_bits_per_byte", total / std::f64::consts::LN_2 / bytes as f64));
+    if bytes > 0.0 {
+        values.push(("val_bits_per_byte", total / std::f64::consts::LN_2 / bytes));
     }
     Ok(values)
 }

@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::measure;
 use crate::data::{Loader, PairBatch, preference};
+use crate::engine::Ranks;
 use crate::error::{Error, Result};
 
 /// A batch of pairs on the device: chosen rows, then rejected rows.
@@ -79,22 +80,24 @@ impl Apart {
     }
 }
 
-/// Loss, accuracy and margin over all pairs of a loader; `of` measures one batch.
+/// Loss, accuracy and margin over all pairs of a loader, whose batches the ranks share; `of` measures one batch.
 pub(super) fn validate(
     loader: &Loader,
     device: Device,
+    ranks: &Ranks,
     mut of: impl FnMut(&Pairs) -> Result<(f64, Apart)>,
 ) -> Result<Vec<(&'static str, f64)>> {
-    let (mut loss, mut accuracy, mut margin, mut pairs) = (0.0, 0.0, 0.0, 0.0);
-    for index in 0..loader.steps_per_epoch() {
+    let mut sums = [0.0; 4];
+    for index in ranks.share(loader.steps_per_epoch()) {
         let batch = Pairs::read(loader, 0, index, device)?;
         let (batch_loss, apart) = of(&batch)?;
         let count = batch.count as f64;
-        loss += batch_loss * count;
-        accuracy += apart.accuracy * count;
-        margin += apart.margin() * count;
-        pairs += count;
+        for (sum, value) in sums.iter_mut().zip([batch_loss, apart.accuracy, apart.margin(), 1.0]) {
+            *sum += value * count;
+        }
     }
+    ranks.sum(&mut sums)?;
+    let [loss, accuracy, margin, pairs] = sums;
     let values = [("val_loss", loss), ("val_accuracy", accuracy), ("val_margin", margin)];
     Ok(values.into_iter().map(|(name, sum)| (name, sum / f64::max(pairs, 1.0))).collect())
 }

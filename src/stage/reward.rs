@@ -15,7 +15,7 @@ use super::record::Inputs;
 use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use crate::data::Loader;
-use crate::engine::{Compute, Objective, Pass, StepLoss};
+use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
 use crate::error::Result;
 use crate::loss::reward::bradley_terry;
 use crate::model::{CausalLm, Mask};
@@ -71,10 +71,10 @@ impl Objective for Reward {
         })
     }
 
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+    fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
         let Some(loader) = &self.validation else { return Ok(Vec::new()) };
         let _no_grad = tch::no_grad_guard();
-        validate(loader, model.device(), |pairs| {
+        validate(loader, model.device(), ranks, |pairs| {
             self.compute.run(model.device(), || {
                 let ([chosen, rejected], _) = scores(model, pairs, false);
                 let loss = bradley_terry(&chosen, &rejected, self.center).double_value(&[]);

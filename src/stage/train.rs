@@ -13,7 +13,7 @@ use super::record::Inputs;
 use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use crate::data::Loader;
-use crate::engine::{Compute, Objective, Pass, StepLoss};
+use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
 use crate::error::Result;
 use crate::loss::cross_entropy;
 use crate::model::CausalLm;
@@ -59,9 +59,9 @@ impl Objective for LanguageModelling {
         })
     }
 
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+    fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
         match &self.validation {
-            Some(loader) => measure::loss(model, loader, self.compute),
+            Some(loader) => measure::loss(model, loader, self.compute, ranks),
             None => Ok(Vec::new()),
         }
     }

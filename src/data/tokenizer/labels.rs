@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{RenderOptions, Tokenizer};
 use crate::data::IGNORE;
+use crate::data::jsonl::RowFault;
 use crate::error::{Error, Result};
 
 /// What a template writes for a turn without thoughts.
@@ -48,6 +49,11 @@ pub fn prepare(row: &Value) -> Result<(Value, Option<Value>)> {
         messages.push(message);
     }
     Ok((Value::Array(messages), tools))
+}
+
+/// The fault of a row that [`prepare`] or a template does not take.
+pub(crate) fn row_fault(error: &Error) -> RowFault {
+    RowFault::new(error.what(), "write `tools` and `tool_calls` as JSON, or as JSON in a string")
 }
 
 /// Python's truth: null, "", [] and {} are not given.

@@ -30,7 +30,7 @@ use super::{grpo, ppo, spo};
 use crate::data::Tokenizer;
 use crate::engine::memory::phase;
 use crate::engine::{
-    Companion, Compute, Files, LoopConfig, Metrics, Objective, Observer, Pass, StepLoss, train,
+    Companion, Compute, Files, LoopConfig, Metrics, Objective, Observer, Pass, Ranks, StepLoss, train,
 };
 use crate::error::{Error, Result};
 use crate::loss::policy::spread;
@@ -202,7 +202,7 @@ fn before(
     watch: &mut Watch,
     folder: &Path,
 ) -> Result<Value> {
-    let values = objective.validate(policy)?;
+    let values = objective.validate(policy, &context.ranks)?;
     let kept = values.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
     let kept = Value::Object(kept.collect());
     if !values.is_empty() {
@@ -282,7 +282,7 @@ impl Objective for Policy {
         self.learner.backward(&mut self.shared, model, At { epoch, index }, pass.scale)
     }
 
-    fn validate(&mut self, model: &CausalLm) -> Result<Vec<(&'static str, f64)>> {
+    fn validate(&mut self, model: &CausalLm, _ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
         self.shared.source.measure(model)
     }
 
