@@ -96,3 +96,28 @@ fn numbers_that_are_none_end_a_run_whatever_the_patience() {
         assert!(!folder.path().join("run/pretrain/done.json").exists());
     }
 }
+
+/// A fault of the input, found before the first step, costs a finished stage nothing.
+#[test]
+fn a_finished_stage_keeps_its_rows_when_another_run_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = "learning_rate: 1.0e-3, max_steps: 6";
+    assert!(run(folder.path(), settings).status.success());
+    let metrics = folder.path().join("run/pretrain/metrics.jsonl");
+    let before = std::fs::read(&metrics).expect("rows");
+    assert_eq!(rows(&metrics).len(), 6);
+    let recipe = folder.path().join("leap.yaml");
+    let missing = format!("stages.pretrain.data.path={}", recipe.display());
+    for refused in [
+        vec!["--set", &missing, "--set", "stages.pretrain.data.format=tokens"],
+        vec!["--set", "stages.pretrain.max_steps=9", "--resume", "must"],
+    ] {
+        let output = minimind().arg("run").arg(&recipe).args(&refused).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{refused:?}: {said}");
+    }
+    let again = run(folder.path(), settings);
+    assert!(again.status.success());
+    assert!(String::from_utf8_lossy(&again.stderr).contains("done already, skipped"));
+    assert_eq!(std::fs::read(&metrics).expect("rows"), before);
+}

@@ -79,3 +79,46 @@ fn going_on_from_the_references_file_is_sharp() {
         assert!(most <= 5e-6, "{most}");
     }
 }
+
+/// A `.pth` alone tells no heads, experts per token or loss weights; the recipe's `model` does.
+#[test]
+fn weights_without_a_config_beside_them_are_what_the_recipe_says() {
+    for fixture in variants("train_batches.safetensors") {
+        let run = tempfile::tempdir().expect("a folder");
+        let alone = run.path().join("alone.pth");
+        std::fs::copy(fixture.join("weights_fp32.pth"), &alone).expect("copied");
+        let init = format!("stages.pretrain.init={}", alone.display());
+        train(&fixture, run.path(), &["--set", &init, "--set", "stages.pretrain.max_steps=1"]);
+        let recorded = json(&fixture.join("train.json"));
+        let want = &recorded["steps"][0];
+        let got = rows(&run.path().join("pretrain/metrics.jsonl"));
+        for key in ["loss", "aux_loss"] {
+            let (Some(expected), got) = (want[key].as_f64(), &got[0]) else { continue };
+            assert!(
+                (number(got, key) - expected).abs() <= 2e-5,
+                "{}: {got} against {want}",
+                fixture.display()
+            );
+        }
+    }
+}
+
+/// Upstream's file may be saved inside a window of accumulation; updates stay where upstream makes them.
+#[test]
+fn a_file_from_inside_a_window_keeps_the_references_updates() {
+    for fixture in variants("train_resumed_final.safetensors") {
+        let run = tempfile::tempdir().expect("a folder");
+        for entry in std::fs::read_dir(fixture.join("resume")).expect("resume") {
+            let path = entry.expect("an entry").path();
+            std::fs::copy(&path, run.path().join(path.file_name().expect("a name"))).expect("copied");
+        }
+        train(&fixture, run.path(), &["--resume", "must", "--set", "stages.pretrain.accumulation_steps=4"]);
+        let got = rows(&run.path().join("pretrain/metrics.jsonl"));
+        let step = |row: &serde_json::Value| row["step"].as_u64().expect("a step");
+        let last = step(got.last().expect("rows"));
+        let updates: Vec<u64> = got.iter().filter(|row| row.get("grad_norm").is_some()).map(step).collect();
+        let expected: Vec<u64> = got.iter().map(step).filter(|s| s % 4 == 0 || *s == last).collect();
+        assert_eq!(updates, expected, "{}", fixture.display());
+        assert!(updates.len() > 1);
+    }
+}

@@ -220,6 +220,71 @@ fn sizes_that_do_not_fit_are_named_with_the_fix() {
     refuse("grpo", &other, "run", &["the reference has", "width 64"]);
 }
 
+/// Ids that the policy has no row for, in rollouts and in rows of tokens, as text would never hold them.
+#[test]
+fn tokens_that_the_vocabulary_has_not_are_named() {
+    let refused = |path: &Path, words: &[&str]| {
+        let output = minimind().arg("run").arg(path).output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    for stray in [512, -1] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = rollouts(2, 4, 7);
+        let _ = data.ids.get(1).get(2).narrow(0, 6, 1).fill_(stray);
+        let path = recipe(folder.path(), "grpo", "      num_generations: 4\n", &data);
+        refused(&path, &["step 2", &format!("token {stray}"), "512"]);
+
+        let ids = Tensor::randint_low(3, 512, [4, 8], (Kind::Int64, Device::Cpu));
+        let _ = ids.get(3).narrow(0, 7, 1).fill_(stray);
+        let host = bridge::to_host(&ids).expect("a tensor");
+        let tokens = folder.path().join("tokens.safetensors");
+        safetensors::write(&tokens, &[("input_ids".to_owned(), host)], HashMap::new()).expect("written");
+        let text = format!(
+            "runtime: {{device: cpu}}\noutput: {}\nstages:\n  - pretrain: {{init: {}, data: {{path: {}, format: tokens}}}}\n",
+            folder.path().join("out").display(),
+            start().display(),
+            tokens.display()
+        );
+        std::fs::write(&path, text).expect("a recipe is written");
+        refused(&path, &["tokens.safetensors", "row 3", &format!("token {stray}"), "512"]);
+    }
+}
+
+/// A reward model that a stage above trained scores a later stage's completions with its own tokenizer, and the KL
+/// guard sees the policy go away from its start.
+#[test]
+fn a_reward_stage_serves_a_later_one_and_the_kl_guard_stops() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("r.yaml");
+    let text = |guards: &str| {
+        format!(
+            "name: r\nseed: 3\nruntime: {{device: cpu, precision: fp32, threads: 1}}\noutput: {out}\ntokenizer: tok\n\
+             model: {{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1}}\nstages:\n\
+             \x20 - tokenizer: {{name: tok, data: {{synthetic: {{rows: 200}}}}, vocab_size: 400}}\n\
+             \x20 - pretrain: {{data: {{synthetic: {{rows: 64}}}}, max_steps: 2, batch_size: 8, max_seq_len: 64, learning_rate: 1.0e-3}}\n\
+             \x20 - reward: {{init: pretrain, data: {{synthetic: {{rows: 64}}}}, max_steps: 4, batch_size: 8, max_seq_len: 128, learning_rate: 1.0e-3}}\n\
+             \x20 - grpo: {{init: pretrain, data: {{synthetic: true}}, rewards: [{{model: {{from: reward}}}}], num_generations: 4, beta: 0.02,\n\
+             \x20     rollout: {{max_new_tokens: 8}}, max_seq_len: 128, max_steps: 12, learning_rate: 2.0e-2{guards}}}\n",
+            out = folder.path().join("out").display(),
+        )
+    };
+    std::fs::write(&path, text("")).expect("a recipe is written");
+    succeed(minimind().arg("run").arg(&path));
+    let told = rows(&folder.path().join("out/grpo/metrics.jsonl"));
+    assert_eq!(told.len(), 12);
+    assert!(told.iter().any(|row| number(row, "reward_model") != 0.0), "{told:?}");
+    let farthest = told.iter().map(|row| number(row, "kl_ref").abs()).fold(0.0, f64::max);
+    assert!(farthest > 0.01, "the policy did not move: {farthest}");
+    std::fs::write(&path, text(", guards: {kl_above: 0.002, on_kl: stop, window: 2}"))
+        .expect("a recipe is written");
+    let stopped = minimind().arg("run").arg(&path).output().expect("it starts");
+    let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert_eq!(stopped.status.code(), Some(1), "{said}");
+    assert!(said.contains("the KL to the reference is"), "{said}");
+}
+
 /// Fresh weights of another width, by a run that hardly trains.
 fn wide(folder: &Path) -> PathBuf {
     let ids = Tensor::randint_low(3, 512, [4, 8], (Kind::Int64, Device::Cpu));

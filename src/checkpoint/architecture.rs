@@ -7,6 +7,29 @@ use std::collections::HashMap;
 use super::value::HostTensor;
 use crate::model::{Era, ModelOverrides};
 
+/// What a recipe wishes and the weights deny, in words.
+pub fn denied(wish: &ModelOverrides, told: &ModelOverrides) -> Vec<String> {
+    let numbers = [
+        ("hidden_size", wish.hidden_size, told.hidden_size),
+        ("num_hidden_layers", wish.num_hidden_layers, told.num_hidden_layers),
+        ("num_attention_heads", wish.num_attention_heads, told.num_attention_heads),
+        ("num_key_value_heads", wish.num_key_value_heads, told.num_key_value_heads),
+        ("head_dim", wish.head_dim, told.head_dim),
+        ("vocab_size", wish.vocab_size, told.vocab_size),
+        ("intermediate_size", wish.intermediate_size, told.intermediate_size),
+        ("num_experts", wish.num_experts, told.num_experts),
+        ("n_shared_experts", wish.n_shared_experts, told.n_shared_experts),
+        ("moe_intermediate_size", wish.moe_intermediate_size, told.moe_intermediate_size),
+    ];
+    let apart = numbers.into_iter().filter_map(|(key, wish, told)| {
+        let (wish, told) = (wish?, told?);
+        (wish != told).then(|| {
+            format!("`{key}` of the recipe's model is {wish}, that of these weights {told}, which is taken")
+        })
+    });
+    apart.collect()
+}
+
 /// What names and shapes tell; `heads` is the number of query heads if it is stated.
 /// Also says, for the user, what had to be assumed.
 pub fn inferred(tensors: &HashMap<String, HostTensor>, heads: Option<i64>) -> (ModelOverrides, Vec<String>) {

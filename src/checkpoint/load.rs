@@ -142,6 +142,42 @@ pub fn architecture(path: &Path, weights: &Weights) -> Result<(ModelConfig, Stri
     Ok((config, from, notes))
 }
 
+/// The architecture of weights for which a recipe states `wish`, and what the user should know. The weights' names
+/// and shapes are facts; what they leave open comes from the recipe, then from a `config.json` beside them. `None`
+/// where nothing is open: the file states its own architecture, or is an adapter, which stands on other weights.
+///
+/// # Errors
+/// Weights that cannot be read; facts and wish that no model has together.
+pub fn agreed(path: &Path, wish: &ModelOverrides) -> Result<Option<(ModelConfig, Vec<String>)>> {
+    let weights = read_weights(path)?;
+    let own = weights.metadata.as_ref().is_some_and(|m| m.get("config").is_some());
+    if own || adapter::file::is_adapter(&weights.tensors) || sibling(path).is_some() {
+        return Ok(None);
+    }
+    let beside = if path.is_dir() { path.join("config.json") } else { path.with_file_name("config.json") };
+    // One that cannot be read is not missed where the recipe tells all.
+    let beside = if beside.is_file() {
+        read_json(&beside).and_then(|j| ModelOverrides::from_json(&j)).unwrap_or_default()
+    } else {
+        ModelOverrides::default()
+    };
+    let (told, mut notes) =
+        architecture::inferred(&weights.tensors, wish.num_attention_heads.or(beside.num_attention_heads));
+    if wish.num_experts_per_tok.or(beside.num_experts_per_tok).is_some() {
+        notes.retain(|note| !note.starts_with("experts"));
+    }
+    notes.extend(architecture::denied(wish, &told));
+    // How much is dropped out is the stage's to say.
+    let wish = ModelOverrides { dropout: None, ..wish.clone() };
+    let config = told.over(wish).over(beside).resolve().map_err(|e| {
+        Error::input("the recipe's `model` does not go with these weights")
+            .at(Place::file(path))
+            .because(e.what())
+            .hint("state the architecture that the weights were trained with")
+    })?;
+    Ok(Some((config, notes)))
+}
+
 /// A resume file has no metadata of its own; the weights saved with it do.
 fn sibling(path: &Path) -> Option<Json> {
     let stem = path.file_name()?.to_str()?.strip_suffix("_resume.pth")?;

@@ -60,12 +60,15 @@ enum Command {
     },
     /// Write rows of the built-in world
     Synth {
-        /// Shape of rows
-        #[arg(long)]
-        kind: KindArg,
         /// The file to write
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
+        #[arg(value_name = "FILE", required_unless_present = "out", conflicts_with = "out")]
+        file: Option<PathBuf>,
+        /// Shape of rows
+        #[arg(long, default_value = "chat")]
+        kind: KindArg,
+        /// The same as FILE
+        #[arg(long, value_name = "FILE", hide = true)]
+        out: Option<PathBuf>,
         /// Rows; default: 12000 for train, 200 for heldout
         #[arg(long)]
         rows: Option<usize>,
@@ -83,6 +86,7 @@ enum KindArg {
     Text,
     Chat,
     Preference,
+    Prompts,
     Agent,
 }
 
@@ -98,7 +102,10 @@ pub fn run(args: Args) -> Result<()> {
         Command::Check { file, json } => check(&file, json),
         Command::Stats { file, tokenizer, json } => stats(&file, tokenizer.as_deref(), json),
         Command::Show { file, rows, json } => show(&file, rows, json),
-        Command::Synth { kind, out, rows, seed, split } => synth(kind, &out, rows, seed, split),
+        Command::Synth { file, kind, out, rows, seed, split } => {
+            let out = file.or(out).ok_or_else(|| Error::input("name the file to write"))?;
+            synth(kind, &out, rows, seed, split)
+        }
     }
 }
 
@@ -300,7 +307,7 @@ fn synth(kind: KindArg, out: &Path, rows: Option<usize>, seed: u64, split: Split
     let task = if matches!(kind, KindArg::Agent) { SyntheticTask::Tools } else { SyntheticTask::World };
     let kind = match kind {
         KindArg::Text => SyntheticKind::Text,
-        KindArg::Chat | KindArg::Agent => SyntheticKind::Chat,
+        KindArg::Chat | KindArg::Prompts | KindArg::Agent => SyntheticKind::Chat,
         KindArg::Preference => SyntheticKind::Preference,
     };
     let io = |e| Error::io("write", out, e);

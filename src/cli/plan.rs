@@ -71,7 +71,22 @@ pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>
         plan.seed
     );
     print!("{}", cost::table(&costs));
-    let peak = costs.iter().filter_map(|c| c.peak_memory).map(|m| m.total).max().unwrap_or(0);
+    let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64);
+    for (cost, phases) in costs.iter().filter_map(|c| Some((c, c.memory_by_phase?))) {
+        let reads = phases.reference.map(|r| format!(", {} while the reference reads", gib(r)));
+        println!(
+            "{}: {} while completions are drawn{}, {} while the policy learns",
+            cost.name,
+            gib(phases.rollout),
+            reads.unwrap_or_default(),
+            gib(phases.update)
+        );
+    }
+    let peak = |c: &cost::StageCost| {
+        let phase = c.memory_by_phase.map_or(0, |p| p.rollout.max(p.reference.unwrap_or(0)));
+        c.peak_memory.map_or(0, |m| m.total).max(phase)
+    };
+    let peak = costs.iter().map(peak).max().unwrap_or(0);
     for reference in crate::plan::hubs::absent(plan)? {
         println!("not in the cache yet: {reference}; `minimind run` brings it");
     }
@@ -82,10 +97,7 @@ pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>
     if let (false, Some(free)) = (gpu, machine.memory_available)
         && peak > free
     {
-        println!(
-            "memory: the peak is above the {:.2} GiB that are free; lower batch_size",
-            free as f64 / (1u64 << 30) as f64
-        );
+        println!("memory: the peak is above the {} that are free; lower batch_size", gib(free));
     }
     Ok(())
 }

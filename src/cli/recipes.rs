@@ -64,7 +64,11 @@ pub fn run(args: Args) -> Result<()> {
             let text = find(&name)?;
             let bare = name.rsplit('/').next().unwrap_or(&name);
             let bare = bare.strip_suffix(".yaml").unwrap_or(bare);
-            let path = if dest.is_dir() { dest.join(format!("{bare}.yaml")) } else { dest };
+            let folder = dest.is_dir() || dest.to_string_lossy().ends_with(std::path::MAIN_SEPARATOR);
+            let path = if folder { dest.join(format!("{bare}.yaml")) } else { dest };
+            if let Some(above) = path.parent() {
+                std::fs::create_dir_all(above).map_err(|error| Error::io("make the folder", above, error))?;
+            }
             let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
             let mut file = made.map_err(|error| match error.kind() {
                 std::io::ErrorKind::AlreadyExists => Error::input("the file exists already")

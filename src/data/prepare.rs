@@ -22,7 +22,7 @@ use super::rows::Rows;
 use super::synthetic::{self, SyntheticKind};
 use super::text;
 use super::tokenizer::{Tokenizer, labels};
-use super::tokens::Tokens;
+use super::tokens::{TokenFiles, Tokens};
 use crate::error::{Error, Result};
 use crate::hash::hex;
 
@@ -203,11 +203,7 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
             return Err(Error::input("the built-in world has no tokens format")
                 .hint("use format: text, chat or preference"));
         };
-        let [path] = &paths[..] else {
-            return Err(Error::input(format!("format tokens reads one file, {} are named", paths.len()))
-                .hint("join the files"));
-        };
-        return Ok(Whole { rows: Rows::tokens(Tokens::open(path)?), skipped: 0, bytes, hash });
+        return Ok(Whole { rows: Rows::tokens(TokenFiles::open(paths)?), skipped: 0, bytes, hash });
     }
     let tokenizer = ctx.tokenizer.ok_or_else(|| {
         Error::input("text rows need a tokenizer").hint("name one: `tokenizer: PATH`, or use format: tokens")

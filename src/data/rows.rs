@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::batch::IGNORE;
 use super::cache::Cache;
 use super::preference::Pair;
-use super::tokens::Tokens;
+use super::tokens::TokenFiles;
 
 /// One row as a stage sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Row {
 #[derive(Debug)]
 enum Store {
     Cache(Cache),
-    Tokens(Tokens),
+    Tokens(TokenFiles),
 }
 
 /// Rows, or a chosen part of them.
@@ -48,7 +48,7 @@ impl Rows {
         Self { store: Arc::new(Store::Cache(cache)), pick: None, pairs }
     }
 
-    pub(super) fn tokens(tokens: Tokens) -> Self {
+    pub(super) fn tokens(tokens: TokenFiles) -> Self {
         Self { store: Arc::new(Store::Tokens(tokens)), pick: None, pairs: false }
     }
 
@@ -56,10 +56,28 @@ impl Rows {
         Self { store: self.store.clone(), pick: Some(Arc::new(units)), pairs: self.pairs }
     }
 
+    /// Of a token file: the first row (from 0) with an id or label that a vocabulary of `vocab` has not, and that id.
+    /// Rows that a tokenizer made hold its own ids.
+    pub fn stray(&self, vocab: i64) -> Option<(usize, i64)> {
+        let Store::Tokens(tokens) = &*self.store else { return None };
+        (0..tokens.rows).find_map(|row| {
+            let (file, at) = tokens.of(row);
+            file.stray(at, vocab).map(|id| (row, id))
+        })
+    }
+
+    /// Of a token file: the tokens of its rows.
+    pub fn width(&self) -> Option<usize> {
+        match &*self.store {
+            Store::Tokens(tokens) => Some(tokens.widest()),
+            Store::Cache(_) => None,
+        }
+    }
+
     /// Rows of a micro-batch, where the file fixes them ([N, B, T]).
     pub fn micro_batch(&self) -> Option<usize> {
         match &*self.store {
-            Store::Tokens(tokens) => tokens.micro_batch,
+            Store::Tokens(tokens) => tokens.micro_batch(),
             Store::Cache(_) => None,
         }
     }
@@ -94,7 +112,7 @@ impl Rows {
     pub fn row_len(&self, row: usize) -> usize {
         match &*self.store {
             Store::Cache(cache) => cache.row_len(self.source_index(row)),
-            Store::Tokens(tokens) => tokens.row_len,
+            Store::Tokens(tokens) => tokens.of(self.source_index(row)).0.row_len,
         }
     }
 
@@ -130,7 +148,10 @@ impl Rows {
     pub fn pair(&self, row: usize) -> Pair {
         let index = self.source_index(row);
         match &*self.store {
-            Store::Tokens(tokens) => tokens.pair(index),
+            Store::Tokens(tokens) => {
+                let (file, at) = tokens.of(index);
+                file.pair(at)
+            }
             Store::Cache(cache) => {
                 let Row { mut ids, mut labels, loss_bytes: start } = self.row(row);
                 let (rest, rest_labels) = (ids.split_off(start), labels.split_off(start));
@@ -148,7 +169,8 @@ impl Rows {
         let index = self.source_index(row);
         match &*self.store {
             Store::Tokens(tokens) => {
-                let (ids, labels) = tokens.row(index);
+                let (file, at) = tokens.of(index);
+                let (ids, labels) = file.row(at);
                 Row { ids, labels, loss_bytes: 0 }
             }
             Store::Cache(cache) => {

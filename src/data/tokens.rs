@@ -6,7 +6,7 @@
 //! log-probability counts.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
@@ -88,10 +88,31 @@ impl Tokens {
         matches!(self.columns, Columns::Pairs(_))
     }
 
+    /// Tokens of a row, or of the longer row of a pair.
+    pub fn widest(&self) -> usize {
+        match &self.columns {
+            Columns::Labelled(ids, _) => ids.row_len(),
+            Columns::Pairs(all) => all[0].row_len().max(all[2].row_len()),
+        }
+    }
+
+    /// An id, or a label with loss, of a row that a vocabulary of `vocab` has not.
+    pub fn stray(&self, row: usize, vocab: i64) -> Option<i64> {
+        let (ids, labels): (Vec<&Column>, Option<&Column>) = match &self.columns {
+            Columns::Labelled(ids, labels) => (vec![ids], labels.as_ref()),
+            Columns::Pairs([chosen, _, rejected, _]) => (vec![chosen, rejected], None),
+        };
+        let known = |id: &i64| (0..vocab).contains(id);
+        let stray =
+            ids.into_iter().find_map(|column| self.read(column, row).into_iter().find(|id| !known(id)));
+        stray.or_else(|| self.read(labels?, row).into_iter().find(|id| *id != IGNORE && !known(id)))
+    }
+
     fn read(&self, column: &Column, row: usize) -> Vec<i64> {
         let width = match column.dtype {
             Dtype::I64 => 8,
-            Dtype::I32 => 4,
+            Dtype::I32 | Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
             _ => 1,
         };
         let len = column.row_len();
@@ -99,10 +120,12 @@ impl Tokens {
         self.map[start..start + len * width]
             .chunks_exact(width)
             .map(|b| match *b {
+                // Floats are masks: all that matters is whether a bit is set.
                 [a] => i64::from(a),
+                [a, b] => i64::from(u16::from_le_bytes([a, b])),
                 [a, b, c, d] => i64::from(i32::from_le_bytes([a, b, c, d])),
                 [a, b, c, d, e, f, g, h] => i64::from_le_bytes([a, b, c, d, e, f, g, h]),
-                _ => unreachable!("chunks are 1, 4 or 8 bytes"),
+                _ => unreachable!("chunks are 1, 2, 4 or 8 bytes"),
             })
             .collect()
     }
@@ -142,6 +165,56 @@ impl Tokens {
     }
 }
 
+/// Rows of several token files, one file after another.
+#[derive(Debug)]
+pub struct TokenFiles {
+    files: Vec<Tokens>,
+    /// Rows of all files together.
+    pub rows: usize,
+}
+
+impl TokenFiles {
+    /// Opens files that hold the same: rows or pairs, in micro-batches of one size.
+    pub fn open(paths: &[PathBuf]) -> Result<Self> {
+        let files = paths.iter().map(|path| Tokens::open(path)).collect::<Result<Vec<_>>>()?;
+        let kind = |t: &Tokens| (t.are_pairs(), t.micro_batch);
+        if let Some(i) = files.iter().position(|file| kind(file) != kind(&files[0])) {
+            let what = format!("the rows are not like those of {}", paths[0].display());
+            return Err(Error::input(what)
+                .at(Place::file(&paths[i]))
+                .hint("files of one stage hold all rows or all pairs, [N, T] or [N, B, T] with one B"));
+        }
+        let rows = files.iter().map(|file| file.rows).sum();
+        Ok(Self { files, rows })
+    }
+
+    /// A row's file, and its place there.
+    pub fn of(&self, mut row: usize) -> (&Tokens, usize) {
+        for file in &self.files {
+            if row < file.rows {
+                return (file, row);
+            }
+            row -= file.rows;
+        }
+        unreachable!("a row is one of {}", self.rows)
+    }
+
+    /// Rows of a micro-batch where the files fix them.
+    pub fn micro_batch(&self) -> Option<usize> {
+        self.files.first().and_then(|file| file.micro_batch)
+    }
+
+    /// Whether the rows are pairs.
+    pub fn are_pairs(&self) -> bool {
+        self.files.first().is_some_and(Tokens::are_pairs)
+    }
+
+    /// Tokens of the longest row.
+    pub fn widest(&self) -> usize {
+        self.files.iter().map(Tokens::widest).max().unwrap_or(0)
+    }
+}
+
 fn columns(map: &Mmap) -> Result<Columns> {
     let tensors = SafeTensors::deserialize(map)
         .map_err(|e| Error::input("not a safetensors file").hint(IDS_HINT).because(e))?;
@@ -153,7 +226,8 @@ fn columns(map: &Mmap) -> Result<Columns> {
         let view = tensors.tensor(name).map_err(|_| {
             bad(format!("no tensor `{name}`")).because(format!("the file has {}", names.join(", ")))
         })?;
-        let mask = name.ends_with("_mask") && matches!(view.dtype(), Dtype::U8 | Dtype::I8 | Dtype::BOOL);
+        let masks = [Dtype::U8, Dtype::I8, Dtype::BOOL, Dtype::F32, Dtype::F16, Dtype::BF16];
+        let mask = name.ends_with("_mask") && masks.contains(&view.dtype());
         if !mask && !matches!(view.dtype(), Dtype::I64 | Dtype::I32) {
             return Err(bad(format!("`{name}` is {:?}, not int64 or int32", view.dtype())));
         }

@@ -37,6 +37,23 @@ pub struct Position {
     pub step_in_epoch: u64,
 }
 
+impl Position {
+    /// Micro-batches done of a run of `total`, with `per_epoch` in an epoch.
+    ///
+    /// # Errors
+    /// The run has fewer.
+    pub fn of(&self, per_epoch: u64, total: u64) -> Result<u64> {
+        let step = self.epoch * per_epoch + self.step_in_epoch;
+        if step > total {
+            return Err(Error::input(format!(
+                "the checkpoint is at micro-batch {step}, the run has {total}"
+            ))
+            .hint("raise epochs or max_steps, or start over with --resume never"));
+        }
+        Ok(step)
+    }
+}
+
 /// What our files hold beside weights and optimizer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SavedState {

@@ -147,15 +147,8 @@ pub fn train(
 impl Trainer<'_> {
     fn go_on_from(&mut self, loaded: &Loaded) -> Result<()> {
         self.restore(loaded)?;
-        self.step = loaded.position.epoch * self.per_epoch + loaded.position.step_in_epoch;
+        self.step = loaded.position.of(self.per_epoch, self.total)?;
         self.boundaries = [self.step; 2];
-        if self.step > self.total {
-            return Err(Error::input(format!(
-                "the checkpoint is at micro-batch {}, the run has {}",
-                self.step, self.total
-            ))
-            .hint("raise epochs or max_steps, or start over with --resume never"));
-        }
         if let Some(state) = &loaded.state {
             self.state = state.clone();
             if let Some(schedule) = &self.config.by_updates
@@ -169,8 +162,15 @@ impl Trainer<'_> {
             self.elapsed_before = state.elapsed_s;
             self.row_at = state.elapsed_s;
             self.objective.restore(state.objective_of(self.ranks.rank()))?;
-        } else if self.config.by_updates.is_some() {
+            return Ok(());
+        }
+        if self.config.by_updates.is_some() {
             self.state.updates = loaded.scheduled_updates();
+        }
+        if self.ranks.is_alone() && !self.objective.many_passes() {
+            // Upstream saves inside a window too, without its gradients, and updates where a whole window would end.
+            let done = loaded.position.step_in_epoch % self.per_epoch; // the end of an epoch ends a window
+            self.pending = done % self.config.accumulation_steps;
         }
         Ok(())
     }

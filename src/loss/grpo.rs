@@ -57,6 +57,8 @@ pub struct Terms {
     pub loss: Tensor,
     /// Token-mean of `ref - lp`, as upstream logs it: it can be negative.
     pub kl_ref: Option<f64>,
+    /// Token-mean of k3, an estimate of the KL to the reference that is never negative.
+    pub kl: Option<f64>,
     /// Share of tokens whose ratio the clipping holds back.
     pub clip_fraction: f64,
 }
@@ -112,6 +114,7 @@ impl GrpoLoss {
         Terms {
             loss,
             kl_ref: reference.map(|reference| mean(&(reference - logprobs.detach()))),
+            kl: reference.map(|reference| mean(&k3(reference, &logprobs.detach()))),
             clip_fraction: mean(&held.to_kind(Kind::Float)),
         }
     }
@@ -189,6 +192,7 @@ mod tests {
         let terms = settings.terms(&lp, &old, Some(&reference), &zero, &mask);
         near(terms.loss.double_value(&[]), 0.1 * (0.5f64.exp() - 1.5));
         near(terms.kl_ref.unwrap(), 0.5);
+        near(terms.kl.unwrap(), 0.5f64.exp() - 1.5);
         terms.loss.backward();
         near(lp.grad().double_value(&[1, 0]), 0.1 * (1.0 - 0.5f64.exp()) / 2.0);
     }

@@ -25,7 +25,7 @@ pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
 pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};
 pub use ranks::{Group, HAS_RANKS, Meeting, Reduce, Reducer};
 pub use system::{
-    die_on_broken_pipe, die_with_parent, ignore_broken_pipe, peak_memory_bytes, processor_seconds,
-    send_signal,
+    die_on_broken_pipe, die_with_parent, hold_broken_pipe, ignore_broken_pipe, peak_memory_bytes,
+    processor_seconds, send_signal,
 };
 pub use tensor_bytes::{Strided, tensor_bytes, tensor_floats, tensor_from_bytes};

@@ -18,6 +18,18 @@ pub fn ignore_broken_pipe() {
     }
 }
 
+/// Lets this thread's writes to a program that went away fail as errors, whatever the process does elsewhere.
+pub fn hold_broken_pipe() {
+    // SAFETY: `set` is a plain struct that sigemptyset fills; blocking a signal in this thread touches no other memory.
+    #[cfg(unix)]
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
+}
+
 /// Ends this process with SIGTERM when the one that started it ends, however it ends; Linux alone can.
 pub fn die_with_parent() {
     // SAFETY: sets a number in the kernel's record of this process.

@@ -51,6 +51,17 @@ pub struct Memory {
     pub total: u64,
 }
 
+/// Bytes at the peak of each part of a policy's step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Phases {
+    /// Completions are drawn: all models and the optimizer's state, the generator's own copy of the policy, the cache.
+    pub rollout: u64,
+    /// The reference reads them.
+    pub reference: Option<u64>,
+    /// The policy learns, and where there is one its critic.
+    pub update: u64,
+}
+
 /// What a stage will take. `None`: not known from the plan alone.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageCost {
@@ -72,6 +83,8 @@ pub struct StageCost {
     pub updates: Option<u64>,
     /// Bytes at the peak.
     pub peak_memory: Option<Memory>,
+    /// The same by phase, of stages that draw completions.
+    pub memory_by_phase: Option<Phases>,
     /// Seconds.
     pub seconds: Option<f64>,
 }
@@ -327,6 +340,16 @@ fn policy_cost(
             optimizer: p.trained * 8 * learners,
             ..*memory
         });
+        if let (Some(m), true) = (model, new > 0) {
+            let (rows, length) = (train.batch_size, train.max_seq_len);
+            let kept = memory.weights + memory.optimizer;
+            let width = (2 * m.num_hidden_layers * m.num_key_value_heads * m.head_dim * 4) as u64;
+            cost.memory_by_phase = Some(Phases {
+                rollout: kept + p.total * 4 + (rows * length) as u64 * width,
+                reference: c.reference.as_ref().map(|_| kept + activations(m, rows, length, half, false)),
+                update: memory.total,
+            });
+        }
     }
     cost
 }
@@ -347,6 +370,7 @@ fn blank(stage: &StagePlan, kind: &'static str) -> StageCost {
         micro_batches: None,
         updates: None,
         peak_memory: None,
+        memory_by_phase: None,
         seconds: None,
     }
 }

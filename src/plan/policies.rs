@@ -13,7 +13,7 @@ struct Defaults {
     kind: &'static str,
     accumulation_steps: i64,
     learning_rate: f64,
-    max_seq_len: i64,
+    max_seq_len: usize,
     max_new_tokens: usize,
     thinking_ratio: f64,
 }
@@ -271,18 +271,17 @@ impl Resolver<'_> {
             batch_size: t.batch_size.or(Some(2)),
             accumulation_steps: t.accumulation_steps.or(Some(defaults.accumulation_steps)),
             learning_rate: t.learning_rate.or(Some(defaults.learning_rate)),
-            max_seq_len: t.max_seq_len.or(Some(defaults.max_seq_len)),
             log_interval: t.log_interval.or(Some(1)),
             save_interval: t.save_interval.or(Some(10)),
             ..t.clone()
         };
-        let train = self.train_config(base, defaults.kind, &section, data, below);
+        let mut train = self.train_config(base, defaults.kind, &section, data, defaults.max_seq_len, below);
         let reference = match &s.reference {
             Some(given) => Some(self.init(&join(base, "reference"), given, below)),
             None if kl_weight > 0.0 => Some(train.init.clone()),
             None => None,
         };
-        self.lengths(base, &train, &rollout);
+        self.lengths(base, &mut train, &rollout, t.max_seq_len.is_some());
         let mut heldout_data = |section: &DataSection| {
             let agent = defaults.kind == "agent";
             let format = section.format.or(agent.then_some(FormatName::Agent));
@@ -326,12 +325,16 @@ impl Resolver<'_> {
         }
     }
 
-    /// Prompt and completion together must fit the model's positions.
-    fn lengths(&mut self, base: &[String], train: &TrainConfig, rollout: &RolloutPlan) {
+    /// Prompt and completion together must fit the model's positions; prompts whose length the recipe leaves open
+    /// get what is left.
+    fn lengths(&mut self, base: &[String], train: &mut TrainConfig, rollout: &RolloutPlan, given: bool) {
         let RolloutPlan::Generated(GeneratedPlan { max_new_tokens, .. }) = rollout else { return };
         let Some(most) = train.model.as_ref().map(|m| m.config.max_position_embeddings as usize) else {
             return;
         };
+        if !given && most > max_new_tokens + 1 {
+            train.max_seq_len = train.max_seq_len.min(most - max_new_tokens);
+        }
         let both = train.max_seq_len + max_new_tokens;
         if train.max_seq_len <= most && both > most {
             self.fault(

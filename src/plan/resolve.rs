@@ -315,20 +315,21 @@ impl Resolver<'_> {
             batch_size: s.batch_size.or(Some(batch)),
             accumulation_steps: s.accumulation_steps.or(Some(accumulation)),
             learning_rate: s.learning_rate.or(Some(rate)),
-            max_seq_len: s.max_seq_len.or(Some(length)),
             ..s.clone()
         };
         let data = self.data(base, s.data.as_ref(), kind, seed, s.on_bad_row);
-        self.train_config(base, kind, s, data, below)
+        self.train_config(base, kind, s, data, length, below)
     }
 
-    /// What every stage with a training loop has; the kind's own defaults are in `s` already.
+    /// What every stage with a training loop has; the kind's own defaults are in `s` already, but for the
+    /// `length` of rows, which a model of fewer positions cuts.
     pub(super) fn train_config(
         &mut self,
         base: &[String],
         kind: &str,
         s: &TrainSection,
         data: DataConfig,
+        length: usize,
         below: &[String],
     ) -> TrainConfig {
         let last = self.above.iter().rev().find(|a| a.trains()).map(|a| Init::Stage(a.name.clone()));
@@ -367,8 +368,14 @@ impl Resolver<'_> {
             Some(model) if kind != "lora" => model.config.dropout,
             _ => 0.0,
         };
-        let max_seq_len = self.whole(base, "max_seq_len", s.max_seq_len, 2).unwrap_or(768);
-        self.fits_positions(base, max_seq_len, model.as_ref());
+        let most = model.as_ref().map_or(usize::MAX, |m| m.config.max_position_embeddings as usize);
+        let max_seq_len = match self.whole(base, "max_seq_len", s.max_seq_len, 2) {
+            None => length.min(most),
+            Some(given) => {
+                self.fits_positions(base, given, model.as_ref());
+                given
+            }
+        };
         TrainConfig {
             epochs: self.whole(base, "epochs", s.epochs, 1).unwrap_or(2),
             batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(1),

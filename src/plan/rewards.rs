@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::resolve::{Resolver, join};
+use super::resolve::{Makes, Resolver, join};
 use super::types::Init;
 use crate::recipe::schema::*;
 use crate::rollout::rewards::*;
@@ -208,6 +208,9 @@ impl Resolver<'_> {
 
     fn model_reward(&mut self, at: &[String], s: &ModelRewardSection, below: &[String]) -> RewardKind {
         let from = match &s.from {
+            Some(given) if self.above.iter().any(|a| a.name == *given && matches!(a.makes, Makes::Score)) => {
+                RewardSource::Stage(given.clone())
+            }
             Some(given) => match self.init(&join(at, "from"), given, below) {
                 Init::Stage(name) => RewardSource::Stage(name),
                 Init::Path(path) => RewardSource::Path(path),

@@ -149,7 +149,7 @@ impl Resolver<'_> {
             ..ModelOverrides::default()
         };
         let all = own.over(start);
-        let vocab_size_given = all.vocab_size.is_some();
+        let (vocab_size_given, stated) = (all.vocab_size.is_some(), all.clone());
         match all.resolve() {
             // Upstream's minimind2 has no head width of its own; other families' files may have one.
             Ok(config)
@@ -165,7 +165,7 @@ impl Resolver<'_> {
                 );
                 None
             }
-            Ok(config) => Some(ModelPlan { config, vocab_size_given }),
+            Ok(config) => Some(ModelPlan { config, vocab_size_given, stated }),
             Err(error) => {
                 // The message begins with the key it is about, as a bare word.
                 let key = error

@@ -68,6 +68,28 @@ fn an_agent_has_the_tools_that_its_errands_ask_for() {
     }
 }
 
+/// What upstream calls otherwise is understood; what the recipe leaves open fits the model.
+#[test]
+fn upstreams_names_and_small_models() {
+    let text = "\
+model: {preset: minimind2-moe, n_routed_experts: 6, aux_loss_alpha: 0.25, max_position_embeddings: 256}
+stages:
+  - pretrain: {data: {path: t.safetensors, format: tokens}}
+  - grpo: {rollout: {engine: replay, path: r.safetensors}, init: pretrain}
+  - spo: {data: {synthetic: true}, init: pretrain, tokenizer: tests, rewards: [{length: {}}], rollout: {max_new_tokens: 56}}
+";
+    let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), text, &[]).unwrap();
+    let told = resolve::finish(&recipe, faults).unwrap_err().to_string();
+    assert!(!told.contains("max_seq_len") && !told.contains("unknown key"), "{told}");
+    let plan =
+        plan(&text.lines().take(3).collect::<Vec<_>>().join("\n").replace("t.safetensors", "Cargo.toml"));
+    let StageConfig::Pretrain(p) = &plan.stages[0].config else { panic!() };
+    let model = p.model.as_ref().unwrap();
+    let moe = model.config.moe.as_ref().unwrap();
+    assert_eq!((moe.num_experts, moe.aux_loss_coef, p.max_seq_len), (6, 0.25, 256));
+    assert_eq!((model.stated.num_experts, model.stated.num_attention_heads), (Some(6), None));
+}
+
 #[test]
 fn costs_add_up() {
     let plan = plan(LIFE);

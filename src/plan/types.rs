@@ -11,7 +11,7 @@ use crate::engine::Compute;
 pub use crate::engine::OnAnomaly;
 pub use crate::engine::device::Wanted;
 use crate::error::Place;
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, ModelOverrides};
 pub use crate::optim::ScheduleKind;
 
 mod tuning;
@@ -141,6 +141,9 @@ pub struct ModelPlan {
     pub config: ModelConfig,
     /// Whether the recipe (or its config file) states `vocab_size`; else the tokenizer's size is used.
     pub vocab_size_given: bool,
+    /// What the recipe states, for weights that do not tell it themselves.
+    #[serde(skip)]
+    pub stated: ModelOverrides,
 }
 
 /// Trains a tokenizer.

@@ -96,7 +96,8 @@ pub struct ModelSection {
     pub dropout: Option<f64>,
     /// Whether the feed-forward is a mixture of experts (false).
     pub use_moe: Option<bool>,
-    /// Routed experts (4).
+    /// Routed experts (4); minimind2's `n_routed_experts` means the same.
+    #[serde(alias = "n_routed_experts")]
     pub num_experts: Option<i64>,
     /// Experts a token visits.
     pub num_experts_per_tok: Option<i64>,
@@ -104,7 +105,8 @@ pub struct ModelSection {
     pub n_shared_experts: Option<i64>,
     /// Inner width of an expert.
     pub moe_intermediate_size: Option<i64>,
-    /// Weight of the load-balancing loss.
+    /// Weight of the load-balancing loss; upstream's `router_aux_loss_coef` and `aux_loss_alpha` mean the same.
+    #[serde(alias = "router_aux_loss_coef", alias = "aux_loss_alpha")]
     pub aux_loss_coef: Option<f64>,
     /// Whether the chosen experts' weights are made to sum to one.
     pub norm_topk_prob: Option<bool>,

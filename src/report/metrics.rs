@@ -96,6 +96,9 @@ impl Log {
         let mut bytes = Vec::new();
         (&mut file).take(kept).read_to_end(&mut bytes).map_err(fault)?;
         let length = whole(&bytes) as u64;
+        if length < kept {
+            tracing::warn!("{}: {} bytes of earlier rows are gone", path.display(), kept - length);
+        }
         file.set_len(length).map_err(fault)?;
         file.seek(SeekFrom::Start(length)).map_err(fault)?;
         Ok(Self { path, file, length })

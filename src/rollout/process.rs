@@ -52,6 +52,8 @@ impl Program {
         let (send, output) = channel();
         let mut stdin = child.stdin.take().expect("stdin is piped");
         std::thread::spawn(move || {
+            // A program may end without reading; that is its error, not the end of this process.
+            crate::native::hold_broken_pipe();
             for line in lines {
                 if stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()).is_err() {
                     break;
@@ -105,6 +107,11 @@ impl Program {
             }
             Err(RecvTimeoutError::Disconnected) => Ok(None),
         }
+    }
+
+    /// A line that is there already, if any.
+    pub fn unread(&mut self) -> Option<String> {
+        self.output.try_recv().ok()
     }
 
     /// Why it is dead, as an error.
@@ -197,7 +204,10 @@ mod tests {
     fn silence_death_and_absence_are_told_apart() {
         let slow = sh("sleep 20").line(soon(50)).unwrap_err().to_string();
         assert!(slow.contains("in time") && slow.contains("timeout_secs"), "{slow}");
-        let mut dead = sh("echo why >&2; exit 3");
+        // As the program itself does; a write to a dead program must end nothing but its thread.
+        crate::native::die_on_broken_pipe();
+        let mut dead = sh("exec 0<&-; echo why >&2; exit 3");
+        (0..2000).for_each(|_| dead.send("a line that nobody reads\n".repeat(50)));
         assert_eq!(dead.line(soon(5000)).unwrap(), None);
         let text = dead.dead().to_string();
         assert!(text.contains("exit status: 3") && text.contains("why"), "{text}");

@@ -114,8 +114,7 @@ pub fn run(
     // The teacher first: loading the student then sets the random state that training goes on from.
     let path = inputs::start_weights(context, &config.teacher)?
         .ok_or_else(|| Error::input("a teacher is trained weights").hint("name a stage or a file"))?;
-    let stated = inputs::architecture(config.teacher_model.as_ref(), session.tokenizer.as_ref());
-    let teacher = inputs::load(&path, stated.as_ref(), context.device)?;
+    let teacher = inputs::load(&path, config.teacher_model.as_ref(), context.device)?;
     let model = session.model(config.train.dropout)?;
     same_vocabulary(&path, &teacher, &model, session.tokenizer.as_ref())?;
     let mut objective = Distill {

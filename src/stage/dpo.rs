@@ -142,8 +142,7 @@ pub fn run(
 fn second(context: &Context<'_>, config: &DpoStage, init: &Init) -> Result<CausalLm> {
     let path = inputs::start_weights(context, init)?
         .ok_or_else(|| Error::input("a reference is trained weights").hint("name a stage or a file"))?;
-    let stated = inputs::architecture(config.train.model.as_ref(), None);
-    inputs::load(&path, stated.as_ref(), context.device)
+    inputs::load(&path, config.train.model.as_ref(), context.device)
 }
 
 /// A reference differs from its policy in numbers alone.

@@ -56,6 +56,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
             empty_think_ratio: 0.0,
         };
         let rows = prepare(what.data, &context)?.train;
+        inputs::check_rows(model.config(), &rows, what.data)?;
         let settings = LoaderConfig {
             batch_size: what.batch_size,
             max_seq_len: what.max_seq_len,
@@ -65,6 +66,13 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
             pad_id: tokenizer.map_or(0, Tokenizer::pad_id),
         };
         let values = measure::loss(model, &Loader::new(rows, settings), what.compute, &Ranks::alone())?;
+        if values.is_empty() {
+            return Err(what
+                .data
+                .source
+                .at(Error::input("no token of these rows carries loss"))
+                .hint("a row needs an assistant turn, or labels other than -100, within max_seq_len"));
+        }
         // Here nothing else was trained on: the names need no `val_`.
         metrics.extend(values.into_iter().map(|(k, v)| (k.trim_start_matches("val_").to_owned(), json!(v))));
     }

@@ -49,14 +49,6 @@ pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Resul
 /// A file of ours states its architecture; the recipe's `model` is for files that do not.
 fn open(context: &Context<'_>, config: &ExportConfig, path: &Path) -> Result<Source> {
     let folder = config.tokenizer.as_ref().map(|source| inputs::tokenizer_folder(context, source));
-    match Source::open(path, None, false, folder.clone()) {
-        Ok(source) => Ok(source),
-        Err(fault) => {
-            let tokenizer = inputs::tokenizer(context, config.tokenizer.as_ref())?;
-            match inputs::architecture(config.model.as_ref(), tokenizer.as_ref()) {
-                Some(stated) => Source::open(path, Some(&stated), false, folder),
-                None => Err(fault),
-            }
-        }
-    }
+    let given = inputs::stated(path, config.model.as_ref())?;
+    Source::open(path, given.as_ref(), false, folder)
 }

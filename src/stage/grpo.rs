@@ -66,10 +66,11 @@ impl Learner for Grpo {
             let gap = step.fresh.then(|| largest_gap(&drawn, old, &batch.mask));
             let entropy = step.fresh.then(|| -token_mean(&drawn, &batch.mask).double_value(&[]));
             let value = terms.loss.double_value(&[]);
-            (terms.loss, 1.0, (value, terms.kl_ref, terms.clip_fraction, gap, entropy))
+            (terms.loss, 1.0, (value, terms.kl_ref, terms.kl, terms.clip_fraction, gap, entropy))
         })?;
-        let (loss, kl_ref, clip_fraction, gap, entropy) = terms;
-        shared.judge(at.index + 1, &step, kl_ref)?;
+        let (loss, kl_ref, kl, clip_fraction, gap, entropy) = terms;
+        // What upstream logs as kl_ref falls as the policy goes away; a guard needs what rises.
+        shared.judge(at, &step, kl)?;
         let mut extra = vec![("policy_loss", loss + aux_loss)];
         extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));
         extra.extend([("advantages_mean", mean), ("advantages_std", std), ("clip_fraction", clip_fraction)]);

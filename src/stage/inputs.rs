@@ -8,11 +8,12 @@ use tch::Kind;
 use super::record::Inputs;
 use super::runner::Context;
 use crate::checkpoint::{load, resolve_model_path};
-use crate::data::{DataConfig, DataSource, Tokenizer, Validation};
+use crate::data::{DataConfig, DataSource, Rows, Tokenizer, Validation};
 use crate::error::{Error, Place, Result};
 use crate::hash::hex;
 use crate::model::{CausalLm, ModelConfig, Params};
 use crate::plan::{ChoicePlan, EvalConfig, Init, ModelPlan, StageConfig, TokenizerSource};
+use crate::rollout::rewards::{RewardKind, RewardSource};
 
 /// The program's own part of every hash.
 pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
@@ -53,8 +54,8 @@ pub fn relative(context: &Context<'_>, path: &Path) -> PathBuf {
     }
 }
 
-/// The architecture a recipe states, with the tokenizer's vocabulary where it leaves that open.
-pub fn architecture(model: Option<&ModelPlan>, tokenizer: Option<&Tokenizer>) -> Option<ModelConfig> {
+/// The architecture a recipe states for fresh weights, with the tokenizer's vocabulary where it leaves that open.
+fn architecture(model: Option<&ModelPlan>, tokenizer: Option<&Tokenizer>) -> Option<ModelConfig> {
     let plan = model?;
     let mut config = plan.config.clone();
     if let (false, Some(tokenizer)) = (plan.vocab_size_given, tokenizer) {
@@ -71,14 +72,13 @@ pub fn model(
     tokenizer: Option<&Tokenizer>,
     dropout: f64,
 ) -> Result<CausalLm> {
-    let stated = architecture(plan, tokenizer);
     let Some(path) = start_weights(context, init)? else {
-        let mut config = stated.unwrap_or_else(default_model);
+        let mut config = architecture(plan, tokenizer).unwrap_or_else(default_model);
         config.dropout = dropout;
         tch::manual_seed(context.plan.seed as i64);
         return Ok(CausalLm::new(&config, Params::init(&config, context.device)?));
     };
-    let model = load(&path, stated.as_ref(), context.device)?;
+    let model = load(&path, plan, context.device)?;
     tch::manual_seed(context.plan.seed as i64);
     if dropout > 0.0 {
         return Ok(model.with_dropout(dropout));
@@ -86,19 +86,27 @@ pub fn model(
     Ok(model)
 }
 
-/// Loads weights in fp32. A file of ours states its architecture; `stated` is for files that do not.
-pub fn load(path: &Path, stated: Option<&ModelConfig>, device: tch::Device) -> Result<CausalLm> {
-    let loaded = match load::load_model(path, None, device, Kind::Float) {
-        Ok(loaded) => loaded,
-        Err(error) => match stated {
-            Some(config) => load::load_model(path, Some(config), device, Kind::Float)?,
-            None => return Err(error),
-        },
-    };
-    for note in &loaded.notes {
+/// Loads weights in fp32. A file of ours states its architecture; the recipe's `model` is for files that do not.
+pub fn load(path: &Path, plan: Option<&ModelPlan>, device: tch::Device) -> Result<CausalLm> {
+    let given = stated(path, plan)?;
+    let loaded = load::load_model(path, given.as_ref(), device, Kind::Float)?;
+    say(path, &loaded.notes);
+    Ok(loaded.model)
+}
+
+/// The architecture of weights as the recipe's `model` completes it; `None` where the file states its own.
+pub fn stated(path: &Path, plan: Option<&ModelPlan>) -> Result<Option<ModelConfig>> {
+    let Some(plan) = plan else { return Ok(None) };
+    let Some((config, notes)) = load::agreed(path, &plan.stated)? else { return Ok(None) };
+    say(path, &notes);
+    Ok(Some(config))
+}
+
+/// What was assumed of weights.
+pub fn say(path: &Path, notes: &[String]) {
+    for note in notes {
         tracing::info!("{}: {note}", path.display());
     }
-    Ok(loaded.model)
 }
 
 fn default_model() -> ModelConfig {
@@ -114,6 +122,24 @@ pub fn check_vocabulary(model: &CausalLm, tokenizer: Option<&Tokenizer>) -> Resu
             "the tokenizer has {want} tokens, the model's embedding {have} rows"
         ))
         .hint("use the tokenizer the weights were trained with, or start from scratch"));
+    }
+    Ok(())
+}
+
+/// Checks that a model reads the rows of a token file: ids of its vocabulary, at positions it has.
+pub fn check_rows(config: &ModelConfig, rows: &Rows, data: &DataConfig) -> Result<()> {
+    if let Some((row, id)) = rows.stray(config.vocab_size) {
+        let what =
+            format!("row {row} (from 0) holds token {id}; the model's vocabulary has {}", config.vocab_size);
+        return Err(data.source.at(Error::input(what)).hint("give tokens of the model's own tokenizer"));
+    }
+    let most = config.max_position_embeddings;
+    if let Some(width) = rows.width().filter(|width| *width as i64 > most) {
+        let what = format!("the rows have {width} tokens, the model sees {most}");
+        return Err(data
+            .source
+            .at(Error::input(what))
+            .hint("cut the rows, or raise model.max_position_embeddings"));
     }
     Ok(())
 }
@@ -136,7 +162,16 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
         StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) | StageConfig::Agent(c) => {
             for (key, init) in c.others() {
                 if let Some(path) = start_weights(context, init)? {
-                    inputs.add(key, path_hash(&path)?);
+                    inputs.add(key, weights_hash(&path)?);
+                }
+            }
+            for reward in &c.rewards {
+                if let RewardKind::Model(model) = &reward.kind {
+                    let path = match &model.from {
+                        RewardSource::Stage(name) => stage_weights(context, name)?,
+                        RewardSource::Path(path) => resolve_model_path(&path.to_string_lossy())?,
+                    };
+                    inputs.add(&format!("reward {}", reward.name), weights_hash(&path)?);
                 }
             }
             if let Some(heldout) = &c.heldout {
@@ -164,11 +199,11 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     if let Some(init) = init
         && let Some(path) = start_weights(context, init)?
     {
-        inputs.add("start weights", path_hash(&path)?);
+        inputs.add("start weights", weights_hash(&path)?);
     }
     for (what, init) in config.also_reads() {
         if let Some(path) = start_weights(context, init)? {
-            inputs.add(what, path_hash(&path)?);
+            inputs.add(what, weights_hash(&path)?);
         }
     }
     Ok(inputs)
@@ -192,7 +227,16 @@ fn data_hash(data: &DataConfig) -> Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
-/// Hash of a weight file, or of every file of a folder.
+/// Hash of weights, with that of a `config.json` beside a file, which may state their architecture.
+fn weights_hash(path: &Path) -> Result<String> {
+    let (own, beside) = (path_hash(path)?, path.with_file_name("config.json"));
+    if path.is_dir() || !beside.is_file() {
+        return Ok(own);
+    }
+    Ok(format!("{own} {}", file_hash(&beside)?))
+}
+
+/// Hash of a file, or of every file of a folder.
 fn path_hash(path: &Path) -> Result<String> {
     if !path.is_dir() {
         return file_hash(path);

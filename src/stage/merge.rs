@@ -42,8 +42,7 @@ pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<Fi
     }
     let merged = record(weights.metadata.as_ref(), &path, &pairs, &fingerprint);
     drop(weights);
-    let stated = inputs::architecture(config.model.as_ref(), None);
-    let model = inputs::load(&base, stated.as_ref(), context.device)?;
+    let model = inputs::load(&base, config.model.as_ref(), context.device)?;
     let scale = config.scale.unwrap_or(file.scale);
     let adapter = file.build(model.config(), context.device)?.scaled(scale, 0.0);
     let kind = save_kind(config.save_dtype);

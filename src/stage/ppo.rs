@@ -183,11 +183,11 @@ impl Ppo {
     }
 
     /// The row of a step whose passes are done.
-    fn finish(&self, shared: &mut Shared, phase: Phase, number: u64) -> Result<StepLoss> {
+    fn finish(&self, shared: &mut Shared, phase: Phase, at: At) -> Result<StepLoss> {
         let sums = &phase.sums;
         let mean = |sum: f64| sum / sums.count;
         let kl_ref = sums.kl_ref.map(mean);
-        shared.judge(number, &phase.step, kl_ref)?;
+        shared.judge(at, &phase.step, kl_ref)?;
         let mut extra = vec![("policy_loss", mean(sums.policy)), ("critic_loss", mean(sums.critic))];
         extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));
         extra.extend([
@@ -223,7 +223,7 @@ impl Learner for Ppo {
             phase.queue.retain(|(pass, _)| *pass == stopped_in);
         }
         if phase.queue.is_empty() {
-            return self.finish(shared, phase, at.index + 1);
+            return self.finish(shared, phase, at);
         }
         let loss = phase.sums.loss / phase.sums.count;
         self.phase = Some(phase);
@@ -254,24 +254,16 @@ fn critic(
     policy: &CausalLm,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<ValueModel> {
-    let stated = inputs::architecture(config.train.model.as_ref(), tokenizer);
+    let model = config.train.model.as_ref();
     let init = plan.critic.as_ref().unwrap_or(&config.train.init);
     let critic = match inputs::start_weights(context, init)? {
-        None => {
-            let plan = config.train.model.as_ref();
-            ValueModel::fresh(inputs::model(context, init, plan, tokenizer, 0.0)?)?
-        }
+        None => ValueModel::fresh(inputs::model(context, init, model, tokenizer, 0.0)?)?,
         Some(path) => {
             tch::manual_seed(context.plan.seed as i64);
-            let found = match (load_critic(&path, None, context.device), &stated) {
-                (Ok(found), _) => found,
-                (Err(_), Some(stated)) => load_critic(&path, Some(stated), context.device)?,
-                (Err(error), None) => return Err(error),
-            };
-            for note in &found.1 {
-                tracing::info!("{}: {note}", path.display());
-            }
-            found.0
+            let given = inputs::stated(&path, model)?;
+            let (critic, notes) = load_critic(&path, given.as_ref(), context.device)?;
+            inputs::say(&path, &notes);
+            critic
         }
     };
     let (have, want) = (critic.trunk().config().vocab_size, policy.config().vocab_size);

@@ -60,6 +60,15 @@ pub enum Verdict {
     Missing(String),
 }
 
+/// Takes a stage's word back that it is done.
+pub fn give_up(folder: &Path) -> Result<()> {
+    let path = folder.join("done.json");
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove an old file", &path, e)),
+        _ => Ok(()),
+    }
+}
+
 /// Compares a stage's folder with what it would be made from now.
 pub fn judge(output: &Path, folder: &Path, inputs: &Inputs) -> Verdict {
     let Ok(text) = std::fs::read_to_string(folder.join("done.json")) else { return Verdict::New };

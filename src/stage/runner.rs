@@ -22,7 +22,7 @@ use crate::report::console::ConsoleMode;
 pub enum Resume {
     /// Go on where a matching checkpoint is.
     Auto,
-    /// Start over.
+    /// Begin unfinished stages anew.
     Never,
     /// Go on, or fail.
     Must,
@@ -187,10 +187,9 @@ fn one(context: &Context<'_>, stage: &StagePlan, forced: bool) -> Result<bool> {
     };
     tracing::info!("{}: runs ({why})", stage.name);
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("create the stage's folder", &folder, e))?;
-    // What is in the folder from now on belongs to the new run.
-    forget(&folder.join("done.json"))?;
-    if forced || matches!(verdict, Verdict::Changed(_)) {
-        forget(&folder.join("metrics.jsonl"))?;
+    // A training stage gives its record up when it begins to train (`Watch`), and not for a fault of its input.
+    if stage.config.training().is_none() {
+        super::record::give_up(&folder)?;
     }
     context.ranks.hear(Some(Word { inputs: Some(inputs.clone()), resume: context.resume }))?;
     let started = Instant::now();
@@ -225,13 +224,6 @@ fn dispatch(context: &Context<'_>, stage: &StagePlan, folder: &Path, inputs: &In
         | StageConfig::Grpo(config)
         | StageConfig::Spo(config)
         | StageConfig::Agent(config) => policy::run(context, &stage.name, config, folder, inputs),
-    }
-}
-
-fn forget(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove an old file", path, e)),
-        _ => Ok(()),
     }
 }
 

@@ -52,7 +52,7 @@ impl Learner for Spo {
         })?;
         let (loss, mean_logprob, kl, gap) = terms;
         let rho = self.tracker.update(&self.config, &step.rewards, mean_logprob);
-        shared.judge(at.index + 1, &step, kl)?;
+        shared.judge(at, &step, kl)?;
         let mut extra = vec![("policy_loss", loss + aux_loss)];
         extra.extend(kl.map(|kl| ("kl", kl)));
         extra.extend([

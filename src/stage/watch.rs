@@ -27,6 +27,10 @@ impl Watch {
         position: Option<&serde_json::Value>,
     ) -> Result<Self> {
         let first = context.ranks.is_first();
+        if first {
+            // What is in the folder from now on belongs to this run.
+            super::record::give_up(folder)?;
+        }
         let mode = if first { context.console } else { ConsoleMode::Quiet };
         Ok(Self {
             file: first.then(|| MetricsFile::open(folder, stage, position)).transpose()?,

@@ -12,7 +12,7 @@ use super::super::bridge;
 use super::super::load::{self, LoadedModel, Weights};
 use super::super::value::HostTensor;
 use crate::error::{Error, Place, Result};
-use crate::model::{Adapter, ModelConfig};
+use crate::model::{Adapter, ModelConfig, ModelOverrides};
 
 /// The key in a file's metadata that holds `{"rank", "scale", "base"}`.
 pub const METADATA: &str = "adapter";
@@ -28,6 +28,8 @@ pub struct AdapterFile {
     pub scale: f64,
     /// The weights it was trained on, where the file says so and they are there.
     pub base: Option<PathBuf>,
+    /// The architecture it was trained in, where the file says so: its base may leave that open.
+    config: Option<ModelConfig>,
 }
 
 /// Whether these are an adapter's weights and nothing else.
@@ -53,7 +55,10 @@ fn from_weights(path: &Path, weights: Weights) -> Result<AdapterFile> {
     let said = weights.metadata.as_ref().and_then(|all| all.get(METADATA));
     let folder = path.parent().unwrap_or(Path::new("."));
     let base = said.and_then(|said| said.get("base")?.as_str()).map(|base| folder.join(base));
+    let config = weights.metadata.as_ref().and_then(|all| all.get("config"));
+    let config = config.map(|config| ModelOverrides::from_json(config)?.resolve()).transpose();
     Ok(AdapterFile {
+        config: config.map_err(|e| e.at(Place::file(path)))?,
         path: path.to_owned(),
         tensors: weights.tensors,
         scale,
@@ -98,6 +103,7 @@ pub(in crate::checkpoint) fn load_with_base(
     if depth >= MOST_LAYERS_OF_ADAPTERS {
         return Err(alone("these adapters stand on one another without end"));
     }
+    let given = given.or(file.config.as_ref());
     let mut loaded = load::load_read(load::read_weights(base)?, base, given, device, kind, depth + 1)?;
     file.build(loaded.model.config(), device)?.merge_into(loaded.model.params(), kind)?;
     loaded.notes.push(format!("an adapter on {}", base.display()));

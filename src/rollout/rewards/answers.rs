@@ -108,9 +108,8 @@ pub fn numbers(text: &str) -> Vec<Number> {
         .filter_map(|found| {
             let get = |name: &str| found.name(name).map(|m| m.as_str());
             let whole = found.get(0)?;
-            // A minus between two values subtracts; it is no sign.
-            let before = text[..whole.start()].trim_end().chars().next_back();
-            let minus = get("sign").is_some() && !before.is_some_and(|c| c.is_alphanumeric() || c == ')');
+            let apart = whole.as_str().chars().nth(1).is_some_and(char::is_whitespace);
+            let minus = get("sign").is_some() && !subtracts(&text[..whole.start()], apart);
             let value = if let Some(top) = get("top") {
                 let size =
                     Number::parse(top.trim_start_matches('-'))?.over(Number::parse(get("bottom")?)?)?;
@@ -127,6 +126,15 @@ pub fn numbers(text: &str) -> Vec<Number> {
         .collect()
 }
 
+/// Whether a minus behind `before` takes a value from another and is no sign: `5 -3`, `(a) - 3`, `x-3` and `x - 3`
+/// do, `is -3` and `是-3` do not. `apart`: white space follows the minus.
+fn subtracts(before: &str, apart: bool) -> bool {
+    let close = before.chars().next_back();
+    let value = before.trim_end().chars().next_back();
+    value.is_some_and(|c| c.is_numeric() || c == ')' || (apart && c.is_alphabetic()))
+        || close.is_some_and(|c| c.is_ascii_alphabetic())
+}
+
 /// `right` where the answer is the row's `answer` to the letter.
 pub fn world(input: &RewardInput<'_>, config: &SyntheticReward) -> Result<f64, String> {
     let expected = input.row.get("answer").and_then(Value::as_str);
@@ -137,32 +145,21 @@ pub fn world(input: &RewardInput<'_>, config: &SyntheticReward) -> Result<f64, S
 
 /// `right` for the expected calls in order, `valid` for others that the row's tools allow, else `wrong`.
 pub fn json_tool(input: &RewardInput<'_>, config: &JsonToolConfig) -> Result<f64, String> {
+    // A row that expects nothing is a fault of the data, whatever the completion says.
+    let expected = expected_calls(input, &config.field)?.ok_or_else(|| {
+        format!("neither the row's `{}` nor its last assistant turn holds the expected call", config.field)
+    })?;
     let calls = parse_tool_calls(input.completion);
     if calls.is_empty() || calls.iter().any(|call| call.fault.is_some()) {
         return Ok(config.wrong);
     }
+    let same = |(e, c): (&ToolCall, &ToolCall)| e.name == c.name && same_json(&e.arguments, &c.arguments);
+    if expected.len() == calls.len() && expected.iter().zip(&calls).all(same) {
+        return Ok(config.right);
+    }
     let tools = known_tools(input);
     let valid = calls.iter().all(|call| tools.as_ref().is_none_or(|tools| allows(tools, call)));
-    match expected_calls(input, &config.field)? {
-        Some(expected) => {
-            let right = expected.len() == calls.len()
-                && expected
-                    .iter()
-                    .zip(&calls)
-                    .all(|(e, c)| e.name == c.name && same_json(&e.arguments, &c.arguments));
-            Ok(if right {
-                config.right
-            } else if valid {
-                config.valid
-            } else {
-                config.wrong
-            })
-        }
-        None => Err(format!(
-            "neither the row's `{}` nor its last assistant turn holds the expected call",
-            config.field
-        )),
-    }
+    Ok(if valid { config.valid } else { config.wrong })
 }
 
 /// JSON that may be written as a text.
@@ -240,6 +237,11 @@ mod tests {
             ("0.5", "\\boxed{\\frac{1}{2}}"),
             ("1/2", "the share is 50 or \\boxed{0.5}"),
             ("-3", "x = -3"),
+            ("-3", "The answer is -3"),
+            ("-5", "It is -5 degrees."),
+            ("-0.25", "I get -1/4"),
+            ("-3", "答案是-3"),
+            ("-4", "so (-4)"),
             ("9", "16 - 3 - 4 = 9."),
             ("42", "thinking of 7</think>\nThe answer is 42 apples"),
             ("42", "<think>\n1\n</think>\n<answer>\n42\n</answer>"),
@@ -254,6 +256,9 @@ mod tests {
             ("18", "#### 19 (not 18)\n18\n#### 17"),
             ("3", "10 - 3 = 7"),
             ("-3", "10 - 3"),
+            ("-3", "x - 3"),
+            ("-3", "x-3"),
+            ("3", "The answer is -3"),
             ("18", "none"),
             ("18", ""),
             ("1", "\\boxed{"),
@@ -300,6 +305,9 @@ mod tests {
             row: &json!({}),
         };
         assert!(json_tool(&input, &JsonToolConfig::default()).is_err());
+        assert!(
+            json_tool(&RewardInput { completion: "no call", ..input }, &JsonToolConfig::default()).is_err()
+        );
         let turns = json!({"conversations": [{"role": "assistant", "tool_calls": "[{\"name\": \"a\", \"arguments\": {}}]"}]});
         assert_eq!(json_tool(&RewardInput { row: &turns, ..input }, &JsonToolConfig::default()), Ok(1.0));
     }

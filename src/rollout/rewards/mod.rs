@@ -42,8 +42,6 @@ pub struct RewardInput<'a> {
 pub struct RewardContext<'a> {
     /// The run's folder, where its stages' weights lie.
     pub run: &'a Path,
-    /// The folder of the stage's tokenizer.
-    pub tokenizer: Option<&'a Path>,
     /// Where a reward model lives.
     pub device: Device,
     /// Its arithmetic.
@@ -52,7 +50,7 @@ pub struct RewardContext<'a> {
 
 impl Default for RewardContext<'_> {
     fn default() -> Self {
-        Self { run: Path::new("."), tokenizer: None, device: Device::Cpu, kind: Kind::Float }
+        Self { run: Path::new("."), device: Device::Cpu, kind: Kind::Float }
     }
 }
 
@@ -129,8 +127,10 @@ impl Rewards {
     pub fn new(configs: &[RewardConfig], context: &RewardContext<'_>) -> Result<Self> {
         let mut rewards = Self::default();
         for config in configs {
-            let scorer =
-                scorer(&config.kind, context).map_err(|e| e.hint(format!("see reward `{}`", config.name)))?;
+            let scorer = scorer(&config.kind, context).map_err(|e| match e.hint_text() {
+                Some(fix) => e.clone().hint(format!("{fix} (reward `{}`)", config.name)),
+                None => e.hint(format!("see reward `{}`", config.name)),
+            })?;
             rewards.items.push(Item {
                 name: config.name.clone(),
                 weight: config.weight,

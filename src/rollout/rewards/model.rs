@@ -5,8 +5,6 @@
 //!
 //! B batch, T tokens, D hidden.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -34,18 +32,20 @@ impl ModelReward {
             RewardSource::Path(path) => resolve_model_path(&path.to_string_lossy())?,
         };
         let model = load_reward_model(&path, context.device, context.kind)?;
-        let beside = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(Path::new(".")) };
-        let tokenizer = match (&config.tokenizer, context.tokenizer) {
-            (Some(folder), _) => Tokenizer::load(folder)?,
-            (None, _) if beside.join("tokenizer.json").is_file() => Tokenizer::load(beside)?,
-            // A stage of this run speaks the run's tokenizer.
-            (None, Some(folder)) if matches!(config.from, RewardSource::Stage(_)) => Tokenizer::load(folder)?,
-            _ => {
-                return Err(Error::input("the reward model has no tokenizer.json beside it")
-                    .at(Place::file(&path))
-                    .hint("name its folder with `tokenizer`; a model that only has tokenizer.model must be converted first"));
-            }
-        };
+        let own = model.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
+        let given = config.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
+        if let (Some(own), Some(given)) = (&own, &given)
+            && !own.same_vocabulary(given)
+        {
+            return Err(Error::input("`tokenizer` has another vocabulary than the reward model's own")
+                .at(Place::file(&path))
+                .hint("leave `tokenizer` out: the reward model brings its own"));
+        }
+        let tokenizer = given.or(own).ok_or_else(|| {
+            Error::input("the reward model has no tokenizer.json beside it").at(Place::file(&path)).hint(
+                "name its folder with `tokenizer`; a model that only has tokenizer.model must be converted first",
+            )
+        })?;
         let (have, want) = (model.trunk.config().vocab_size, tokenizer.vocab_size() as i64);
         if want > have {
             return Err(Error::input(format!(
@@ -133,6 +133,8 @@ impl BatchReward for ModelReward {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::model::{ModelOverrides, Params};
     use crate::rollout::rewards::{RewardConfig, RewardKind, Rewards};

@@ -82,6 +82,12 @@ impl CommandReward {
     }
 
     fn ask(&self, program: &mut Program, inputs: &[RewardInput<'_>]) -> Result<Vec<f64>> {
+        // What it wrote unasked would be taken for the scores of these.
+        if let Some(line) = std::iter::from_fn(|| program.unread()).find(|line| !line.trim().is_empty()) {
+            let start: String = line.chars().take(300).collect();
+            return Err(Error::failed(format!("the reward program wrote more lines than it read: {start}"))
+                .hint("write one score for each line it reads, and logs to stderr"));
+        }
         program.send(inputs.iter().map(|input| format!("{}\n", told(input))).collect());
         let until = Instant::now() + Duration::from_secs_f64(self.config.timeout_secs);
         let mut scores = Vec::with_capacity(inputs.len());

@@ -124,14 +124,15 @@ fn native(
         .hint("lower max_seq_len or rollout.max_new_tokens"));
     }
     let tokenizer_folder = t.tokenizer.as_ref().map(|source| inputs::tokenizer_folder(context, source));
+    if temperature != 1.0 || top_p < 1.0 || top_k > 0 {
+        // Upstream's arithmetic, which the fixtures hold: every log-probability is at temperature 1.
+        tracing::warn!(
+            "completions are drawn with temperature {temperature}, top_p {top_p} and top_k {top_k}, and learned from as if with 1, 1 and 0"
+        );
+    }
     let rewards = Rewards::new(
         &config.rewards,
-        &RewardContext {
-            run: &context.plan.output,
-            tokenizer: tokenizer_folder.as_deref(),
-            device: context.device,
-            kind: Kind::Float,
-        },
+        &RewardContext { run: &context.plan.output, device: context.device, kind: Kind::Float },
     )?;
     let columns = rewards.names().into_iter().map(Columns::new).collect();
     let own = i64::from(tokenizer.eos_id());

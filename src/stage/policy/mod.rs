@@ -94,6 +94,14 @@ impl Shared {
         let Rollout { episodes, attend, fresh, mut facts, repetition } = rollout?;
         let rolled_s = started.elapsed().as_secs_f64();
         facts.extend(peak.map(|peak| ("rollout_peak_mb", peak)));
+        let vocab = policy.config().vocab_size;
+        if let Some(id) = episodes.iter().flat_map(|e| &e.ids).find(|id| !(0..vocab).contains(*id)) {
+            return Err(Error::input(format!(
+                "step {} holds token {id}; the policy's vocabulary has {vocab}",
+                self.number(at)
+            ))
+            .hint("whoever wrote the rollouts must speak the policy's tokenizer"));
+        }
         let batch = Batch::new(&episodes, self.pad, attend, device);
         let mut reference = None;
         if let Some(model) = &self.reference {
@@ -110,8 +118,14 @@ impl Shared {
         Ok(Step { batch, reference, rewards, fresh, tokens, facts, repetition, started, rolled_s })
     }
 
+    /// Of the steps of the run, from 1.
+    fn number(&self, at: At) -> u64 {
+        at.epoch * self.source.steps_per_epoch() + at.index + 1
+    }
+
     /// Lets the guards look at a step.
-    pub fn judge(&mut self, number: u64, step: &Step, kl: Option<f64>) -> Result<()> {
+    pub fn judge(&mut self, at: At, step: &Step, kl: Option<f64>) -> Result<()> {
+        let number = self.number(at);
         let (reward, _) = spread(&step.rewards);
         let seen = Seen { kl, reward, repetition: step.repetition };
         self.notes.extend(self.memory.judge(&self.guards, number, seen)?);

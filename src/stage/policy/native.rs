@@ -148,7 +148,9 @@ impl Native {
         config: &CompleteConfig,
     ) -> Result<Vec<Group>> {
         let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
-        let completions = writer.complete(&ids, per, config)?;
+        let most = self.turns.as_ref().map_or(usize::MAX, |turns| turns.max_total);
+        let first = CompleteConfig { max_new_tokens: config.max_new_tokens.min(most), ..config.clone() };
+        let completions = writer.complete(&ids, per, &first)?;
         let mut answers = Vec::with_capacity(completions.len());
         for completion in completions {
             let text = turn_text(&self.tokenizer, &completion.ids, &self.eos_ids)?;

@@ -62,19 +62,16 @@ impl Turns {
             let config = CompleteConfig { seed: mix(config.seed ^ turn as u64), ..config.clone() };
             for (open, completion) in open.iter().zip(writer.complete(&ids, 1, &config)?) {
                 let answer = &mut answers[open.row];
-                answer.text = turn_text(tokenizer, &completion.ids, &config.eos_ids)?;
-                answer.learn.extend(std::iter::repeat_n(true, completion.ids.len()));
-                answer.logprobs.extend(&completion.model_logprobs);
-                answer.ids.extend(&completion.ids);
-                answer.finish = completion.finish;
+                // What is beyond the bound is neither learned from nor rewarded.
+                let taken = completion.ids.len().min(self.max_total.saturating_sub(answer.ids.len()));
+                let cut = taken < completion.ids.len();
+                let said = &completion.ids[..taken];
+                answer.text = turn_text(tokenizer, said, &config.eos_ids)?;
+                answer.learn.extend(std::iter::repeat_n(true, taken));
+                answer.logprobs.extend(&completion.model_logprobs[..taken]);
+                answer.ids.extend(said);
+                answer.finish = if cut { Finish::Length } else { completion.finish };
                 answer.turns = turn;
-                let room = self.max_total;
-                if answer.ids.len() > room {
-                    answer.ids.truncate(room);
-                    answer.learn.truncate(room);
-                    answer.logprobs.truncate(room);
-                    answer.finish = Finish::Length;
-                }
             }
         }
         Ok(())
