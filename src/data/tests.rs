@@ -193,16 +193,6 @@ fn a_token_file_gives_its_micro_batches_in_order() {
     assert_eq!(batch.input_ids.iter().copied().collect::<Vec<_>>(), (10..20).collect::<Vec<_>>());
     assert_eq!(batch.labels[[0, 2]], IGNORE);
     assert_eq!(batch.labels[[0, 1]], 11);
-    let second = dir.path().join("u.safetensors");
-    write_tokens(&second, vec![1, 2, 4], "input_ids");
-    let both =
-        |paths: Vec<PathBuf>| prepare(&DataConfig::files(paths, DataFormat::Tokens), &context(dir.path()));
-    let prepared = both(vec![path.clone(), second.clone()]).unwrap();
-    assert_eq!((prepared.facts.rows, prepared.facts.tokens, prepared.facts.longest), (8, 38, 5));
-    assert_eq!(prepared.train.row(7).ids, [4, 5, 6, 7]);
-    write_tokens(&second, vec![1, 3, 4], "input_ids");
-    let told = both(vec![path.clone(), second.clone()]).unwrap_err().to_string();
-    assert!(told.contains("u.safetensors") && told.contains("not like those"), "{told}");
     write_tokens(&path, vec![3, 2, 5], "ids");
     assert!(Tokens::open(&path).unwrap_err().to_string().contains("no tensor `input_ids`"));
 }

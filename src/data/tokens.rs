@@ -260,3 +260,39 @@ fn columns(map: &Mmap) -> Result<Columns> {
     }
     Ok(Columns::Pairs([a, b, c, d]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, name: &str, shape: &[usize]) {
+        let ids: Vec<u8> = (0..shape.iter().product::<usize>() as i64).flat_map(i64::to_le_bytes).collect();
+        let view = safetensors::tensor::TensorView::new(Dtype::I64, shape.to_vec(), &ids).unwrap();
+        std::fs::write(path, safetensors::serialize([(name, view)], None).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn files_follow_one_another_where_their_rows_are_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a", "b"].map(|name| folder.path().join(name));
+        let both = |shape: &[usize]| {
+            write(&paths[0], "input_ids", &[3, 2, 5]);
+            write(&paths[1], "input_ids", shape);
+            TokenFiles::open(&paths)
+        };
+        let files = both(&[1, 2, 4]).unwrap();
+        assert_eq!(
+            (files.rows, files.micro_batch(), files.widest(), files.are_pairs()),
+            (8, Some(2), 5, false)
+        );
+        let ids = |row: usize| {
+            let (file, at) = files.of(row);
+            file.row(at).0
+        };
+        assert_eq!((ids(5), ids(7)), ((25..30).collect(), vec![4, 5, 6, 7]));
+        for shape in [&[1, 3, 4][..], &[2, 4]] {
+            let told = both(shape).unwrap_err().to_string();
+            assert!(told.contains("/b: ") && told.contains("not like those"), "{told}");
+        }
+    }
+}

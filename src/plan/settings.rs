@@ -165,7 +165,7 @@ impl Resolver<'_> {
                 );
                 None
             }
-            Ok(config) => Some(ModelPlan { config, vocab_size_given, stated }),
+            Ok(config) => Some(ModelPlan { config, vocab_size_given, stated: Box::new(stated) }),
             Err(error) => {
                 // The message begins with the key it is about, as a bare word.
                 let key = error

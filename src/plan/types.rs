@@ -143,7 +143,7 @@ pub struct ModelPlan {
     pub vocab_size_given: bool,
     /// What the recipe states, for weights that do not tell it themselves.
     #[serde(skip)]
-    pub stated: ModelOverrides,
+    pub stated: Box<ModelOverrides>,
 }
 
 /// Trains a tokenizer.
