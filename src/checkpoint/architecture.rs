@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use super::value::HostTensor;
 use crate::model::{Era, ModelOverrides};
 
-/// What a recipe wishes and the weights deny, in words.
-pub fn denied(wish: &ModelOverrides, told: &ModelOverrides) -> Vec<String> {
+/// What a recipe wishes and the weights deny: the key, and what to say.
+pub fn denied(wish: &ModelOverrides, told: &ModelOverrides) -> Vec<(&'static str, String)> {
     let numbers = [
         ("hidden_size", wish.hidden_size, told.hidden_size),
         ("num_hidden_layers", wish.num_hidden_layers, told.num_hidden_layers),
@@ -24,7 +24,12 @@ pub fn denied(wish: &ModelOverrides, told: &ModelOverrides) -> Vec<String> {
     let apart = numbers.into_iter().filter_map(|(key, wish, told)| {
         let (wish, told) = (wish?, told?);
         (wish != told).then(|| {
-            format!("`{key}` of the recipe's model is {wish}, that of these weights {told}, which is taken")
+            (
+                key,
+                format!(
+                    "`{key}` of the recipe's model is {wish}, that of these weights {told}, which is taken"
+                ),
+            )
         })
     });
     apart.collect()

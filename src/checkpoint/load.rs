@@ -144,17 +144,19 @@ pub fn architecture(path: &Path, weights: &Weights) -> Result<(ModelConfig, Stri
 
 /// The architecture of weights for which a recipe states `wish`, and what the user should know. The weights' names
 /// and shapes are facts; what they leave open comes from the recipe, then from a `config.json` beside them. `None`
-/// where nothing is open: the file states its own architecture, or is an adapter, which stands on other weights.
+/// where nothing is open (the file states its own architecture, the `config.json` is of its folder, or it is an
+/// adapter, which stands on other weights) and where the recipe states another model, such as that of another stage.
 ///
 /// # Errors
 /// Weights that cannot be read; facts and wish that no model has together.
 pub fn agreed(path: &Path, wish: &ModelOverrides) -> Result<Option<(ModelConfig, Vec<String>)>> {
     let weights = read_weights(path)?;
     let own = weights.metadata.as_ref().is_some_and(|m| m.get("config").is_some());
-    if own || adapter::file::is_adapter(&weights.tensors) || sibling(path).is_some() {
+    let folder = path.is_dir() && path.join("config.json").is_file();
+    if own || folder || adapter::file::is_adapter(&weights.tensors) || sibling(path).is_some() {
         return Ok(None);
     }
-    let beside = if path.is_dir() { path.join("config.json") } else { path.with_file_name("config.json") };
+    let beside = path.with_file_name("config.json");
     // One that cannot be read is not missed where the recipe tells all.
     let beside = if beside.is_file() {
         read_json(&beside).and_then(|j| ModelOverrides::from_json(&j)).unwrap_or_default()
@@ -166,7 +168,14 @@ pub fn agreed(path: &Path, wish: &ModelOverrides) -> Result<Option<(ModelConfig,
     if wish.num_experts_per_tok.or(beside.num_experts_per_tok).is_some() {
         notes.retain(|note| !note.starts_with("experts"));
     }
-    notes.extend(architecture::denied(wish, &told));
+    let denied = architecture::denied(wish, &told);
+    if denied.iter().any(|(key, _)| ["hidden_size", "num_hidden_layers"].contains(key)) {
+        for (_, note) in denied {
+            tracing::info!("{}: {note}", path.display());
+        }
+        return Ok(None);
+    }
+    notes.extend(denied.into_iter().map(|(_, note)| note));
     // How much is dropped out is the stage's to say.
     let wish = ModelOverrides { dropout: None, ..wish.clone() };
     let config = told.over(wish).over(beside).resolve().map_err(|e| {

@@ -368,6 +368,9 @@ impl Resolver<'_> {
             Some(model) if kind != "lora" => model.config.dropout,
             _ => 0.0,
         };
+        // As upstream: minimind2's adapters alone are saved whole.
+        let full =
+            kind == "lora" && model.as_ref().is_some_and(|m| m.config.era == crate::model::Era::MiniMind2);
         let most = model.as_ref().map_or(usize::MAX, |m| m.config.max_position_embeddings as usize);
         let max_seq_len = match self.whole(base, "max_seq_len", s.max_seq_len, 2) {
             None => length.min(most),
@@ -405,6 +408,7 @@ impl Resolver<'_> {
             eval_interval: self.whole(base, "eval_interval", s.eval_interval, 1),
             keep_last: self.whole(base, "keep_last", s.keep_last, 0).unwrap_or(0),
             save_dtype: match s.save_dtype {
+                None if full => SaveDtype::Fp32,
                 None | Some(SaveDtypeName::Fp16) => SaveDtype::Fp16,
                 Some(SaveDtypeName::Bf16) => SaveDtype::Bf16,
                 Some(SaveDtypeName::Fp32) => SaveDtype::Fp32,

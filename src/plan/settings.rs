@@ -148,8 +148,11 @@ impl Resolver<'_> {
             seq_aux: s.seq_aux,
             ..ModelOverrides::default()
         };
+        let written = own.clone();
         let all = own.over(start);
-        let (vocab_size_given, stated) = (all.vocab_size.is_some(), all.clone());
+        let vocab_size_given = all.vocab_size.is_some();
+        // The default preset is for fresh weights; others are asked what was written.
+        let stated = if s.preset.is_some() || s.config.is_some() { all.clone() } else { written };
         match all.resolve() {
             // Upstream's minimind2 has no head width of its own; other families' files may have one.
             Ok(config)
