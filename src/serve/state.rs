@@ -120,7 +120,7 @@ impl Shared {
     /// Places for `count` generations, or 429.
     pub fn reserve(&self, live: &Live, count: usize) -> Result<Vec<Place>, Fault> {
         if self.is_stopping() {
-            return Err(Fault::unavailable("the server is stopping"));
+            return Err(Fault::stopping());
         }
         let limits = &self.settings.limits;
         let most = limits.slots + limits.queue;
