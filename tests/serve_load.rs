@@ -99,6 +99,21 @@ fn many_streams_slow_readers_and_sudden_disconnects() {
 }
 
 #[test]
+fn every_slot_is_used_by_answers_without_a_limit_and_by_long_ones() {
+    let server = Server::start(&["--slots", "64"]);
+    let mut plain = endless(0);
+    plain.as_object_mut().expect("an object").remove("max_tokens");
+    let streams: Vec<TcpStream> = (0..64).map(|_| start(&server, &plain)).collect();
+    server.until("minimind_requests_running", 64.0);
+    drop(streams);
+    server.until("minimind_requests_running", 0.0);
+    let server = Server::start(&[]);
+    let streams: Vec<TcpStream> = (0..16).map(|_| start(&server, &endless(4000))).collect();
+    server.until("minimind_requests_running", 16.0);
+    drop(streams);
+}
+
+#[test]
 fn a_client_that_goes_away_frees_its_place() {
     let server = serve(&["--slots", "1", "--queue", "1"]);
     let mut first = start(&server, &endless(ENDLESS));
