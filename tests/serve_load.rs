@@ -201,7 +201,7 @@ fn models_are_swapped_and_the_end_waits_for_what_runs() {
     stream.read_to_string(&mut text).expect("the old model's answer ends well");
     assert!(text.contains("\"completion_tokens\":6000") && text.contains("data: [DONE]"));
 
-    let mut last = start(&server, &endless(20_000));
+    let mut last = start(&server, &endless(8000));
     first_token(&mut last);
     server.signal("TERM");
     // Whoever comes now is told so, balancers and clients.
@@ -216,7 +216,7 @@ fn models_are_swapped_and_the_end_waits_for_what_runs() {
     }
     text.clear();
     last.read_to_string(&mut text).expect("the last answer ends well");
-    assert!(text.contains("\"completion_tokens\":20000") && text.contains("data: [DONE]"));
+    assert!(text.contains("\"completion_tokens\":8000") && text.contains("data: [DONE]"));
     let status = server.child.wait().expect("it ends");
     assert_eq!(status.code(), Some(0), "{}", server.log());
     assert!(TcpStream::connect(&server.address).is_err());
