@@ -118,3 +118,46 @@ fn calls_that_cannot_be_demanded_are_said() {
         answer.text()
     );
 }
+
+#[test]
+fn a_demanded_call_that_is_cut_off_is_a_call_with_what_there_is() {
+    let server = shared();
+    let speech = json!({"type": "function", "function": {"name": "say", "parameters": {
+        "type": "object", "properties": {"text": {"type": "string", "minLength": 900}}, "required": ["text"], "additionalProperties": false,
+    }}});
+    let named = json!({"type": "function", "function": {"name": "say"}});
+    for (choice, tools) in [
+        (json!("required"), json!([speech])),
+        (json!("required"), json!([speech, turn("turn_car")])),
+        (named, json!([speech, turn("turn_car")])),
+    ] {
+        let body = asked(json!({"tools": tools, "tool_choice": choice, "max_tokens": 60, "temperature": 0}));
+        // With two tools the model may choose the other, whose call is soon complete.
+        let answer = server.chat(&body);
+        let choice = &answer["choices"][0];
+        if choice["finish_reason"] == "tool_calls" && tools.as_array().is_some_and(|tools| tools.len() > 1) {
+            continue;
+        }
+        assert_eq!(
+            (&choice["finish_reason"], &choice["message"]["content"]),
+            (&json!("length"), &Value::Null),
+            "{answer}"
+        );
+        let function = &choice["message"]["tool_calls"][0]["function"];
+        let arguments = function["arguments"].as_str().expect("arguments");
+        assert!(function["name"] == "say" && arguments.starts_with("{\"text\":"), "{function}");
+        assert!(serde_json::from_str::<Value>(arguments).is_err(), "{arguments}");
+
+        let chunks = server.stream("/v1/chat/completions", &body);
+        let deltas: Vec<&Value> = chunks.iter().map(|c| &c["choices"][0]["delta"]).collect();
+        assert!(deltas.iter().all(|d| d["content"].as_str().unwrap_or_default().is_empty()), "{deltas:?}");
+        let calls = deltas.iter().filter_map(|d| d["tool_calls"][0]["function"]["arguments"].as_str());
+        assert_eq!(calls.collect::<String>(), arguments);
+        assert_eq!(chunks.last().expect("chunks")["choices"][0]["finish_reason"], "length");
+    }
+    // So early that not even the name is there: the only one there is.
+    let body = asked(json!({"tools": [speech], "tool_choice": "required", "max_tokens": 1}));
+    let choice = server.chat(&body)["choices"][0].clone();
+    assert_eq!(choice["message"]["tool_calls"][0]["function"], json!({"name": "say", "arguments": ""}));
+    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("length"), &Value::Null));
+}

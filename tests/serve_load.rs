@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::http::{receive, send};
+use common::http::{Answer, receive, send};
 use common::served::Server;
 use serde_json::{Value, json};
 
@@ -99,6 +99,21 @@ fn many_streams_slow_readers_and_sudden_disconnects() {
 }
 
 #[test]
+fn every_slot_is_used_by_answers_without_a_limit_and_by_long_ones() {
+    let server = Server::start(&["--slots", "64"]);
+    let mut plain = endless(0);
+    plain.as_object_mut().expect("an object").remove("max_tokens");
+    let streams: Vec<TcpStream> = (0..64).map(|_| start(&server, &plain)).collect();
+    server.until("minimind_requests_running", 64.0);
+    drop(streams);
+    server.until("minimind_requests_running", 0.0);
+    let server = Server::start(&[]);
+    let streams: Vec<TcpStream> = (0..16).map(|_| start(&server, &endless(4000))).collect();
+    server.until("minimind_requests_running", 16.0);
+    drop(streams);
+}
+
+#[test]
 fn a_client_that_goes_away_frees_its_place() {
     let server = serve(&["--slots", "1", "--queue", "1"]);
     let mut first = start(&server, &endless(ENDLESS));
@@ -161,6 +176,18 @@ fn headers_must_come_and_time_runs_out() {
     server.until("minimind_connections", 1.0);
 }
 
+/// The answer of `/health` once the server has heard that it shall stop.
+fn until_stopping(server: &Server) -> Answer {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let health = server.get("/health");
+        if health.status == 503 {
+            return health;
+        }
+        assert!(Instant::now() < end, "the signal is not heard");
+    }
+}
+
 #[test]
 fn models_are_swapped_and_the_end_waits_for_what_runs() {
     let mut server = serve(&[]);
@@ -174,12 +201,22 @@ fn models_are_swapped_and_the_end_waits_for_what_runs() {
     stream.read_to_string(&mut text).expect("the old model's answer ends well");
     assert!(text.contains("\"completion_tokens\":6000") && text.contains("data: [DONE]"));
 
-    let mut last = start(&server, &endless(6000));
+    let mut last = start(&server, &endless(8000));
     first_token(&mut last);
     server.signal("TERM");
+    // Whoever comes now is told so, balancers and clients.
+    let health = until_stopping(&server);
+    assert_eq!(
+        (health.json()["status"].as_str(), health.header("retry-after")),
+        (Some("stopping"), Some("2"))
+    );
+    for answer in [receive(start(&server, &endless(1))), server.get("/v1/models")] {
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("2")), "{}", answer.text());
+        assert!(answer.text().contains("the server is stopping"), "{}", answer.text());
+    }
     text.clear();
     last.read_to_string(&mut text).expect("the last answer ends well");
-    assert!(text.contains("\"completion_tokens\":6000") && text.contains("data: [DONE]"));
+    assert!(text.contains("\"completion_tokens\":8000") && text.contains("data: [DONE]"));
     let status = server.child.wait().expect("it ends");
     assert_eq!(status.code(), Some(0), "{}", server.log());
     assert!(TcpStream::connect(&server.address).is_err());

@@ -57,19 +57,17 @@ impl Grammars {
     /// # Errors
     /// A schema that is wrong or uses what the engine does not know.
     pub fn json(&self, schema: &Value) -> Result<Box<dyn Constraint + Send>> {
-        let schema = Self::guided(schema, false);
+        let schema = with_options(schema, json!({"whitespace_pattern": WHITESPACE}));
         self.compile(TopLevelGrammar::from_json_schema(schema), "this JSON Schema")
     }
 
-    /// A schema with the engine's options: bounded white space, and (`lenient`) what the engine does not know left
-    /// out of the rule instead of refused.
-    pub fn guided(schema: &Value, lenient: bool) -> Value {
-        let mut schema = schema.clone();
-        if let Some(schema) = schema.as_object_mut() {
-            let options = json!({"whitespace_pattern": WHITESPACE, "lenient": lenient});
-            schema.entry("x-guidance").or_insert(options);
-        }
-        schema
+    /// A schema for [`Grammars::lark`] of JSON on one line, as a chat template's `tojson` writes it: at most one space,
+    /// behind commas and colons. With `lenient` what the engine does not know is left out of the rule instead of refused.
+    pub fn compact(schema: &Value, lenient: bool) -> Value {
+        let options = json!({
+            "item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": false, "lenient": lenient,
+        });
+        with_options(schema, options)
     }
 
     /// Text of a grammar in the engine's dialect of Lark, with `%json {...}` where a schema stands.
@@ -103,6 +101,15 @@ impl Grammars {
             .map_err(|e| Error::input(format!("{what} cannot be followed: {e}")))?;
         Ok(Box::new(Guide { matcher: Matcher::new(Ok(parser)), eos_id: self.eos_id }))
     }
+}
+
+/// A schema with the engine's options, where it brings none.
+fn with_options(schema: &Value, options: Value) -> Value {
+    let mut schema = schema.clone();
+    if let Some(schema) = schema.as_object_mut() {
+        schema.entry("x-guidance").or_insert(options);
+    }
+    schema
 }
 
 /// A text in the making.
@@ -170,6 +177,21 @@ mod tests {
         None
     }
 
+    /// What a model writes that likes nothing better than white space.
+    fn spaced(mut guide: Box<dyn Constraint + Send>) -> String {
+        let (mut text, mut done) = (Vec::new(), false);
+        while !done && text.len() < 400 {
+            let mut logits = vec![0.0f32; 262];
+            (logits[usize::from(b'\n')], logits[usize::from(b' ')]) = (9.0, 8.0);
+            guide.mask(&mut logits).unwrap();
+            let token = (0..262).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+            text.extend(vocabulary()[token].iter().flatten());
+            done = guide.accept(token as u32).unwrap();
+        }
+        assert!(done, "{text:?}");
+        String::from_utf8(text).unwrap()
+    }
+
     #[test]
     fn noise_within_a_schema_is_json_of_that_schema() {
         let grammars = Grammars::new(&vocabulary(), 261).unwrap();
@@ -189,19 +211,13 @@ mod tests {
         }
         assert!(ended > 5, "{ended}");
         // A model that likes nothing better than line breaks comes to an end all the same.
-        let mut guide = grammars.json(&json!({"enum": [[1, 2]]})).unwrap();
-        let (mut text, mut done) = (Vec::new(), false);
-        while !done && text.len() < 400 {
-            let mut logits = vec![0.0f32; 262];
-            (logits[usize::from(b'\n')], logits[usize::from(b' ')]) = (9.0, 8.0);
-            guide.mask(&mut logits).unwrap();
-            let token = (0..262).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
-            text.extend(vocabulary()[token].iter().flatten());
-            done = guide.accept(token as u32).unwrap();
-        }
-        let text = String::from_utf8(text).unwrap();
+        let text = spaced(grammars.json(&json!({"enum": [[1, 2]]})).unwrap());
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!([1, 2]));
-        assert!(done && text.contains('\n'), "{text:?}");
+        assert!(text.contains('\n'), "{text:?}");
+        // On one line it has the spaces of Python's `json.dumps` and no other.
+        let schema = Grammars::compact(&json!({"enum": [{"a": [1, 2], "b": {}}]}), false);
+        let text = spaced(grammars.lark(&format!("start: %json {schema}\n")).unwrap());
+        assert_eq!(text, r#"{"a": [1, 2], "b": {}}"#);
         let mut word = grammars.regex("(yes|no)!").unwrap();
         assert!(["yes!", "no!"].contains(&sample(&mut word, 1).unwrap().as_str()));
         assert!(sample(&mut grammars.json_object().unwrap(), 2).is_none_or(|t| t.starts_with('{')));

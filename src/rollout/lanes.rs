@@ -46,13 +46,10 @@ impl<'m> Decoder<'m> {
         if let Some(positions) = config.positions {
             own.max_position_embeddings = own.max_position_embeddings.min(positions.max(1) as i64);
         }
-        // The kernels have no biases in the feed-forward, which few models have.
-        if model.device() != Device::Cpu || own.mlp_bias {
+        if model.device() != Device::Cpu {
             if config.storage.is_some_and(|s| s != natural_storage(model.kind())) {
-                return Err(Error::input(
-                    "int8 weights are decoded on the CPU alone, in models without mlp_bias",
-                )
-                .hint("use --device cpu, or leave int8"));
+                return Err(Error::input("int8 weights are decoded on the CPU alone")
+                    .hint("use --device cpu, or leave int8"));
             }
             return Ok(Self { config: own, backend: Backend::Torch(model) });
         }
@@ -285,4 +282,23 @@ fn torch_step(model: &CausalLm, parts: &mut [Part<'_>], vocab: usize, logits: &m
         at += n * vocab;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Era, Params};
+    use crate::rollout::decoder_tests::model;
+
+    /// That the kernels add these biases right: `decoder_tests`.
+    #[test]
+    fn a_model_with_biases_in_its_feed_forward_is_packed_too() {
+        let plain = model(Era::MiniMind3, false, 40).config().clone();
+        let config = ModelConfig { mlp_bias: true, ..plain };
+        let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+        for storage in [None, Some(Storage::Int8)] {
+            let mut decoder = Decoder::new(&model, DecoderConfig { storage, ..Default::default() }).unwrap();
+            assert!(decoder.network().is_some(), "{storage:?}");
+        }
+    }
 }

@@ -140,6 +140,29 @@ pub fn chat_logprobs(tokenizer: &Tokenizer, entries: &[Entry]) -> Value {
     json!({"content": entries.iter().map(token).collect::<Vec<_>>(), "refusal": null})
 }
 
+/// Where tokens stand in a text, in characters. A token that holds a part of a character stands where the character
+/// does, so that of several such tokens none lies behind it.
+#[derive(Debug, Default)]
+pub struct TextPlace {
+    decoder: StreamDecoder,
+    chars: usize,
+}
+
+impl TextPlace {
+    /// The place of a token after `chars` characters; `skip_special`: special tokens are not in the text.
+    pub fn new(chars: usize, skip_special: bool) -> Self {
+        Self { decoder: StreamDecoder::new(skip_special), chars }
+    }
+
+    /// The place of the next token.
+    pub fn take(&mut self, tokenizer: &Tokenizer, id: u32) -> usize {
+        let place = self.chars;
+        // An id that does not decode has no text; the text itself is decoded elsewhere, where that is a fault.
+        self.chars += self.decoder.push(tokenizer, id).unwrap_or_default().chars().count();
+        place
+    }
+}
+
 /// `logprobs` of a completion: four lists side by side, the oldest form of the interface.
 #[derive(Debug, Default)]
 pub struct PlainLogprobs {

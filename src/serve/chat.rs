@@ -19,6 +19,7 @@ use super::fields::Fields;
 use super::format::Format;
 use super::messages;
 use super::reply::{Head, Voice};
+use super::split::Reading;
 use super::state::Shared;
 use super::worker::Live;
 use super::{body, stream};
@@ -81,9 +82,12 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
         }
         prompt.push_str(Demand::START);
     }
-    let start = demand.as_ref().map(|_| Demand::START);
-    let voice =
-        Voice::new(opened && demand.is_none(), offered.is_some(), tools.parallel, top.is_some(), start);
+    let reading = match &demand {
+        Some(demand) => demand.reading(),
+        None if offered.is_some() => Reading::Calls,
+        None => Reading::NoCalls,
+    };
+    let voice = Voice::new(opened && demand.is_none(), reading, tools.parallel, top.is_some());
     let ids = live.tokenizer.encode(&prompt)?;
     let room = shared.room(&live, ids.len(), "messages")?;
     let order = Order {

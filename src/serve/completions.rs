@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Update};
 use super::ask::Ask;
-use super::assemble::{Assembler, PlainLogprobs, Shown};
+use super::assemble::{Assembler, PlainLogprobs, Shown, TextPlace};
 use super::chat::stop_ids;
 use super::engine::{Order, Scored};
 use super::fault::Fault;
@@ -114,10 +114,7 @@ pub fn prompts(fields: &Fields, live: &Live, most: usize) -> Result<Vec<(String,
     };
     let of_ids = |value: &Value| -> Result<(String, Vec<u32>), Fault> {
         let ids = token_ids(value).ok_or_else(wrong)?;
-        if let Some(id) = ids.iter().find(|&&id| id as i64 >= live.config.vocab_size) {
-            let message = format!("`{name}` holds token {id}; the model has {}", live.config.vocab_size);
-            return Err(Fault::param(name, message));
-        }
+        known(name, &ids, live)?;
         if ids.is_empty() {
             return Err(Fault::param(name, format!("`{name}` holds no token")));
         }
@@ -146,13 +143,22 @@ pub fn prompts(fields: &Fields, live: &Live, most: usize) -> Result<Vec<(String,
         .collect()
 }
 
+/// Whether the model has all of a field's tokens.
+pub fn known(name: &str, ids: &[u32], live: &Live) -> Result<(), Fault> {
+    let vocab_size = live.config.vocab_size;
+    match ids.iter().find(|&&id| i64::from(id) >= vocab_size) {
+        Some(id) => Err(Fault::param(name, format!("`{name}` holds token {id}; the model has {vocab_size}"))),
+        None => Ok(()),
+    }
+}
+
 /// One choice as it is made.
 #[derive(Debug)]
 struct Plain {
     /// What was gathered and is not out yet; at first the prompt, where it is repeated.
     text: String,
-    /// Characters before the next new token.
-    offset: usize,
+    /// Where the next new token stands in the text.
+    place: TextPlace,
     logprobs: Option<PlainLogprobs>,
     /// New tokens by their ids, where they are asked for (vLLM's `return_token_ids`).
     ids: Option<Vec<u32>>,
@@ -163,16 +169,16 @@ impl Plain {
     fn new(echo: Option<String>, logprobs: bool, ids: bool) -> Self {
         let text = echo.unwrap_or_default();
         let logprobs = logprobs.then(PlainLogprobs::default);
-        Self { offset: text.chars().count(), text, logprobs, ids: ids.then(Vec::new), finish: None }
+        // An answer's special tokens are not in its text.
+        let place = TextPlace::new(text.chars().count(), true);
+        Self { place, text, logprobs, ids: ids.then(Vec::new), finish: None }
     }
 
     fn hear(&mut self, answer: &Answer, update: Update) {
         match update {
             Update::Prompt(scored) => {
-                let mut offset = 0;
-                for token in &scored {
-                    self.list(&answer.live.tokenizer, token, &mut offset);
-                }
+                let mut place = TextPlace::new(0, false);
+                self.list(&answer.live.tokenizer, scored.iter(), &mut place);
             }
             Update::Shown(shown) => self.shown(answer, shown),
             Update::End(shown, reason) => {
@@ -183,21 +189,25 @@ impl Plain {
     }
 
     fn shown(&mut self, answer: &Answer, shown: Shown) {
-        let mut offset = self.offset;
-        for entry in &shown.entries {
-            self.list(&answer.live.tokenizer, &entry.scored, &mut offset);
-        }
+        let mut place = std::mem::take(&mut self.place);
+        self.list(&answer.live.tokenizer, shown.entries.iter().map(|entry| &entry.scored), &mut place);
+        self.place = place;
         if let Some(ids) = &mut self.ids {
             ids.extend(shown.entries.iter().map(|entry| entry.scored.id));
         }
-        self.offset = offset;
         self.text.push_str(&shown.text);
     }
 
-    fn list(&mut self, tokenizer: &Tokenizer, scored: &Scored, offset: &mut usize) {
+    fn list<'a>(
+        &mut self,
+        tokenizer: &Tokenizer,
+        tokens: impl Iterator<Item = &'a Scored>,
+        place: &mut TextPlace,
+    ) {
         if let Some(list) = &mut self.logprobs {
-            list.push(tokenizer, scored, *offset);
-            *offset += String::from_utf8_lossy(&tokenizer.bytes_of_token(scored.id)).chars().count();
+            for scored in tokens {
+                list.push(tokenizer, scored, place.take(tokenizer, scored.id));
+            }
         }
     }
 

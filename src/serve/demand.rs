@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::fault::Fault;
 use super::messages::{ToolChoice, Tools};
+use super::split::Reading;
 use super::worker::Live;
 use crate::rollout::{Constraint, Grammars};
 
@@ -15,6 +16,8 @@ use crate::rollout::{Constraint, Grammars};
 pub struct Demand {
     /// In llguidance's dialect of Lark.
     grammar: String,
+    /// The name of every call, where there is but one to choose.
+    name: Option<String>,
 }
 
 impl Demand {
@@ -31,6 +34,8 @@ impl Demand {
         };
         let functions = tools.list.iter().map(|tool| &tool["function"]);
         let wanted: Vec<&Value> = functions.filter(|f| named.is_none_or(|name| f["name"] == *name)).collect();
+        let mut names = wanted.iter().map(|function| function["name"].as_str().unwrap_or_default());
+        let name = names.next().filter(|first| names.all(|name| name == *first)).map(str::to_owned);
         let more = if tools.parallel { r#" ("\n</tool_call>\n<tool_call>\n" call)*"# } else { "" };
         let each: Vec<String> = (0..wanted.len()).map(|i| format!("call_{i}")).collect();
         let mut grammar = format!("start: call{more} \"\\n</tool_call>\"\ncall: {}\n", each.join(" | "));
@@ -42,14 +47,19 @@ impl Demand {
                 parameters = json!({});
             }
             parameters["type"] = "object".into();
-            let schema = Grammars::guided(&parameters, function["strict"] != true);
+            let schema = Grammars::compact(&parameters, function["strict"] != true);
             let _ = writeln!(
                 grammar,
                 r#"{rule}: "{{\"name\": \"{name}\", \"arguments\": " {rule}_arguments "}}""#
             );
             let _ = writeln!(grammar, "{rule}_arguments: %json {schema}");
         }
-        Some(Self { grammar })
+        Some(Self { grammar, name })
+    }
+
+    /// How an answer to it is read.
+    pub fn reading(&self) -> Reading {
+        Reading::Demanded { name: self.name.clone() }
     }
 
     /// The rule for one answer of a model.

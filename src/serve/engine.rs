@@ -4,8 +4,10 @@
 
 use tch::{Kind, Tensor};
 
+use super::queue::Queue;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Mask};
+use crate::native::PAGE;
 /// What a generation is asked with; HTTP has requests of its own.
 pub use crate::rollout::Request as Order;
 use crate::rollout::{Batcher, BatcherConfig, Decoder, DecoderConfig, Event, Finish, TokenLogprob};
@@ -44,6 +46,35 @@ pub enum Said {
     Failed(Error),
 }
 
+/// What an engine is built for.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Rows decoded together.
+    pub slots: usize,
+    /// Most new tokens of an answer.
+    pub new_tokens: usize,
+    /// Those of one that names no number.
+    pub default_new_tokens: usize,
+}
+
+/// Tokens of a prompt that a slot has room for beside its answer. Longer ones share what others leave.
+const PROMPT_TOKENS: usize = 1024;
+
+/// Most memory for keys and values. It is taken as it is used, and then kept for prompts that begin alike.
+const CACHE_BYTES: usize = 4 << 30;
+
+impl Room {
+    /// Tokens that the cache of a model holds, which sees `positions`: the longest answer in every slot, within
+    /// [`CACHE_BYTES`]; and how many slots are filled by answers of the usual length.
+    fn tokens(&self, positions: usize, token_bytes: usize) -> (usize, usize) {
+        let slot = |new_tokens: usize| (PROMPT_TOKENS + new_tokens).min(positions).next_multiple_of(PAGE);
+        let wanted = self.slots * slot(self.new_tokens);
+        // Any request that the context allows must fit.
+        let tokens = wanted.min(CACHE_BYTES / token_bytes.max(1)).max(positions.next_multiple_of(PAGE));
+        (tokens, self.slots.min(tokens / slot(self.default_new_tokens)))
+    }
+}
+
 /// The engine over one model.
 #[derive(Debug)]
 pub struct Engine<'m> {
@@ -51,6 +82,7 @@ pub struct Engine<'m> {
     config: BatcherConfig,
     decoder: DecoderConfig,
     batcher: Batcher<'m>,
+    queue: Queue,
     /// First tokens of prompts whose log-probabilities were asked for.
     firsts: std::collections::HashMap<u64, u32>,
 }
@@ -60,17 +92,27 @@ fn batcher(model: &CausalLm, config: BatcherConfig, decoder: DecoderConfig) -> R
 }
 
 impl<'m> Engine<'m> {
-    /// An engine that decodes up to `slots` rows together, each of as many tokens as the decoder has positions.
-    pub fn new(model: &'m CausalLm, slots: usize, decoder: DecoderConfig) -> Result<Self> {
-        let positions = decoder.positions.unwrap_or(model.config().max_position_embeddings as usize);
-        let defaults = BatcherConfig::default();
-        let config =
-            BatcherConfig { max_rows: slots, max_tokens: defaults.max_tokens.max(2 * positions), ..defaults };
+    /// An engine that decodes up to `room.slots` rows together, each of as many tokens as the decoder has positions.
+    pub fn new(model: &'m CausalLm, room: Room, decoder: DecoderConfig) -> Result<Self> {
+        let own = model.config();
+        let positions = decoder.positions.unwrap_or(own.max_position_embeddings as usize);
+        // Keys and values, in fp32.
+        let floats = 2 * own.num_hidden_layers * own.num_key_value_heads * own.head_dim;
+        let (max_tokens, filled) = room.tokens(positions, 4 * floats as usize);
+        if filled < room.slots {
+            tracing::warn!(
+                "the cache holds {max_tokens} tokens: {filled} of the {} slots can be at work together with {PROMPT_TOKENS} tokens of prompt and {} of answer; fewer where more are asked for",
+                room.slots,
+                room.default_new_tokens
+            );
+        }
+        let config = BatcherConfig { max_rows: room.slots, max_tokens, ..Default::default() };
         Ok(Self {
             model,
             config,
             decoder,
             batcher: batcher(model, config, decoder)?,
+            queue: Queue::new(room.slots, max_tokens),
             firsts: Default::default(),
         })
     }
@@ -82,18 +124,23 @@ impl<'m> Engine<'m> {
         {
             self.firsts.insert(id, first);
         }
-        self.batcher.submit(Order { id, ..order })
+        match self.queue.push(Order { id, ..order }) {
+            None => Ok(()),
+            // It says why.
+            Some(order) => self.batcher.submit(order),
+        }
     }
 
     /// Forgets an order.
     pub fn cancel(&mut self, id: u64) {
         self.firsts.remove(&id);
+        self.queue.remove(id);
         self.batcher.cancel(id);
     }
 
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
-        self.batcher.is_idle()
+        self.queue.is_empty() && self.batcher.is_idle()
     }
 
     /// Rows that are decoded now.
@@ -104,14 +151,29 @@ impl<'m> Engine<'m> {
     /// Begins anew after a fault: what was in flight is lost.
     pub fn reset(&mut self) -> Result<()> {
         self.firsts.clear();
+        self.queue.clear();
         self.batcher = batcher(self.model, self.config, self.decoder)?;
         Ok(())
     }
 
     /// One pass over all rows.
     pub fn step(&mut self) -> Result<Vec<(u64, Said)>> {
-        let events = self.batcher.step()?;
-        Ok(events.into_iter().map(|event| self.said(event)).collect())
+        let mut said = Vec::new();
+        while let Some(order) = self.queue.pop() {
+            let id = order.id;
+            if let Err(error) = self.batcher.submit(order) {
+                self.queue.remove(id);
+                said.push((id, Said::Failed(error)));
+            }
+        }
+        for event in self.batcher.step()? {
+            let (id, event) = self.said(event);
+            if matches!(event, Said::Done(..) | Said::Failed(_)) {
+                self.queue.remove(id);
+            }
+            said.push((id, event));
+        }
+        Ok(said)
     }
 
     fn said(&mut self, event: Event) -> (u64, Said) {
@@ -136,5 +198,23 @@ impl<'m> Engine<'m> {
         let (hidden, _) = self.model.hidden(&ids, Mask::Causal, false); // [1, T, D]
         let mean = hidden.to_kind(Kind::Float).mean_dim(1, false, Kind::Float).view([-1]); // [D]
         Ok(Vec::try_from(mean.to_device(tch::Device::Cpu))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_has_room_until_memory_ends() {
+        let room = |slots: usize| Room { slots, new_tokens: 4096, default_new_tokens: 1024 };
+        // The 64 M model: 8 layers, 4 heads of 96 for keys and as many for values.
+        let bytes = 2 * 8 * 4 * 96 * 4;
+        assert_eq!(room(16).tokens(8192, bytes), (16 * 5120, 16));
+        assert_eq!(room(64).tokens(8192, bytes), ((4 << 30) / bytes, 64));
+        assert_eq!(room(1024).tokens(8192, bytes).1, (4 << 30) / bytes / 2048);
+        // A model that sees little needs little, and one request always fits.
+        assert_eq!(room(64).tokens(500, bytes), (64 * 512, 64));
+        assert_eq!(room(1).tokens(32_768, 1 << 20), (32_768, 1));
     }
 }

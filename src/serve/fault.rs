@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind};
 
+/// When to come back to a server that loads or stops.
+pub const RETRY_SECS: u64 = 2;
+
 /// An error for the client.
 #[derive(Debug, Clone)]
 pub struct Fault {
@@ -82,7 +85,12 @@ impl Fault {
     /// 503: not now.
     pub fn unavailable(message: impl Into<String>) -> Self {
         let fault = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
-        Self { retry_after_secs: Some(2), ..fault }
+        Self { retry_after_secs: Some(RETRY_SECS), ..fault }
+    }
+
+    /// 503: what runs is finished, nothing new is taken.
+    pub fn stopping() -> Self {
+        Self::unavailable("the server is stopping")
     }
 
     /// 504: it took longer than the server allows.

@@ -17,11 +17,15 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use super::fault::Fault;
 use super::state::Shared;
 
+/// The path that balancers ask: it has an answer of its own while the server stops.
+const HEALTH: &str = "/health";
+
 /// Looks at a request before anything else does, and counts its answer.
 pub async fn watch(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let refused = check(&shared, &request, &path);
     let mut response = match refused {
+        Ok(()) if shared.is_stopping() && path != HEALTH => Fault::stopping().into_response(),
         Ok(()) => next.run(request).await,
         Err(fault) => fault.into_response(),
     };
@@ -58,7 +62,7 @@ fn check(shared: &Shared, request: &Request, path: &str) -> Result<(), Fault> {
         ));
     }
     // The page asks for the key itself, and a balancer has none.
-    let open = matches!(path, "/" | "/assets/{name}" | "/favicon.ico" | "/health");
+    let open = matches!(path, "/" | "/assets/{name}" | "/favicon.ico" | HEALTH);
     match &settings.api_key {
         Some(key) if !open && !has_key(headers, key) => Err(Fault::no_key()),
         _ => Ok(()),

@@ -1,7 +1,7 @@
 //! A model over HTTP: OpenAI's interface, and a page to talk to it.
 //!
 //! A request's way: [`guard`] (who may), [`body`] and [`fields`] (what is asked), [`messages`] and [`ask`],
-//! [`worker`] (the thread that owns the model) over [`engine`], [`answer`] and [`assemble`] (tokens to text),
+//! [`worker`] (the thread that owns the model) over [`queue`] and [`engine`], [`answer`] and [`assemble`] (tokens to text),
 //! [`split`] (thinking, tool calls), [`reply`] or [`completions`] (JSON), [`stream`] (server-sent events).
 //! Models come from closures that the command line makes; this room knows no flag and no environment.
 
@@ -21,6 +21,7 @@ pub mod listen;
 pub mod messages;
 pub mod metrics;
 pub mod page;
+pub mod queue;
 pub mod reply;
 pub mod routes;
 pub mod split;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::Update;
 use super::assemble::chat_logprobs;
-use super::split::{Piece, Splitter};
+use super::split::{Piece, Reading, Splitter};
 use crate::data::Tokenizer;
 
 /// What every chunk of an answer repeats.
@@ -72,19 +72,10 @@ struct Heard {
 }
 
 impl Voice {
-    /// A choice at its start. `start` is what the prompt already wrote of the answer.
-    pub fn new(
-        thinking: bool,
-        tools: bool,
-        parallel: bool,
-        wants_logprobs: bool,
-        start: Option<&str>,
-    ) -> Self {
-        let mut splitter = Splitter::new(thinking, tools);
-        // It opens a tool call, which gives no piece before its end.
-        splitter.push(start.unwrap_or_default());
+    /// A choice at its start: `parallel` for several calls, `thinking` where the prompt opened a think block.
+    pub fn new(thinking: bool, reading: Reading, parallel: bool, wants_logprobs: bool) -> Self {
         Self {
-            splitter,
+            splitter: Splitter::new(thinking, reading),
             parallel,
             wants_logprobs,
             content: String::new(),
@@ -102,14 +93,16 @@ impl Voice {
             Update::End(shown, reason) => (shown, Some(reason)),
         };
         let mut pieces = self.splitter.push(&shown.text);
-        if finish.is_some() {
-            pieces.extend(self.splitter.finish());
-        }
-        if !self.parallel
-            && let Some(at) = pieces.iter().position(|piece| matches!(piece, Piece::Call(_)))
-        {
+        // By the limit, or by a stop string in a demanded call.
+        let mut broken = false;
+        let whole = pieces.iter().position(|piece| matches!(piece, Piece::Call(_)));
+        if let Some(at) = whole.filter(|_| !self.parallel) {
             pieces.truncate(at + 1);
             finish = Some("stop");
+        } else if let Some(reason) = finish {
+            let last = self.splitter.finish(reason == "length");
+            broken = last.iter().any(|piece| matches!(piece, Piece::Call(call) if !is_json(&call.arguments)));
+            pieces.extend(last);
         }
         for piece in &pieces {
             match piece {
@@ -122,7 +115,7 @@ impl Voice {
                 })),
             }
         }
-        if finish == Some("stop") && !self.calls.is_empty() {
+        if finish == Some("stop") && !self.calls.is_empty() && !broken {
             finish = Some("tool_calls");
         }
         self.finish = finish;
@@ -203,6 +196,10 @@ impl Voice {
     }
 }
 
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
 fn delta(index: usize, delta: Value, logprobs: Option<Value>, finish: Option<&str>) -> Value {
     json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish})
 }
@@ -225,7 +222,7 @@ mod tests {
         let text =
             "hm</think>\n\nI ask.\n<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
         for parallel in [true, false] {
-            let mut whole = Voice::new(true, true, parallel, false, None);
+            let mut whole = Voice::new(true, Reading::Calls, parallel, false);
             let ended = whole.hear(&tokenizer, Update::Shown(shown(text)));
             assert_eq!(ended, !parallel);
             if !ended {
@@ -243,7 +240,7 @@ mod tests {
             );
             assert_eq!(choice["finish_reason"], "tool_calls");
 
-            let mut voice = Voice::new(true, true, parallel, false, None);
+            let mut voice = Voice::new(true, Reading::Calls, parallel, false);
             let (mut said, mut arguments, mut reasons) = (String::new(), String::new(), Vec::new());
             for c in text.chars().map(Some).chain([None]) {
                 let update = match c {

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::completions::prompts;
-use super::fault::Fault;
+use super::completions::{known, prompts};
+use super::fault::{Fault, RETRY_SECS};
 use super::fields::Fields;
 use super::state::{Shared, Slot};
 use super::{body, chat, completions, guard, messages, page, tools};
@@ -58,8 +58,12 @@ async fn health(State(shared): State<Arc<Shared>>) -> Response {
         (false, false) => "loading",
         (false, true) => "ok",
     };
-    let code = if status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(json!({"status": status, "loading": loading}))).into_response()
+    let body = Json(json!({"status": status, "loading": loading}));
+    match status {
+        "ok" => body.into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, HeaderValue::from(RETRY_SECS))], body)
+            .into_response(),
+    }
 }
 
 async fn version() -> Json<Value> {
@@ -196,7 +200,9 @@ async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Resu
     if fields.get("tokens").is_none() {
         return Err(Fault::param("tokens", "`tokens` is missing"));
     }
-    Ok(Json(json!({"prompt": live.tokenizer.decode(&fields.ids("tokens")?, false)?})))
+    let ids = fields.ids("tokens")?;
+    known("tokens", &ids, &live)?;
+    Ok(Json(json!({"prompt": live.tokenizer.decode(&ids, false)?})))
 }
 
 /// What an evaluation harness needs to use this server's tokenizer instead of one of its own.

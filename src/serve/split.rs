@@ -71,6 +71,20 @@ pub enum Piece {
     Call(Call),
 }
 
+/// Which calls a splitter looks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reading {
+    /// None: there are no tools.
+    NoCalls,
+    /// Those that the model writes between tags.
+    Calls,
+    /// The answer is calls and nothing else, the first of them open already; all of one name where that is known.
+    Demanded {
+        /// The name.
+        name: Option<String>,
+    },
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Thinking,
@@ -82,7 +96,7 @@ enum Place {
 #[derive(Debug, Clone)]
 pub struct Splitter {
     place: Place,
-    tools: bool,
+    reading: Reading,
     held: String,
     /// Nothing but tags was said since the last one: line breaks are not content yet.
     fresh: bool,
@@ -91,10 +105,14 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// A splitter at the start of an answer; `thinking`: the prompt opened a think block; `tools`: calls are looked for.
-    pub fn new(thinking: bool, tools: bool) -> Self {
-        let place = if thinking { Place::Thinking } else { Place::Content };
-        Self { place, tools, held: String::new(), fresh: true, start: true }
+    /// A splitter at the start of an answer; `thinking`: the prompt opened a think block.
+    pub fn new(thinking: bool, reading: Reading) -> Self {
+        let place = match (&reading, thinking) {
+            (Reading::Demanded { .. }, _) => Place::Call,
+            (_, true) => Place::Thinking,
+            (_, false) => Place::Content,
+        };
+        Self { place, reading, held: String::new(), fresh: true, start: true }
     }
 
     /// Whether the model is thinking.
@@ -110,22 +128,38 @@ impl Splitter {
         pieces
     }
 
-    /// Ends the answer.
-    pub fn finish(&mut self) -> Vec<Piece> {
+    /// Ends the answer. `cut`: it was cut off, so that a call may break off in its middle.
+    pub fn finish(&mut self, cut: bool) -> Vec<Piece> {
         let rest = std::mem::take(&mut self.held);
         let mut pieces = Vec::new();
         match self.place {
             Place::Thinking => pieces.extend(piece(Piece::Reasoning, rest.trim_end_matches('\n'))),
+            // The start of the next call's tag.
+            Place::Content if matches!(self.reading, Reading::Demanded { .. }) => {}
             Place::Content => {
                 let rest = if self.fresh { rest.trim_start_matches('\n') } else { &rest };
                 pieces.extend(piece(Piece::Content, rest));
             }
-            Place::Call => pieces.push(match parse_call(&rest) {
+            Place::Call => pieces.push(match self.last_call(&rest, cut) {
                 Some(call) => Piece::Call(call),
                 None => Piece::Content(format!("{CALL}{rest}")),
             }),
         }
         pieces
+    }
+
+    /// The call that the answer ends in. One that is broken off has what there is of its arguments; an answer that
+    /// was not cut off is the model's own, and a call that it does not end stays text.
+    fn last_call(&self, rest: &str, cut: bool) -> Option<Call> {
+        let inside = &rest[..rest.len() - partial(rest, END_CALL)];
+        let whole = parse_call(inside);
+        match &self.reading {
+            Reading::Demanded { name } => whole
+                .or_else(|| parse_partial_call(inside))
+                .or_else(|| Some(Call { name: name.clone()?, arguments: String::new() })),
+            _ if cut => whole.or_else(|| parse_partial_call(inside)),
+            _ => whole,
+        }
     }
 
     /// Handles one mark, or gives out what no mark can reach; whether there may be more to do.
@@ -160,9 +194,8 @@ impl Splitter {
             self.go(Place::Thinking, end);
             return true;
         }
-        if self.tools
-            && let Some(at) = self.held.find(CALL)
-        {
+        let calls = self.reading != Reading::NoCalls;
+        if calls && let Some(at) = self.held.find(CALL) {
             pieces.extend(piece(Piece::Content, self.held[..at].trim_end_matches('\n')));
             self.go(Place::Call, at + CALL.len());
             return true;
@@ -170,7 +203,7 @@ impl Splitter {
         if self.start && THINK.starts_with(self.held.trim_start()) {
             return false;
         }
-        let said = if self.tools { self.safe(&[CALL], true) } else { self.safe(&[], false) };
+        let said = if calls { self.safe(&[CALL], true) } else { self.safe(&[], false) };
         self.start &= said.is_empty();
         pieces.extend(piece(Piece::Content, &said));
         false
@@ -231,6 +264,22 @@ pub fn parse_call(text: &str) -> Option<Call> {
     Some(Call { name, arguments })
 }
 
+/// The start of such a call, cut off behind its name: the arguments are what was written of them.
+fn parse_partial_call(text: &str) -> Option<Call> {
+    let rest = after(after(after(text, "{")?, "\"name\"")?, ":")?;
+    let mut names = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+    let name = names.next()?.ok()?;
+    let rest = &rest[names.byte_offset()..];
+    let arguments = after(rest, ",").and_then(|rest| after(after(rest, "\"arguments\"")?, ":"));
+    let arguments = arguments.unwrap_or_default().trim_start().to_owned();
+    (arguments.is_empty() || arguments.starts_with('{')).then_some(Call { name, arguments })
+}
+
+/// What stands behind `mark`, where that comes next.
+fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
+    text.trim_start().strip_prefix(mark)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,7 +303,8 @@ mod tests {
 
     /// Pieces of one kind joined, whatever the cuts.
     fn split(text: &str, cuts: &[usize], thinking: bool, tools: bool) -> (String, String, Vec<Call>) {
-        let mut splitter = Splitter::new(thinking, tools);
+        let reading = if tools { Reading::Calls } else { Reading::NoCalls };
+        let mut splitter = Splitter::new(thinking, reading);
         let chars: Vec<char> = text.chars().collect();
         let mut pieces = Vec::new();
         let mut from = 0;
@@ -264,7 +314,7 @@ mod tests {
             from = to;
         }
         pieces.extend(splitter.push(&chars[from..].iter().collect::<String>()));
-        pieces.extend(splitter.finish());
+        pieces.extend(splitter.finish(false));
         let (mut thought, mut said, mut calls) = (String::new(), String::new(), Vec::new());
         for piece in pieces {
             match piece {
@@ -294,6 +344,43 @@ mod tests {
         assert_eq!(split("<tool_call>{\"na", &[], false, true).1, "<tool_call>{\"na");
         assert_eq!(split("<tool_call>{\"name\":\"x\"}</tool_call>", &[], false, false).2, []);
         assert_eq!(split("a < b\n", &[2], false, true).1, "a < b\n");
+    }
+
+    #[test]
+    fn a_call_that_is_cut_off_keeps_its_name_and_what_there_is_of_its_arguments() {
+        let end = |reading: Reading, cut: bool, text: &str| {
+            let mut splitter = Splitter::new(false, reading);
+            [splitter.push(text), splitter.finish(cut)].concat()
+        };
+        let call = |name: &str, arguments: &str| {
+            Piece::Call(Call { name: name.into(), arguments: arguments.into() })
+        };
+        let content = |text: &str| Piece::Content(text.to_owned());
+        let demanded = |name: Option<&str>| Reading::Demanded { name: name.map(str::to_owned) };
+        for (inside, arguments) in [
+            (r#"{"name": "add", "arguments": {"a": 1, "b"#, r#"{"a": 1, "b"#),
+            (r#"{"name": "add", "arg"#, ""),
+            (r#"{"name": "add""#, ""),
+            (r#"{"name": "add", "arguments": {"a": 1}"#, r#"{"a": 1}"#),
+            ("{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_", r#"{"a":1}"#),
+        ] {
+            assert_eq!(end(demanded(None), true, inside), [call("add", arguments)], "{inside}");
+            let written = format!("I ask.\n<tool_call>\n{inside}");
+            let said = [content("I ask."), call("add", arguments)];
+            assert_eq!(end(Reading::Calls, true, &written), said, "{written}");
+        }
+        // Before its name is whole it stays text, unless there is one name alone.
+        let early = "{\"name\": \"ad";
+        assert_eq!(end(demanded(Some("add")), true, early), [call("add", "")]);
+        assert_eq!(end(demanded(None), true, early), [content("<tool_call>{\"name\": \"ad")]);
+        let written = format!("<tool_call>{early}");
+        assert_eq!(end(Reading::Calls, true, &written), [content(&written)]);
+        // So does one that the model itself leaves open.
+        let open = r#"<tool_call>{"name": "add", "arguments": {"a": 1"#;
+        assert_eq!(end(Reading::Calls, false, open), [content(open)]);
+        // The start of a further call's tag is no content of a demanded answer.
+        let two = "{\"name\": \"add\"}\n</tool_call>\n<tool_";
+        assert_eq!(end(demanded(None), true, two), [call("add", "{}")]);
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use super::ask::AskLimits;
+use super::engine::Room;
 use super::fault::Fault;
 use super::metrics::Metrics;
 use super::worker::{Live, Place};
@@ -120,7 +121,7 @@ impl Shared {
     /// Places for `count` generations, or 429.
     pub fn reserve(&self, live: &Live, count: usize) -> Result<Vec<Place>, Fault> {
         if self.is_stopping() {
-            return Err(Fault::unavailable("the server is stopping"));
+            return Err(Fault::stopping());
         }
         let limits = &self.settings.limits;
         let most = limits.slots + limits.queue;
@@ -174,7 +175,12 @@ impl Shared {
         let positions = (model.config().max_position_embeddings as usize).min(limits.context);
         let origin = source.origin.clone();
         let decoder = DecoderConfig { storage, threads: None, positions: Some(positions) };
-        let live = Live::start(model, tokenizer, origin, limits.slots, decoder, Arc::clone(&self.metrics))?;
+        let room = Room {
+            slots: limits.slots,
+            new_tokens: limits.new_tokens,
+            default_new_tokens: limits.default_new_tokens,
+        };
+        let live = Live::start(model, tokenizer, origin, room, decoder, Arc::clone(&self.metrics))?;
         // Requests that hold the old one are finished by it; it leaves when the last of them is done.
         *self.slots[index].live.write().unwrap_or_else(|e| e.into_inner()) = Some(Arc::new(live));
         self.metrics.loads.add(1);

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, oneshot};
 
-use super::engine::{Engine, Order, Said};
+use super::engine::{Engine, Order, Room, Said};
 use super::metrics::Metrics;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ impl Live {
         model: CausalLm,
         tokenizer: Tokenizer,
         origin: String,
-        slots: usize,
+        room: Room,
         decoder: DecoderConfig,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
@@ -61,7 +61,7 @@ impl Live {
         std::thread::Builder::new()
             .name("model".to_owned())
             .spawn(move || {
-                let engine = match Engine::new(&model, slots, decoder) {
+                let engine = match Engine::new(&model, room, decoder) {
                     Ok(engine) => engine,
                     Err(error) => return drop(ready.send(Err(error))),
                 };

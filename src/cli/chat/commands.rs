@@ -55,6 +55,14 @@ impl<'a> Command<'a> {
     }
 }
 
+/// A command that cannot be carried out says why, and the conversation goes on: a script's too, as after a command
+/// that is not known.
+pub(super) fn obey(done: Result<()>) {
+    if let Err(error) = done {
+        eprintln!("{error}");
+    }
+}
+
 /// `/params`: shows them, or sets those given as NAME=VALUE.
 pub(super) fn params(session: &mut Session, text: &str) -> Result<()> {
     // All or nothing: a fault in one changes none.

@@ -70,7 +70,7 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("{HELP}");
     }
     while let Some(line) = input.line()? {
-        // A slip in one line does not end the conversation of a person; a script's does.
+        // An answer that fails does not end the conversation of a person; a script's does.
         let done = session.take(&line, &interrupts);
         match done {
             Ok(true) => break,
@@ -92,9 +92,9 @@ impl Session<'_> {
             Command::Unknown(word) => eprintln!("unknown command {word}; {HELP}"),
             Command::Reset => self.turns.clear(),
             Command::System(text) => self.system = (!text.is_empty()).then(|| text.to_owned()),
-            Command::Params(text) => commands::params(self, text)?,
-            Command::Save(path) => commands::save(self, path)?,
-            Command::Load(path) => commands::load(self, path)?,
+            Command::Params(text) => commands::obey(commands::params(self, text)),
+            Command::Save(path) => commands::obey(commands::save(self, path)),
+            Command::Load(path) => commands::obey(commands::load(self, path)),
             Command::Retry => {
                 while self.turns.last().is_some_and(|t| t["role"] == "assistant") {
                     self.turns.pop();

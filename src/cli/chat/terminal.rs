@@ -12,7 +12,7 @@ use signal_hook::flag;
 
 use crate::error::{Error, Result};
 use crate::plan::machine::Machine;
-use crate::serve::split::{Piece, Splitter};
+use crate::serve::split::{Piece, Reading, Splitter};
 
 /// Where lines come from.
 #[derive(Debug)]
@@ -124,7 +124,12 @@ impl Printer {
     /// A printer for an answer that begins inside a think block (`thinking`) or not.
     pub(super) fn new(thinking: bool) -> Self {
         let pretty = std::io::stdout().is_terminal();
-        Self { splitter: Splitter::new(thinking, false), pretty, reasoned: false, content: String::new() }
+        Self {
+            splitter: Splitter::new(thinking, Reading::NoCalls),
+            pretty,
+            reasoned: false,
+            content: String::new(),
+        }
     }
 
     /// Shows text as it comes.
@@ -161,7 +166,7 @@ impl Printer {
 
     /// Ends the answer; what was said after the thinking.
     pub(super) fn finish(mut self) -> Result<String> {
-        let pieces = self.splitter.finish();
+        let pieces = self.splitter.finish(false);
         self.pieces(pieces)?;
         write("\n")?;
         Ok(self.content.trim().to_owned())
