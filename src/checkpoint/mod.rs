@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod architecture;
 pub mod atomic;
 pub mod bridge;
+pub mod contradiction;
 pub mod critic;
 pub mod folder;
 pub mod gguf;
