@@ -100,8 +100,10 @@ fn refuse_adapter(base: &Path, weights: &Weights) -> Result<()> {
         return Ok(());
     }
     let said = weights.metadata.as_ref().and_then(|m| m[file::METADATA]["base"].as_str());
-    let hint = match said {
-        Some(weights) => format!("name the weights it was trained on: --model {weights}"),
+    // As `file` reads it: from the adapter's folder on.
+    let folder = base.parent().unwrap_or(Path::new("."));
+    let hint = match said.map(|weights| folder.join(weights)) {
+        Some(weights) => format!("name the weights it was trained on: --model {}", weights.display()),
         None => "name the weights it was trained on".to_owned(),
     };
     Err(Error::input("this is an adapter, not a model").at(Place::file(base)).hint(hint))
