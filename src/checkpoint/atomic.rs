@@ -1,13 +1,13 @@
 //! Replacing a file whole: written beside its place, flushed to the disk, renamed.
 //!
 //! Whoever reads the path sees the old contents or the new, never a part, also after a crash. A fault on
-//! the way removes what was begun and leaves the old file.
+//! the way removes what was begun and leaves the old file. Only files are replaced: a device or a pipe is not.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// Replaces `path` with what `write` writes.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
@@ -19,9 +19,28 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |out| out.write_all(bytes).map_err(|e| Error::io("write", path, e)))
 }
 
+/// Refuses a place where a device, a pipe or a socket stands: the rename would put a plain file there instead of
+/// writing to it.
+///
+/// # Errors
+/// There is one, itself or at the end of a link.
+pub fn check_place(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            Err(Error::input("this is a device, a pipe or a socket, which a file would replace")
+                .at(Place::file(path))
+                .hint("name a file"))
+        }
+        // What is not there yet is what is wanted; any other fault shows when it is written.
+        _ => Ok(()),
+    }
+}
+
 /// [`write_atomic`] for formats that seek.
 pub(super) fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let part = beside(path);
+    check_place(path)?;
+    check_place(&part)?;
     let done = fill(path, &part, write);
     if done.is_err() {
         // What was begun is of no use; the fault itself is what matters.
@@ -75,5 +94,26 @@ mod tests {
         write_bytes(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert!(write_bytes(&folder.path().join("none/a"), b"").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_not_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, link) = (folder.path().join("pipe"), folder.path().join("link"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        for place in [&pipe, &link] {
+            let fault = write_bytes(place, b"new").unwrap_err();
+            assert_eq!((fault.exit_code(), fault.place().unwrap().file.as_path()), (2, place.as_path()));
+        }
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        // Also where the part would be written.
+        let at = folder.path().join("a");
+        fs::rename(&pipe, folder.path().join("a.part")).unwrap();
+        assert_eq!(write_bytes(&at, b"new").unwrap_err().exit_code(), 2);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

@@ -4,10 +4,12 @@
 //! formats, [`atomic`] how any file is replaced, [`load`] how a file or folder becomes a model.
 //! Nothing here trains; `engine::resume` decides what a resume file holds.
 
+pub mod about;
 pub mod adapter;
 pub mod architecture;
 pub mod atomic;
 pub mod bridge;
+pub mod contradiction;
 pub mod critic;
 pub mod folder;
 pub mod gguf;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::open::ReadArgs;
 use super::{open, pull};
+use crate::checkpoint::about;
 use crate::error::{Error, Result};
 use crate::export::{self, Format, Options, Precision, Report, Source};
 use crate::plan::machine::Machine;
@@ -46,7 +47,7 @@ pub fn run(args: Args) -> Result<()> {
     let given = args.read.config.as_deref().map(open::read_config).transpose()?;
     let tokenizer = match args.read.tokenizer {
         Some(folder) => Some(folder),
-        None => open::beside(&path)?,
+        None => about::tokenizer(&path)?,
     };
     let source = Source::open(&path, given.as_ref(), args.read.yarn, tokenizer)?;
     for note in &source.notes {

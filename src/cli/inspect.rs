@@ -173,7 +173,14 @@ fn architecture(path: &Path, weights: &Weights) -> Json {
         return Json::Null;
     }
     match load::architecture(path, weights) {
-        Ok((config, from, notes)) => json!({"config": config.to_json(), "from": from, "notes": notes}),
+        Ok((config, from, notes)) => {
+            let differ = facts::contradictions(&config, &from, weights);
+            let mut found = json!({"config": config.to_json(), "from": from, "notes": notes});
+            if let (Some(object), false) = (found.as_object_mut(), differ.is_empty()) {
+                object.insert("contradictions".into(), differ.into());
+            }
+            found
+        }
         Err(fault) => json!({"unknown": fault.to_string()}),
     }
 }
@@ -195,6 +202,8 @@ fn describe(found: &Json) -> String {
         lines.push(format!("  known from: {}", architecture["from"].as_str().unwrap_or_default()));
         let notes = architecture["notes"].as_array().into_iter().flatten().filter_map(Json::as_str);
         lines.extend(notes.map(|note| format!("  note: {note}")));
+        let differ = architecture["contradictions"].as_array().into_iter().flatten();
+        lines.extend(differ.filter_map(|d| d["text"].as_str()).map(|text| format!("  note: {text}")));
     } else if let Some(why) = architecture["unknown"].as_str() {
         lines.push(format!("architecture: unknown\n{why}"));
     }
@@ -253,6 +262,45 @@ mod tests {
             (found["kind"].as_str(), found["resume"]["step"].as_i64()),
             (Some("resume checkpoint"), Some(7))
         );
+    }
+
+    #[test]
+    fn a_config_that_the_weights_gainsay_is_noted() {
+        use crate::model::{CausalLm, Params, config::preset};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sft_32.pth");
+        let mut stated = preset("minimind3").unwrap();
+        (stated.hidden_size, stated.num_hidden_layers, stated.vocab_size) = (Some(32), Some(1), Some(64));
+        let config = stated.resolve().unwrap();
+        let model = CausalLm::new(&config, Params::init(&config, tch::Device::Cpu).unwrap());
+        let value = crate::engine::resume::weights_value(&model, tch::Kind::Float).unwrap();
+        pth::write(&path, &value, &[]).unwrap();
+        let beside = |changes: &[(&str, Json)]| {
+            let mut json = config.to_json();
+            for (key, value) in changes {
+                json[*key] = value.clone();
+            }
+            std::fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+            look(&path).unwrap()
+        };
+        assert!(beside(&[])["architecture"].get("contradictions").is_none());
+        let found = beside(&[("vocab_size", json!(48)), ("num_hidden_layers", json!(3))]);
+        let differ = found["architecture"]["contradictions"].as_array().unwrap();
+        let three = |d: &Json| (d["key"].clone(), d["config"].clone(), d["weights"].clone());
+        assert_eq!(
+            differ.iter().map(three).collect::<Vec<_>>(),
+            [(json!("num_hidden_layers"), json!(3), json!(1)), (json!("vocab_size"), json!(48), json!(64))]
+        );
+        let text = describe(&found);
+        assert!(
+            text.contains("note: `vocab_size` is 48 by ") && text.contains("but 64 by the weights"),
+            "{text}"
+        );
+        // No key is wrong, but a weight is missing.
+        let Value::Dict(mut entries) = value else { panic!("a dict") };
+        entries.retain(|(name, _)| name.as_str() != Some("model.norm.weight"));
+        pth::write(&path, &Value::Dict(entries), &[]).unwrap();
+        assert!(describe(&beside(&[])).contains("missing: model.norm.weight"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tch::Kind;
 use super::precision::ModelPrecision;
 use super::pull;
 use crate::checkpoint::adapter::adapted;
-use crate::checkpoint::{gguf, load, pth};
+use crate::checkpoint::{about, gguf, load};
 use crate::data::Tokenizer;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
@@ -139,7 +139,7 @@ pub fn read_config(path: &Path) -> Result<ModelConfig> {
     ModelOverrides::from_json(&value).map_err(at)?.resolve().map_err(at)
 }
 
-/// The tokenizer inside a GGUF, else the one beside the weights.
+/// The tokenizer inside a GGUF, else the one that the weights name or that lies beside them.
 fn own_tokenizer(path: &Path) -> Result<Option<Tokenizer>> {
     if gguf::is_gguf(path)
         && let Some(vocabulary) =
@@ -147,22 +147,7 @@ fn own_tokenizer(path: &Path) -> Result<Option<Tokenizer>> {
     {
         return Tokenizer::from_vocabulary(&vocabulary, path).map(Some);
     }
-    beside(path)?.map(|folder| Tokenizer::load(&folder)).transpose()
-}
-
-/// The tokenizer that belongs to a weight file: named in it, in its folder, or in a folder below.
-pub fn beside(path: &Path) -> Result<Option<PathBuf>> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    let mut candidates = Vec::new();
-    if path.extension().is_some_and(|e| e == "pth")
-        && let Some(bytes) = pth::read_extra(path, "minimind.json")?
-        && let Ok(said) = serde_json::from_slice::<serde_json::Value>(&bytes)
-        && let Some(name) = said["tokenizer"].as_str()
-    {
-        candidates.push(folder.join(name));
-    }
-    candidates.extend([folder.to_owned(), folder.join("tokenizer"), folder.join("tok")]);
-    Ok(candidates.into_iter().find(|f| f.join("tokenizer.json").exists()))
+    about::tokenizer(path)?.map(|folder| Tokenizer::load(&folder)).transpose()
 }
 
 /// Generates, giving each token to `take` as it comes; `take` ends it with `false`, and its first fault ends

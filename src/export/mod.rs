@@ -20,6 +20,7 @@ use tch::Kind;
 pub use check::Check;
 pub use source::Source;
 
+use crate::checkpoint::atomic;
 use crate::error::{Error, Place, Result};
 use crate::model::params;
 
@@ -165,6 +166,7 @@ pub fn export(format: Format, source: &Source, out: &Path, options: &Options) ->
         return Err(Error::input(format!("{} has no quantised numbers", format.name()))
             .hint("give --precision fp32, fp16 or bf16, or export gguf"));
     }
+    atomic::check_place(out)?;
     let draft = Draft::new(out)?;
     let path = draft.path();
     match format {
@@ -249,6 +251,7 @@ impl Draft {
         };
         let mut files = listed(&self.path)?;
         files.sort();
+        files.iter().try_for_each(|file| atomic::check_place(&self.place.join(file)))?;
         let mut bytes = 0;
         for file in &files {
             bytes += size(&self.path.join(file))?;

@@ -104,6 +104,47 @@ fn a_wrong_export_is_refused_and_the_old_one_stays() {
 }
 
 #[test]
+fn an_export_names_its_tokenizer_in_every_form() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut source = source(folder.path(), &configs()[0]);
+    std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    source.tokenizer = Some(folder.path().to_owned());
+    for format in [Format::Pth, Format::Safetensors, Format::Torchscript] {
+        let out = other.path().join(format.file_name("out"));
+        export(format, &source, &out, &Options { verify: false, ..Options::default() }).unwrap();
+        let found = crate::checkpoint::about::tokenizer(&out).unwrap();
+        assert_eq!(found, Some(folder.path().canonicalize().unwrap()), "{}", format.name());
+    }
+}
+
+/// Whatever the draft is, its rename would put a file where a device or a pipe was.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(folder.path(), &configs()[0]);
+    let pipe = |path: &Path| {
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    let out = folder.path().join("pipe");
+    pipe(&out);
+    for format in [Format::Pth, Format::Safetensors, Format::Torchscript, Format::Huggingface] {
+        let fault = export(format, &source, &out, &Options::default()).unwrap_err();
+        assert_eq!(fault.exit_code(), 2, "{fault}");
+    }
+    let hf = folder.path().join("hf");
+    std::fs::create_dir(&hf).unwrap();
+    pipe(&hf.join("config.json"));
+    assert_eq!(export(Format::Huggingface, &source, &hf, &Options::default()).unwrap_err().exit_code(), 2);
+    assert_eq!(std::fs::read_dir(&hf).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        3,
+        "the model, the pipe, the folder; no draft"
+    );
+}
+
+#[test]
 fn torchscript_of_every_shape_computes_the_same_and_is_read_as_data() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.pt");

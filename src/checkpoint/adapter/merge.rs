@@ -11,10 +11,11 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 use tch::{Kind, Tensor};
 
+use super::file::{self, is_adapter};
 use super::{Adapter, Pair};
 use crate::checkpoint::load::{self, METADATA, Weights};
 use crate::checkpoint::value::Value;
-use crate::checkpoint::{bridge, pth, safetensors};
+use crate::checkpoint::{about, bridge, pth, safetensors};
 use crate::error::{Error, Place, Result};
 use crate::model::params;
 
@@ -53,6 +54,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Res
     }
     let pairs = Adapter::read(adapter)?;
     let mut weights = load::read_weights(base)?;
+    refuse_adapter(base, &weights)?;
     let fingerprint = pairs.fingerprint()?;
     refuse_twice(base, adapter, weights.metadata.as_ref(), &fingerprint)?;
     let (config, _, _) = load::architecture(base, &weights)?;
@@ -73,9 +75,13 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Res
         };
         tensors.push((spec.name, bridge::to_host(&new)?));
     }
-    let about = about(&weights, &config.to_json(), adapter, &pairs, &fingerprint).to_string();
+    let mut record = describe(&weights, &config.to_json(), adapter, &pairs, &fingerprint);
+    if let Some(tokenizer) = tokenizer(base, adapter, out)? {
+        record["tokenizer"] = tokenizer.into();
+    }
+    let record = record.to_string();
     if ending == "safetensors" {
-        let metadata = [("format".to_owned(), "pt".to_owned()), (METADATA.to_owned(), about)];
+        let metadata = [("format".to_owned(), "pt".to_owned()), (METADATA.to_owned(), record)];
         safetensors::write(out, &tensors, HashMap::from(metadata))?;
     } else {
         // Upstream's files name the tied output layer too; it shares the embedding's storage.
@@ -83,9 +89,39 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Res
             tensors.first().filter(|_| config.tie_word_embeddings).map(|(_, embedding)| embedding.clone());
         tensors.extend(tied.map(|embedding| ("lm_head.weight".to_owned(), embedding)));
         let dict = Value::dict(tensors.into_iter().map(|(name, t)| (name, Value::Tensor(t))));
-        pth::write(out, &dict, &[(METADATA, about.as_bytes())])?;
+        pth::write(out, &dict, &[(METADATA, record.as_bytes())])?;
     }
     Ok(Merged { modules: pairs.pairs.len(), kind })
+}
+
+/// A run whose last stage trained an adapter names that adapter's file.
+fn refuse_adapter(base: &Path, weights: &Weights) -> Result<()> {
+    if !is_adapter(&weights.tensors) {
+        return Ok(());
+    }
+    let said = weights.metadata.as_ref().and_then(|m| m[file::METADATA]["base"].as_str());
+    // As `file` reads it: from the adapter's folder on.
+    let folder = base.parent().unwrap_or(Path::new("."));
+    let hint = match said.map(|weights| folder.join(weights)) {
+        Some(weights) => format!("name the weights it was trained on: --model {}", weights.display()),
+        None => "name the weights it was trained on".to_owned(),
+    };
+    Err(Error::input("this is an adapter, not a model").at(Place::file(base)).hint(hint))
+}
+
+/// The tokenizer of the model, else the adapter's, as the new file names it: by the full path where the base's own words
+/// would lead elsewhere from there.
+fn tokenizer(base: &Path, adapter: &Path, out: &Path) -> Result<Option<String>> {
+    let found = match about::tokenizer(base)? {
+        Some(folder) => Some(folder),
+        None => about::tokenizer(adapter)?,
+    };
+    let full = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let Some(found) = found.map(|folder| full(&folder)) else { return Ok(None) };
+    let named = about::said(base)?.and_then(|said| Some(said["tokenizer"].as_str()?.to_owned()));
+    let folder = out.parent().unwrap_or(Path::new("."));
+    let same = |name: &String| full(&folder.join(name)) == found;
+    Ok(Some(named.filter(same).unwrap_or_else(|| found.display().to_string())))
 }
 
 /// The type of most numbers.
@@ -145,7 +181,7 @@ pub(super) fn fit(adapter: &Adapter, shape: &dyn Fn(&str) -> Option<Vec<i64>>) -
 }
 
 /// The base's record with what was added.
-fn about(weights: &Weights, config: &Json, adapter: &Path, pairs: &Adapter, fingerprint: &str) -> Json {
+fn describe(weights: &Weights, config: &Json, adapter: &Path, pairs: &Adapter, fingerprint: &str) -> Json {
     let mut about = weights.metadata.clone().filter(Json::is_object).unwrap_or_else(|| json!({}));
     about["config"] = config.clone();
     about[MERGED] = record(weights.metadata.as_ref(), adapter, pairs, fingerprint);

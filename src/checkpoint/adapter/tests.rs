@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 use super::{Adapter, Pair, merge, peft};
-use crate::checkpoint::load::{load_model, named_tensors};
-use crate::checkpoint::{bridge, pth};
+use crate::checkpoint::load::{self, load_model, named_tensors};
+use crate::checkpoint::{Value, about, bridge, pth};
 use crate::model::{CausalLm, Mask, ModelOverrides, Params};
 
 fn fixture(path: &str) -> Option<PathBuf> {
@@ -209,5 +209,52 @@ fn the_references_adapters_are_read_and_merged_as_it_does() {
             println!("{variant}: fp16 merge {far:.1e}");
             assert!(far == 0.0, "{variant}: {far:.1e}");
         }
+    }
+}
+
+/// A run whose last stage trained an adapter; and where the new file's tokenizer lies.
+#[test]
+fn a_merge_takes_a_model_and_keeps_its_tokenizer() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    for folder in ["run/tok", "other", "elsewhere"] {
+        std::fs::create_dir_all(path(folder)).unwrap();
+    }
+    std::fs::write(path("run/tok/tokenizer.json"), "{}").unwrap();
+    let mut stated = crate::model::config::preset("minimind2").unwrap();
+    (stated.hidden_size, stated.num_hidden_layers, stated.vocab_size) = (Some(32), Some(1), Some(48));
+    let config = stated.resolve().unwrap();
+    let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+    let value = crate::engine::resume::weights_value(&model, Kind::Float).unwrap();
+    let write = |name: &str, value: &Value, said: serde_json::Value| {
+        pth::write(&path(name), value, &[(load::METADATA, said.to_string().as_bytes())]).unwrap();
+    };
+    let matrix = |shape: [i64; 2]| {
+        Value::Tensor(bridge::to_host(&Tensor::ones(shape, (Kind::Float, Device::Cpu))).unwrap())
+    };
+    let halves = [("A", matrix([2, 32])), ("B", matrix([32, 2]))];
+    let lora = Value::dict(
+        halves.map(|(half, m)| (format!("model.layers.0.self_attn.q_proj.lora.{half}.weight"), m)),
+    );
+    write("run/sft_32.pth", &value, serde_json::json!({"config": config.to_json(), "tokenizer": "tok"}));
+    write("other/plain_32.pth", &value, serde_json::json!({"config": config.to_json()}));
+    let said = serde_json::json!({"tokenizer": "../run/tok", "adapter": {"base": "../run/sft_32.pth"}});
+    write("other/lora_32.pth", &lora, said);
+
+    let lora = path("other/lora_32.pth");
+    let fault = merge::merge(&lora, &lora, &path("m.pth"), None).unwrap_err();
+    assert_eq!((fault.what(), fault.exit_code()), ("this is an adapter, not a model", 2));
+    assert!(fault.hint_text().unwrap().contains("../run/sft_32.pth"), "{fault}");
+
+    let tok = path("run/tok").canonicalize().unwrap();
+    for (base, out, named) in [
+        ("run/sft_32.pth", "run/merged.pth", "tok"),
+        ("run/sft_32.pth", "elsewhere/merged.safetensors", tok.to_str().unwrap()),
+        ("other/plain_32.pth", "elsewhere/merged.pth", tok.to_str().unwrap()),
+    ] {
+        merge::merge(&path(base), &lora, &path(out), None).unwrap();
+        assert_eq!(about::said(&path(out)).unwrap().unwrap()["tokenizer"], named, "{out}");
+        let found = about::tokenizer(&path(out)).unwrap().unwrap();
+        assert_eq!(found.canonicalize().unwrap(), tok, "{out}");
     }
 }

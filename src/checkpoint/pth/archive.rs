@@ -4,7 +4,7 @@
 //! other, so what a file can make us read is bounded by its size. Names never become paths: they are looked up in
 //! this archive's own directory and nowhere else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Cursor, Read, Write};
 use std::mem::ManuallyDrop;
@@ -88,6 +88,7 @@ impl Archive {
         // entry for the first where that one is as long as the records that follow the directory (76 bytes).
         let start = Config { archive_offset: ArchiveOffset::Known(0) };
         let mut zip = ZipArchive::with_config(start, Cursor::new(&map[..])).map_err(damaged)?;
+        check_directory(&map, usize::try_from(zip.central_directory_start()).unwrap_or(usize::MAX))?;
         let mut records = HashMap::new();
         let mut taken = Vec::new();
         let mut root = None;
@@ -122,6 +123,9 @@ impl Archive {
             if let Some(folder) = name.strip_suffix("data.pkl").filter(|f| f.matches('/').count() <= 1)
                 && (folder.is_empty() || folder.ends_with('/'))
             {
+                if root.is_some() {
+                    return Err(damaged("two of its records are the `data.pkl`"));
+                }
                 root = Some(folder.to_owned());
             }
             if records.insert(name.clone(), Record { start, len, crc: entry.crc32(), inflated }).is_some() {
@@ -221,6 +225,29 @@ impl Archive {
         Storage::mapped(&self.map, record.start, record.len)
             .ok_or_else(|| damaged("a storage reaches past the end"))
     }
+}
+
+/// No name may stand twice in the zip's directory: readers differ in which of the two they take, and the zip crate
+/// keeps the last without a word.
+fn check_directory(map: &[u8], start: usize) -> Result<()> {
+    let number =
+        |entry: &[u8], at: usize| entry.get(at..at + 2).map(|b| usize::from(b[0]) | usize::from(b[1]) << 8);
+    let mut rest = map.get(start..).unwrap_or_default();
+    let mut names = HashSet::new();
+    while rest.starts_with(b"PK\x01\x02") {
+        // The fixed part of an entry has 46 bytes; the lengths of name, extra field and comment stand from byte 28 on.
+        let (Some(name), Some(extra), Some(comment)) = (number(rest, 28), number(rest, 30), number(rest, 32))
+        else {
+            break;
+        };
+        let Some(called) = rest.get(46..46 + name) else { break };
+        if !names.insert(called) {
+            let called = String::from_utf8_lossy(called).escape_debug().to_string();
+            return Err(damaged(format!("two records are called `{called}`")));
+        }
+        rest = rest.get(46 + name + extra + comment..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// No record may lie over another: a small file could otherwise be read as a very large one.

@@ -9,6 +9,7 @@ use super::pickler::Pickled;
 use super::tests::sample_file;
 use super::{archive, read};
 use crate::checkpoint::value::Storage;
+use crate::checkpoint::{DType, HostTensor, Value};
 
 /// The fault of a file with this pickle and one storage of 16 bytes.
 fn fault(pickle: &[u8]) -> String {
@@ -74,6 +75,15 @@ fn storages_stay_inside_the_file() {
 fn nesting_cycles_and_repetition_end() {
     let deep = [b"\x80\x02".to_vec(), vec![b']'; 100_000], vec![b'a'; 99_999], b".".to_vec()].concat();
     assert!(fault(&deep).contains("nested deeper"));
+    // Seen while it is built, before the instruction that no file needs.
+    let deep = [b"\x80\x02".to_vec(), vec![b']'; 100], vec![b'a'; 99], b"\xff.".to_vec()].concat();
+    assert!(fault(&deep).contains("nested deeper"));
+    let tuples = [b"\x80\x02N".to_vec(), vec![0x85; 100], b"\xff.".to_vec()].concat();
+    assert!(fault(&tuples).contains("nested deeper"));
+    assert!(
+        fault(&[b"\x80\x02".to_vec(), vec![b'('; 1000], b"\xff.".to_vec()].concat())
+            .contains("nested deeper")
+    );
     // A list that holds itself.
     assert!(fault(b"\x80\x02]q\0h\0a.").contains("nested deeper"));
     // Each list holds the one before ten times.
@@ -119,6 +129,77 @@ fn amplification_ends() {
     assert!(fault(&many(named, b"K\x01h\0", b"u.")).contains("far larger"));
     // A call and a shape with more parts than any has.
     assert!(fault(b"\x80\x02ctorch\nSize\n(KKKKKKKKKKKKKKKKKKKKtR.").contains("too many"));
+}
+
+/// A byte a value, and each value many times a byte in memory.
+#[test]
+fn values_are_counted_while_they_are_made() {
+    let many = |head: &[u8], again: u8, tail: &[u8]| {
+        fault(&[b"\x80\x02", head, &vec![again; 2_000_000], tail].concat())
+    };
+    for (head, again, tail) in [
+        (&b"]("[..], b'N', &b"e."[..]),
+        (b"](", b']', b"e."),
+        (b"(", b')', b"t."),
+        (b"", b'}', b"."),
+        // Kept under two million numbers.
+        (b"N", 0x94, b"."),
+    ] {
+        let text = many(head, again, tail);
+        assert!(text.contains("makes more than 51") && text.contains("values"), "{text}");
+    }
+    // One text under many names.
+    let long = [b"](X\x00\x00\x01\x00".to_vec(), vec![b'a'; 65536], b"q\0".to_vec()].concat();
+    assert!(
+        fault(&[b"\x80\x02".to_vec(), long, b"h\0".repeat(10_000), b"e.".to_vec()].concat())
+            .contains("too often")
+    );
+}
+
+/// What an optimizer keeps of a hundred thousand parameters, each of one number: the most values by the byte.
+#[test]
+fn many_small_tensors_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("many_resume.pth");
+    let number = || {
+        let storage = Storage::owned(vec![0; 4]);
+        Value::Tensor(HostTensor::new(DType::F32, vec![1], vec![1], 0, storage).unwrap())
+    };
+    let state = |i| (Value::Int(i), Value::dict([("step", number())]));
+    let state = Value::Dict((0..100_000).map(state).collect());
+    super::write(&path, &Value::dict([("optimizer", Value::dict([("state", state)]))]), &[]).unwrap();
+    let back = read(&path).unwrap();
+    let back = back.get("optimizer").and_then(|o| o.get("state")).unwrap();
+    assert_eq!(back.entries().len(), 100_000);
+}
+
+/// Readers differ in which of two records of one name they take.
+#[test]
+fn a_name_stands_for_one_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sample_file(folder.path());
+    let whole = std::fs::read(&path).unwrap();
+    // As many bytes, so that the zip is whole but for the name.
+    let (from, to) = (b"archive/data/1", b"archive/data/0");
+    let mut bytes = whole.clone();
+    for at in 0..bytes.len() - from.len() {
+        if bytes[at..].starts_with(from) {
+            bytes[at..at + from.len()].copy_from_slice(to);
+        }
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    let text = read(&path).unwrap_err().to_string();
+    assert!(text.contains("two records are called `archive/data/0`"), "{text}");
+    // Two roots: which is the checkpoint?
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for name in ["a/data.pkl", "b/data.pkl"] {
+        zip.start_file(name, options).unwrap();
+        zip.write_all(b"\x80\x02}.").unwrap();
+    }
+    std::fs::write(&path, zip.finish().unwrap().into_inner()).unwrap();
+    let fault = read(&path).unwrap_err().to_string();
+    assert!(fault.contains("two of its records are the `data.pkl`"), "{fault}");
 }
 
 /// Two records in the directory for the same bytes: the zip's way to look larger than it is.

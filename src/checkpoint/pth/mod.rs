@@ -6,6 +6,7 @@
 
 mod allowed;
 mod archive;
+mod budget;
 mod items;
 mod pickler;
 mod script;
@@ -59,6 +60,14 @@ pub fn read_extra(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let at = |e: Error| e.at(Place::file(path));
     let archive = Archive::open(path).map_err(at)?;
     archive.extra(name).map_err(at)
+}
+
+/// The same of a checkpoint or of a TorchScript program.
+pub fn read_record(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    let at = |e: Error| e.at(Place::file(path));
+    let archive = Archive::open_any(path).map_err(at)?;
+    let extra = format!("extra/{name}");
+    archive.extra(if archive.is_script() { &extra } else { name }).map_err(at)
 }
 
 /// Replaces the file with `value` and records of our own, which PyTorch passes over.

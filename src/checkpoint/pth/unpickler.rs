@@ -1,7 +1,7 @@
 //! A pickle machine that builds plain data and tensors and cannot do anything else.
 //!
 //! What a pickle may name is the list in `allowed`; all else is refused by name, so no file runs code.
-//! Depth, nodes and tensor bytes are bounded by the file's own size.
+//! Depth, values and tensor bytes are bounded while they are built, by the file's own size.
 //! Containers live in an arena while they are built, because a pickle fills them after naming them.
 
 use std::collections::HashMap;
@@ -10,10 +10,14 @@ use std::sync::Arc;
 
 use super::allowed::{Global, broken, global, script_global};
 use super::archive::Archive;
+use super::budget::{Budget, too_deep};
 use super::items::{Item, Node};
 use super::pickler::MAX_DEPTH;
 use crate::checkpoint::value::{HostTensor, Storage, Value};
 use crate::error::Result;
+
+/// Marks that are open at a time: one a container, two more in a tensor's arguments.
+const MOST_MARKS: usize = 4 * MAX_DEPTH;
 
 struct Machine<'a> {
     archive: &'a Archive,
@@ -27,10 +31,10 @@ struct Machine<'a> {
     marks: Vec<usize>,
     memo: HashMap<u32, Item>,
     nodes: Vec<Node>,
+    /// How deep each node's contents were when it was last filled.
+    heights: Vec<usize>,
     storages: HashMap<String, Arc<Storage>>,
-    tensor_budget: usize,
-    text_budget: usize,
-    node_budget: usize,
+    budget: Budget,
 }
 
 /// Reads a checkpoint's tree.
@@ -55,14 +59,13 @@ fn unpickle_record(archive: &Archive, name: &str, script: bool) -> Result<Value>
         marks: Vec::new(),
         memo: HashMap::new(),
         nodes: Vec::new(),
+        heights: Vec::new(),
         storages: HashMap::new(),
-        // Views may overlap (ties, expanded tensors), but not blow a small file up.
-        tensor_budget: archive.size().saturating_mul(16).saturating_add(1 << 20),
-        // A value costs at least a byte to name; keys that recur are named by a few bytes each.
-        text_budget: code.len().saturating_mul(64).saturating_add(1 << 16),
-        node_budget: code.len().saturating_mul(4).saturating_add(1 << 16),
+        budget: Budget::new(archive.size(), code.len()),
     };
     let root = machine.run()?;
+    machine.memo = HashMap::new();
+    machine.stack = Vec::new();
     archive.verify(name, machine.storages.keys().map(String::as_str))?;
     machine.finish(&root, 0)
 }
@@ -99,11 +102,9 @@ impl<'a> Machine<'a> {
         Ok(Item::Str(text.into()))
     }
 
-    /// Something is made that the file did not pay for byte by byte.
-    fn charge(&mut self, nodes: usize, text: usize) -> Result<()> {
-        let spent = || broken("it repeats its contents too often");
-        self.node_budget = self.node_budget.checked_sub(nodes).ok_or_else(spent)?;
-        self.text_budget = self.text_budget.checked_sub(text).ok_or_else(spent)?;
+    fn push(&mut self, item: Item) -> Result<()> {
+        self.budget.value()?;
+        self.stack.push(item);
         Ok(())
     }
 
@@ -120,9 +121,32 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(mark))
     }
 
-    fn node(&mut self, node: Node) {
+    /// A new container.
+    fn node(&mut self, node: Node, height: usize) -> Result<()> {
         self.nodes.push(node);
-        self.stack.push(Item::Node(self.nodes.len() - 1));
+        self.heights.push(height);
+        self.push(Item::Node(self.nodes.len() - 1))
+    }
+
+    /// How deep a container of these items is.
+    ///
+    /// # Errors
+    /// Deeper than any checkpoint.
+    fn height<'i>(&self, items: impl Iterator<Item = &'i Item>) -> Result<usize> {
+        let of = |item: &Item| match item {
+            Item::Node(id) => self.heights.get(*id).map_or(0, |height| height + 1),
+            _ => 0,
+        };
+        let height = items.map(of).max().unwrap_or(0);
+        if height > MAX_DEPTH { Err(too_deep()) } else { Ok(height) }
+    }
+
+    fn raise_top(&mut self, height: usize) {
+        if let Some(Item::Node(id)) = self.stack.last()
+            && let Some(own) = self.heights.get_mut(*id)
+        {
+            *own = height.max(*own);
+        }
     }
 
     fn top(&mut self) -> Result<&mut Node> {
@@ -135,11 +159,13 @@ impl<'a> Machine<'a> {
     fn tuple(&mut self, n: usize) -> Result<()> {
         let mut items = (0..n).map(|_| self.pop()).collect::<Result<Vec<_>>>()?;
         items.reverse();
-        self.node(Node::Tuple(items));
-        Ok(())
+        let height = self.height(items.iter())?;
+        self.node(Node::Tuple(items), height)
     }
 
     fn set_items(&mut self, items: Vec<Item>) -> Result<()> {
+        let height = self.height(items.iter())?;
+        self.raise_top(height);
         let Node::Dict(entries) = self.top()? else { return Err(broken("it sets items of what is no dict")) };
         let mut items = items.into_iter();
         while let Some(key) = items.next() {
@@ -150,6 +176,8 @@ impl<'a> Machine<'a> {
     }
 
     fn append(&mut self, items: Vec<Item>) -> Result<()> {
+        let height = self.height(items.iter())?;
+        self.raise_top(height);
         let Node::List(list) = self.top()? else { return Err(broken("it appends to what is no list")) };
         list.extend(items);
         Ok(())
@@ -206,7 +234,7 @@ impl<'a> Machine<'a> {
                     continue;
                 }
             };
-            self.stack.push(item);
+            self.push(item)?;
         }
     }
 
@@ -225,18 +253,20 @@ impl<'a> Machine<'a> {
     /// Opcodes that change what is on the stack.
     fn build(&mut self, op: u8) -> Result<()> {
         match op {
+            b'(' if self.marks.len() >= MOST_MARKS => return Err(too_deep()),
             b'(' => self.marks.push(self.stack.len()),
-            b'}' => self.node(Node::Dict(Vec::new())),
-            b']' => self.node(Node::List(Vec::new())),
+            b'}' => self.node(Node::Dict(Vec::new()), 0)?,
+            b']' => self.node(Node::List(Vec::new()), 0)?,
             b')' => self.tuple(0)?,
             0x85..=0x87 => self.tuple(usize::from(op - 0x84))?,
             b't' | b'l' => {
                 let items = self.pop_mark()?;
-                self.node(if op == b't' { Node::Tuple(items) } else { Node::List(items) });
+                let height = self.height(items.iter())?;
+                self.node(if op == b't' { Node::Tuple(items) } else { Node::List(items) }, height)?;
             }
             b'd' => {
                 let items = self.pop_mark()?;
-                self.node(Node::Dict(Vec::new()));
+                self.node(Node::Dict(Vec::new()), 0)?;
                 self.set_items(items)?;
             }
             b'u' => {
@@ -263,11 +293,12 @@ impl<'a> Machine<'a> {
                 };
                 let top = self.stack.last().cloned().ok_or_else(|| broken("its stack runs empty"))?;
                 self.memo.insert(key as u32, top);
+                self.budget.memo(self.memo.len())?;
             }
             b'Q' => {
                 let id = self.pop()?;
                 let storage = self.storage(&id)?;
-                self.stack.push(storage);
+                self.push(storage)?;
             }
             b'R' => {
                 let (args, callee) = (self.pop()?, self.pop()?);
@@ -275,7 +306,7 @@ impl<'a> Machine<'a> {
             }
             // An object of a TorchScript class, before its parts are set.
             0x81 => match (self.pop()?, self.pop()?) {
-                (_, Item::Global(Global::ScriptClass)) => self.node(Node::Dict(Vec::new())),
+                (_, Item::Global(Global::ScriptClass)) => self.node(Node::Dict(Vec::new()), 0)?,
                 _ => return Err(broken("it makes an object of what is no class")),
             },
             // The parts of such an object; or attributes of an OrderedDict (`_metadata` of a state dict),
@@ -286,6 +317,7 @@ impl<'a> Machine<'a> {
                     && let Some(Node::Dict(parts)) = self.nodes.get_mut(*id)
                 {
                     let parts = std::mem::take(parts);
+                    self.raise_top(self.heights[*id]);
                     if let Node::Dict(entries) = self.top()? {
                         entries.extend(parts);
                         return Ok(());
@@ -361,55 +393,50 @@ impl<'a> Machine<'a> {
         }
         let args = args.to_vec();
         let made = match (callee, &args[..]) {
-            (Global::OrderedDict, []) => {
-                self.node(Node::Dict(Vec::new()));
-                return Ok(());
-            }
+            (Global::OrderedDict, []) => return self.node(Node::Dict(Vec::new()), 0),
             (Global::OrderedDict, [pairs]) => {
-                self.charge(self.items(pairs)?.len().saturating_mul(2), 0)?;
+                let number = self.items(pairs)?.len();
+                self.budget.charge(number.saturating_mul(2), 0)?;
                 let mut flat = Vec::new();
                 for pair in self.items(pairs)? {
                     let [key, value] = self.items(pair)? else { return Err(broken("a pair is expected")) };
                     flat.extend([key.clone(), value.clone()]);
                 }
-                self.node(Node::Dict(Vec::new()));
+                self.node(Node::Dict(Vec::new()), 0)?;
                 return self.set_items(flat);
             }
             (Global::RebuildTensor, [Item::Storage(dtype, storage), Item::Int(offset), size, stride, ..]) => {
                 let (size, stride) = (self.ints(size)?, self.ints(stride)?);
                 let tensor = HostTensor::new(*dtype, size, stride, *offset, Arc::clone(storage))?;
-                self.charge(1 + tensor.strides().len() / 2, 0)?;
+                self.budget.charge(1 + tensor.strides().len() / 2, 0)?;
                 Item::Tensor(Rc::new(tensor))
             }
             (Global::RebuildParameter, [tensor @ Item::Tensor(_), ..]) => tensor.clone(),
             (Global::ScriptList, [list @ Item::Node(_), ..]) => list.clone(),
             (Global::Size, [size @ Item::Node(_)]) => size.clone(),
             (Global::Encode, [Item::Str(text), Item::Str(how)]) if &**how == "latin1" => {
-                self.charge(1, text.len())?;
+                self.budget.charge(1, text.len())?;
                 let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
                 Item::Bytes(bytes.ok_or_else(|| broken("bytes are out of range"))?.into())
             }
             _ => return Err(broken(&format!("{callee:?} is called in a way PyTorch does not"))),
         };
-        self.stack.push(made);
-        Ok(())
+        self.push(made)
     }
 
     /// The finished tree; a container that holds itself runs out of depth, one repeated too often of nodes.
     fn finish(&mut self, item: &Item, depth: usize) -> Result<Value> {
         match item {
-            Item::Str(s) => self.charge(1, s.len())?,
-            Item::Bytes(b) => self.charge(1, b.len())?,
+            Item::Str(s) => self.budget.charge(1, s.len())?,
+            Item::Bytes(b) => self.budget.charge(1, b.len())?,
             Item::Tensor(t) => {
-                let left = self.tensor_budget.checked_sub(t.numel() * t.dtype().size());
-                self.tensor_budget =
-                    left.ok_or_else(|| broken("its tensors are far larger than the file"))?;
-                self.charge(1 + t.strides().len() / 2, 0)?;
+                self.budget.tensor(t.numel() * t.dtype().size())?;
+                self.budget.charge(1 + t.strides().len() / 2, 0)?;
             }
-            _ => self.charge(1, 0)?,
+            _ => self.budget.charge(1, 0)?,
         }
         if depth > MAX_DEPTH {
-            return Err(broken(&format!("it is nested deeper than {MAX_DEPTH}")));
+            return Err(too_deep());
         }
         Ok(match item {
             Item::None => Value::None,

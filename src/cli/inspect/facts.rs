@@ -3,7 +3,27 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::tree::Row;
-use crate::checkpoint::Value;
+use crate::checkpoint::load::Weights;
+use crate::checkpoint::{Value, contradiction};
+use crate::model::value_head::{VALUE_BIAS, VALUE_WEIGHT};
+use crate::model::{ModelConfig, SCORE};
+
+/// What keeps the weights from being a model of the architecture that stands beside them: each with its key, what the
+/// config and the weights say, and a sentence; a fault of another kind has the sentence alone.
+pub fn contradictions(config: &ModelConfig, from: &str, weights: &Weights) -> Vec<Json> {
+    // Reward models and critics have a head more than a language model.
+    let mut tensors = weights.tensors.clone();
+    for head in [SCORE, VALUE_WEIGHT, VALUE_BIAS] {
+        tensors.remove(head);
+    }
+    let (differ, why) = contradiction::contradictions(config, &tensors);
+    let told = differ.iter().map(|d| {
+        let (key, stated, has) = (d.key, &d.config, &d.weights);
+        let text = format!("`{key}` is {stated} by {from}, but {has} by the weights");
+        json!({"key": key, "config": stated, "weights": has, "text": text})
+    });
+    told.chain(why.map(|text| json!({ "text": text }))).collect()
+}
 
 /// Rank and reach of a LoRA adapter, upstream's names or PEFT's; null without one.
 pub fn lora(rows: &[Row]) -> Json {

@@ -1,0 +1,91 @@
+//! What a weight file says of itself, read without its weights, and the tokenizer that it names.
+//!
+//! Next: `load`, which reads the weights.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use super::load::METADATA;
+use super::resolve::FOLDER_WEIGHTS;
+use super::{pth, safetensors};
+use crate::error::{Error, Result};
+
+/// The record `minimind.json` of a `.pth`, a `.safetensors` or a TorchScript program, or of a folder's one weight file;
+/// `None` where there is none, or where it is no JSON.
+pub fn said(path: &Path) -> Result<Option<Json>> {
+    if path.is_dir() {
+        // Like `load`: the shards of an index have no one record.
+        let file = FOLDER_WEIGHTS.iter().map(|name| path.join(name)).find(|file| file.is_file());
+        let file = file.filter(|file| file.extension().is_none_or(|e| e != "json"));
+        return file.map_or(Ok(None), |file| said(&file));
+    }
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(9).read_to_end(&mut head));
+    read.map_err(|e| Error::io("read the weights", path, e))?;
+    let named = path.extension().is_some_and(|e| e == "safetensors");
+    let text = if named || head.get(8) == Some(&b'{') {
+        safetensors::read(path)?.metadata.remove(METADATA).map(String::into_bytes)
+    } else if head.starts_with(b"PK") {
+        pth::read_record(path, METADATA)?
+    } else {
+        None
+    };
+    Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+}
+
+/// The folder of the tokenizer that belongs to a weight file: named in it, its own folder, or a folder below.
+pub fn tokenizer(path: &Path) -> Result<Option<PathBuf>> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let said = said(path)?;
+    let named = said.as_ref().and_then(|said| said["tokenizer"].as_str()).map(|name| folder.join(name));
+    let near = [folder.to_owned(), folder.join("tokenizer"), folder.join("tok")];
+    Ok(named.into_iter().chain(near).find(|folder| folder.join("tokenizer.json").exists()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::checkpoint::Value;
+
+    #[test]
+    fn every_form_names_its_tokenizer() {
+        let root = tempfile::tempdir().unwrap();
+        let (there, folder) = (root.path().join("there"), root.path().join("a"));
+        for made in [&there, &folder.join("hf")] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        std::fs::write(there.join("tokenizer.json"), "{}").unwrap();
+        let about = |name: &str| serde_json::json!({ "tokenizer": name }).to_string();
+        let metadata = |name: &str| HashMap::from([(METADATA.to_owned(), about(name))]);
+        let path = |name: &str| folder.join(name);
+        pth::write(
+            &path("a.pth"),
+            &Value::dict([("w", Value::None)]),
+            &[(METADATA, about("../there").as_bytes())],
+        )
+        .unwrap();
+        safetensors::write(&path("a.safetensors"), &[], metadata("../there")).unwrap();
+        // No ending, as the hubs' caches keep files.
+        safetensors::write(&path("blob"), &[], metadata("../there")).unwrap();
+        safetensors::write(&path("hf/model.safetensors"), &[], metadata("../../there")).unwrap();
+        for name in ["a.pth", "a.safetensors", "blob", "hf"] {
+            let found = tokenizer(&path(name)).unwrap().unwrap_or_else(|| panic!("{name}: none"));
+            assert_eq!(found.canonicalize().unwrap(), there.canonicalize().unwrap(), "{name}");
+        }
+        // One that is not there, and none at all: what lies beside.
+        safetensors::write(&path("a.safetensors"), &[], metadata("gone")).unwrap();
+        std::fs::write(path("b.gguf"), "GGUF").unwrap();
+        for name in ["a.safetensors", "b.gguf"] {
+            assert_eq!(tokenizer(&path(name)).unwrap(), None);
+        }
+        std::fs::write(path("tokenizer.json"), "{}").unwrap();
+        for name in ["a.safetensors", "b.gguf"] {
+            assert_eq!(tokenizer(&path(name)).unwrap(), Some(folder.clone()));
+        }
+    }
+}
