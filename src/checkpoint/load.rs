@@ -233,6 +233,9 @@ pub(super) fn model_from(
     device: Device,
     kind: Kind,
 ) -> Result<LoadedModel> {
+    if weights.tensors.is_empty() {
+        return Err(Error::failed("there are no weights in this file").at(Place::file(path)));
+    }
     // Files without shared storages may keep tied weights under the output layer's name alone.
     if !weights.tensors.contains_key("model.embed_tokens.weight")
         && let Some(head) = weights.tensors.get("lm_head.weight").cloned()
