@@ -24,7 +24,7 @@ fn recipe(folder: &Path) -> PathBuf {
          \x20 - ppo: {{{shared}, batch_size: 4, mini_batch_size: 2, accumulation_steps: 3, critic_learning_rate: 1.0e-3}}\n\
          \x20 - spo: {{{shared}, batch_size: 2, accumulation_steps: 4}}\n\
          \x20 - agent: {{init: sft, data: {{synthetic: {{rows: 8}}}}, heldout: {{synthetic: {{rows: 2}}}}, learning_rate: 1.0e-3, save_interval: 2, batch_size: 2,\n\
-         \x20     num_generations: 2, max_turns: 2, rollout: {{max_new_tokens: 12}}, tools: [{{calculator: {{}}}}], rewards: [{{json_tool: {{}}}}, {{regex: {{pattern: '[aeo]'}}}}]}}\n"
+         \x20     num_generations: 2, max_turns: 2, rollout: {{max_new_tokens: 12}}, tools: [{{calculator: {{}}}}], rewards: [{{json_tool: {{on_error: 0}}}}, {{regex: {{pattern: '[aeo]'}}}}]}}\n"
     );
     std::fs::write(&path, text).expect("a recipe is written");
     path
