@@ -108,9 +108,15 @@ fn a_finished_stage_keeps_its_rows_when_another_run_is_refused() {
     assert_eq!(rows(&metrics).len(), 6);
     let recipe = folder.path().join("leap.yaml");
     let missing = format!("stages.pretrain.data.path={}", recipe.display());
+    let stray = folder.path().join("stray.safetensors");
+    let bytes: Vec<u8> = (0..32i64).map(|i| i * 3).flat_map(i64::to_le_bytes).collect();
+    let ids = TensorView::new(Dtype::I64, vec![1, B, T], &bytes).expect("a view");
+    serialize_to_file([("input_ids", ids)], None, &stray).expect("data is written");
+    let stray = format!("stages.pretrain.data.validation={}", stray.display());
     for refused in [
         vec!["--set", &missing, "--set", "stages.pretrain.data.format=tokens"],
         vec!["--set", "stages.pretrain.max_steps=9", "--resume", "must"],
+        vec!["--set", &stray],
     ] {
         let output = minimind().arg("run").arg(&recipe).args(&refused).output().expect("it starts");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::load::METADATA;
 use super::resolve::FOLDER_WEIGHTS;
-use super::{pth, safetensors};
+use super::{gguf, pth, safetensors};
 use crate::error::{Error, Result};
 
 /// The record `minimind.json` of a `.pth`, a `.safetensors` or a TorchScript program, or of a folder's one weight file;
@@ -25,6 +25,9 @@ pub fn said(path: &Path) -> Result<Option<Json>> {
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(9).read_to_end(&mut head));
     read.map_err(|e| Error::io("read the weights", path, e))?;
+    if head.starts_with(gguf::MAGIC) {
+        return Ok(None); // its byte 8 is a count and may be any
+    }
     let named = path.extension().is_some_and(|e| e == "safetensors");
     let text = if named || head.get(8) == Some(&b'{') {
         safetensors::read(path)?.metadata.remove(METADATA).map(String::into_bytes)
@@ -79,7 +82,7 @@ mod tests {
         }
         // One that is not there, and none at all: what lies beside.
         safetensors::write(&path("a.safetensors"), &[], metadata("gone")).unwrap();
-        std::fs::write(path("b.gguf"), "GGUF").unwrap();
+        std::fs::write(path("b.gguf"), b"GGUF\x03\0\0\0{\0\0\0\0\0\0\0").unwrap();
         for name in ["a.safetensors", "b.gguf"] {
             assert_eq!(tokenizer(&path(name)).unwrap(), None);
         }

@@ -35,6 +35,28 @@ pub fn denied(wish: &ModelOverrides, told: &ModelOverrides) -> Vec<(&'static str
     apart.collect()
 }
 
+/// What a recipe states otherwise than a config beside the weights, in words.
+pub fn overruled(wish: &ModelOverrides, beside: &ModelOverrides) -> Vec<String> {
+    let number = |n: Option<i64>| n.map(|n| n as f64);
+    let keys = [
+        ("num_attention_heads", number(wish.num_attention_heads), number(beside.num_attention_heads)),
+        ("num_experts_per_tok", number(wish.num_experts_per_tok), number(beside.num_experts_per_tok)),
+        (
+            "max_position_embeddings",
+            number(wish.max_position_embeddings),
+            number(beside.max_position_embeddings),
+        ),
+        ("rope_theta", wish.rope_theta, beside.rope_theta),
+        ("rms_norm_eps", wish.rms_norm_eps, beside.rms_norm_eps),
+        ("aux_loss_coef", wish.aux_loss_coef, beside.aux_loss_coef),
+    ];
+    let apart = keys.into_iter().filter_map(|(key, wish, beside)| {
+        let (wish, beside) = (wish?, beside?);
+        (wish != beside).then(|| format!("`{key}` is {wish} by the recipe and {beside} by the config.json beside it: the recipe's is taken"))
+    });
+    apart.collect()
+}
+
 /// What names and shapes tell; `heads` is the number of query heads if it is stated.
 /// Also says, for the user, what had to be assumed.
 pub fn inferred(tensors: &HashMap<String, HostTensor>, heads: Option<i64>) -> (ModelOverrides, Vec<String>) {

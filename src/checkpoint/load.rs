@@ -176,6 +176,7 @@ pub fn agreed(path: &Path, wish: &ModelOverrides) -> Result<Option<(ModelConfig,
         return Ok(None);
     }
     notes.extend(denied.into_iter().map(|(_, note)| note));
+    notes.extend(architecture::overruled(wish, &beside));
     // How much is dropped out is the stage's to say.
     let wish = ModelOverrides { dropout: None, ..wish.clone() };
     let config = told.over(wish).over(beside).resolve().map_err(|e| {

@@ -69,7 +69,8 @@ impl MoeFeedForward {
                 return fused::experts(x, weight, chosen, &weights)
                     .expect("x is [N, D], weight and chosen [N, k]");
             }
-            if x.device().is_cuda() && fits_groups(&weights, kind) {
+            // Of other kinds libtorch asks the host for the groups' sizes, as the loop does.
+            if x.device().is_cuda() && kind == Kind::BFloat16 && fits_groups(&weights, kind) {
                 return grouped(x, weight, chosen, &weights, kind);
             }
         }
@@ -142,7 +143,9 @@ fn grouped(x: &Tensor, weight: &Tensor, chosen: &Tensor, weights: &[Weights], ki
     };
     let product =
         |rows: &Tensor, w: &Tensor| rows.internal_grouped_mm(w, Some(&ends), None::<&Tensor>, None::<Kind>);
-    let rows = x.to_kind(kind).index_select(0, &order.floor_divide_scalar(k)); // [M, D]
+    // A permutation of each token's k copies: going back, their gradients are summed in order.
+    let copies = x.to_kind(kind).unsqueeze(1).expand([n, k, d], false).reshape([-1, d]);
+    let rows = copies.index_select(0, &order); // [M, D]
     let (gate, up) = (stack(|w| w.0.shallow_clone()), stack(|w| w.1.shallow_clone()));
     let inner = product(&rows, &gate).silu() * product(&rows, &up); // [M, I]
     let y = product(&inner, &stack(|w| w.2.shallow_clone())); // [M, D]

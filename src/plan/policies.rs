@@ -83,6 +83,10 @@ impl Resolver<'_> {
         };
         let max_total_len =
             self.whole(base, "max_total_len", s.max_total_len, 1).unwrap_or(max_turns * a_turn);
+        if matches!(config.rollout, RolloutPlan::Generated(_)) {
+            let given = common.train.max_seq_len.is_some();
+            self.lengths(base, &mut config.train, max_total_len, "max_total_len", given);
+        }
         let tools = match s.tools.as_deref() {
             Some(list) => self.tools(base, Some(list), seed),
             None => self.usual_tools(base, &config),
@@ -281,7 +285,15 @@ impl Resolver<'_> {
             None if kl_weight > 0.0 => Some(train.init.clone()),
             None => None,
         };
-        self.lengths(base, &mut train, &rollout, t.max_seq_len.is_some());
+        if let (RolloutPlan::Generated(plan), false) = (&rollout, defaults.kind == "agent") {
+            self.lengths(
+                base,
+                &mut train,
+                plan.max_new_tokens,
+                "rollout.max_new_tokens",
+                t.max_seq_len.is_some(),
+            );
+        }
         let mut heldout_data = |section: &DataSection| {
             let agent = defaults.kind == "agent";
             let format = section.format.or(agent.then_some(FormatName::Agent));
@@ -325,25 +337,24 @@ impl Resolver<'_> {
         }
     }
 
-    /// Prompt and completion together must fit the model's positions; prompts whose length the recipe leaves open
-    /// get what is left.
-    fn lengths(&mut self, base: &[String], train: &mut TrainConfig, rollout: &RolloutPlan, given: bool) {
-        let RolloutPlan::Generated(GeneratedPlan { max_new_tokens, .. }) = rollout else { return };
+    /// A prompt and the `new` tokens after it, which `key` bounds, must fit the model's positions; prompts whose length
+    /// the recipe leaves open get what is left.
+    fn lengths(&mut self, base: &[String], train: &mut TrainConfig, new: usize, key: &str, given: bool) {
         let Some(most) = train.model.as_ref().map(|m| m.config.max_position_embeddings as usize) else {
             return;
         };
-        if !given && most > max_new_tokens + 1 {
-            train.max_seq_len = train.max_seq_len.min(most - max_new_tokens);
+        if !given && most > new + 1 {
+            train.max_seq_len = train.max_seq_len.min(most - new);
         }
-        let both = train.max_seq_len + max_new_tokens;
+        let both = train.max_seq_len + new;
         if train.max_seq_len <= most && both > most {
             self.fault(
                 &join(base, "max_seq_len"),
                 format!(
-                    "prompts of {} and {max_new_tokens} new tokens are {both}, the model sees {most}",
+                    "prompts of {} and {new} new tokens are {both}, the model sees {most}",
                     train.max_seq_len
                 ),
-                "lower max_seq_len or rollout.max_new_tokens, or raise model.max_position_embeddings",
+                format!("lower max_seq_len or {key}, or raise model.max_position_embeddings"),
             );
         }
     }

@@ -335,6 +335,20 @@ impl StageConfig {
         }
     }
 
+    /// Weights whose architecture the recipe may state, and what it states.
+    pub fn stated(&self) -> Vec<(&'static str, &Init, Option<&ModelPlan>)> {
+        let mut all = Vec::new();
+        match self {
+            StageConfig::Eval(c) => all.push(("stated model", &c.init, c.model.as_ref())),
+            StageConfig::Export(c) => all.push(("stated model", &c.init, c.model.as_ref())),
+            StageConfig::Merge(c) => all.extend(c.init.iter().map(|i| ("stated model", i, c.model.as_ref()))),
+            StageConfig::Distill(c) => all.push(("stated teacher", &c.teacher, c.teacher_model.as_ref())),
+            _ => {}
+        }
+        all.extend(self.training().map(|c| ("stated model", &c.init, c.model.as_ref())));
+        all
+    }
+
     /// What a stage that trains on rows has in common with all others that do.
     pub fn training(&self) -> Option<&TrainConfig> {
         match self {

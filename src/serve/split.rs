@@ -140,10 +140,11 @@ impl Splitter {
                 let rest = if self.fresh { rest.trim_start_matches('\n') } else { &rest };
                 pieces.extend(piece(Piece::Content, rest));
             }
-            Place::Call => pieces.push(match self.last_call(&rest, cut) {
-                Some(call) => Piece::Call(call),
-                None => Piece::Content(format!("{CALL}{rest}")),
-            }),
+            Place::Call => match self.last_call(&rest, cut) {
+                Some(call) => pieces.push(Piece::Call(call)),
+                None if !self.start && matches!(self.reading, Reading::Demanded { .. }) => {}
+                None => pieces.push(Piece::Content(format!("{CALL}{rest}"))),
+            },
         }
         pieces
     }
@@ -156,7 +157,10 @@ impl Splitter {
         match &self.reading {
             Reading::Demanded { name } => whole
                 .or_else(|| parse_partial_call(inside))
-                .or_else(|| Some(Call { name: name.clone()?, arguments: String::new() })),
+                // Of a further one nothing was said before its name is whole.
+                .or_else(|| {
+                    Some(Call { name: name.clone().filter(|_| self.start)?, arguments: String::new() })
+                }),
             _ if cut => whole.or_else(|| parse_partial_call(inside)),
             _ => whole,
         }
@@ -379,6 +383,13 @@ mod tests {
         let open = r#"<tool_call>{"name": "add", "arguments": {"a": 1"#;
         assert_eq!(end(Reading::Calls, false, open), [content(open)]);
         // The start of a further call's tag is no content of a demanded answer.
+        for two in [
+            "{\"name\": \"add\"}\n</tool_call>\n<tool_call>",
+            "{\"name\": \"add\"}\n</tool_call>\n<tool_call>\n{\"na",
+        ] {
+            assert_eq!(end(demanded(Some("add")), true, two), [call("add", "{}")], "{two}");
+            assert_eq!(end(demanded(None), true, two), [call("add", "{}")], "{two}");
+        }
         let two = "{\"name\": \"add\"}\n</tool_call>\n<tool_";
         assert_eq!(end(demanded(None), true, two), [call("add", "{}")]);
     }

@@ -7,8 +7,8 @@ use tch::Kind;
 
 use super::record::Inputs;
 use super::runner::Context;
-use crate::checkpoint::{load, resolve_model_path};
-use crate::data::{DataConfig, DataSource, Rows, Tokenizer, Validation};
+use crate::checkpoint::{about, gguf, load, resolve_model_path};
+use crate::data::{DataConfig, DataSource, Prepared, Rows, Tokenizer, Validation};
 use crate::error::{Error, Place, Result};
 use crate::hash::hex;
 use crate::model::{CausalLm, ModelConfig, Params};
@@ -126,7 +126,20 @@ pub fn check_vocabulary(model: &CausalLm, tokenizer: Option<&Tokenizer>) -> Resu
     Ok(())
 }
 
-/// Checks that a model reads the rows of a token file: ids of its vocabulary, at positions it has.
+/// Checks that a model reads the rows of token files, those for validation too: ids of its vocabulary, at positions
+/// it has.
+pub fn check_prepared(config: &ModelConfig, prepared: &Prepared, data: &DataConfig) -> Result<()> {
+    check_rows(config, &prepared.train, data)?;
+    match (&prepared.validation, &data.validation) {
+        (Some(rows), Validation::Path(path)) => {
+            let file = DataConfig { source: DataSource::Paths(vec![path.clone()]), ..data.clone() };
+            check_rows(config, rows, &file)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The same of some rows, which come from `data`.
 pub fn check_rows(config: &ModelConfig, rows: &Rows, data: &DataConfig) -> Result<()> {
     if let Some((row, id)) = rows.stray(config.vocab_size) {
         let what =
@@ -171,7 +184,12 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
                         RewardSource::Stage(name) => stage_weights(context, name)?,
                         RewardSource::Path(path) => resolve_model_path(&path.to_string_lossy())?,
                     };
-                    inputs.add(&format!("reward {}", reward.name), weights_hash(&path)?);
+                    let own = about::tokenizer(&path)?;
+                    let tokenizer = model.tokenizer.as_ref().or(own.as_ref());
+                    let spoken =
+                        tokenizer.map(|folder| file_hash(&folder.join("tokenizer.json"))).transpose()?;
+                    let scores = format!("{} {}", weights_hash(&path)?, spoken.unwrap_or_default());
+                    inputs.add(&format!("reward {}", reward.name), scores);
                 }
             }
             if let Some(heldout) = &c.heldout {
@@ -201,6 +219,12 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     {
         inputs.add("start weights", weights_hash(&path)?);
     }
+    // What the recipe says of weights that do not tell; of fresh ones the settings hold all.
+    for (what, init, plan) in config.stated() {
+        if let (Init::Path(_), Some(plan)) = (init, plan) {
+            inputs.add(what, format!("{:?}", plan.stated));
+        }
+    }
     for (what, init) in config.also_reads() {
         if let Some(path) = start_weights(context, init)? {
             inputs.add(what, weights_hash(&path)?);
@@ -227,10 +251,11 @@ fn data_hash(data: &DataConfig) -> Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
-/// Hash of weights, with that of a `config.json` beside a file, which may state their architecture.
+/// Hash of weights, with that of a `config.json` beside a file that does not state its architecture.
 fn weights_hash(path: &Path) -> Result<String> {
     let (own, beside) = (path_hash(path)?, path.with_file_name("config.json"));
-    if path.is_dir() || !beside.is_file() {
+    let tells = || about::said(path).map(|said| said.is_some_and(|said| said.get("config").is_some()));
+    if path.is_dir() || gguf::is_gguf(path) || !beside.is_file() || tells()? {
         return Ok(own);
     }
     Ok(format!("{own} {}", file_hash(&beside)?))

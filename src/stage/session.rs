@@ -141,7 +141,7 @@ impl<'a> Session<'a> {
         ending: Ending,
     ) -> Result<Finished> {
         let (context, name, folder) = (self.context, self.name, self.folder);
-        inputs::check_rows(model.config(), &prepared.train, &self.config.data)?;
+        inputs::check_prepared(model.config(), prepared, &self.config.data)?;
         let stem = format!("{name}_{}{}", model.config().hidden_size, model.config().suffix());
         let files = Files {
             weights: context.plan.output.join(format!("{stem}.pth")),
