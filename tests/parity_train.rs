@@ -27,6 +27,16 @@ fn train(fixture: &Path, output: &Path, extra: &[&str]) {
     succeed(minimind().arg("run").arg(&recipe).args(extra));
 }
 
+/// A run's folder with the file that the reference saved on its way.
+fn begun(fixture: &Path) -> tempfile::TempDir {
+    let run = tempfile::tempdir().expect("a folder");
+    for entry in std::fs::read_dir(fixture.join("resume")).expect("resume") {
+        let path = entry.expect("an entry").path();
+        std::fs::copy(&path, run.path().join(path.file_name().expect("a name"))).expect("copied");
+    }
+    run
+}
+
 fn compare(got: &[serde_json::Value], want: &[serde_json::Value], tolerance: impl Fn(usize, &str) -> f64) {
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
@@ -63,11 +73,7 @@ fn training_from_the_start_follows_the_reference() {
 #[test]
 fn going_on_from_the_references_file_is_sharp() {
     for fixture in variants("train_resumed_final.safetensors") {
-        let run = tempfile::tempdir().expect("a folder");
-        for entry in std::fs::read_dir(fixture.join("resume")).expect("resume") {
-            let path = entry.expect("an entry").path();
-            std::fs::copy(&path, run.path().join(path.file_name().expect("a name"))).expect("copied");
-        }
+        let run = begun(&fixture);
         train(&fixture, run.path(), &["--resume", "must"]);
         let recorded = json(&fixture.join("train.json"));
         let want = recorded["resumed_from_file"].as_array().expect("steps");
@@ -107,11 +113,7 @@ fn weights_without_a_config_beside_them_are_what_the_recipe_says() {
 #[test]
 fn a_file_from_inside_a_window_keeps_the_references_updates() {
     for fixture in variants("train_resumed_final.safetensors") {
-        let run = tempfile::tempdir().expect("a folder");
-        for entry in std::fs::read_dir(fixture.join("resume")).expect("resume") {
-            let path = entry.expect("an entry").path();
-            std::fs::copy(&path, run.path().join(path.file_name().expect("a name"))).expect("copied");
-        }
+        let run = begun(&fixture);
         train(&fixture, run.path(), &["--resume", "must", "--set", "stages.pretrain.accumulation_steps=4"]);
         let got = rows(&run.path().join("pretrain/metrics.jsonl"));
         let step = |row: &serde_json::Value| row["step"].as_u64().expect("a step");

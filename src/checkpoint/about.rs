@@ -39,6 +39,11 @@ pub fn said(path: &Path) -> Result<Option<Json>> {
     Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
+/// Whether a weight file, no folder, says itself what architecture it has, so that nothing beside it is asked.
+pub fn states_architecture(path: &Path) -> Result<bool> {
+    Ok(gguf::is_gguf(path) || said(path)?.is_some_and(|said| said.get("config").is_some()))
+}
+
 /// The folder of the tokenizer that belongs to a weight file: named in it, its own folder, or a folder below.
 pub fn tokenizer(path: &Path) -> Result<Option<PathBuf>> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use tch::{Device, Kind, Tensor};
 
 use super::value::{HostTensor, Value};
-use super::{adapter, architecture, bridge, folder, gguf, pth, safetensors, strip_prefix};
+use super::{about, adapter, architecture, bridge, folder, gguf, pth, safetensors, strip_prefix};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides, Params, SCORE, params};
 
@@ -150,10 +150,13 @@ pub fn architecture(path: &Path, weights: &Weights) -> Result<(ModelConfig, Stri
 /// # Errors
 /// Weights that cannot be read; facts and wish that no model has together.
 pub fn agreed(path: &Path, wish: &ModelOverrides) -> Result<Option<(ModelConfig, Vec<String>)>> {
+    let told =
+        if path.is_dir() { path.join("config.json").is_file() } else { about::states_architecture(path)? };
+    if told || sibling(path).is_some() {
+        return Ok(None);
+    }
     let weights = read_weights(path)?;
-    let own = weights.metadata.as_ref().is_some_and(|m| m.get("config").is_some());
-    let folder = path.is_dir() && path.join("config.json").is_file();
-    if own || folder || adapter::file::is_adapter(&weights.tensors) || sibling(path).is_some() {
+    if adapter::file::is_adapter(&weights.tensors) {
         return Ok(None);
     }
     let beside = path.with_file_name("config.json");

@@ -5,7 +5,7 @@
 //!
 //! D hidden.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value as Json;
 use tch::{Device, Kind, Tensor};
@@ -29,8 +29,6 @@ pub struct RewardModel {
     pub end_id: Option<u32>,
     /// Whether a `reward` stage of ours made it.
     pub ours: bool,
-    /// The folder of its tokenizer: named in the file, or beside it.
-    pub tokenizer: Option<PathBuf>,
 }
 
 /// Reads a reward model.
@@ -49,11 +47,6 @@ pub fn load_reward_model(path: &Path, device: Device, kind: Kind) -> Result<Rewa
         None => None,
     };
     let score = take_head(path, &mut weights)?;
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    let named =
-        weights.metadata.as_ref().and_then(|m| m.get("tokenizer")?.as_str()).map(|name| folder.join(name));
-    let tokenizer =
-        named.into_iter().chain([folder.to_owned()]).find(|folder| folder.join("tokenizer.json").is_file());
     let (d, ours) = (score.size()[1], weights.metadata.as_ref().is_some_and(|m| m.get("head").is_some()));
     let mut architecture = match given {
         Some(config) => config,
@@ -69,13 +62,7 @@ pub fn load_reward_model(path: &Path, device: Device, kind: Kind) -> Result<Rewa
         ))
         .at(Place::file(path)));
     }
-    Ok(RewardModel {
-        trunk: loaded.model,
-        score: score.to_device(device).to_kind(Kind::Float),
-        end_id,
-        ours,
-        tokenizer,
-    })
+    Ok(RewardModel { trunk: loaded.model, score: score.to_device(device).to_kind(Kind::Float), end_id, ours })
 }
 
 fn folder_config(path: &Path) -> Result<Option<Json>> {

@@ -56,7 +56,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
             empty_think_ratio: 0.0,
         };
         let rows = prepare(what.data, &context)?.train;
-        inputs::check_rows(model.config(), &rows, what.data)?;
+        inputs::check_rows(model.config(), &rows, &what.data.source)?;
         let settings = LoaderConfig {
             batch_size: what.batch_size,
             max_seq_len: what.max_seq_len,

@@ -7,13 +7,13 @@ use tch::Kind;
 
 use super::record::Inputs;
 use super::runner::Context;
-use crate::checkpoint::{about, gguf, load, resolve_model_path};
+use crate::checkpoint::{about, load, resolve_model_path};
 use crate::data::{DataConfig, DataSource, Prepared, Rows, Tokenizer, Validation};
 use crate::error::{Error, Place, Result};
 use crate::hash::hex;
 use crate::model::{CausalLm, ModelConfig, Params};
 use crate::plan::{ChoicePlan, EvalConfig, Init, ModelPlan, StageConfig, TokenizerSource};
-use crate::rollout::rewards::{RewardKind, RewardSource};
+use crate::rollout::rewards::RewardKind;
 
 /// The program's own part of every hash.
 pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
@@ -129,28 +129,26 @@ pub fn check_vocabulary(model: &CausalLm, tokenizer: Option<&Tokenizer>) -> Resu
 /// Checks that a model reads the rows of token files, those for validation too: ids of its vocabulary, at positions
 /// it has.
 pub fn check_prepared(config: &ModelConfig, prepared: &Prepared, data: &DataConfig) -> Result<()> {
-    check_rows(config, &prepared.train, data)?;
+    check_rows(config, &prepared.train, &data.source)?;
     match (&prepared.validation, &data.validation) {
         (Some(rows), Validation::Path(path)) => {
-            let file = DataConfig { source: DataSource::Paths(vec![path.clone()]), ..data.clone() };
-            check_rows(config, rows, &file)
+            check_rows(config, rows, &DataSource::Paths(vec![path.clone()]))
         }
         _ => Ok(()),
     }
 }
 
-/// The same of some rows, which come from `data`.
-pub fn check_rows(config: &ModelConfig, rows: &Rows, data: &DataConfig) -> Result<()> {
+/// The same of some rows, which come from `source`.
+pub fn check_rows(config: &ModelConfig, rows: &Rows, source: &DataSource) -> Result<()> {
     if let Some((row, id)) = rows.stray(config.vocab_size) {
         let what =
             format!("row {row} (from 0) holds token {id}; the model's vocabulary has {}", config.vocab_size);
-        return Err(data.source.at(Error::input(what)).hint("give tokens of the model's own tokenizer"));
+        return Err(source.at(Error::input(what)).hint("give tokens of the model's own tokenizer"));
     }
     let most = config.max_position_embeddings;
     if let Some(width) = rows.width().filter(|width| *width as i64 > most) {
         let what = format!("the rows have {width} tokens, the model sees {most}");
-        return Err(data
-            .source
+        return Err(source
             .at(Error::input(what))
             .hint("cut the rows, or raise model.max_position_embeddings"));
     }
@@ -180,10 +178,7 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
             }
             for reward in &c.rewards {
                 if let RewardKind::Model(model) = &reward.kind {
-                    let path = match &model.from {
-                        RewardSource::Stage(name) => stage_weights(context, name)?,
-                        RewardSource::Path(path) => resolve_model_path(&path.to_string_lossy())?,
-                    };
+                    let path = model.from.locate(&context.plan.output)?;
                     let own = about::tokenizer(&path)?;
                     let tokenizer = model.tokenizer.as_ref().or(own.as_ref());
                     let spoken =
@@ -254,8 +249,7 @@ fn data_hash(data: &DataConfig) -> Result<String> {
 /// Hash of weights, with that of a `config.json` beside a file that does not state its architecture.
 fn weights_hash(path: &Path) -> Result<String> {
     let (own, beside) = (path_hash(path)?, path.with_file_name("config.json"));
-    let tells = || about::said(path).map(|said| said.is_some_and(|said| said.get("config").is_some()));
-    if path.is_dir() || gguf::is_gguf(path) || !beside.is_file() || tells()? {
+    if path.is_dir() || !beside.is_file() || about::states_architecture(path)? {
         return Ok(own);
     }
     Ok(format!("{own} {}", file_hash(&beside)?))

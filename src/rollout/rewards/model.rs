@@ -5,17 +5,32 @@
 //!
 //! B batch, T tokens, D hidden.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use super::config::{ModelRewardConfig, RewardSource};
 use super::{BatchReward, RewardContext, RewardInput, text};
-use crate::checkpoint::resolve_model_path;
 use crate::checkpoint::reward::{RewardModel, load_reward_model};
+use crate::checkpoint::{about, resolve_model_path};
 use crate::data::Tokenizer;
 use crate::data::tokenizer::{RenderOptions, remove_empty_think};
 use crate::error::{Error, Place, Result};
 use crate::model::Mask;
+
+impl RewardSource {
+    /// Its weights, where `run` is the folder of the stage's run.
+    ///
+    /// # Errors
+    /// They are not there.
+    pub fn locate(&self, run: &Path) -> Result<PathBuf> {
+        match self {
+            Self::Stage(name) => resolve_model_path(&format!("{}:{name}", run.display())),
+            Self::Path(path) => resolve_model_path(&path.to_string_lossy()),
+        }
+    }
+}
 
 /// A loaded reward model with its tokenizer.
 #[derive(Debug)]
@@ -27,12 +42,9 @@ pub(super) struct ModelReward {
 
 impl ModelReward {
     pub(super) fn new(config: &ModelRewardConfig, context: &RewardContext<'_>) -> Result<Self> {
-        let path = match &config.from {
-            RewardSource::Stage(name) => resolve_model_path(&format!("{}:{name}", context.run.display()))?,
-            RewardSource::Path(path) => resolve_model_path(&path.to_string_lossy())?,
-        };
+        let path = config.from.locate(context.run)?;
         let model = load_reward_model(&path, context.device, context.kind)?;
-        let own = model.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
+        let own = about::tokenizer(&path)?.as_deref().map(Tokenizer::load).transpose()?;
         let given = config.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
         if let (Some(own), Some(given)) = (&own, &given)
             && !own.same_vocabulary(given)
@@ -133,8 +145,6 @@ impl BatchReward for ModelReward {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::model::{ModelOverrides, Params};
     use crate::rollout::rewards::{RewardConfig, RewardKind, Rewards};
