@@ -97,6 +97,11 @@ fn main() {
         "fused/rows.h",
         "guard.h",
         "jit.cpp",
+        "mixed/graph.cpp",
+        "mixed/kernels.h",
+        "mixed/launch.cpp",
+        "mixed/launch.h",
+        "mixed/mixed.cpp",
         "ranks/ranks.cpp",
         "ranks/ranks.h",
         "shim.cpp",
@@ -115,6 +120,10 @@ fn main() {
         .flag_if_supported("-fno-trapping-math")
         .files(["fused", "products", "experts"].map(|name| format!("src/native/fused/{name}.cpp")))
         .compile("minimind_fused");
+    over_libtorch(&include)
+        .opt_level(2)
+        .files(["graph", "launch", "mixed"].map(|name| format!("src/native/mixed/{name}.cpp")))
+        .compile("minimind_mixed");
     println!("cargo:rustc-link-lib=gomp");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     // libtorch_cpu's symbols are used by our own shim too, so it must follow it on the linker's line.

@@ -11,7 +11,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("hub", ""),
         ("native", ""),
         ("model", "native"),
-        ("loss", "model"),
+        ("loss", "model native"),
         ("optim", "native"),
         ("data", "native checkpoint"),
         ("checkpoint", "native model"),

@@ -10,6 +10,7 @@ use ndarray::Array2;
 use tch::{Device, Kind, Reduction, Tensor};
 
 use crate::error::Result;
+use crate::native::mixed::{self, Entropy};
 
 /// Most logits held at once: 32 MiB in fp32.
 pub const CHUNK_LOGITS: i64 = 8 << 20;
@@ -57,6 +58,16 @@ impl Targets {
         Self { weights: Some(weights), ..self }
     }
 
+    /// For an output layer that goes over every row, labelled or not: the token of each of `rows` rows, -100 where there
+    /// is no label, and each row's weight.
+    fn spread(&self, rows: i64) -> (Tensor, Option<Tensor>) {
+        let over = |empty: Tensor, values: &Tensor| empty.index_copy(0, &self.positions, values);
+        let device = self.tokens.device();
+        let tokens = over(Tensor::full([rows], -100, (Kind::Int64, device)), &self.tokens);
+        let weights = self.weights.as_ref().map(|w| over(Tensor::zeros([rows], (Kind::Float, device)), w));
+        (tokens, weights)
+    }
+
     fn part(&self, start: i64, rows: i64) -> (Tensor, Option<Tensor>) {
         let cut = |t: &Tensor| t.narrow(0, start, rows);
         (cut(&self.tokens), self.weights.as_ref().map(cut))
@@ -72,6 +83,9 @@ pub fn mean(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Tens
 /// The loss summed over the labelled positions, a scalar without a graph.
 pub fn sum(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Tensor> {
     let _no_grad = tch::no_grad_guard();
+    if let Some(kind) = fused_kind(hidden, lm_head) {
+        return with_rows(hidden, lm_head, targets, kind, |entropy| entropy.sum());
+    }
     let selected = select(hidden, targets)?;
     let mut total = Tensor::f_zeros([], (Kind::Float, hidden.device()))?;
     for (start, rows) in chunks(targets.count, lm_head) {
@@ -81,7 +95,7 @@ pub fn sum(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Tenso
 }
 
 /// The mean loss, and a surrogate whose `backward` gives the hidden states the gradient of `scale` times
-/// that mean. The output layer's gradient has been added already when this returns.
+/// that mean. The output layer's gradient has been added already when this returns, or is when the surrogate goes back.
 ///
 /// `None` where nothing carries loss.
 pub fn mean_with_grad(
@@ -92,6 +106,12 @@ pub fn mean_with_grad(
 ) -> Result<Option<(Tensor, Tensor)>> {
     if targets.count == 0 {
         return Ok(None);
+    }
+    if let Some(kind) = fused_kind(hidden, lm_head) {
+        let mean = scale / targets.count as f64;
+        let (loss, scaled) =
+            with_rows(hidden, lm_head, targets, kind, |entropy| entropy.sum_with_grad(mean))?;
+        return Ok(Some((loss / targets.count as f64, scaled)));
     }
     let selected = select(hidden, targets)?; // [M, D]
     let detached = selected.detach();
@@ -107,6 +127,32 @@ pub fn mean_with_grad(
     // d(sum(h * g)) / dh = g: hands the gathered gradient to the graph below.
     let surrogate = (selected * grad).sum(Kind::Float);
     Ok(Some((total / targets.count as f64, surrogate)))
+}
+
+/// What products are made in where a GPU's fused cross-entropy takes this output layer.
+fn fused_kind(hidden: &Tensor, lm_head: &Tensor) -> Option<Kind> {
+    let (v, d) = lm_head.size2().expect("the output layer is [V, D]");
+    mixed::kind(hidden).filter(|_| v % 4 == 0 && mixed::fits_row(d))
+}
+
+/// Hands the labelled rows to the fused cross-entropy; where most are labelled, all of them as they lie, which costs
+/// less than to gather them.
+fn with_rows<T>(
+    hidden: &Tensor,
+    lm_head: &Tensor,
+    targets: &Targets,
+    kind: Kind,
+    take: impl FnOnce(&Entropy<'_>) -> Result<T>,
+) -> Result<T> {
+    let (b, t, d) = hidden.size3().expect("hidden states are [B, T, D]");
+    let (rows, tokens, weights) = if 4 * targets.count >= 3 * b * t {
+        let (tokens, weights) = targets.spread(b * t);
+        (hidden.f_reshape([-1, d])?, tokens, weights)
+    } else {
+        let weights = targets.weights.as_ref().map(Tensor::shallow_clone);
+        (select(hidden, targets)?, targets.tokens.shallow_clone(), weights)
+    };
+    take(&Entropy { hidden: &rows, lm_head, tokens: &tokens, weights: weights.as_ref(), kind })
 }
 
 /// The labelled rows, `[B, T, D] -> [M, D]`.
@@ -134,6 +180,7 @@ pub(super) fn chunks(count: i64, lm_head: &Tensor) -> impl Iterator<Item = (i64,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{CausalLm, Mask, Params, config};
     use ndarray::array;
 
     fn case(v: i64) -> (Tensor, Tensor, Array2<i64>) {
@@ -198,5 +245,52 @@ mod tests {
         assert_eq!(targets.count, 0);
         assert!(mean_with_grad(&hidden, &head, &targets, 1.0).unwrap().is_none());
         assert_eq!(mean(&hidden, &head, &targets).unwrap().double_value(&[]), 0.0);
+    }
+
+    /// Loss and gradients of a whole model by the GPU's ops, their kernels run here, against the CPU's own.
+    #[test]
+    fn a_model_by_the_gpu_s_ops_is_the_same_model() {
+        for (preset, masked) in
+            [("minimind3", false), ("minimind2-small", true), ("minimind3-moe", false), ("minimind3", true)]
+        {
+            let mut overrides = config::preset(preset).unwrap();
+            (overrides.hidden_size, overrides.num_hidden_layers) = (Some(32), Some(2));
+            (overrides.vocab_size, overrides.num_attention_heads) = (Some(60), Some(4));
+            let config = overrides.resolve().unwrap();
+            tch::manual_seed(5);
+            let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+            model.params().set_requires_grad(true);
+            let labels = Array2::from_shape_fn((3, 12), |(b, t)| {
+                if masked && t % 3 > 0 { -100 } else { ((b * 31 + t * t * 7) % 60) as i64 }
+            });
+            let ids = Tensor::from_slice(&labels.iter().map(|id| id.max(&0)).copied().collect::<Vec<_>>());
+            let targets = Targets::new(&labels, Device::Cpu);
+            let outcome = || {
+                let (hidden, aux) = model.hidden(&ids.view([3, 12]), Mask::Causal, true);
+                let (loss, surrogate) =
+                    mean_with_grad(&hidden, model.lm_head(), &targets, 0.5).unwrap().unwrap();
+                aux.map_or_else(|| surrogate.shallow_clone(), |aux| &surrogate + aux).backward();
+                let params = model.params().trained().1;
+                let grads: Vec<Tensor> = params.iter().map(|p| p.grad().copy()).collect();
+                params.iter().for_each(|p| {
+                    let _ = p.grad().zero_();
+                });
+                let summed = mean(&hidden, model.lm_head(), &targets).unwrap();
+                assert!((summed - &loss).abs().double_value(&[]) < 1e-5);
+                (loss.double_value(&[]), grads)
+            };
+            let want = outcome();
+            for (kind, near) in [(Kind::Float, 1e-5), (Kind::BFloat16, 5e-2)] {
+                if kind == Kind::BFloat16 && config.moe.is_some() {
+                    continue; // a token may go to another expert when scores are rounded
+                }
+                let got = mixed::on_cpu(kind, outcome);
+                assert!((got.0 - want.0).abs() < near, "{preset}: {} and {}", got.0, want.0);
+                for ((name, got), want) in model.params().names().iter().zip(&got.1).zip(&want.1) {
+                    let apart = ((got - want).norm() / want.norm().clamp_min(1e-3)).double_value(&[]);
+                    assert!(apart < near, "{preset}, {kind:?}: `{name}` differs by {apart:e}");
+                }
+            }
+        }
     }
 }

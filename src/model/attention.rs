@@ -4,7 +4,7 @@
 //!
 //! B batch, T tokens, S tokens seen, D hidden, H query heads, K kv heads, E head dim.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::config::{Era, ModelConfig};
 use super::kv_cache::KvCache;
@@ -13,7 +13,7 @@ use super::norm::RmsNorm;
 use super::packing::Packing;
 use super::params::Params;
 use super::rope::Rope;
-use crate::native::fused;
+use crate::native::{fused, mixed};
 
 /// What a token may look at.
 #[derive(Debug, Clone, Copy)]
@@ -71,32 +71,78 @@ impl Attention {
     ) -> Tensor {
         let (b, t, _) = x.size3().expect("attention input is [B, T, D]");
         let dropout = if train { self.dropout } else { 0.0 };
-        let [q, k, v] = self.project(x, train);
         // Packed rows are one long row, whose rotary table is in the order of its tokens.
         let (rows, length) = if matches!(mask, Mask::Documents(_)) { (1, b * t) } else { (b, t) };
-        let split = |y: Tensor, heads: i64| y.view([rows, length, heads, self.head_dim]);
-        let (q, k) = (split(q, self.heads), split(k, self.kv_heads));
-        let v = split(v, self.kv_heads); // [B, T, K, E]
-        let (q_norm, k_norm) = self.qk_norm.as_ref().map(|(q, k)| (q, k)).unzip();
         let start = cache.as_ref().map_or(0, |(cache, _)| cache.len());
-        let q = rope.apply(&q, q_norm, start).transpose(1, 2); // [B, H, T, E]
-        let (k, v) = (rope.apply(&k, k_norm, start).transpose(1, 2), v.transpose(1, 2)); // [B, K, T, E]
+        let [q, k, v] = self.split(x, rope, (rows, length, start), train);
+        if let Mask::Documents(packing) = mask
+            && dropout == 0.0
+            && x.device().is_cuda()
+            && q.kind() == Kind::BFloat16
+        {
+            let [q, k, v] = [q, k, v].map(|x| x.squeeze_dim(0)); // [B * T, heads, E]
+            let y = packing.attend(&q, &k, &v).expect("documents fill the rows");
+            return self.output(&y.reshape([b, t, -1]), train);
+        }
+        let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2)); // [B, H, T, E], twice [B, K, T, E]
         let (k, v) = match cache {
             Some((cache, layer)) => cache.extend(layer, &k, &v), // [B, K, S, E]
             None => (k, v),
         };
-        let (k, v) = (self.repeat(&k), self.repeat(&v)); // [B, H, S, E]
-        let y = match mask {
-            Mask::Documents(packing) => {
-                packing.apart([&q, &k, &v], |q, k, v| sdpa(q, k, v, None, dropout, true))
-            }
-            // One new token sees everything; no mask is needed, and `is_causal` would align to the top left.
-            Mask::Causal if t == 1 => sdpa(&q, &k, &v, None, dropout, false),
-            Mask::Causal if start == 0 => sdpa(&q, &k, &v, None, dropout, true),
-            Mask::Causal => sdpa(&q, &k, &v, Some(&causal_after(start, t, x)), dropout, false),
-            Mask::Additive(mask) => sdpa(&q, &k, &v, Some(&mask.to_kind(q.kind())), dropout, false),
+        // Half-precision kernels of a GPU look keys and values of a group up in their place.
+        let grouped = self.heads != self.kv_heads
+            && x.device().is_cuda()
+            && q.kind() != Kind::Float
+            && !matches!(mask, Mask::Documents(_));
+        let (k, v) = if grouped { (k, v) } else { (self.repeat(&k), self.repeat(&v)) }; // [B, H, S, E]
+        let sdpa = |q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool| {
+            Tensor::scaled_dot_product_attention(q, k, v, mask, dropout, causal, None, grouped)
         };
-        self.o_proj.forward(&y.transpose(1, 2).reshape([b, t, -1]), train) // [B, T, D]
+        let y = match mask {
+            Mask::Documents(packing) => packing.apart([&q, &k, &v], |q, k, v| sdpa(q, k, v, None, true)),
+            // One new token sees everything; no mask is needed, and `is_causal` would align to the top left.
+            Mask::Causal if t == 1 => sdpa(&q, &k, &v, None, false),
+            Mask::Causal if start == 0 => sdpa(&q, &k, &v, None, true),
+            Mask::Causal => sdpa(&q, &k, &v, Some(&causal_after(start, t, &q)), false),
+            Mask::Additive(mask) => sdpa(&q, &k, &v, Some(&mask.to_kind(q.kind())), false),
+        };
+        self.output(&y.transpose(1, 2).reshape([b, t, -1]), train)
+    }
+
+    /// `[B, T, H * E] -> [B, T, D]`.
+    fn output(&self, y: &Tensor, train: bool) -> Tensor {
+        match self.o_proj.plain() {
+            Some(weight) if mixed::kind(y) == Some(y.kind()) => {
+                mixed::linear(y, weight).expect("y is [B, T, H * E]")
+            }
+            _ => self.o_proj.forward(y, train),
+        }
+    }
+
+    /// Queries `[rows, length, H, E]`, keys and values `[rows, length, K, E]`; queries and keys normed and turned.
+    fn split(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        (rows, length, start): (i64, i64, i64),
+        train: bool,
+    ) -> [Tensor; 3] {
+        if let [Some(q), Some(k), Some(v)] = [&self.q_proj, &self.k_proj, &self.v_proj].map(Linear::plain)
+            && let Some(kind) = mixed::kind(x)
+            && mixed::fits_head(self.head_dim)
+        {
+            let (heads, kv_heads, head_dim) = (self.heads, self.kv_heads, self.head_dim);
+            let norms = self.qk_norm.as_ref().map(|(q, k)| (q.parts().0, k.parts().0, q.parts().1));
+            let sizes = mixed::Heads { length, start, heads, kv_heads, head_dim };
+            return mixed::heads(&x.to_kind(kind), [q, k, v], norms, rope.tables(), sizes)
+                .expect("the table reaches every position");
+        }
+        let [q, k, v] = self.project(x, train);
+        let heads = |y: Tensor, heads: i64| y.view([rows, length, heads, self.head_dim]);
+        let (q_norm, k_norm) = self.qk_norm.as_ref().map(|(q, k)| (q, k)).unzip();
+        let q = rope.apply(&heads(q, self.heads), q_norm, start);
+        let k = rope.apply(&heads(k, self.kv_heads), k_norm, start);
+        [q, k, heads(v, self.kv_heads)]
     }
 
     /// Queries `[B, T, H * E]`, keys and values `[B, T, K * E]`.
@@ -119,10 +165,6 @@ impl Attention {
         let (b, k, s, e) = x.size4().expect("keys are [B, K, S, E]");
         x.unsqueeze(2).expand([b, k, groups, s, e], false).reshape([b, k * groups, s, e])
     }
-}
-
-fn sdpa(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, dropout: f64, causal: bool) -> Tensor {
-    Tensor::scaled_dot_product_attention(q, k, v, mask, dropout, causal, None, false)
 }
 
 /// `[T, S]` additive mask for T new tokens after `start` old ones.

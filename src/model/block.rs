@@ -8,7 +8,7 @@ use super::attention::{Attention, Mask};
 use super::config::ModelConfig;
 use super::kv_cache::KvCache;
 use super::moe::Mlp;
-use super::norm::RmsNorm;
+use super::norm::{RmsNorm, Stream};
 use super::params::Params;
 use super::rope::Rope;
 
@@ -40,17 +40,18 @@ impl Block {
     /// `[B, T, D] -> ([B, T, D], balance loss)`.
     pub fn forward(
         &self,
-        x: &Tensor,
+        stream: Stream,
         rope: &Rope,
         mask: Mask<'_>,
         cache: Option<(&mut KvCache, usize)>,
         train: bool,
-    ) -> (Tensor, Option<Tensor>) {
+    ) -> (Stream, Option<Tensor>) {
         let p = if train { self.dropout } else { 0.0 };
         let drop = |y: Tensor| if p > 0.0 { y.dropout(p, true) } else { y };
-        let attended = self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask, cache, train);
-        let (x, normed) = self.post_attention_layernorm.after_adding(x, &drop(attended));
+        let (x, normed) = self.input_layernorm.of(stream, true);
+        let attended = self.self_attn.forward(&normed, rope, mask, cache, train);
+        let (x, normed) = self.post_attention_layernorm.after_adding(x, drop(attended));
         let (y, aux) = self.mlp.forward(&normed, train);
-        (x + drop(y), aux)
+        (Stream::plus(x, drop(y)), aux)
     }
 }

@@ -9,7 +9,7 @@ use super::block::Block;
 use super::config::ModelConfig;
 use super::kv_cache::KvCache;
 use super::lora::Adapter;
-use super::norm::RmsNorm;
+use super::norm::{RmsNorm, Stream};
 use super::params::Params;
 use super::rope::Rope;
 
@@ -158,16 +158,17 @@ impl CausalLm {
             _ => None,
         };
         let rope = packed.as_ref().unwrap_or(&self.rope);
+        let mut stream = Stream::new(x);
         let mut total: Option<Tensor> = None;
         for (i, layer) in self.layers.iter().enumerate() {
-            let (y, aux) = layer.forward(&x, rope, mask, cache.as_deref_mut().map(|c| (c, i)), train);
-            x = y;
+            let (next, aux) = layer.forward(stream, rope, mask, cache.as_deref_mut().map(|c| (c, i)), train);
+            stream = next;
             total = match (total, aux) {
                 (Some(sum), Some(aux)) => Some(sum + aux),
                 (sum, aux) => sum.or(aux),
             };
         }
-        (self.norm.forward(&x), total)
+        (self.norm.of(stream, false).1, total)
     }
 }
 

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::linear::Linear;
 use super::params::Params;
-use crate::native::fused;
+use crate::native::{fused, mixed};
 
 /// `down(silu(gate(x)) * up(x))`; each projection is a weight and, in some Llamas, a bias.
 #[derive(Debug)]
@@ -29,6 +29,12 @@ impl FeedForward {
             && fused::fits(&[x, gate, up, down])
         {
             return fused::gated_mlp(x, gate, up, down).expect("x is [..., D]");
+        }
+        if let Some((gate, up, down)) = self.plain()
+            && let Some(kind) = mixed::kind(x)
+            && mixed::fits_row(down.size2().expect("weights are matrices").1)
+        {
+            return mixed::gated_mlp(&x.to_kind(kind), gate, up, down).expect("x is [..., D]");
         }
         let inner = self.gate_proj.forward(x, train).silu() * self.up_proj.forward(x, train); // [..., I]
         self.down_proj.forward(&inner, train)

@@ -5,7 +5,31 @@
 use tch::{Kind, Tensor};
 
 use super::config::Era;
-use crate::native::fused;
+use crate::native::{fused, mixed};
+
+/// What flows past the blocks, and what is still to be added to it: on a GPU the next norm does that in the same pass.
+#[derive(Debug)]
+pub struct Stream {
+    /// `[B, T, D]`.
+    x: Tensor,
+    /// `[B, T, D]`.
+    due: Option<Tensor>,
+}
+
+impl Stream {
+    /// A stream that begins.
+    pub fn new(x: Tensor) -> Self {
+        Self { x, due: None }
+    }
+
+    /// `x + y`.
+    pub fn plus(x: Tensor, y: Tensor) -> Self {
+        if mixed::kind(&x).is_some() {
+            return Self { x, due: Some(y) };
+        }
+        Self::new(x + y)
+    }
+}
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
 #[derive(Debug)]
@@ -27,6 +51,9 @@ impl RmsNorm {
         if fused::fits(&[x, &self.weight]) {
             return fused::rms_norm(x, &self.weight, self.eps).expect("x is [..., D]");
         }
+        if self.products_of(x).is_some() {
+            return mixed::norm(x, &self.weight, self.eps, x.kind()).expect("x is [..., D]");
+        }
         let kind = x.kind();
         let x = x.to_kind(Kind::Float);
         let scale = (x.square().mean_dim([-1i64].as_slice(), true, Kind::Float) + self.eps).rsqrt();
@@ -37,8 +64,39 @@ impl RmsNorm {
         }
     }
 
-    /// `x + y` and its norm.
-    pub fn after_adding(&self, x: &Tensor, y: &Tensor) -> (Tensor, Tensor) {
+    /// What products of `x` are made in, where the GPU's fused norm takes it.
+    fn products_of(&self, x: &Tensor) -> Option<Kind> {
+        let fits = self.weight.kind() == x.kind() && mixed::fits_row(self.weight.size1().unwrap_or(0));
+        mixed::kind(x).filter(|_| fits)
+    }
+
+    /// The stream with what was due, and its norm: in the kind of the stream, or where it goes into products
+    /// (`narrow`) in theirs.
+    pub fn of(&self, stream: Stream, narrow: bool) -> (Tensor, Tensor) {
+        let Stream { x, due } = stream;
+        if let Some(kind) = self.products_of(&x) {
+            let kind = if narrow { kind } else { x.kind() };
+            return match due {
+                Some(y) => {
+                    mixed::add_norm(&x, &y, &self.weight, self.eps, kind).expect("x and y are [..., D]")
+                }
+                None => {
+                    let normed = mixed::norm(&x, &self.weight, self.eps, kind).expect("x is [..., D]");
+                    (x, normed)
+                }
+            };
+        }
+        let x = due.map_or_else(|| x.shallow_clone(), |y| &x + y);
+        let normed = self.forward(&x);
+        (x, normed)
+    }
+
+    /// `x + y` and its norm, for what follows in the block.
+    pub fn after_adding(&self, x: Tensor, y: Tensor) -> (Tensor, Tensor) {
+        if self.products_of(&x).is_some() {
+            return self.of(Stream { x, due: Some(y) }, true);
+        }
+        let (x, y) = (&x, &y);
         if fused::fits(&[x, y, &self.weight]) {
             return fused::add_rms_norm(x, y, &self.weight, self.eps).expect("x and y are [..., D]");
         }

@@ -4,6 +4,9 @@
 
 use tch::{Device, Tensor};
 
+use crate::error::Result;
+use crate::native::mixed;
+
 /// Where the documents of a batch lie.
 #[derive(Debug)]
 pub struct Packing {
@@ -11,6 +14,8 @@ pub struct Packing {
     lengths: Vec<i64>,
     /// Place of each token in its document, `[B * T]`.
     positions: Tensor,
+    /// Where each begins and the last ends, `[documents + 1]` in int32; on a GPU alone.
+    ends: Option<Tensor>,
 }
 
 impl Packing {
@@ -18,7 +23,23 @@ impl Packing {
     pub fn new(rows: &[Vec<usize>], device: Device) -> Self {
         let lengths: Vec<i64> = rows.iter().flatten().map(|n| *n as i64).collect();
         let positions: Vec<i64> = lengths.iter().flat_map(|n| 0..*n).collect();
-        Self { lengths, positions: Tensor::from_slice(&positions).to_device(device) }
+        let ends = device.is_cuda().then(|| {
+            let mut end = 0;
+            let ends = lengths.iter().map(|n| {
+                end += *n as i32;
+                end
+            });
+            let all: Vec<i32> = std::iter::once(0).chain(ends).collect();
+            Tensor::from_slice(&all).to_device(device)
+        });
+        Self { lengths, positions: Tensor::from_slice(&positions).to_device(device), ends }
+    }
+
+    /// Causal attention of each document to itself by a GPU's one kernel for all lengths: `[B * T, H, E]` and twice
+    /// `[B * T, K, E]` in bf16 -> `[B * T, H, E]`.
+    pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let ends = self.ends.as_ref().expect("a packing on a GPU");
+        mixed::documents(q, k, v, ends, self.lengths.iter().copied().max().unwrap_or(0))
     }
 
     /// Place of each token in its document, `[B * T]`.

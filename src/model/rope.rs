@@ -68,6 +68,11 @@ impl Rope {
         Self { cos: rows(&self.cos), sin: rows(&self.sin) }
     }
 
+    /// Cosines and sines, `[P, E]` each.
+    pub fn tables(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
     /// Positions the tables reach.
     pub fn positions(&self) -> i64 {
         self.cos.size2().expect("the table is [P, E]").0

@@ -178,6 +178,9 @@ pub fn load_cuda(lib_dir: &Path) -> Result<()> {
         let cause = unsafe { CStr::from_ptr(libc::dlerror()).to_string_lossy().into_owned() };
         return Err(Error::failed("cannot load libtorch's CUDA half").because(cause).hint("minimind doctor"));
     }
+    if let Err(fault) = super::mixed::load(lib_dir) {
+        tracing::warn!("the GPU runs without fused kernels: {fault}");
+    }
     Ok(())
 }
 

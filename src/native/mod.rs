@@ -6,8 +6,10 @@
 mod buffer;
 mod decode_abi;
 pub mod fused;
+mod graph;
 mod jit;
 mod libtorch;
+pub mod mixed;
 mod mmap;
 mod network;
 mod packed;
@@ -15,6 +17,7 @@ mod ranks;
 mod system;
 mod tensor_bytes;
 
+pub use graph::{Graph, wait};
 pub use jit::Script;
 pub use libtorch::{
     AdamWStep, AutocastGuard, device_peak_bytes, fused_adamw, load_cuda, restart_device_peak, rng_state,

@@ -49,6 +49,35 @@ char *mm_joined(mm_tensor x, mm_tensor *weights, size_t n, mm_tensor *out);
 char *mm_gated_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out);
 // Sorted tokens through their experts; weights: gate, up, down of each in turn, n in all (fused/experts.cpp).
 char *mm_experts(mm_tensor x, mm_tensor share, mm_tensor chosen, mm_tensor *weights, size_t n, mm_tensor *made);
+// Mixed-precision ops (mixed/mixed.cpp), on a CUDA device once the compiler is loaded, and on the CPU. `type` is libtorch's
+// scalar type number; NULL where an input may be left out. Sizes: length, start, heads, kv heads, head dim.
+char *mm_mixed_load(const char *nvrtc, const char *source);
+char *mm_mixed_norm(mm_tensor x, mm_tensor y, mm_tensor w, double eps, int type, mm_tensor *sum, mm_tensor *out);
+char *mm_mixed_linear(mm_tensor x, mm_tensor w, mm_tensor *out);
+char *mm_mixed_heads(mm_tensor x, mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor wq, mm_tensor wk, mm_tensor cos, mm_tensor sin,
+                     const int64_t *sizes, double eps, mm_tensor *out);
+char *mm_mixed_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out);
+// The loss summed over rows; with `scaled` also `scale` times it, with a graph.
+char *mm_mixed_entropy(mm_tensor h, mm_tensor w, mm_tensor tokens, mm_tensor weights, double scale, int type, mm_tensor *scaled,
+                       mm_tensor *loss);
+// Parts of them without a graph, for decoding: joined heads -> q, with k and v into caches [rows, K, S, E] from the place
+// `start` on the device; attention of one new token a row over a cache up to its place `last`; the gate.
+char *mm_mixed_turn(mm_tensor x, mm_tensor wq, mm_tensor wk, mm_tensor cos, mm_tensor sin, mm_tensor k, mm_tensor v, mm_tensor start,
+                    const int64_t *sizes, double eps, mm_tensor *out);
+char *mm_mixed_attend(mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor last, mm_tensor *out);
+char *mm_mixed_gate(mm_tensor x, mm_tensor *out);
+// Causal attention of each document to itself, [N, H, E]; document i reaches from ends[i] to ends[i + 1]; bf16 on a GPU.
+char *mm_mixed_documents(mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor ends, int64_t longest, mm_tensor *out);
+// What a GPU is told between begin and end, to be told again at once (mixed/graph.cpp). `end` without `keep` gives up.
+typedef void *mm_graph;
+char *mm_graph_begin(int64_t cuda_index, mm_graph *out);
+char *mm_graph_end(mm_graph graph, int keep);
+char *mm_graph_replay(mm_graph graph);
+void mm_graph_free(mm_graph graph);
+// Waits for all that a GPU was told.
+char *mm_device_wait(int64_t cuda_index);
+// Autocast's type for this thread's work on a CUDA device; -1 where it is off.
+int mm_autocast_on_cuda(void);
 // Whether autocast is on for this thread's work on the CPU.
 int mm_autocast_on_cpu(void);
 }

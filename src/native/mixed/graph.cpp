@@ -1,0 +1,97 @@
+// CUDA graphs: at::cuda::CUDAGraph, found by name in libtorch's CUDA half, which is loaded when it is asked for.
+#include "../guard.h"
+#include "../shim.h"
+
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <dlfcn.h>
+
+#include <memory>
+
+namespace {
+
+// Other threads may use the GPU while one captures.
+constexpr int THREAD_LOCAL_CAPTURE = 1;
+// More than any version's object takes (2.11's: about 200 bytes).
+constexpr size_t OBJECT = 4096;
+
+template <typename F> F symbol(const char *name) {
+  auto found = reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+  TORCH_CHECK(found != nullptr, "this libtorch has no ", name);
+  return found;
+}
+
+struct Graph {
+  c10::Device device;
+  c10::Stream before;
+  alignas(64) unsigned char object[OBJECT];
+
+  explicit Graph(c10::Device device, c10::Stream before) : device(device), before(before) {
+    symbol<void (*)(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(object, false);
+  }
+  ~Graph() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraphD1Ev")(object); }
+  void begin() {
+    symbol<void (*)(void *, c10::MempoolId_t, int)>("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(
+        object, {0, 0}, THREAD_LOCAL_CAPTURE);
+  }
+  void end() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(object); }
+  void replay() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object); }
+};
+
+c10::Device cuda(int64_t index) { return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index)); }
+
+} // namespace
+
+extern "C" {
+
+char *mm_graph_begin(int64_t cuda_index, mm_graph *out) {
+  return mm_guard([&] {
+    auto device = cuda(cuda_index);
+    c10::impl::VirtualGuardImpl gpu(c10::kCUDA);
+    gpu.synchronizeDevice(device.index());
+    // A capture takes a stream of its own; ended, it gives the earlier one back.
+    auto before = gpu.exchangeStream(gpu.getStreamFromGlobalPool(device, false));
+    try {
+      auto graph = std::make_unique<Graph>(device, before);
+      graph->begin();
+      *out = graph.release();
+    } catch (...) {
+      gpu.exchangeStream(before);
+      throw;
+    }
+  });
+}
+
+char *mm_graph_end(mm_graph made, int keep) {
+  return mm_guard([&] {
+    auto *graph = static_cast<Graph *>(made);
+    c10::impl::VirtualGuardImpl gpu(c10::kCUDA);
+    struct Back {
+      c10::impl::VirtualGuardImpl &gpu;
+      c10::Stream stream;
+      ~Back() { gpu.exchangeStream(stream); }
+    } back{gpu, graph->before};
+    try {
+      graph->end();
+    } catch (...) {
+      // What went wrong inside is told already.
+      if (keep) throw;
+    }
+  });
+}
+
+char *mm_graph_replay(mm_graph graph) {
+  return mm_guard([&] { static_cast<Graph *>(graph)->replay(); });
+}
+
+void mm_graph_free(mm_graph graph) {
+  char *message = mm_guard([&] { delete static_cast<Graph *>(graph); });
+  mm_free_message(message);
+}
+
+char *mm_device_wait(int64_t cuda_index) {
+  return mm_guard([&] { c10::impl::VirtualGuardImpl(c10::kCUDA).synchronizeDevice(static_cast<c10::DeviceIndex>(cuda_index)); });
+}
+}

@@ -1,0 +1,529 @@
+// Kernels of mixed-precision training and decoding, one text for two compilers: a GPU's at run time (NVRTC, which
+// defines MM_GPU and WIDTH) and this program's own, where a team is one thread, so that the same arithmetic is tested
+// on a CPU. No libtorch and no header here.
+//
+// A kernel is a function of (lane, team, teams, arguments): `teams` teams of WIDTH lanes share the rows, team t takes
+// rows t, t + teams, ... A lane holds VEC neighbouring numbers of each stretch of WIDTH * VEC.
+//
+// N rows, D width of a row, H query heads, K kv heads, E head dim, I inner width, V vocab, P positions.
+#ifdef MM_GPU
+#define FN __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
+#else
+#include <cmath>
+#include <cstring>
+#define FN static inline
+#define UNROLL
+#define WIDTH 1
+#endif
+
+typedef long long i64;
+typedef unsigned short u16;
+typedef unsigned int u32;
+
+// A bf16 number: the upper half of a float's bits.
+struct bf16 {
+  u16 bits;
+};
+
+constexpr int VEC = 4;
+
+#ifdef MM_GPU
+FN float bits_float(u32 u) { return __uint_as_float(u); }
+FN u32 float_bits(float f) { return __float_as_uint(f); }
+FN float inverse_root(float x) { return rsqrtf(x); }
+FN float exponent(float x) { return expf(x); }
+FN float logarithm(float x) { return logf(x); }
+
+// Lanes that add up without a barrier.
+constexpr int WARP = 32;
+
+template <class F> FN float over_warp(float x, F join) {
+  UNROLL for (int o = WARP / 2; o > 0; o >>= 1) x = join(x, __shfl_xor_sync(~0u, x, o));
+  return x;
+}
+
+template <class F> FN float over_team(float x, float none, F join) {
+  x = over_warp(x, join);
+  if (WIDTH == WARP) return x;
+  __shared__ float parts[32];
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  if (lane == 0) parts[warp] = x;
+  __syncthreads();
+  x = over_warp(lane < WIDTH / WARP ? parts[lane] : none, join);
+  __syncthreads();
+  return x;
+}
+#else
+FN float bits_float(u32 u) { float f; std::memcpy(&f, &u, 4); return f; }
+FN u32 float_bits(float f) { u32 u; std::memcpy(&u, &f, 4); return u; }
+FN float inverse_root(float x) { return 1.0f / std::sqrt(x); }
+FN float exponent(float x) { return std::exp(x); }
+FN float logarithm(float x) { return std::log(x); }
+constexpr int WARP = 1;
+template <class F> FN float over_warp(float x, F) { return x; }
+template <class F> FN float over_team(float x, float, F) { return x; }
+#endif
+
+#define LEAST bits_float(0xff800000u) // minus infinity
+
+FN float add(float a, float b) { return a + b; }
+FN float larger(float a, float b) { return a > b ? a : b; }
+FN float warp_sum(float x) { return over_warp(x, add); }
+FN float team_sum(float x) { return over_team(x, 0.0f, add); }
+FN float team_max(float x) { return over_team(x, LEAST, larger); }
+
+FN u16 to_bf16(float f) {
+  u32 u = float_bits(f);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return (u16)((u >> 16) | 64u); // stays a NaN
+  return (u16)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);               // to nearest, ties to even
+}
+FN float as_float(float x) { return x; }
+FN float as_float(bf16 x) { return bits_float((u32)x.bits << 16); }
+FN void put(float *at, float x) { *at = x; }
+FN void put(bf16 *at, float x) { at->bits = to_bf16(x); }
+// What a number is once it has been stored.
+FN float stored(const float *, float x) { return x; }
+FN float stored(const bf16 *, float x) { return bits_float((u32)to_bf16(x) << 16); }
+
+// Four neighbours at an address that four of them divide.
+template <class T> FN void load4(const T *p, float *v) {
+#ifdef MM_GPU
+  struct alignas(sizeof(T) * 4) Four { T x[4]; };
+  Four four = *(const Four *)p;
+  UNROLL for (int k = 0; k < 4; ++k) v[k] = as_float(four.x[k]);
+#else
+  for (int k = 0; k < 4; ++k) v[k] = as_float(p[k]);
+#endif
+}
+template <class T> FN void store4(T *p, const float *v) {
+#ifdef MM_GPU
+  struct alignas(sizeof(T) * 4) Four { T x[4]; };
+  Four four;
+  UNROLL for (int k = 0; k < 4; ++k) put(&four.x[k], v[k]);
+  *(Four *)p = four;
+#else
+  for (int k = 0; k < 4; ++k) put(p + k, v[k]);
+#endif
+}
+template <class T> FN void load2(const T *p, float *v) {
+#ifdef MM_GPU
+  struct alignas(sizeof(T) * 2) Two { T x[2]; };
+  Two two = *(const Two *)p;
+  v[0] = as_float(two.x[0]), v[1] = as_float(two.x[1]);
+#else
+  v[0] = as_float(p[0]), v[1] = as_float(p[1]);
+#endif
+}
+template <class T> FN void store2(T *p, const float *v) {
+#ifdef MM_GPU
+  struct alignas(sizeof(T) * 2) Two { T x[2]; };
+  Two two;
+  put(&two.x[0], v[0]), put(&two.x[1], v[1]);
+  *(Two *)p = two;
+#else
+  put(p, v[0]), put(p + 1, v[1]);
+#endif
+}
+
+// x [N, D] and y (or none) -> sum = x + y, out = sum / sqrt(mean(sum^2) + eps) * w, rstd [N]. C: stretches of a row.
+struct NormArgs {
+  const void *x, *y, *w;
+  void *sum, *out;
+  float *rstd;
+  i64 n;
+  int d;
+  float eps;
+};
+template <int C, class X, class Y, class W, class O> FN void norm(int lane, i64 team, i64 teams, const NormArgs &a) {
+  const X *x = (const X *)a.x;
+  const Y *y = (const Y *)a.y;
+  for (i64 r = team; r < a.n; r += teams) {
+    float v[C * VEC], t[VEC], square = 0;
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * VEC;
+      if (at >= a.d) break;
+      load4(x + r * a.d + at, v + c * VEC);
+      if (y) {
+        load4(y + r * a.d + at, t);
+        UNROLL for (int k = 0; k < VEC; ++k) v[c * VEC + k] = stored(x, v[c * VEC + k] + t[k]);
+        store4((X *)a.sum + r * a.d + at, v + c * VEC);
+      }
+      UNROLL for (int k = 0; k < VEC; ++k) square += v[c * VEC + k] * v[c * VEC + k];
+    }
+    float scale = inverse_root(team_sum(square) / a.d + a.eps);
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * VEC;
+      if (at >= a.d) break;
+      load4((const W *)a.w + at, t);
+      UNROLL for (int k = 0; k < VEC; ++k) t[k] *= v[c * VEC + k] * scale;
+      store4((O *)a.out + r * a.d + at, t);
+    }
+    if (lane == 0) a.rstd[r] = scale;
+  }
+}
+
+// Gradients of the above: g of out, above of sum (or none) -> dx, dy (the same as y's type; or none), and each team's
+// share of dw, [teams, D] (or none). x: what was normed.
+struct NormBackArgs {
+  const void *g, *x, *w, *above;
+  const float *rstd;
+  void *dx, *dy;
+  float *dw;
+  i64 n;
+  int d;
+};
+template <int C, class X, class Y, class W, class O>
+FN void norm_back(int lane, i64 team, i64 teams, const NormBackArgs &a) {
+  float sums[C * VEC];
+  UNROLL for (int i = 0; i < C * VEC; ++i) sums[i] = 0;
+  for (i64 r = team; r < a.n; r += teams) {
+    float v[C * VEC], h[C * VEC], t[VEC], dot = 0, scale = a.rstd[r];
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * VEC;
+      if (at >= a.d) break;
+      load4((const X *)a.x + r * a.d + at, v + c * VEC);
+      load4((const O *)a.g + r * a.d + at, h + c * VEC);
+      load4((const W *)a.w + at, t);
+      UNROLL for (int k = 0; k < VEC; ++k) {
+        int i = c * VEC + k;
+        sums[i] += h[i] * v[i] * scale;
+        h[i] *= t[k];
+        dot += h[i] * v[i];
+      }
+    }
+    float back = team_sum(dot) * scale * scale * scale / a.d;
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * VEC;
+      if (at >= a.d) break;
+      UNROLL for (int k = 0; k < VEC; ++k) h[c * VEC + k] = h[c * VEC + k] * scale - v[c * VEC + k] * back;
+      if (a.above) {
+        load4((const X *)a.above + r * a.d + at, t);
+        UNROLL for (int k = 0; k < VEC; ++k) h[c * VEC + k] += t[k];
+      }
+      store4((X *)a.dx + r * a.d + at, h + c * VEC);
+      if (a.dy) store4((Y *)a.dy + r * a.d + at, h + c * VEC);
+    }
+  }
+  if (a.dw) {
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * VEC;
+      if (at >= a.d) break;
+      store4(a.dw + team * a.d + at, sums + c * VEC);
+    }
+  }
+}
+
+// One row of joined heads a token, [N, (H + 2K) E] -> q [N, H, E], k and v [N, K, E]: queries and keys normed where there
+// are weights, then turned by their position's row of the tables [P, E]; token n stands at start + n % length, where
+// `start` may lie on the device. With a capacity S, k and v are caches [rows, K, S, E] and each token goes to its place.
+// C: stretches of half a head, two numbers a lane.
+struct HeadsArgs {
+  const void *x, *wq, *wk;
+  const float *cos, *sin;
+  const i64 *start_at;
+  void *q, *k, *v;
+  float *rstd;
+  i64 n, length, start, capacity;
+  int heads, kv_heads, e;
+  float eps;
+};
+template <int C, class T, class W> FN void heads(int lane, i64 team, i64 teams, const HeadsArgs &a) {
+  int all = a.heads + 2 * a.kv_heads, half = a.e / 2;
+  for (i64 r = team; r < a.n * all; r += teams) {
+    i64 token = r / all;
+    int head = (int)(r % all);
+    const T *x = (const T *)a.x + r * a.e;
+    bool query = head < a.heads, value = head >= a.heads + a.kv_heads;
+    i64 place = (a.start_at ? *a.start_at : a.start) + token % a.length;
+    int kv = head - a.heads - (value ? a.kv_heads : 0);
+    i64 row_of = a.capacity ? (token / a.length * a.kv_heads + kv) * a.capacity + place : token * a.kv_heads + kv;
+    T *y = query ? (T *)a.q + (token * a.heads + head) * a.e : (T *)(value ? a.v : a.k) + row_of * a.e;
+    const W *w = (const W *)(query ? a.wq : a.wk);
+    float v[C * 4], square = 0;
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * 2;
+      if (at >= half) break;
+      load2(x + at, v + c * 4);
+      load2(x + half + at, v + c * 4 + 2);
+      UNROLL for (int k = 0; k < 4; ++k) square += v[c * 4 + k] * v[c * 4 + k];
+    }
+    float scale = 1;
+    if (w && !value) {
+      scale = inverse_root(team_sum(square) / a.e + a.eps);
+      if (lane == 0 && a.rstd) a.rstd[token * (a.heads + a.kv_heads) + head] = scale;
+    }
+    i64 row = place * a.e;
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * 2;
+      if (at >= half) break;
+      float *first = v + c * 4, *second = first + 2, cs[2], sn[2], made[2];
+      if (!value) {
+        if (w) {
+          float t[2];
+          load2(w + at, t);
+          first[0] *= scale * t[0], first[1] *= scale * t[1];
+          load2(w + half + at, t);
+          second[0] *= scale * t[0], second[1] *= scale * t[1];
+        }
+        load2(a.cos + row + at, cs);
+        load2(a.sin + row + at, sn);
+        UNROLL for (int k = 0; k < 2; ++k) {
+          made[k] = first[k] * cs[k] - second[k] * sn[k];
+          second[k] = second[k] * cs[k] + first[k] * sn[k];
+          first[k] = made[k];
+        }
+      }
+      store2(y + at, first);
+      store2(y + half + at, second);
+    }
+  }
+}
+
+// Gradients of the above: of q, k and v -> of x, and each team's share of the weights', [teams, 2, E] (or none).
+struct HeadsBackArgs {
+  const void *dq, *dk, *dv, *x, *wq, *wk;
+  const float *cos, *sin, *rstd;
+  void *dx;
+  float *dw;
+  i64 n, length, start;
+  int heads, kv_heads, e;
+};
+template <int C, class T, class W> FN void heads_back(int lane, i64 team, i64 teams, const HeadsBackArgs &a) {
+  int all = a.heads + 2 * a.kv_heads, half = a.e / 2;
+  float sums[2][C * 4];
+  UNROLL for (int i = 0; i < C * 4; ++i) sums[0][i] = sums[1][i] = 0;
+  for (i64 r = team; r < a.n * all; r += teams) {
+    i64 token = r / all;
+    int head = (int)(r % all);
+    bool query = head < a.heads, value = head >= a.heads + a.kv_heads;
+    const T *g = query   ? (const T *)a.dq + (token * a.heads + head) * a.e
+                 : value ? (const T *)a.dv + (token * a.kv_heads + head - a.heads - a.kv_heads) * a.e
+                         : (const T *)a.dk + (token * a.kv_heads + head - a.heads) * a.e;
+    const W *w = value ? nullptr : (const W *)(query ? a.wq : a.wk);
+    const T *x = (const T *)a.x + r * a.e;
+    T *dx = (T *)a.dx + r * a.e;
+    float scale = w ? a.rstd[token * (a.heads + a.kv_heads) + head] : 1, dot = 0;
+    i64 row = (a.start + token % a.length) * a.e;
+    float h[C * 4], v[C * 4];
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * 2;
+      if (at >= half) break;
+      float *first = h + c * 4, *second = first + 2, cs[2], sn[2];
+      load2(g + at, first);
+      load2(g + half + at, second);
+      if (value) continue;
+      load2(a.cos + row + at, cs);
+      load2(a.sin + row + at, sn);
+      UNROLL for (int k = 0; k < 2; ++k) {
+        float made = first[k] * cs[k] + second[k] * sn[k];
+        second[k] = second[k] * cs[k] - first[k] * sn[k];
+        first[k] = made;
+      }
+      if (!w) continue;
+      float t[4];
+      load2(x + at, v + c * 4);
+      load2(x + half + at, v + c * 4 + 2);
+      load2(w + at, t);
+      load2(w + half + at, t + 2);
+      UNROLL for (int k = 0; k < 4; ++k) {
+        int i = c * 4 + k;
+        float share = h[i] * v[i] * scale;
+        sums[0][i] += query ? share : 0.0f;
+        sums[1][i] += query ? 0.0f : share;
+        h[i] *= t[k];
+        dot += h[i] * v[i];
+      }
+    }
+    float back = w ? team_sum(dot) * scale * scale * scale / a.e : 0;
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * 2;
+      if (at >= half) break;
+      if (w) UNROLL for (int k = 0; k < 4; ++k) h[c * 4 + k] = h[c * 4 + k] * scale - v[c * 4 + k] * back;
+      store2(dx + at, h + c * 4);
+      store2(dx + half + at, h + c * 4 + 2);
+    }
+  }
+  if (a.dw) {
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WIDTH + lane) * 2;
+      if (at >= half) break;
+      UNROLL for (int s = 0; s < 2; ++s) {
+        float *to = a.dw + (team * 2 + s) * a.e;
+        store2(to + at, sums[s] + c * 4);
+        store2(to + half + at, sums[s] + c * 4 + 2);
+      }
+    }
+  }
+}
+
+// Attention of one new token a row: q [N, H, E] over the first *last + 1 places of the caches k and v [N, K, S, E] ->
+// out [N, H, E]. A team has a head; its warps take places in turn, with a softmax of their own each. C: stretches of a
+// head.
+struct AttendArgs {
+  const void *q, *k, *v;
+  void *out;
+  const i64 *last;
+  i64 n, capacity;
+  int heads, kv_heads, e;
+  float scale;
+};
+template <int C, class T> FN void attend(int lane, i64 team, i64 teams, const AttendArgs &a) {
+  constexpr int WARPS = WIDTH / WARP, AT_ONCE = 4;
+  int warp = lane / WARP, place = lane % WARP;
+  for (i64 r = team; r < a.n * a.heads; r += teams) {
+    i64 kv = r / a.heads * a.kv_heads + r % a.heads / (a.heads / a.kv_heads);
+    const T *keys = (const T *)a.k + kv * a.capacity * a.e, *values = (const T *)a.v + kv * a.capacity * a.e;
+    float q[C * VEC], made[C * VEC], most = LEAST, sum = 0;
+    UNROLL for (int c = 0; c < C; ++c) {
+      int at = (c * WARP + place) * VEC;
+      UNROLL for (int k = 0; k < VEC; ++k) made[c * VEC + k] = q[c * VEC + k] = 0;
+      if (at < a.e) load4((const T *)a.q + r * a.e + at, q + c * VEC);
+    }
+    i64 count = *a.last + 1;
+    for (i64 first = warp * AT_ONCE; first < count; first += WARPS * AT_ONCE) {
+      float score[AT_ONCE], here = most;
+      UNROLL for (int i = 0; i < AT_ONCE; ++i) {
+        float dot = 0, t[VEC];
+        if (first + i < count)
+          UNROLL for (int c = 0; c < C; ++c) {
+            int at = (c * WARP + place) * VEC;
+            if (at >= a.e) break;
+            load4(keys + (first + i) * a.e + at, t);
+            UNROLL for (int k = 0; k < VEC; ++k) dot += q[c * VEC + k] * t[k];
+          }
+        dot = warp_sum(dot) * a.scale;
+        score[i] = first + i < count ? dot : LEAST;
+        here = larger(here, score[i]);
+      }
+      float shrink = exponent(most - here);
+      most = here, sum *= shrink;
+      UNROLL for (int i = 0; i < C * VEC; ++i) made[i] *= shrink;
+      UNROLL for (int i = 0; i < AT_ONCE; ++i) {
+        if (first + i >= count) break;
+        float t[VEC], p = exponent(score[i] - most);
+        sum += p;
+        UNROLL for (int c = 0; c < C; ++c) {
+          int at = (c * WARP + place) * VEC;
+          if (at >= a.e) break;
+          load4(values + (first + i) * a.e + at, t);
+          UNROLL for (int k = 0; k < VEC; ++k) made[c * VEC + k] += p * t[k];
+        }
+      }
+    }
+    // The warps' softmaxes become one.
+    float top = team_max(most), shrink = sum > 0 ? exponent(most - top) : (sum == sum ? 0.0f : sum);
+#ifdef MM_GPU
+    __shared__ float parts[WARPS][C * VEC * WARP];
+    float all = team_sum(place == 0 ? sum * shrink : 0.0f);
+    UNROLL for (int c = 0; c < C; ++c)
+      UNROLL for (int k = 0; k < VEC; ++k) parts[warp][(c * WARP + place) * VEC + k] = made[c * VEC + k] * shrink;
+    __syncthreads();
+    for (int i = lane; i < a.e; i += WIDTH) {
+      float value = 0;
+      UNROLL for (int w = 0; w < WARPS; ++w) value += parts[w][i];
+      put((T *)a.out + r * a.e + i, value / all);
+    }
+    __syncthreads();
+#else
+    for (int i = 0; i < a.e; ++i) put((T *)a.out + r * a.e + i, made[i] * shrink / (sum * shrink));
+#endif
+  }
+}
+
+// gate and up side by side, [N, 2I] -> silu(gate) * up, [N, I].
+struct GateArgs {
+  const void *x;
+  void *out;
+  i64 n;
+  int inner;
+};
+template <class T> FN void gate(int lane, i64 team, i64 teams, const GateArgs &a) {
+  for (i64 r = team; r < a.n; r += teams) {
+    const T *x = (const T *)a.x + r * 2 * a.inner;
+    for (int at = lane * VEC; at < a.inner; at += WIDTH * VEC) {
+      float g[VEC], u[VEC];
+      load4(x + at, g);
+      load4(x + a.inner + at, u);
+      UNROLL for (int k = 0; k < VEC; ++k) g[k] = g[k] / (1.0f + exponent(-g[k])) * u[k];
+      store4((T *)a.out + r * a.inner + at, g);
+    }
+  }
+}
+
+// Going back: `inner` [N, I] holds the product's gradient going in and the product itself coming out; dx [N, 2I].
+struct GateBackArgs {
+  const void *x;
+  void *inner_io, *dx;
+  i64 n;
+  int inner;
+};
+template <class T> FN void gate_back(int lane, i64 team, i64 teams, const GateBackArgs &a) {
+  for (i64 r = team; r < a.n; r += teams) {
+    const T *x = (const T *)a.x + r * 2 * a.inner;
+    T *io = (T *)a.inner_io + r * a.inner, *dx = (T *)a.dx + r * 2 * a.inner;
+    for (int at = lane * VEC; at < a.inner; at += WIDTH * VEC) {
+      float g[VEC], u[VEC], h[VEC], dg[VEC], du[VEC];
+      load4(x + at, g);
+      load4(x + a.inner + at, u);
+      load4(io + at, h);
+      UNROLL for (int k = 0; k < VEC; ++k) {
+        float s = 1.0f / (1.0f + exponent(-g[k])), silu = g[k] * s;
+        dg[k] = h[k] * u[k] * (s + silu * (1.0f - s));
+        du[k] = h[k] * silu;
+        h[k] = silu * u[k];
+      }
+      store4(dx + at, dg);
+      store4(dx + a.inner + at, du);
+      store4(io + at, h);
+    }
+  }
+}
+
+// Cross-entropy of logits [N, V] against tokens [N]; a negative token counts nothing. loss [N] (times the row's weight,
+// where there are weights); with `back` the logits become their gradients, times `scale`.
+struct EntropyArgs {
+  void *logits;
+  const i64 *tokens;
+  const float *weights;
+  float *loss;
+  i64 n;
+  int vocab, back;
+  float scale;
+};
+template <class T> FN void entropy(int lane, i64 team, i64 teams, const EntropyArgs &a) {
+  for (i64 r = team; r < a.n; r += teams) {
+    T *x = (T *)a.logits + r * a.vocab;
+    i64 token = a.tokens[r];
+    float most = LEAST, sum = 0, own = 0;
+    if (token >= 0) {
+      for (int at = lane * VEC; at < a.vocab; at += WIDTH * VEC) {
+        float v[VEC], here = most;
+        load4(x + at, v);
+        UNROLL for (int k = 0; k < VEC; ++k) here = v[k] > here ? v[k] : here;
+        if (here > most) sum *= exponent(most - here), most = here;
+        UNROLL for (int k = 0; k < VEC; ++k) {
+          sum += exponent(v[k] - most);
+          if (at + k == token) own = v[k];
+        }
+      }
+      float top = team_max(most);
+      sum = team_sum(sum > 0 ? sum * exponent(most - top) : sum);
+      most = top;
+      own = team_sum(own);
+    }
+    float weight = token < 0 ? 0.0f : a.weights ? a.weights[r] : 1.0f;
+    float all = most + logarithm(sum);
+    if (lane == 0) a.loss[r] = token < 0 ? 0.0f : (all - own) * weight;
+    if (!a.back) continue;
+    for (int at = lane * VEC; at < a.vocab; at += WIDTH * VEC) {
+      float v[VEC];
+      load4(x + at, v);
+      UNROLL for (int k = 0; k < VEC; ++k) {
+        float p = token < 0 ? 0.0f : exponent(v[k] - all) - (at + k == token ? 1.0f : 0.0f);
+        v[k] = p * weight * a.scale;
+      }
+      store4(x + at, v);
+    }
+  }
+}
