@@ -171,7 +171,7 @@ fn cpp_reads_a_module_with_libtorch_alone() {
         .into_iter()
         .find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()));
     let Some(compiler) = compiler else { return println!("skipped: no C++ compiler") };
-    let lib = PathBuf::from(minimind::cli::open::LIBTORCH_DIR);
+    let lib = minimind::native::libtorch_dir();
     let include = lib.join("../include");
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join("torchscript");

@@ -8,15 +8,18 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use super::bench_load::{self, Loaded};
-use super::bench_train;
+use super::open::parse_device;
 use super::precision::ModelPrecision;
+use super::{bench_gpu, bench_train};
 use crate::checkpoint::{load::load_model, resolve_model_path};
+use crate::engine::device;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelOverrides, Params, config};
-use crate::native::{Pool, Storage, instructions};
+use crate::native::{Pool, Storage, instructions, libtorch_dir};
+use crate::plan::Wanted;
 use crate::plan::machine::Machine;
 use crate::rollout::{
     Batcher, BatcherConfig, CompleteConfig, Decoder, DecoderConfig, Event, GenerateConfig, Generator,
@@ -32,7 +35,7 @@ enum What {
     Prefill,
     /// Completions with log-probabilities, as reinforcement learning asks for them; packing the weights counts.
     Rollout,
-    /// Tokens a second of whole training steps in fp32.
+    /// Tokens a second of whole training steps, in fp32 and on a GPU in bf16 too.
     Train,
     /// Weights from a file into a model in fp32, beside a copy of as many bytes.
     Load,
@@ -80,6 +83,9 @@ pub struct Args {
     /// Times that each figure is measured; the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     repeat: u16,
+    /// cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    device: Wanted,
     /// Threads; without it, all cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -90,9 +96,9 @@ pub struct Args {
 
 /// What this machine can do.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
-    read: f64,
-    flops: f64,
+pub(super) struct Limits {
+    pub read: f64,
+    pub flops: f64,
 }
 
 /// A figure with the fastest that the machine allows.
@@ -113,9 +119,9 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn load(args: &Args) -> Result<CausalLm> {
+fn load(args: &Args, device: Device, kind: Kind) -> Result<CausalLm> {
     if let Some(name) = &args.model {
-        return Ok(load_model(&resolve_model_path(name)?, None, Device::Cpu, Kind::Float)?.model);
+        return Ok(load_model(&resolve_model_path(name)?, None, device, kind)?.model);
     }
     let overrides = ModelOverrides {
         hidden_size: args.hidden_size,
@@ -125,14 +131,27 @@ fn load(args: &Args) -> Result<CausalLm> {
     let preset = config::preset(&args.preset).expect("clap has checked the name");
     let config = overrides.over(preset).resolve()?;
     tch::manual_seed(42);
-    Ok(CausalLm::new(&config, Params::init(&config, Device::Cpu)?))
+    let fresh = Params::init(&config, device)?;
+    let named =
+        fresh.names().iter().cloned().zip(fresh.tensors().iter().map(Tensor::shallow_clone)).collect();
+    Ok(CausalLm::new(&config, Params::from_named(&config, named, device, kind)?))
+}
+
+/// The kind that a model's weights have for a precision; `None` where the device does not take it.
+fn kind_on(device: Device, precision: ModelPrecision) -> Option<Kind> {
+    match (device, precision) {
+        (Device::Cpu, _) | (_, ModelPrecision::Fp32) => Some(Kind::Float),
+        (_, ModelPrecision::Bf16) => Some(Kind::BFloat16),
+        _ => None,
+    }
 }
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     let threads = args.threads.unwrap_or(Machine::detect().cores).max(1);
     tch::set_num_threads(threads as i32);
-    let model = load(&args)?;
+    let device = device::resolve(args.device, &libtorch_dir(), Machine::detect().gpu_seen)?;
+    let model = load(&args, device, Kind::Float)?;
     let wanted = if args.what.is_empty() {
         vec![What::Decode, What::Prefill, What::Rollout]
     } else {
@@ -153,27 +172,39 @@ pub fn run(args: Args) -> Result<()> {
         ))
         .hint("give a smaller number"));
     }
-    let (read, flops) = Pool::new(threads)?.measure_machine()?;
-    let limits = Limits { read, flops };
+    let mut limits = match device {
+        Device::Cpu => Pool::new(threads)?.measure_machine().map(|(read, flops)| Limits { read, flops })?,
+        _ => bench_gpu::limits(device, Kind::Float)?,
+    };
     let mut figures = Vec::new();
     for &precision in &args.precision {
+        let Some(kind) = kind_on(device, precision) else { continue };
+        let other = if kind == Kind::Float { None } else { Some(load(&args, device, kind)?) };
+        let model = other.as_ref().unwrap_or(&model);
+        if device != Device::Cpu {
+            limits = bench_gpu::limits(device, kind)?;
+        }
         let storage = precision.storage().unwrap_or(Storage::F32);
         for what in &wanted {
             match what {
                 What::Decode => {
-                    decode(&model, &args, threads, storage, limits, precision.name(), &mut figures)?
+                    decode(model, &args, threads, storage, limits, precision.name(), &mut figures)?
                 }
                 What::Prefill => {
-                    figures.push(prefill(&model, &args, threads, storage, limits, precision.name())?)
+                    figures.push(prefill(model, &args, threads, storage, limits, precision.name())?)
                 }
                 // Reinforcement learning rolls out in the precision it trains in.
-                What::Rollout if storage == Storage::F32 => figures.push(rollout(&model, &args, limits)?),
+                What::Rollout if storage == Storage::F32 => figures.push(rollout(model, &args, limits)?),
                 What::Rollout | What::Train | What::Load => {}
             }
         }
     }
     if wanted.contains(&What::Train) {
-        figures.push(trained(&model, &args)?);
+        for &precision in &args.precision {
+            if precision == ModelPrecision::Fp32 || kind_on(device, precision) == Some(Kind::BFloat16) {
+                figures.push(trained(&model, &args, precision)?);
+            }
+        }
     }
     let loaded = match wanted.contains(&What::Load) {
         true => Some(bench_load::load(args.model.as_deref(), &model, args.repeat)?),
@@ -211,8 +242,7 @@ fn decode(
             prefill_chunk: rows * start,
         };
         let mut batcher = Batcher::new(Decoder::new(model, packed(storage, threads, positions))?, config)?;
-        let network = batcher.decoder().network().ok_or_else(|| Error::failed("no packed network"))?;
-        let (bytes, operations) = (network.bytes_per_token() as f64, network.operations_per_token() as f64);
+        let (bytes, operations) = cost(batcher.decoder(), model);
         let mut speeds = Vec::new();
         for turn in 0..u64::from(args.repeat) {
             for row in 0..rows as u64 {
@@ -242,6 +272,15 @@ fn decode(
     Ok(())
 }
 
+/// Bytes that are read and operations that are done for a token.
+fn cost(decoder: &mut Decoder<'_>, model: &CausalLm) -> (f64, f64) {
+    if let Some(network) = decoder.network() {
+        return (network.bytes_per_token() as f64, network.operations_per_token() as f64);
+    }
+    let (_, active) = crate::model::params::count(model.config());
+    (active as f64 * model.kind().elt_size_in_bytes() as f64, 2.0 * active as f64)
+}
+
 fn prefill(
     model: &CausalLm,
     args: &Args,
@@ -258,30 +297,29 @@ fn prefill(
         let made = generator.generate(&ids, &one, &mut |_| ControlFlow::Continue(()))?;
         speeds.push(made.prefill_tokens_per_s());
     }
-    let operations =
-        Decoder::new(model, packed(storage, threads, 1))?.network().map_or(1, |n| n.operations_per_token());
+    let (_, operations) = cost(&mut Decoder::new(model, packed(storage, threads, 1))?, model);
     Ok(Figure {
         what: "prefill",
         precision,
         rows: 1,
         tokens_per_s: median(speeds),
-        limit: limits.flops / operations as f64,
+        limit: limits.flops / operations,
         bound: "arithmetic",
         more: None,
     })
 }
 
-fn trained(model: &CausalLm, args: &Args) -> Result<Figure> {
+fn trained(model: &CausalLm, args: &Args, precision: ModelPrecision) -> Result<Figure> {
     let shape = bench_train::Shape {
         batch_size: args.batch_size.into(),
         seq_len: args.seq_len.into(),
         repeat: args.repeat,
     };
-    let made = bench_train::train(model, shape)?;
+    let made = bench_train::train(model, shape, precision.compute(model.device()))?;
     let tokens = made.tokens as f64;
     Ok(Figure {
         what: "train",
-        precision: "fp32",
+        precision: precision.name(),
         rows: shape.batch_size,
         tokens_per_s: tokens / made.seconds,
         limit: tokens * made.matrix_flops / made.operations,
@@ -309,10 +347,9 @@ fn rollout(model: &CausalLm, args: &Args, limits: Limits) -> Result<Figure> {
     }
     let threads = tch::get_num_threads() as usize;
     let mut decoder = Decoder::new(model, packed(Storage::F32, threads, 1))?;
-    let (bytes, operations) =
-        decoder.network().map_or((1, 1), |n| (n.bytes_per_token(), n.operations_per_token()));
-    let memory = limits.read / bytes as f64 * args.completions as f64;
-    let compute = limits.flops / operations as f64;
+    let (bytes, operations) = cost(&mut decoder, model);
+    let memory = limits.read / bytes * args.completions as f64;
+    let compute = limits.flops / operations;
     Ok(Figure {
         what: "rollout",
         precision: "fp32",
@@ -359,18 +396,22 @@ fn show(
             })
         }));
         let machine = json!({
-            "threads": threads, "instructions": instructions(), "read_bytes_per_s": limits.read, "flops": limits.flops,
+            "device": device::name(model.device()), "threads": threads, "instructions": instructions(), "read_bytes_per_s": limits.read, "flops": limits.flops,
         });
         println!("{}", json!({"machine": machine, "parameters": parameters, "results": results}));
         return;
     }
-    println!(
-        "{:.1} M parameters, {threads} threads ({}), memory {:.1} GB/s, fp32 arithmetic {:.0} GFLOP/s",
-        parameters as f64 / 1e6,
-        instructions(),
-        limits.read / 1e9,
-        limits.flops / 1e9
-    );
+    let (millions, read, flops) = (parameters as f64 / 1e6, limits.read / 1e9, limits.flops / 1e9);
+    match model.device() {
+        Device::Cpu => println!(
+            "{millions:.1} M parameters, {threads} threads ({}), memory {read:.1} GB/s, fp32 arithmetic {flops:.0} GFLOP/s",
+            instructions()
+        ),
+        other => println!(
+            "{millions:.1} M parameters, {}, memory {read:.0} GB/s, products at {flops:.0} GFLOP/s",
+            device::name(other)
+        ),
+    }
     if let Some(l) = loaded {
         let memory = l.added_bytes.map_or_else(String::new, |more| {
             format!("; {:.2} times the model in memory", more / l.bytes as f64)

@@ -9,10 +9,12 @@ use ndarray::Array2;
 use tch::{Device, Kind, Tensor};
 
 use super::bench::median;
+use super::bench_gpu::product_flops;
+use crate::engine::Compute;
 use crate::error::Result;
 use crate::loss::cross_entropy::{Targets, mean_with_grad};
 use crate::model::{CausalLm, Mask, ModelConfig};
-use crate::native::{peak_memory_bytes, processor_seconds};
+use crate::native::{device_peak_bytes, peak_memory_bytes, processor_seconds, restart_device_peak, wait};
 use crate::optim::clip::{clip_to_norm, global_norm};
 use crate::optim::{AdamW, AdamWConfig};
 
@@ -43,7 +45,7 @@ pub struct Trained {
     pub operations: f64,
     /// Operations a second of a plain matrix product.
     pub matrix_flops: f64,
-    /// Most memory that this process held.
+    /// Most memory that this process held, or its tensors on the GPU.
     pub peak_bytes: u64,
     /// The last loss, to see that it learnt something.
     pub loss: f64,
@@ -60,7 +62,7 @@ fn operations(config: &ModelConfig, batch: usize, tokens: usize) -> f64 {
     6.0 * (active as f64 - looked_up as f64) * all + attention * config.num_hidden_layers as f64
 }
 
-/// Seconds of one product of two square matrices.
+/// Seconds of one product of two square matrices on the CPU.
 fn product(a: &Tensor, b: &Tensor) -> f64 {
     let clock = Instant::now();
     let made = a.matmul(b);
@@ -68,11 +70,20 @@ fn product(a: &Tensor, b: &Tensor) -> f64 {
     clock.elapsed().as_secs_f64()
 }
 
-fn step(model: &CausalLm, optimizer: &mut AdamW, ids: &Tensor, targets: &Targets) -> Result<f64> {
-    let (hidden, aux) = model.hidden(ids, Mask::Causal, true);
-    let (loss, surrogate) =
-        mean_with_grad(&hidden, model.lm_head(), targets, 1.0)?.expect("all tokens carry loss");
-    aux.map_or_else(|| surrogate.shallow_clone(), |aux| &surrogate + aux).f_backward()?;
+fn step(
+    model: &CausalLm,
+    optimizer: &mut AdamW,
+    ids: &Tensor,
+    targets: &Targets,
+    compute: Compute,
+) -> Result<f64> {
+    let loss = compute.run(model.device(), || {
+        let (hidden, aux) = model.hidden(ids, Mask::Causal, true);
+        let (loss, surrogate) =
+            mean_with_grad(&hidden, model.lm_head(), targets, 1.0)?.expect("all tokens carry loss");
+        aux.map_or_else(|| surrogate.shallow_clone(), |aux| &surrogate + aux).f_backward()?;
+        Ok(loss)
+    })?;
     let grads = optimizer.grads();
     clip_to_norm(&grads, global_norm(&grads).double_value(&[]), 1.0);
     optimizer.step(&grads, 5e-4)?;
@@ -81,9 +92,9 @@ fn step(model: &CausalLm, optimizer: &mut AdamW, ids: &Tensor, targets: &Targets
 }
 
 /// Trains a few steps on made-up tokens; the first is not counted.
-pub fn train(model: &CausalLm, shape: Shape) -> Result<Trained> {
+pub fn train(model: &CausalLm, shape: Shape, compute: Compute) -> Result<Trained> {
     let Shape { batch_size, seq_len, repeat } = shape;
-    let config = model.config();
+    let (config, device) = (model.config(), model.device());
     model.params().set_requires_grad(true);
     let weights = model.params().trained().1.iter().map(|t| t.shallow_clone()).collect();
     let mut optimizer = AdamW::new(weights, AdamWConfig::default())?;
@@ -91,29 +102,41 @@ pub fn train(model: &CausalLm, shape: Shape) -> Result<Trained> {
     let tokens =
         Array2::from_shape_fn((batch_size, seq_len), |(b, t)| ((b * 104_729 + t * t * 7919) % vocab) as i64);
     let flat: Vec<i64> = tokens.iter().copied().collect();
-    let ids = Tensor::from_slice(&flat).view([batch_size as i64, seq_len as i64]); // [B, T]
-    let targets = Targets::new(&tokens, Device::Cpu);
+    let ids = Tensor::from_slice(&flat).view([batch_size as i64, seq_len as i64]).to_device(device); // [B, T]
+    let targets = Targets::new(&tokens, device);
     let square = || Tensor::randn([SIDE, SIDE], (Kind::Float, Device::Cpu));
     let (a, b) = (square(), square());
-    product(&a, &b);
-    let mut loss = step(model, &mut optimizer, &ids, &targets)?;
+    let on_gpu = device.is_cuda();
+    let beside = |times| (0..if on_gpu { 0 } else { times }).map(|_| product(&a, &b)).collect::<Vec<_>>();
+    beside(1);
+    let mut loss = step(model, &mut optimizer, &ids, &targets, compute)?;
+    if on_gpu {
+        restart_device_peak(device)?;
+        loss = step(model, &mut optimizer, &ids, &targets, compute)?;
+        wait(device)?;
+    }
     let (mut seconds, mut used, mut products) = (Vec::new(), Vec::new(), Vec::new());
     let spent = || processor_seconds().unwrap_or(0.0);
     for _ in 0..repeat {
-        products.extend((0..3).map(|_| product(&a, &b)));
+        products.extend(beside(3));
         let (clock, before) = (Instant::now(), spent());
-        loss = step(model, &mut optimizer, &ids, &targets)?;
+        loss = step(model, &mut optimizer, &ids, &targets, compute)?;
+        wait(device)?;
         seconds.push(clock.elapsed().as_secs_f64());
         used.push(spent() - before);
-        products.extend((0..3).map(|_| product(&a, &b)));
+        products.extend(beside(3));
     }
     Ok(Trained {
         tokens: batch_size * seq_len,
         seconds: median(seconds),
         processor_seconds: median(used),
         operations: operations(config, batch_size, seq_len),
-        matrix_flops: 2.0 * (SIDE as f64).powi(3) / median(products),
-        peak_bytes: peak_memory_bytes().unwrap_or(0),
+        matrix_flops: match (on_gpu, compute) {
+            (false, _) => 2.0 * (SIDE as f64).powi(3) / median(products),
+            (true, Compute::Fp32) => product_flops(device, Kind::Float)?,
+            (true, _) => product_flops(device, Kind::BFloat16)?,
+        },
+        peak_bytes: if on_gpu { device_peak_bytes(device)? } else { peak_memory_bytes().unwrap_or(0) },
         loss,
     })
 }

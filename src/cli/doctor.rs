@@ -1,15 +1,13 @@
 //! `minimind doctor`: what was found on this machine, and what is wrong with it.
 
-use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use super::open::LIBTORCH_DIR;
 use crate::engine::device;
 use crate::error::Result;
-use crate::native::HAS_RANKS;
+use crate::native::{HAS_RANKS, libtorch_dir};
 use crate::plan::machine::Machine;
 
 /// Arguments.
@@ -44,7 +42,7 @@ pub fn run(args: Args) -> Result<()> {
     let machine = Machine::detect();
     tch::set_num_threads(machine.cores as i32);
     let mut wrong = Vec::new();
-    let chosen = match device::resolve(device::Wanted::Auto, Path::new(LIBTORCH_DIR), machine.gpu_seen) {
+    let chosen = match device::resolve(device::Wanted::Auto, &libtorch_dir(), machine.gpu_seen) {
         Ok(device) => device,
         Err(error) => {
             wrong.push(error.to_string());
@@ -61,7 +59,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         let value = json!({
             "minimind": env!("CARGO_PKG_VERSION"),
-            "libtorch": {"version": "2.11.0", "path": LIBTORCH_DIR},
+            "libtorch": {"version": "2.11.0", "path": libtorch_dir()},
             "device": device::name(chosen),
             "gpu": machine.gpu_seen,
             "threads": machine.cores,
@@ -76,7 +74,7 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     println!("minimind  {}", env!("CARGO_PKG_VERSION"));
-    println!("libtorch  2.11.0 in {}", LIBTORCH_DIR);
+    println!("libtorch  2.11.0 in {}", libtorch_dir().display());
     println!(
         "device    {} (GPU {})",
         device::name(chosen),

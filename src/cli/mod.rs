@@ -4,6 +4,7 @@
 
 pub mod adapter;
 pub mod bench;
+mod bench_gpu;
 mod bench_load;
 mod bench_train;
 pub mod chat;

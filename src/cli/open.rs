@@ -14,13 +14,10 @@ use crate::data::Tokenizer;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides};
-use crate::native::{Storage, peak_memory_bytes};
+use crate::native::{Storage, libtorch_dir, peak_memory_bytes};
 use crate::plan::machine::Machine;
 use crate::plan::{Wanted, settings};
 use crate::rollout::{Constraint, DecoderConfig, GenerateConfig, Generation, Generator};
-
-/// Where the libtorch of this build lies.
-pub const LIBTORCH_DIR: &str = env!("MINIMIND_LIBTORCH_LIB");
 
 /// Which model, and where it runs.
 #[derive(Debug, clap::Args)]
@@ -62,7 +59,8 @@ pub struct HowArgs {
     precision: ModelPrecision,
 }
 
-fn parse_device(text: &str) -> std::result::Result<Wanted, String> {
+/// A device as the command line names it.
+pub(super) fn parse_device(text: &str) -> std::result::Result<Wanted, String> {
     settings::parse_device(text).ok_or_else(|| "expected auto, cpu, cuda, cuda:N or mps".to_owned())
 }
 
@@ -102,7 +100,7 @@ pub fn open(args: &OpenArgs) -> Result<Opened> {
 pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result<Opened> {
     let machine = Machine::detect();
     tch::set_num_threads(machine.cores as i32);
-    let device = device::resolve(args.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
+    let device = device::resolve(args.device, &libtorch_dir(), machine.gpu_seen)?;
     let path = pull::locate(model)?;
     let compute = args.precision.compute(device);
     let kind = match compute {

@@ -1,11 +1,11 @@
 //! `minimind run RECIPE`: carry it out.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::launch;
-use super::open::LIBTORCH_DIR;
 use crate::engine::{Ranks, Signals, device};
 use crate::error::Result;
+use crate::native::libtorch_dir;
 use crate::plan::machine::Machine;
 use crate::plan::{self, Plan, StageConfig};
 use crate::report::ConsoleMode;
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
         plan.output = output;
     }
     let (local, beside) = ranks.local();
-    let device = device::resolve(plan.runtime.device, Path::new(LIBTORCH_DIR), machine.gpu_seen)?;
+    let device = device::resolve(plan.runtime.device, &libtorch_dir(), machine.gpu_seen)?;
     let device = device::of_rank(device, local);
     let compute = plan.runtime.precision.compute(device);
     tch::set_num_threads(plan.runtime.threads.unwrap_or((machine.cores / beside).max(1)) as i32);

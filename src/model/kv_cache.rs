@@ -26,6 +26,17 @@ impl KvCache {
         Ok(Self { layers, len: 0, capacity })
     }
 
+    /// A layer's keys and values, `[B, K, S, E]` each.
+    pub fn layer(&self, index: usize) -> (&Tensor, &Tensor) {
+        let (keys, values) = &self.layers[index];
+        (keys, values)
+    }
+
+    /// B.
+    pub fn rows(&self) -> i64 {
+        self.layers.first().map_or(0, |(keys, _)| keys.size()[0])
+    }
+
     /// Tokens held.
     pub fn len(&self) -> i64 {
         self.len

@@ -1,5 +1,5 @@
 //! The network, in the order a paper would tell it: config (and what other families' configs state), params,
-//! lora, linear, rope, norm, attention, mlp, moe, block, causal_lm, value_head.
+//! lora, linear, rope, norm, attention, mlp, moe, block, causal_lm, value_head; step is its short form for one token on a GPU.
 
 pub mod attention;
 pub mod block;
@@ -16,6 +16,7 @@ pub mod params;
 pub mod rope;
 pub mod rope_scaling;
 pub mod stated;
+pub mod step;
 pub mod value_head;
 
 pub use attention::Mask;
@@ -25,4 +26,5 @@ pub use kv_cache::KvCache;
 pub use lora::Adapter;
 pub use packing::Packing;
 pub use params::Params;
+pub use step::{RecordedStep, StepWeights};
 pub use value_head::ValueModel;

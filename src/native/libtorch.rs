@@ -1,7 +1,8 @@
 //! libtorch's C++ that tch does not bind: fused AdamW, random state, autocast's type, CUDA on demand.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::path::Path;
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
@@ -22,6 +23,9 @@ unsafe extern "C" {
         weight_decay: f64,
         eps: f64,
     ) -> *mut c_char;
+    fn mm_global_norm(tensors: *mut *mut c_void, n: usize, out: *mut *mut c_void) -> *mut c_char;
+    fn mm_scale(tensors: *mut *mut c_void, n: usize, factor: f64) -> *mut c_char;
+    fn mm_zero(tensors: *mut *mut c_void, n: usize) -> *mut c_char;
     fn mm_rng_get(cuda_index: i64, out: *mut *mut c_void) -> *mut c_char;
     fn mm_rng_set(cuda_index: i64, state: *mut c_void) -> *mut c_char;
     fn mm_device_peak(cuda_index: i64, bytes: *mut i64) -> *mut c_char;
@@ -92,6 +96,30 @@ pub fn fused_adamw(
     check(message, "step AdamW")
 }
 
+/// The 2-norm of all numbers of all tensors, a scalar in fp32.
+pub fn together_norm(tensors: &[Tensor]) -> Result<Tensor> {
+    let mut all = pointers(tensors);
+    let mut out: *mut c_void = std::ptr::null_mut();
+    // SAFETY: live tensors for the length of the call; `out` receives a new one on success.
+    check(unsafe { mm_global_norm(all.as_mut_ptr(), all.len(), &mut out) }, "take a norm")?;
+    // SAFETY: the shim handed us ownership of one at::Tensor, which tch's Tensor now frees.
+    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+}
+
+/// Multiplies all numbers of all tensors in place.
+pub fn scale_together(tensors: &[Tensor], factor: f64) -> Result<()> {
+    let mut all = pointers(tensors);
+    // SAFETY: live tensors for the length of the call.
+    check(unsafe { mm_scale(all.as_mut_ptr(), all.len(), factor) }, "scale")
+}
+
+/// Fills all tensors with zeros.
+pub fn zero_together(tensors: &[Tensor]) -> Result<()> {
+    let mut all = pointers(tensors);
+    // SAFETY: live tensors for the length of the call.
+    check(unsafe { mm_zero(all.as_mut_ptr(), all.len()) }, "fill with zeros")
+}
+
 fn cuda_index(device: Device) -> i64 {
     match device {
         Device::Cuda(index) => index as i64,
@@ -160,6 +188,23 @@ impl Drop for AutocastGuard {
     }
 }
 
+/// The folder of the libtorch that this process runs on, which may be another than it was built with (`LD_LIBRARY_PATH`).
+pub fn libtorch_dir() -> PathBuf {
+    let built_with = PathBuf::from(env!("MINIMIND_LIBTORCH_LIB"));
+    // SAFETY: asks the linker where a function of libtorch_cpu lies, and which file that is; `info` is a plain struct that
+    // dladdr fills, and the name it gives lives as long as the library.
+    #[cfg(unix)]
+    unsafe {
+        let at = libc::dlsym(libc::RTLD_DEFAULT, c"_ZN2at13globalContextEv".as_ptr());
+        let mut info: libc::Dl_info = std::mem::zeroed();
+        if !at.is_null() && libc::dladdr(at, &mut info) != 0 && !info.dli_fname.is_null() {
+            let file = PathBuf::from(OsStr::from_bytes(CStr::from_ptr(info.dli_fname).to_bytes()));
+            return file.parent().map_or(built_with, Path::to_path_buf);
+        }
+    }
+    built_with
+}
+
 /// Loads libtorch's CUDA half beside `libtorch_cpu`, which the linker leaves out because nothing refers to it.
 /// Without a GPU this succeeds and CUDA stays unavailable.
 pub fn load_cuda(lib_dir: &Path) -> Result<()> {
@@ -214,6 +259,21 @@ mod tests {
         let wrong = Tensor::zeros([3], (Kind::Double, Device::Cpu));
         let fault = fused_adamw(&list(&p), &list(&wrong), (&list(&m), &list(&v)), &list(&s), step);
         assert!(fault.unwrap_err().to_string().contains("AdamW"));
+    }
+
+    #[test]
+    fn many_tensors_are_one_work() {
+        let all = [Tensor::from_slice(&[3f32, 0.0]), Tensor::from_slice(&[4f32])];
+        assert_eq!(together_norm(&all).unwrap().double_value(&[]), 5.0);
+        scale_together(&all, 0.5).unwrap();
+        assert_eq!((all[0].double_value(&[0]), all[1].double_value(&[0])), (1.5, 2.0));
+        zero_together(&all).unwrap();
+        assert_eq!(together_norm(&all).unwrap().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn libtorch_is_found_where_it_was_loaded_from() {
+        assert!(libtorch_dir().join("libtorch_cpu.so").exists(), "{}", libtorch_dir().display());
     }
 
     #[test]

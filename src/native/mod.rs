@@ -20,8 +20,8 @@ mod tensor_bytes;
 pub use graph::{Graph, wait};
 pub use jit::Script;
 pub use libtorch::{
-    AdamWStep, AutocastGuard, device_peak_bytes, fused_adamw, load_cuda, restart_device_peak, rng_state,
-    set_rng_state,
+    AdamWStep, AutocastGuard, device_peak_bytes, fused_adamw, libtorch_dir, load_cuda, restart_device_peak,
+    rng_state, scale_together, set_rng_state, together_norm, zero_together,
 };
 pub use mmap::{map_file, release_mapped};
 pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};

@@ -6,7 +6,12 @@
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/stack.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
 #include <cstdlib>
@@ -38,9 +43,30 @@ char *mm_fused_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, m
   return mm_guard([&] {
     at::NoGradGuard guard_grad;
     auto step_list = list(steps, n);
-    for (auto &step : step_list) step.add_(1);
+    at::_foreach_add_(step_list, 1);
     at::_fused_adamw_(list(params, n), list(grads, n), list(exp_avgs, n), list(exp_avg_sqs, n), {}, step_list, lr,
                       beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+char *mm_global_norm(mm_tensor *tensors, size_t n, mm_tensor *out) {
+  return mm_guard([&] {
+    at::NoGradGuard no_grad;
+    *out = new at::Tensor(at::stack(at::_foreach_norm(list(tensors, n), 2)).to(at::kFloat).norm());
+  });
+}
+
+char *mm_scale(mm_tensor *tensors, size_t n, double factor) {
+  return mm_guard([&] {
+    at::NoGradGuard no_grad;
+    at::_foreach_mul_(list(tensors, n), factor);
+  });
+}
+
+char *mm_zero(mm_tensor *tensors, size_t n) {
+  return mm_guard([&] {
+    at::NoGradGuard no_grad;
+    at::_foreach_zero_(list(tensors, n));
   });
 }
 

@@ -16,6 +16,11 @@ char *mm_fused_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, m
                      mm_tensor *steps, size_t n, double lr, double beta1, double beta2, double weight_decay,
                      double eps);
 
+// All tensors at once, which on a GPU is a few launches: their 2-norm together, a factor in place, zeros in place.
+char *mm_global_norm(mm_tensor *tensors, size_t n, mm_tensor *out);
+char *mm_scale(mm_tensor *tensors, size_t n, double factor);
+char *mm_zero(mm_tensor *tensors, size_t n);
+
 // Random state of the CPU's (cuda_index < 0) or a GPU's generator, as a new byte tensor.
 char *mm_rng_get(int64_t cuda_index, mm_tensor *out);
 char *mm_rng_set(int64_t cuda_index, mm_tensor state);

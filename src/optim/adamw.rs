@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::native::{AdamWStep, fused_adamw};
+use crate::native::{AdamWStep, fused_adamw, zero_together};
 
 /// AdamW's constants; PyTorch's defaults are betas 0.9 and 0.999, eps 1e-8, decay 0.01.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,6 +106,10 @@ impl AdamW {
 
     /// Forgets the gradients but keeps their memory.
     pub fn zero_grad(&mut self) {
+        if self.params.first().is_some_and(|param| param.device().is_cuda()) {
+            let grads: Vec<Tensor> = self.params.iter().map(Tensor::grad).filter(Tensor::defined).collect();
+            return zero_together(&grads).expect("gradients can be filled");
+        }
         for param in &mut self.params {
             param.zero_grad();
         }

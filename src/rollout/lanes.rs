@@ -3,11 +3,12 @@
 //!
 //! N tokens of a step, V vocab.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 use super::decoder::{natural_storage, network};
 use super::grouped::ids_tensor;
 use super::pages::{Pages, Sequence};
+use super::recorded::{Recorded, Recordings};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, KvCache, ModelConfig};
 use crate::native::{KvPages, Network, PAGE, StepTokens, Storage};
@@ -33,7 +34,7 @@ pub struct Decoder<'m> {
 #[derive(Debug)]
 pub(super) enum Backend<'m> {
     Native(Box<Network>),
-    Torch(&'m CausalLm),
+    Torch(&'m CausalLm, Option<Box<Recordings>>),
 }
 
 impl<'m> Decoder<'m> {
@@ -51,7 +52,8 @@ impl<'m> Decoder<'m> {
                 return Err(Error::input("int8 weights are decoded on the CPU alone")
                     .hint("use --device cpu, or leave int8"));
             }
-            return Ok(Self { config: own, backend: Backend::Torch(model) });
+            let recordings = Recordings::new(model)?.map(Box::new);
+            return Ok(Self { config: own, backend: Backend::Torch(model, recordings) });
         }
         let storage = config.storage.unwrap_or_else(|| natural_storage(model.kind()));
         let threads = config.threads.unwrap_or_else(|| tch::get_num_threads().max(1) as usize);
@@ -61,7 +63,7 @@ impl<'m> Decoder<'m> {
 
     /// The same on any device through libtorch, one row at a time: slow, and the yardstick of the other.
     pub fn plain(model: &'m CausalLm) -> Self {
-        Self { config: model.config().clone(), backend: Backend::Torch(model) }
+        Self { config: model.config().clone(), backend: Backend::Torch(model, None) }
     }
 
     /// The architecture; its positions are the decoder's.
@@ -73,7 +75,7 @@ impl<'m> Decoder<'m> {
     pub fn network(&mut self) -> Option<&mut Network> {
         match &mut self.backend {
             Backend::Native(network) => Some(network),
-            Backend::Torch(_) => None,
+            Backend::Torch(..) => None,
         }
     }
 }
@@ -83,6 +85,7 @@ impl<'m> Decoder<'m> {
 pub(super) enum Lane {
     Pages(Sequence),
     Cache(KvCache),
+    Recorded(Box<Recorded>),
 }
 
 /// Which tokens' logits a part of a step wants.
@@ -141,7 +144,7 @@ impl<'m> Lanes<'m> {
         let count = max_tokens.div_ceil(PAGE).max(1);
         let cache = match &decoder.backend {
             Backend::Native(network) => Some((network.cache(count)?, Pages::new(count))),
-            Backend::Torch(_) => None,
+            Backend::Torch(..) => None,
         };
         Ok(Self { decoder, cache, capacity: count * PAGE, step: Buffers::default(), logits: Vec::new() })
     }
@@ -167,7 +170,10 @@ impl<'m> Lanes<'m> {
     /// A lane for a row of up to `positions` tokens, and how many of its prompt's tokens it holds already. With
     /// `afresh` it holds none.
     pub fn open(&mut self, prompt: &[u32], positions: usize, afresh: bool) -> Result<(Lane, usize)> {
-        if let Backend::Torch(model) = self.decoder.backend {
+        if let Backend::Torch(model, recordings) = &mut self.decoder.backend {
+            if let Some(recordings) = recordings {
+                return Ok((Lane::Recorded(Box::new(recordings.open(model, positions)?)), 0));
+            }
             let cache = KvCache::new(model.config(), 1, positions as i64, model.kind(), model.device())?;
             return Ok((Lane::Cache(cache), 0));
         }
@@ -193,6 +199,10 @@ impl<'m> Lanes<'m> {
 
     /// Gives a lane's memory back.
     pub fn close(&mut self, lane: Lane) {
+        let lane = match (&mut self.decoder.backend, lane) {
+            (Backend::Torch(_, Some(recordings)), Lane::Recorded(row)) => return recordings.close(*row),
+            (_, lane) => lane,
+        };
         if let (Some((_, pages)), Lane::Pages(sequence)) = (&mut self.cache, lane) {
             pages.release(sequence);
         }
@@ -205,7 +215,7 @@ impl<'m> Lanes<'m> {
         let vocab = self.decoder.config.vocab_size as usize;
         self.logits.resize(outputs * vocab, 0.0);
         match &mut self.decoder.backend {
-            Backend::Torch(model) => torch_step(model, parts, vocab, &mut self.logits),
+            Backend::Torch(model, _) => torch_step(model, parts, vocab, &mut self.logits),
             Backend::Native(network) => {
                 let (cache, pages) = self.cache.as_mut().expect("a packed network has pages");
                 self.step.fill(pages, parts)?;
@@ -261,25 +271,36 @@ impl Buffers {
     }
 }
 
-/// Row by row through libtorch.
+/// Row by row through libtorch. A GPU is told all rows' work before the first logits are waited for.
 fn torch_step(model: &CausalLm, parts: &mut [Part<'_>], vocab: usize, logits: &mut [f32]) -> Result<()> {
     let _no_grad = tch::no_grad_guard();
-    let mut at = 0;
+    let mut made = Vec::with_capacity(parts.len());
     for part in parts {
-        let Lane::Cache(cache) = &mut *part.lane else {
-            return Err(Error::failed("a row of another decoder"));
+        if let (Lane::Recorded(row), &[id]) = (&mut *part.lane, part.ids)
+            && part.want != Want::Nothing
+        {
+            made.push(row.step.run(&[id], row.cache.len())?.shallow_clone());
+            row.cache.advance(1);
+            continue;
+        }
+        let cache = match &mut *part.lane {
+            Lane::Cache(cache) => cache,
+            Lane::Recorded(row) => &mut row.cache,
+            Lane::Pages(_) => return Err(Error::failed("a row of another decoder")),
         };
         let hidden = model.hidden_cached(&ids_tensor(&[part.ids], model), cache); // [1, T, D]
-        let n = match part.want {
-            Want::Nothing => continue,
-            Want::Last => 1,
-            Want::All => part.ids.len(),
-        };
-        let (_, t, _) = hidden.size3().expect("hidden states are [1, T, D]");
-        let rows: Tensor = model.logits(&hidden.narrow(1, t - n as i64, n as i64)); // [1, n, V]
-        let rows = rows.to_kind(Kind::Float).to_device(Device::Cpu).contiguous().view([-1]);
-        rows.f_copy_data(&mut logits[at..at + n * vocab], n * vocab)?;
-        at += n * vocab;
+        let n = part.outputs() as i64;
+        if n > 0 {
+            let (_, t, _) = hidden.size3().expect("hidden states are [1, T, D]");
+            made.push(model.logits(&hidden.narrow(1, t - n, n)).to_kind(Kind::Float)); // [1, n, V]
+        }
+    }
+    let mut at = 0;
+    for rows in made {
+        let n = rows.numel();
+        debug_assert_eq!(n % vocab, 0);
+        rows.to_device(Device::Cpu).contiguous().view([-1]).f_copy_data(&mut logits[at..at + n], n)?;
+        at += n;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Tokens out of a model. Ids in, ids out; text is the caller's affair.
 //!
 //! `sample` turns logits into a choice; `batcher` runs many requests together over `lanes` (what rows have seen:
-//! `pages` and packed weights from `decoder` on the CPU, libtorch elsewhere). Over it stand `generator` (one prompt
+//! `pages` and packed weights from `decoder` on the CPU, libtorch and `recorded` steps elsewhere). Over it stand `generator` (one prompt
 //! after another), `generate`, and `complete` (many prompts, with log-probabilities). `grammar` constrains answers.
 
 pub mod batcher;
@@ -16,6 +16,7 @@ pub mod lanes;
 pub mod number;
 pub mod pages;
 pub mod process;
+mod recorded;
 pub mod request;
 pub mod rewards;
 mod row;

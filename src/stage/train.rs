@@ -48,12 +48,12 @@ impl Objective for LanguageModelling {
         self.compute.run(model.device(), || {
             let (hidden, aux) = model.hidden(&uploaded.ids, uploaded.mask(), true);
             let ce = cross_entropy::mean_with_grad(&hidden, model.lm_head(), &uploaded.targets, pass.scale)?;
-            let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
-            let (loss, surrogate) = match ce {
-                Some((loss, surrogate)) => (loss.double_value(&[]), Some(surrogate)),
-                None => (0.0, None),
-            };
+            let (loss, surrogate) = ce.unzip();
+            let balance = aux.as_ref().map(Tensor::detach);
             backward(surrogate, aux, pass.scale, pass)?;
+            // Read after the way back: a GPU has all its work then while the host waits for a number.
+            let number = |scalar: Option<Tensor>| scalar.map_or(0.0, |scalar| scalar.double_value(&[]));
+            let (loss, aux_loss) = (number(loss), number(balance));
             let extra = self.markers.iter().map(|_| ("logits_loss", loss)).collect();
             Ok(StepLoss { loss, aux_loss, tokens: batch.real_tokens as u64, extra })
         })

@@ -1,0 +1,221 @@
+//! One new token a row on a GPU: fused ops over joined weights, over caches whose next place lies on the device, so that
+//! the whole step can be recorded once and repeated.
+//!
+//! B rows, D hidden, O outputs, H query heads, K kv heads, S capacity, E head dim, I inner width, V vocab.
+
+use std::rc::Rc;
+
+use tch::{Kind, Tensor};
+
+use super::causal_lm::CausalLm;
+use super::kv_cache::KvCache;
+use crate::error::{Error, Result};
+use crate::native::{Graph, mixed, wait};
+
+/// A weight and its norm's epsilon.
+type Norm = (Tensor, f64);
+
+#[derive(Debug)]
+struct Layer {
+    norm_in: Norm,
+    /// Queries, keys and values, `[(H + 2K) E, D]`.
+    qkv: Tensor,
+    qk_norm: Option<(Norm, Norm)>,
+    /// `[D, H * E]`.
+    o: Tensor,
+    norm_post: Norm,
+    /// `[2I, D]`.
+    gate_up: Tensor,
+    /// `[D, I]`.
+    down: Tensor,
+}
+
+/// A dense model's weights as a step wants them; those that share an input are copies, one below the other.
+#[derive(Debug)]
+pub struct StepWeights {
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Norm,
+    head: Tensor,
+    tables: (Tensor, Tensor),
+    heads: mixed::Heads,
+    kind: Kind,
+}
+
+impl StepWeights {
+    /// The weights of a model, with its adapter's part in them; `None` where the fused ops do not take it (experts,
+    /// biases, widths that 4 does not divide, a GPU that compiles no kernels).
+    pub fn new(model: &CausalLm) -> Result<Option<Self>> {
+        let _no_grad = tch::no_grad_guard();
+        let (config, params) = (model.config(), model.params());
+        let embedding = params.get("model.embed_tokens.weight");
+        let inner = config.intermediate_size;
+        let fits = [config.hidden_size, inner].iter().all(|width| mixed::fits_row(*width));
+        let biased = config.qkv_bias || config.o_bias || config.mlp_bias;
+        if config.moe.is_some()
+            || biased
+            || !fits
+            || !mixed::fits_head(config.head_dim)
+            || mixed::kind(&embedding) != Some(embedding.kind())
+        {
+            return Ok(None);
+        }
+        let eps = config.rms_norm_eps;
+        let weight = |name: String| params.effective(&format!("{name}.weight"));
+        let layer = |i: i64| -> Result<Layer> {
+            let name = format!("model.layers.{i}");
+            let (attn, mlp) = (format!("{name}.self_attn"), format!("{name}.mlp"));
+            let joined = |of: &str, parts: &[&str]| -> Result<Tensor> {
+                let all =
+                    parts.iter().map(|part| weight(format!("{of}.{part}"))).collect::<Result<Vec<_>>>()?;
+                Ok(Tensor::f_cat(&all, 0)?)
+            };
+            let norm = |part: String| (params.get(&format!("{part}.weight")), eps);
+            let qk = params
+                .find(&format!("{attn}.q_norm.weight"))
+                .map(|_| (norm(format!("{attn}.q_norm")), norm(format!("{attn}.k_norm"))));
+            Ok(Layer {
+                norm_in: norm(format!("{name}.input_layernorm")),
+                qkv: joined(&attn, &["q_proj", "k_proj", "v_proj"])?,
+                qk_norm: qk,
+                o: weight(format!("{attn}.o_proj"))?,
+                norm_post: norm(format!("{name}.post_attention_layernorm")),
+                gate_up: joined(&mlp, &["gate_proj", "up_proj"])?,
+                down: weight(format!("{mlp}.down_proj"))?,
+            })
+        };
+        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<Vec<_>>>()?;
+        let (cos, sin) = model.rope().tables();
+        Ok(Some(Self {
+            kind: embedding.kind(),
+            embedding,
+            layers,
+            norm: (params.get("model.norm.weight"), eps),
+            head: model.lm_head().shallow_clone(),
+            tables: (cos.shallow_clone(), sin.shallow_clone()),
+            heads: mixed::Heads {
+                length: 1,
+                start: 0,
+                heads: config.num_attention_heads,
+                kv_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+            },
+        }))
+    }
+
+    /// `[B]` ids -> logits `[B, V]` in fp32; keys and values of the ids go to the cache's place `place` `[1]`, which
+    /// counts as held.
+    pub fn logits(&self, ids: &Tensor, cache: &KvCache, place: &Tensor) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        let product = |x: &Tensor, w: &Tensor| -> Result<Tensor> { Ok(x.f_linear(w, None::<&Tensor>)?) };
+        let mut x = Tensor::f_embedding(&self.embedding, ids, -1, false, false)?; // [B, D]
+        let mut due: Option<Tensor> = None;
+        let norm = |x: Tensor, due: Option<Tensor>, norm: &Norm| -> Result<(Tensor, Tensor)> {
+            match due {
+                Some(y) => mixed::add_norm(&x, &y, &norm.0, norm.1, self.kind),
+                None => mixed::norm(&x, &norm.0, norm.1, self.kind).map(|normed| (x, normed)),
+            }
+        };
+        let mut normed;
+        for (i, layer) in self.layers.iter().enumerate() {
+            (x, normed) = norm(x, due, &layer.norm_in)?;
+            let (keys, values) = cache.layer(i);
+            let into = mixed::Caches { keys, values, place };
+            let norms = layer.qk_norm.as_ref().map(|(q, k)| (&q.0, &k.0, q.1));
+            let tables = (&self.tables.0, &self.tables.1);
+            let q = mixed::turn(&product(&normed, &layer.qkv)?, norms, tables, into, self.heads)?;
+            let attended = product(&mixed::attend(&q, into)?, &layer.o)?; // [B, D]
+            (x, normed) = norm(x, Some(attended), &layer.norm_post)?;
+            due = Some(product(&mixed::gate(&product(&normed, &layer.gate_up)?)?, &layer.down)?);
+        }
+        let (_, hidden) = norm(x, due, &self.norm)?;
+        Ok(product(&hidden, &self.head)?.f_to_kind(Kind::Float)?)
+    }
+}
+
+/// A step over a cache of its own, recorded.
+#[derive(Debug)]
+pub struct RecordedStep {
+    graph: Graph,
+    /// B ids and the place, `[B + 1]`.
+    inputs: Tensor,
+    /// `[B, V]`.
+    logits: Tensor,
+    rows: usize,
+    /// What the recording reads and writes lives as long as it does.
+    _kept: (Rc<StepWeights>, Vec<Tensor>),
+}
+
+impl RecordedStep {
+    /// Records a step over `cache`, which holds nothing yet.
+    ///
+    /// # Errors
+    /// A device other than a CUDA one; no memory.
+    pub fn new(weights: &Rc<StepWeights>, cache: &KvCache) -> Result<Self> {
+        let device = weights.embedding.device();
+        let rows = cache.rows();
+        let inputs = Tensor::f_zeros([rows + 1], (Kind::Int64, device))?;
+        let (ids, place) = (inputs.f_narrow(0, 0, rows)?, inputs.f_narrow(0, rows, 1)?);
+        // Once unrecorded: kernels are compiled and libraries set up.
+        let _ = weights.logits(&ids, cache, &place)?;
+        wait(device)?;
+        let (graph, logits) = Graph::record(device, || weights.logits(&ids, cache, &place))?;
+        let layers = 0..weights.layers.len();
+        let kept =
+            layers.flat_map(|i| [cache.layer(i).0, cache.layer(i).1]).map(Tensor::shallow_clone).collect();
+        Ok(Self { graph, inputs, logits, rows: rows as usize, _kept: (Rc::clone(weights), kept) })
+    }
+
+    /// Tells the GPU to run a step for each row's next id at `place`; the logits `[B, V]` are there until the next one.
+    pub fn run(&mut self, ids: &[u32], place: i64) -> Result<&Tensor> {
+        if ids.len() != self.rows {
+            return Err(Error::failed(format!("a step of {} rows got {} ids", self.rows, ids.len())));
+        }
+        let host: Vec<i64> = ids.iter().map(|&id| i64::from(id)).chain([place]).collect();
+        tch::no_grad(|| self.inputs.f_copy_(&Tensor::from_slice(&host)))?;
+        self.graph.replay()?;
+        Ok(&self.logits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::model::{Params, config};
+
+    #[test]
+    fn a_step_gives_what_the_model_gives() {
+        for (preset, rows) in [("minimind3", 1), ("minimind2-small", 3)] {
+            let mut overrides = config::preset(preset).unwrap();
+            (overrides.hidden_size, overrides.num_hidden_layers) = (Some(32), Some(3));
+            (overrides.vocab_size, overrides.num_attention_heads) = (Some(60), Some(4));
+            let config = overrides.resolve().unwrap();
+            tch::manual_seed(7);
+            let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+            assert!(StepWeights::new(&model).unwrap().is_none());
+            let fresh = || KvCache::new(&config, rows, 9, Kind::Float, Device::Cpu).unwrap();
+            let (mut want_cache, mut cache) = (fresh(), fresh());
+            let prompt = Tensor::randint(60, [rows, 4], (Kind::Int64, Device::Cpu));
+            let _no_grad = tch::no_grad_guard();
+            for cache in [&mut want_cache, &mut cache] {
+                let _ = model.hidden_cached(&prompt, cache);
+            }
+            let weights = mixed::on_cpu(Kind::Float, || StepWeights::new(&model)).unwrap().unwrap();
+            for place in 4..9 {
+                let ids = Tensor::randint(60, [rows, 1], (Kind::Int64, Device::Cpu));
+                let got = weights.logits(&ids.view([rows]), &cache, &Tensor::from_slice(&[place])).unwrap();
+                let want = model.logits(&model.hidden_cached(&ids, &mut want_cache)).squeeze_dim(1);
+                let apart = (got - want).abs().max().double_value(&[]);
+                assert!(apart < 1e-5, "{preset} at {place}: {apart:e}");
+            }
+        }
+        let config = config::preset("minimind3-moe").unwrap();
+        let mut small = config;
+        (small.hidden_size, small.num_hidden_layers, small.vocab_size) = (Some(32), Some(1), Some(60));
+        let config = small.resolve().unwrap();
+        let experts = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+        mixed::on_cpu(Kind::Float, || assert!(StepWeights::new(&experts).unwrap().is_none()));
+    }
+}
