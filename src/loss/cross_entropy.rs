@@ -108,9 +108,9 @@ pub fn mean_with_grad(
         return Ok(None);
     }
     if let Some(kind) = fused_kind(hidden, lm_head) {
-        let mean = scale / targets.count as f64;
+        let mean = Tensor::from((scale / targets.count as f64) as f32).to_device(hidden.device());
         let (loss, scaled) =
-            with_rows(hidden, lm_head, targets, kind, |entropy| entropy.sum_with_grad(mean))?;
+            with_rows(hidden, lm_head, targets, kind, |entropy| entropy.sum_with_grad(&mean))?;
         return Ok(Some((loss / targets.count as f64, scaled)));
     }
     let selected = select(hidden, targets)?; // [M, D]

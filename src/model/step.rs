@@ -1,4 +1,4 @@
-//! One new token a row on a GPU: fused ops over joined weights, over caches whose next place lies on the device, so that
+//! One new token a row on a GPU: fused ops over joined weights, over caches whose next places lie on the device, so that
 //! the whole step can be recorded once and repeated.
 //!
 //! B rows, D hidden, O outputs, H query heads, K kv heads, S capacity, E head dim, I inner width, V vocab.
@@ -103,11 +103,15 @@ impl StepWeights {
         }))
     }
 
-    /// `[B]` ids -> logits `[B, V]` in fp32; keys and values of the ids go to the cache's place `place` `[1]`, which
-    /// counts as held.
+    /// `[B]` ids -> logits `[B, V]` in fp32; keys and values of the ids go to the cache's place `place` (`[1]`, or
+    /// `[B]`: one for each row), which counts as held.
     pub fn logits(&self, ids: &Tensor, cache: &KvCache, place: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        let product = |x: &Tensor, w: &Tensor| -> Result<Tensor> { Ok(x.f_linear(w, None::<&Tensor>)?) };
+        let few = ids.size1()? <= mixed::FEW;
+        let product_in = |x: &Tensor, w: &Tensor, kind: Kind| -> Result<Tensor> {
+            if few { mixed::few(x, w, kind) } else { Ok(x.f_linear(w, None::<&Tensor>)?.f_to_kind(kind)?) }
+        };
+        let product = |x: &Tensor, w: &Tensor| product_in(x, w, self.kind);
         let mut x = Tensor::f_embedding(&self.embedding, ids, -1, false, false)?; // [B, D]
         let mut due: Option<Tensor> = None;
         let norm = |x: Tensor, due: Option<Tensor>, norm: &Norm| -> Result<(Tensor, Tensor)> {
@@ -129,7 +133,7 @@ impl StepWeights {
             due = Some(product(&mixed::gate(&product(&normed, &layer.gate_up)?)?, &layer.down)?);
         }
         let (_, hidden) = norm(x, due, &self.norm)?;
-        Ok(product(&hidden, &self.head)?.f_to_kind(Kind::Float)?)
+        product_in(&hidden, &self.head, Kind::Float)
     }
 }
 
@@ -187,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_step_gives_what_the_model_gives() {
-        for (preset, rows) in [("minimind3", 1), ("minimind2-small", 3)] {
+        for (preset, rows) in [("minimind3", 1), ("minimind2-small", 3), ("minimind3", 6)] {
             let mut overrides = config::preset(preset).unwrap();
             (overrides.hidden_size, overrides.num_hidden_layers) = (Some(32), Some(3));
             (overrides.vocab_size, overrides.num_attention_heads) = (Some(60), Some(4));
@@ -203,7 +207,7 @@ mod tests {
                 let _ = model.hidden_cached(&prompt, cache);
             }
             let weights = mixed::on_cpu(Kind::Float, || StepWeights::new(&model)).unwrap().unwrap();
-            for place in 4..9 {
+            for place in 4..9i64 {
                 let ids = Tensor::randint(60, [rows, 1], (Kind::Int64, Device::Cpu));
                 let got = weights.logits(&ids.view([rows]), &cache, &Tensor::from_slice(&[place])).unwrap();
                 let want = model.logits(&model.hidden_cached(&ids, &mut want_cache)).squeeze_dim(1);

@@ -73,12 +73,13 @@ unsafe extern "C" {
         down: *mut c_void,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    fn mm_mixed_few(x: *mut c_void, w: *mut c_void, kind: c_int, out: *mut *mut c_void) -> *mut c_char;
     fn mm_mixed_entropy(
         h: *mut c_void,
         w: *mut c_void,
         tokens: *mut c_void,
         weights: *mut c_void,
-        scale: f64,
+        scale: *mut c_void,
         kind: c_int,
         scaled: *mut *mut c_void,
         loss: *mut *mut c_void,
@@ -166,7 +167,7 @@ pub fn fits_row(width: i64) -> bool {
 
 /// Whether heads of this width are turned here.
 pub fn fits_head(width: i64) -> bool {
-    width > 0 && width <= MAX_HEAD && width % 4 == 0
+    width > 0 && width <= MAX_HEAD && width % 8 == 0
 }
 
 fn handle(tensor: &Tensor) -> *mut c_void {
@@ -280,7 +281,7 @@ pub struct Caches<'a> {
     pub keys: &'a Tensor,
     /// `[B, K, S, E]`.
     pub values: &'a Tensor,
-    /// `[1]`, on the device.
+    /// `[1]`, or one for each row, on the device.
     pub place: &'a Tensor,
 }
 
@@ -335,6 +336,17 @@ pub fn gate(x: &Tensor) -> Result<Tensor> {
     Ok(own(out))
 }
 
+/// Rows that [`few`] takes.
+pub const FEW: i64 = 4;
+
+/// `x W^T`, `[R, D] -> [R, O]` in `kind`, for up to [`FEW`] rows, without a graph; x and W of one kind.
+pub fn few(x: &Tensor, weight: &Tensor, kind: Kind) -> Result<Tensor> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
+    check(unsafe { mm_mixed_few(handle(x), handle(weight), number(kind), &mut out) }, "multiply")?;
+    Ok(own(out))
+}
+
 /// `(silu(x gate^T) * (x up^T)) down^T`, `[..., D] -> [..., D]` in x's kind.
 pub fn gated_mlp(x: &Tensor, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
@@ -360,7 +372,7 @@ pub struct Entropy<'a> {
 }
 
 impl Entropy<'_> {
-    fn run(&self, scale: f64, scaled: *mut *mut c_void) -> Result<Tensor> {
+    fn run(&self, scale: Option<&Tensor>, scaled: *mut *mut c_void) -> Result<Tensor> {
         let mut loss = std::ptr::null_mut();
         let weights = handle_or_null(self.weights);
         // SAFETY: live tensors for the length of the call; null weights mean none; `loss`, and `scaled` where it is not
@@ -371,7 +383,7 @@ impl Entropy<'_> {
                 handle(self.lm_head),
                 handle(self.tokens),
                 weights,
-                scale,
+                handle_or_null(scale),
                 number(self.kind),
                 scaled,
                 &mut loss,
@@ -383,13 +395,13 @@ impl Entropy<'_> {
 
     /// The loss summed over the rows, without a graph.
     pub fn sum(&self) -> Result<Tensor> {
-        self.run(1.0, std::ptr::null_mut())
+        self.run(None, std::ptr::null_mut())
     }
 
-    /// The same, and `scale` times it with a graph; its gradients are known already.
-    pub fn sum_with_grad(&self, scale: f64) -> Result<(Tensor, Tensor)> {
+    /// The same, and `scale` (an fp32 scalar on the device) times it with a graph; its gradients are known already.
+    pub fn sum_with_grad(&self, scale: &Tensor) -> Result<(Tensor, Tensor)> {
         let mut scaled = std::ptr::null_mut();
-        let loss = self.run(scale, &mut scaled)?;
+        let loss = self.run(Some(scale), &mut scaled)?;
         Ok((loss, own(scaled)))
     }
 }

@@ -106,7 +106,7 @@ fn turned(x: &Tensor, norm: Option<(&Tensor, f64)>, cos: &Tensor, sin: &Tensor, 
 #[test]
 fn heads_are_multiplied_normed_and_turned() {
     tch::manual_seed(2);
-    for (h, kv, e, start) in [(4, 2, 8, 0), (2, 2, 4, 3), (6, 1, 96, 0)] {
+    for (h, kv, e, start) in [(4, 2, 8, 0), (2, 2, 16, 3), (6, 1, 96, 0)] {
         let (b, t, d) = (2, 5, 12);
         let angles = random(&[9, e / 2]);
         let twice = Tensor::cat(&[&angles, &angles], -1);
@@ -166,7 +166,16 @@ fn heads_are_multiplied_normed_and_turned() {
             false,
         );
         let got = attend(&q, into).unwrap().view([b, h, 1, e]);
-        assert!((got - want).abs().max().double_value(&[]) < 1e-5);
+        assert!((&got - want).abs().max().double_value(&[]) < 1e-5);
+        // The same with a place for each row, one of which stands elsewhere.
+        let places = Tensor::from_slice(&[start + 2, start, start + 2]);
+        let apart = Caches { place: &places, ..into };
+        let _ = turn(&joined, None, (&cos, &sin), apart, Heads { length: 1, ..sizes }).unwrap();
+        let own = turned(&part(h, kv).narrow(0, 1, 1), None, &cos, &sin, start).squeeze();
+        assert!((keys.select(0, 1).select(1, start).squeeze() - own).abs().max().double_value(&[]) < 1e-5);
+        let again = attend(&q, apart).unwrap().view([b, h, 1, e]);
+        assert!((again.select(0, 0) - got.select(0, 0)).abs().max().double_value(&[]) < 1e-6);
+        assert!((again.select(0, 1) - got.select(0, 1)).abs().max().double_value(&[]) > 1e-3);
     }
     let short = (random(&[4, 8]), random(&[4, 8]));
     let sizes = Heads { length: 5, start: 0, heads: 1, kv_heads: 1, head_dim: 8 };
@@ -194,6 +203,11 @@ fn products_and_the_feed_forward_equal_the_eager_ones() {
             vec![inner.linear(&i[3], NO_BIAS)]
         },
     );
+    let (x, w) = (random(&[3, 12]), random(&[9, 12]));
+    assert!((few(&x, &w, Kind::Float).unwrap() - x.matmul(&w.tr())).abs().max().double_value(&[]) < 1e-5);
+    let half = few(&x.to_kind(Kind::BFloat16), &w.to_kind(Kind::BFloat16), Kind::Float).unwrap();
+    assert!((half - x.matmul(&w.tr())).abs().max().double_value(&[]) < 0.1);
+    assert!(few(&random(&[5, 12]), &w, Kind::Float).is_err());
     let both = random(&[6, 16]);
     let want = both.narrow(1, 0, 8).silu() * both.narrow(1, 8, 8);
     assert!((gate(&both).unwrap() - want).abs().max().double_value(&[]) < 1e-5);
@@ -205,15 +219,16 @@ fn the_cross_entropy_is_that_of_the_counted_rows() {
     let tokens = Tensor::from_slice(&[3i64, -100, 0, 19, 7]);
     let counted = Tensor::from_slice(&[0i64, 2, 3, 4]);
     let weights = Tensor::from_slice(&[1f32, 5.0, 2.0, 1.0, 0.5]);
-    for weigh in [false, true] {
+    // A vocabulary whose logits a lane keeps, and one that is read again.
+    for (weigh, vocab) in [(false, 20), (true, 20), (true, 100)] {
         compare(
             "cross-entropy",
-            &[random(&[5, 8]), random(&[20, 8]) * 4],
+            &[random(&[5, 8]), random(&[vocab, 8]) * 4],
             0,
             &|i, kind| {
                 let weights = weigh.then_some(&weights);
                 let entropy = Entropy { hidden: &i[0], lm_head: &i[1], tokens: &tokens, weights, kind };
-                let (loss, scaled) = entropy.sum_with_grad(0.5).unwrap();
+                let (loss, scaled) = entropy.sum_with_grad(&Tensor::from(0.5f32)).unwrap();
                 assert!(!loss.requires_grad() && entropy.sum().unwrap().equal(&loss));
                 vec![scaled]
             },

@@ -62,8 +62,8 @@ char *mm_mixed_linear(mm_tensor x, mm_tensor w, mm_tensor *out);
 char *mm_mixed_heads(mm_tensor x, mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor wq, mm_tensor wk, mm_tensor cos, mm_tensor sin,
                      const int64_t *sizes, double eps, mm_tensor *out);
 char *mm_mixed_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out);
-// The loss summed over rows; with `scaled` also `scale` times it, with a graph.
-char *mm_mixed_entropy(mm_tensor h, mm_tensor w, mm_tensor tokens, mm_tensor weights, double scale, int type, mm_tensor *scaled,
+// The loss summed over rows; with `scaled` also `scale` (a number on the device) times it, with a graph.
+char *mm_mixed_entropy(mm_tensor h, mm_tensor w, mm_tensor tokens, mm_tensor weights, mm_tensor scale, int type, mm_tensor *scaled,
                        mm_tensor *loss);
 // Parts of them without a graph, for decoding: joined heads -> q, with k and v into caches [rows, K, S, E] from the place
 // `start` on the device; attention of one new token a row over a cache up to its place `last`; the gate.
@@ -71,6 +71,8 @@ char *mm_mixed_turn(mm_tensor x, mm_tensor wq, mm_tensor wk, mm_tensor cos, mm_t
                     const int64_t *sizes, double eps, mm_tensor *out);
 char *mm_mixed_attend(mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor last, mm_tensor *out);
 char *mm_mixed_gate(mm_tensor x, mm_tensor *out);
+// x w^T for up to 4 rows, the result in `type`.
+char *mm_mixed_few(mm_tensor x, mm_tensor w, int type, mm_tensor *out);
 // Causal attention of each document to itself, [N, H, E]; document i reaches from ends[i] to ends[i + 1]; bf16 on a GPU.
 char *mm_mixed_documents(mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor ends, int64_t longest, mm_tensor *out);
 // What a GPU is told between begin and end, to be told again at once (mixed/graph.cpp). `end` without `keep` gives up.

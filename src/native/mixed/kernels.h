@@ -126,6 +126,26 @@ template <class T> FN void store2(T *p, const float *v) {
 #endif
 }
 
+// Adds up what the teams of a block hold of the same columns, in their order, and writes it as the block's row of `out`;
+// on the CPU a team is a block. Lanes for which `here` says no hold nothing.
+constexpr int BLOCK = 256;
+template <int N, class Column, class Here>
+FN void sum_of_block(const float *sums, float *whole, Column column, Here here, int columns, float *out, i64 team) {
+#ifdef MM_GPU
+  for (int t = 0; t < BLOCK / WIDTH; ++t) {
+    if (threadIdx.x / WIDTH == t)
+      UNROLL for (int i = 0; i < N; ++i)
+        if (here(i)) whole[column(i)] = (t ? whole[column(i)] : 0.0f) + sums[i];
+    __syncthreads();
+  }
+  for (int i = threadIdx.x; i < columns; i += BLOCK) out[(i64)blockIdx.x * columns + i] = whole[i];
+#else
+  (void)whole, (void)columns;
+  for (int i = 0; i < N; ++i)
+    if (here(i)) out[team * columns + column(i)] = sums[i];
+#endif
+}
+
 // x [N, D] and y (or none) -> sum = x + y, out = sum / sqrt(mean(sum^2) + eps) * w, rstd [N]. C: stretches of a row.
 struct NormArgs {
   const void *x, *y, *w;
@@ -163,8 +183,8 @@ template <int C, class X, class Y, class W, class O> FN void norm(int lane, i64 
   }
 }
 
-// Gradients of the above: g of out, above of sum (or none) -> dx, dy (the same as y's type; or none), and each team's
-// share of dw, [teams, D] (or none). x: what was normed.
+// Gradients of the above: g of out, above of sum (or none) -> dx, dy (the same as y's type; or none), and dw in
+// parts, [parts, D] (or none). x: what was normed.
 struct NormBackArgs {
   const void *g, *x, *w, *above;
   const float *rstd;
@@ -205,159 +225,181 @@ FN void norm_back(int lane, i64 team, i64 teams, const NormBackArgs &a) {
       if (a.dy) store4((Y *)a.dy + r * a.d + at, h + c * VEC);
     }
   }
-  if (a.dw) {
-    UNROLL for (int c = 0; c < C; ++c) {
-      int at = (c * WIDTH + lane) * VEC;
-      if (at >= a.d) break;
-      store4(a.dw + team * a.d + at, sums + c * VEC);
-    }
-  }
+  if (!a.dw) return;
+#ifdef MM_GPU
+  __shared__ float whole[C * WIDTH * VEC];
+#else
+  float *whole = nullptr;
+#endif
+  auto column = [&](int i) { return (i / VEC * WIDTH + lane) * VEC + i % VEC; };
+  auto here = [&](int i) { return column(i) < a.d; };
+  sum_of_block<C * VEC>(sums, whole, column, here, a.d, a.dw, team);
 }
 
 // One row of joined heads a token, [N, (H + 2K) E] -> q [N, H, E], k and v [N, K, E]: queries and keys normed where there
 // are weights, then turned by their position's row of the tables [P, E]; token n stands at start + n % length, where
-// `start` may lie on the device. With a capacity S, k and v are caches [rows, K, S, E] and each token goes to its place.
-// C: stretches of half a head, two numbers a lane.
+// `start` may lie on the device, one for all or one for each row of `length` tokens. With a capacity S, k and v are caches
+// [rows, K, S, E] and each token goes to its place. A team has a token, L lanes of it a head; C: stretches of half a head.
 struct HeadsArgs {
   const void *x, *wq, *wk;
   const float *cos, *sin;
   const i64 *start_at;
   void *q, *k, *v;
   float *rstd;
-  i64 n, length, start, capacity;
-  int heads, kv_heads, e;
+  i64 n, start, capacity;
+  int length, own_start, heads, kv_heads, e;
   float eps;
 };
-template <int C, class T, class W> FN void heads(int lane, i64 team, i64 teams, const HeadsArgs &a) {
-  int all = a.heads + 2 * a.kv_heads, half = a.e / 2;
-  for (i64 r = team; r < a.n * all; r += teams) {
-    i64 token = r / all;
-    int head = (int)(r % all);
-    const T *x = (const T *)a.x + r * a.e;
-    bool query = head < a.heads, value = head >= a.heads + a.kv_heads;
-    i64 place = (a.start_at ? *a.start_at : a.start) + token % a.length;
-    int kv = head - a.heads - (value ? a.kv_heads : 0);
-    i64 row_of = a.capacity ? (token / a.length * a.kv_heads + kv) * a.capacity + place : token * a.kv_heads + kv;
-    T *y = query ? (T *)a.q + (token * a.heads + head) * a.e : (T *)(value ? a.v : a.k) + row_of * a.e;
-    const W *w = (const W *)(query ? a.wq : a.wk);
-    float v[C * 4], square = 0;
+template <int L> FN float head_sum(float x) {
+#ifdef MM_GPU
+  UNROLL for (int o = L / 2; o > 0; o >>= 1) x += __shfl_xor_sync(~0u, x, o);
+#endif
+  return x;
+}
+template <int L, int C, class T, class W> FN void heads(int lane, i64 team, i64 teams, const HeadsArgs &a) {
+  constexpr int AT_ONCE = WIDTH / L;
+  int all = a.heads + 2 * a.kv_heads, half = a.e / 2, part = lane / L, own = lane % L;
+  for (i64 token = team; token < a.n; token += teams) {
+    i64 row = (int)token / a.length, start = a.start_at ? a.start_at[a.own_start ? row : 0] : a.start;
+    i64 place = start + (int)token % a.length;
+    float cs[C * VEC], sn[C * VEC];
     UNROLL for (int c = 0; c < C; ++c) {
-      int at = (c * WIDTH + lane) * 2;
+      int at = (c * L + own) * VEC;
       if (at >= half) break;
-      load2(x + at, v + c * 4);
-      load2(x + half + at, v + c * 4 + 2);
-      UNROLL for (int k = 0; k < 4; ++k) square += v[c * 4 + k] * v[c * 4 + k];
+      load4(a.cos + place * a.e + at, cs + c * VEC);
+      load4(a.sin + place * a.e + at, sn + c * VEC);
     }
-    float scale = 1;
-    if (w && !value) {
-      scale = inverse_root(team_sum(square) / a.e + a.eps);
-      if (lane == 0 && a.rstd) a.rstd[token * (a.heads + a.kv_heads) + head] = scale;
-    }
-    i64 row = place * a.e;
-    UNROLL for (int c = 0; c < C; ++c) {
-      int at = (c * WIDTH + lane) * 2;
-      if (at >= half) break;
-      float *first = v + c * 4, *second = first + 2, cs[2], sn[2], made[2];
-      if (!value) {
-        if (w) {
-          float t[2];
-          load2(w + at, t);
-          first[0] *= scale * t[0], first[1] *= scale * t[1];
-          load2(w + half + at, t);
-          second[0] *= scale * t[0], second[1] *= scale * t[1];
-        }
-        load2(a.cos + row + at, cs);
-        load2(a.sin + row + at, sn);
-        UNROLL for (int k = 0; k < 2; ++k) {
-          made[k] = first[k] * cs[k] - second[k] * sn[k];
-          second[k] = second[k] * cs[k] + first[k] * sn[k];
-          first[k] = made[k];
-        }
+    for (int first_head = 0; first_head < all; first_head += AT_ONCE) {
+      int head = first_head + part;
+      bool live = head < all, query = head < a.heads, value = head >= a.heads + a.kv_heads;
+      int kv = head - a.heads - (value ? a.kv_heads : 0);
+      const T *x = (const T *)a.x + (token * all + head) * a.e;
+      i64 row_of = a.capacity ? (row * a.kv_heads + kv) * a.capacity + place : token * a.kv_heads + kv;
+      T *y = query ? (T *)a.q + (token * a.heads + head) * a.e : (T *)(value ? a.v : a.k) + row_of * a.e;
+      const W *w = value ? nullptr : (const W *)(query ? a.wq : a.wk);
+      float v[C * 2 * VEC], square = 0;
+      UNROLL for (int c = 0; c < C; ++c) {
+        int at = (c * L + own) * VEC;
+        if (at >= half || !live) break;
+        load4(x + at, v + c * 2 * VEC);
+        load4(x + half + at, v + c * 2 * VEC + VEC);
+        UNROLL for (int k = 0; k < 2 * VEC; ++k) square += v[c * 2 * VEC + k] * v[c * 2 * VEC + k];
       }
-      store2(y + at, first);
-      store2(y + half + at, second);
+      float scale = inverse_root(head_sum<L>(square) / a.e + a.eps);
+      if (w && live && own == 0 && a.rstd) a.rstd[token * (a.heads + a.kv_heads) + head] = scale;
+      UNROLL for (int c = 0; c < C; ++c) {
+        int at = (c * L + own) * VEC;
+        if (at >= half || !live) break;
+        float *first = v + c * 2 * VEC, *second = first + VEC, t[VEC];
+        if (w) {
+          load4(w + at, t);
+          UNROLL for (int k = 0; k < VEC; ++k) first[k] *= scale * t[k];
+          load4(w + half + at, t);
+          UNROLL for (int k = 0; k < VEC; ++k) second[k] *= scale * t[k];
+        }
+        if (!value) UNROLL for (int k = 0; k < VEC; ++k) {
+            float turned = first[k] * cs[c * VEC + k] - second[k] * sn[c * VEC + k];
+            second[k] = second[k] * cs[c * VEC + k] + first[k] * sn[c * VEC + k];
+            first[k] = turned;
+          }
+        store4(y + at, first);
+        store4(y + half + at, second);
+      }
     }
   }
 }
 
-// Gradients of the above: of q, k and v -> of x, and each team's share of the weights', [teams, 2, E] (or none).
+// Gradients of the above: of q, k and v -> of x, and the weights' in parts, [parts, 2, E] (or none).
 struct HeadsBackArgs {
   const void *dq, *dk, *dv, *x, *wq, *wk;
   const float *cos, *sin, *rstd;
   void *dx;
   float *dw;
-  i64 n, length, start;
-  int heads, kv_heads, e;
+  i64 n, start;
+  int length, heads, kv_heads, e;
 };
-template <int C, class T, class W> FN void heads_back(int lane, i64 team, i64 teams, const HeadsBackArgs &a) {
-  int all = a.heads + 2 * a.kv_heads, half = a.e / 2;
-  float sums[2][C * 4];
-  UNROLL for (int i = 0; i < C * 4; ++i) sums[0][i] = sums[1][i] = 0;
-  for (i64 r = team; r < a.n * all; r += teams) {
-    i64 token = r / all;
-    int head = (int)(r % all);
-    bool query = head < a.heads, value = head >= a.heads + a.kv_heads;
-    const T *g = query   ? (const T *)a.dq + (token * a.heads + head) * a.e
-                 : value ? (const T *)a.dv + (token * a.kv_heads + head - a.heads - a.kv_heads) * a.e
-                         : (const T *)a.dk + (token * a.kv_heads + head - a.heads) * a.e;
-    const W *w = value ? nullptr : (const W *)(query ? a.wq : a.wk);
-    const T *x = (const T *)a.x + r * a.e;
-    T *dx = (T *)a.dx + r * a.e;
-    float scale = w ? a.rstd[token * (a.heads + a.kv_heads) + head] : 1, dot = 0;
-    i64 row = (a.start + token % a.length) * a.e;
-    float h[C * 4], v[C * 4];
+template <int L, int C, class T, class W> FN void heads_back(int lane, i64 team, i64 teams, const HeadsBackArgs &a) {
+  constexpr int AT_ONCE = WIDTH / L, HELD = C * 2 * VEC;
+  int all = a.heads + 2 * a.kv_heads, half = a.e / 2, part = lane / L, own = lane % L;
+  float sums[2 * HELD];
+  UNROLL for (int i = 0; i < 2 * HELD; ++i) sums[i] = 0;
+  for (i64 token = team; token < a.n; token += teams) {
+    i64 place = a.start + (int)token % a.length;
+    float cs[C * VEC], sn[C * VEC];
     UNROLL for (int c = 0; c < C; ++c) {
-      int at = (c * WIDTH + lane) * 2;
+      int at = (c * L + own) * VEC;
       if (at >= half) break;
-      float *first = h + c * 4, *second = first + 2, cs[2], sn[2];
-      load2(g + at, first);
-      load2(g + half + at, second);
-      if (value) continue;
-      load2(a.cos + row + at, cs);
-      load2(a.sin + row + at, sn);
-      UNROLL for (int k = 0; k < 2; ++k) {
-        float made = first[k] * cs[k] + second[k] * sn[k];
-        second[k] = second[k] * cs[k] - first[k] * sn[k];
-        first[k] = made;
-      }
-      if (!w) continue;
-      float t[4];
-      load2(x + at, v + c * 4);
-      load2(x + half + at, v + c * 4 + 2);
-      load2(w + at, t);
-      load2(w + half + at, t + 2);
-      UNROLL for (int k = 0; k < 4; ++k) {
-        int i = c * 4 + k;
-        float share = h[i] * v[i] * scale;
-        sums[0][i] += query ? share : 0.0f;
-        sums[1][i] += query ? 0.0f : share;
-        h[i] *= t[k];
-        dot += h[i] * v[i];
-      }
+      load4(a.cos + place * a.e + at, cs + c * VEC);
+      load4(a.sin + place * a.e + at, sn + c * VEC);
     }
-    float back = w ? team_sum(dot) * scale * scale * scale / a.e : 0;
-    UNROLL for (int c = 0; c < C; ++c) {
-      int at = (c * WIDTH + lane) * 2;
-      if (at >= half) break;
-      if (w) UNROLL for (int k = 0; k < 4; ++k) h[c * 4 + k] = h[c * 4 + k] * scale - v[c * 4 + k] * back;
-      store2(dx + at, h + c * 4);
-      store2(dx + half + at, h + c * 4 + 2);
-    }
-  }
-  if (a.dw) {
-    UNROLL for (int c = 0; c < C; ++c) {
-      int at = (c * WIDTH + lane) * 2;
-      if (at >= half) break;
-      UNROLL for (int s = 0; s < 2; ++s) {
-        float *to = a.dw + (team * 2 + s) * a.e;
-        store2(to + at, sums[s] + c * 4);
-        store2(to + half + at, sums[s] + c * 4 + 2);
+    for (int first_head = 0; first_head < all; first_head += AT_ONCE) {
+      int head = first_head + part;
+      bool live = head < all, query = head < a.heads, value = head >= a.heads + a.kv_heads;
+      int kv = head - a.heads - (value ? a.kv_heads : 0);
+      const T *g = query ? (const T *)a.dq + (token * a.heads + head) * a.e
+                         : (const T *)(value ? a.dv : a.dk) + (token * a.kv_heads + kv) * a.e;
+      const W *w = value || !live ? nullptr : (const W *)(query ? a.wq : a.wk);
+      const T *x = (const T *)a.x + (token * all + head) * a.e;
+      T *dx = (T *)a.dx + (token * all + head) * a.e;
+      float scale = w ? a.rstd[token * (a.heads + a.kv_heads) + head] : 1, dot = 0;
+      float h[HELD], v[HELD];
+      UNROLL for (int c = 0; c < C; ++c) {
+        int at = (c * L + own) * VEC;
+        if (at >= half || !live) break;
+        float *first = h + c * 2 * VEC, *second = first + VEC, *seen = v + c * 2 * VEC;
+        load4(g + at, first);
+        load4(g + half + at, second);
+        if (!value) UNROLL for (int k = 0; k < VEC; ++k) {
+            float turned = first[k] * cs[c * VEC + k] + second[k] * sn[c * VEC + k];
+            second[k] = second[k] * cs[c * VEC + k] - first[k] * sn[c * VEC + k];
+            first[k] = turned;
+          }
+        if (!w) continue;
+        float t[2 * VEC];
+        load4(x + at, seen);
+        load4(x + half + at, seen + VEC);
+        load4(w + at, t);
+        load4(w + half + at, t + VEC);
+        UNROLL for (int k = 0; k < 2 * VEC; ++k) {
+          int i = c * 2 * VEC + k;
+          float share = h[i] * v[i] * scale;
+          sums[i] += query ? share : 0.0f;
+          sums[HELD + i] += query ? 0.0f : share;
+          h[i] *= t[k];
+          dot += h[i] * v[i];
+        }
+      }
+      float back = head_sum<L>(dot) * scale * scale * scale / a.e;
+      UNROLL for (int c = 0; c < C; ++c) {
+        int at = (c * L + own) * VEC;
+        if (at >= half || !live) break;
+        if (w) UNROLL for (int k = 0; k < 2 * VEC; ++k) {
+            int i = c * 2 * VEC + k;
+            h[i] = h[i] * scale - v[i] * back;
+          }
+        store4(dx + at, h + c * 2 * VEC);
+        store4(dx + half + at, h + c * 2 * VEC + VEC);
       }
     }
   }
+  if (!a.dw) return;
+  // Lanes of other heads hold the same columns.
+#ifdef MM_GPU
+  UNROLL for (int i = 0; i < 2 * HELD; ++i)
+    UNROLL for (int o = WIDTH / 2; o >= L; o >>= 1) sums[i] += __shfl_xor_sync(~0u, sums[i], o);
+  __shared__ float whole[2 * C * L * 2 * VEC];
+#else
+  float *whole = nullptr;
+#endif
+  auto column = [&](int i) {
+    int c = i % HELD / (2 * VEC), k = i % (2 * VEC);
+    return i / HELD * a.e + (k / VEC) * half + (c * L + own) * VEC + k % VEC;
+  };
+  auto here = [&](int i) { return (i % HELD / (2 * VEC) * L + own) * VEC < half && part == 0; };
+  sum_of_block<2 * HELD>(sums, whole, column, here, 2 * a.e, a.dw, team);
 }
 
-// Attention of one new token a row: q [N, H, E] over the first *last + 1 places of the caches k and v [N, K, S, E] ->
+// Attention of one new token a row: q [N, H, E] over the first last + 1 places of the caches k and v [N, K, S, E] ->
 // out [N, H, E]. A team has a head; its warps take places in turn, with a softmax of their own each. C: stretches of a
 // head.
 struct AttendArgs {
@@ -365,7 +407,7 @@ struct AttendArgs {
   void *out;
   const i64 *last;
   i64 n, capacity;
-  int heads, kv_heads, e;
+  int own_last, heads, kv_heads, e;
   float scale;
 };
 template <int C, class T> FN void attend(int lane, i64 team, i64 teams, const AttendArgs &a) {
@@ -380,7 +422,7 @@ template <int C, class T> FN void attend(int lane, i64 team, i64 teams, const At
       UNROLL for (int k = 0; k < VEC; ++k) made[c * VEC + k] = q[c * VEC + k] = 0;
       if (at < a.e) load4((const T *)a.q + r * a.e + at, q + c * VEC);
     }
-    i64 count = *a.last + 1;
+    i64 count = a.last[a.own_last ? r / a.heads : 0] + 1;
     for (i64 first = warp * AT_ONCE; first < count; first += WARPS * AT_ONCE) {
       float score[AT_ONCE], here = most;
       UNROLL for (int i = 0; i < AT_ONCE; ++i) {
@@ -480,50 +522,107 @@ template <class T> FN void gate_back(int lane, i64 team, i64 teams, const GateBa
   }
 }
 
+// x [R, D] and a matrix w [O, D] -> x w^T [R, O], for few rows: w is read once. A team has an output.
+struct MatvecArgs {
+  const void *x, *w;
+  void *out;
+  i64 outputs;
+  int d;
+};
+template <int R, class T, class O> FN void matvec(int lane, i64 team, i64 teams, const MatvecArgs &a) {
+  for (i64 o = team; o < a.outputs; o += teams) {
+    const T *w = (const T *)a.w + o * a.d;
+    float sums[R];
+    UNROLL for (int r = 0; r < R; ++r) sums[r] = 0;
+#ifdef MM_GPU
+#pragma unroll 4
+#endif
+    for (int at = lane * VEC; at < a.d; at += WIDTH * VEC) {
+      float t[VEC], v[VEC];
+      load4(w + at, t);
+      UNROLL for (int r = 0; r < R; ++r) {
+        load4((const T *)a.x + r * a.d + at, v);
+        UNROLL for (int k = 0; k < VEC; ++k) sums[r] += t[k] * v[k];
+      }
+    }
+    UNROLL for (int r = 0; r < R; ++r) {
+      float sum = warp_sum(sums[r]);
+      if (lane == 0) put((O *)a.out + r * a.outputs + o, sum);
+    }
+  }
+}
+
 // Cross-entropy of logits [N, V] against tokens [N]; a negative token counts nothing. loss [N] (times the row's weight,
-// where there are weights); with `back` the logits become their gradients, times `scale`.
+// where there are weights); with `back` the logits become their gradients, times `scale`. A lane keeps its C stretches of a
+// row; C = 0: rows are read again.
 struct EntropyArgs {
   void *logits;
   const i64 *tokens;
-  const float *weights;
+  const float *weights, *scale;
   float *loss;
   i64 n;
   int vocab, back;
-  float scale;
 };
-template <class T> FN void entropy(int lane, i64 team, i64 teams, const EntropyArgs &a) {
+template <int C, class T> FN void entropy(int lane, i64 team, i64 teams, const EntropyArgs &a) {
+  constexpr int KEPT = C ? C : 1;
   for (i64 r = team; r < a.n; r += teams) {
     T *x = (T *)a.logits + r * a.vocab;
     i64 token = a.tokens[r];
-    float most = LEAST, sum = 0, own = 0;
+    float kept[KEPT * VEC], most = LEAST, sum = 0, own = 0;
     if (token >= 0) {
-      for (int at = lane * VEC; at < a.vocab; at += WIDTH * VEC) {
-        float v[VEC], here = most;
-        load4(x + at, v);
-        UNROLL for (int k = 0; k < VEC; ++k) here = v[k] > here ? v[k] : here;
-        if (here > most) sum *= exponent(most - here), most = here;
-        UNROLL for (int k = 0; k < VEC; ++k) {
-          sum += exponent(v[k] - most);
-          if (at + k == token) own = v[k];
+      if (C) {
+        UNROLL for (int c = 0; c < KEPT; ++c) {
+          int at = (c * WIDTH + lane) * VEC;
+          if (at >= a.vocab) break;
+          load4(x + at, kept + c * VEC);
+          UNROLL for (int k = 0; k < VEC; ++k) {
+            most = larger(most, kept[c * VEC + k]);
+            if (at + k == token) own = kept[c * VEC + k];
+          }
         }
+        most = team_max(most);
+        UNROLL for (int c = 0; c < KEPT; ++c) {
+          if ((c * WIDTH + lane) * VEC >= a.vocab) break;
+          UNROLL for (int k = 0; k < VEC; ++k) sum += kept[c * VEC + k] = exponent(kept[c * VEC + k] - most);
+        }
+      } else {
+        for (int at = lane * VEC; at < a.vocab; at += WIDTH * VEC) {
+          float v[VEC], here = most;
+          load4(x + at, v);
+          UNROLL for (int k = 0; k < VEC; ++k) here = larger(v[k], here);
+          if (here > most) sum *= exponent(most - here), most = here;
+          UNROLL for (int k = 0; k < VEC; ++k) {
+            sum += exponent(v[k] - most);
+            if (at + k == token) own = v[k];
+          }
+        }
+        float top = team_max(most);
+        sum = sum > 0 ? sum * exponent(most - top) : sum;
+        most = top;
       }
-      float top = team_max(most);
-      sum = team_sum(sum > 0 ? sum * exponent(most - top) : sum);
-      most = top;
+      sum = team_sum(sum);
       own = team_sum(own);
     }
     float weight = token < 0 ? 0.0f : a.weights ? a.weights[r] : 1.0f;
-    float all = most + logarithm(sum);
-    if (lane == 0) a.loss[r] = token < 0 ? 0.0f : (all - own) * weight;
+    if (lane == 0) a.loss[r] = token < 0 ? 0.0f : (most + logarithm(sum) - own) * weight;
     if (!a.back) continue;
-    for (int at = lane * VEC; at < a.vocab; at += WIDTH * VEC) {
-      float v[VEC];
-      load4(x + at, v);
-      UNROLL for (int k = 0; k < VEC; ++k) {
-        float p = token < 0 ? 0.0f : exponent(v[k] - all) - (at + k == token ? 1.0f : 0.0f);
-        v[k] = p * weight * a.scale;
+    float one = 1.0f / sum, times = weight * *a.scale;
+    if (C) {
+      UNROLL for (int c = 0; c < KEPT; ++c) {
+        int at = (c * WIDTH + lane) * VEC;
+        if (at >= a.vocab) break;
+        UNROLL for (int k = 0; k < VEC; ++k)
+          kept[c * VEC + k] = token < 0 ? 0.0f : (kept[c * VEC + k] * one - (at + k == token ? 1.0f : 0.0f)) * times;
+        store4(x + at, kept + c * VEC);
       }
-      store4(x + at, v);
+    } else {
+      for (int at = lane * VEC; at < a.vocab; at += WIDTH * VEC) {
+        float v[VEC];
+        load4(x + at, v);
+        UNROLL for (int k = 0; k < VEC; ++k)
+          v[k] = token < 0 ? 0.0f : (exponent(v[k] - most) * one - (at + k == token ? 1.0f : 0.0f)) * times;
+        store4(x + at, v);
+      }
     }
   }
 }

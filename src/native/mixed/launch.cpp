@@ -141,6 +141,7 @@ void launch(const at::Tensor &on, const Kernel &kernel, void *arguments, int64_t
     if (at->second == nullptr) at->second = built(on.device().index(), kernel);
     function = at->second;
   }
+  if (teams == 0) return;
   void *stream = gpu.getStreamNativeHandle(gpu.getStream(on.device()));
   int64_t a_block = THREADS / kernel.width, blocks = (teams + a_block - 1) / a_block;
   void *all[] = {arguments};

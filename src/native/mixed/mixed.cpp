@@ -11,6 +11,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
@@ -27,10 +28,8 @@ using torch::autograd::variable_list;
 
 // Teams on the CPU, so that sums do not depend on its threads.
 constexpr int64_t HOST_TEAMS = 32;
-// Stretches of a row and of half a head on the CPU, where a stretch is VEC or two numbers.
-constexpr int HOST_ROW = 2048, HOST_HEAD = 128;
-// What an op takes at most: MAX_WIDTH of fused.rs and MAX_HEAD.
-constexpr int64_t MAX_WIDTH = HOST_ROW * VEC, MAX_HEAD = HOST_HEAD * 4;
+// Stretches of VEC numbers on the CPU: of a row, of half a head, of a head, and of logits that are kept.
+constexpr int HOST_ROW = 2048, HOST_HEAD = 64, HOST_WHOLE_HEAD = 128, HOST_VOCAB = 16;
 // Logits held at once, in numbers.
 constexpr int64_t LOGITS = 128 << 20, HOST_LOGITS = 8 << 20;
 
@@ -55,7 +54,7 @@ Tensor flat(const Tensor &x) { return x.reshape({-1, x.size(-1)}).contiguous(); 
 int64_t teams(const Tensor &on, int64_t rows, int64_t many = 0) {
   if (!on.is_cuda()) return HOST_TEAMS;
   if (many > 0) return mixed::processors(on) * many;
-  return (rows + 7) / 8 * 8;
+  return std::max<int64_t>(rows + 7, 8) / 8 * 8;
 }
 
 template <class A>
@@ -65,6 +64,9 @@ void run(const Tensor &on, const mixed::Kernel &kernel, A arguments, int64_t cou
     for (int64_t t = from; t < to; ++t) host(0, t, count, arguments);
   });
 }
+
+// Rows of partial sums that `count` teams write: one a block (BLOCK / 32 teams), on the CPU one a team.
+int64_t parts(const Tensor &on, int64_t count) { return on.is_cuda() ? count / (BLOCK / 32) : count; }
 
 int64_t stretches(int64_t numbers, int64_t each) { return (numbers + 32 * each - 1) / (32 * each); }
 
@@ -157,7 +159,7 @@ struct MixedNorm : public Function<MixedNorm> {
     int64_t d = x.size(-1), n = x.numel() / d, count = teams(x, n, 16);
     bool wants = ctx->needs_input_grad(added ? 2 : 1);
     Tensor dx = at::empty_like(x), dy = added && other != x.scalar_type() ? at::empty(x.sizes(), x.options().dtype(other)) : Tensor();
-    Tensor dw = wants ? at::empty({count, d}, rstd.options()) : Tensor();
+    Tensor dw = wants ? at::empty({parts(x, count), d}, rstd.options()) : Tensor();
     NormBackArgs a{data(g), data(x), data(w), data(above), data_as<float>(rstd), data(dx), data(dy), data_as<float>(dw), n, static_cast<int>(d)};
     by_norm(x.scalar_type(), other, g.scalar_type(), [&](auto *tx, auto *ty, auto *to) {
       norm_back_rows<std::remove_pointer_t<decltype(tx)>, std::remove_pointer_t<decltype(ty)>, std::remove_pointer_t<decltype(to)>>(x, a, count);
@@ -205,9 +207,14 @@ struct Caches {
   Tensor k, v, start;
 };
 
+// Lanes that a head of `e` numbers takes, and how often.
+std::string head_lanes(int64_t e) {
+  int64_t lanes = e <= 64 ? 8 : e <= 128 ? 16 : 32;
+  return std::to_string(lanes) + ", " + std::to_string((e / 2 + lanes * VEC - 1) / (lanes * VEC)) + ", ";
+}
+
 template <class T, class W> void heads_rows(const Tensor &x, const HeadsArgs &a) {
-  std::string call = "heads<" + std::to_string(stretches(a.e / 2, 2)) + ", " + types({name_of<T>(), name_of<W>()}) + ">";
-  run(x, {call, "HeadsArgs", 32}, a, teams(x, a.n * (a.heads + 2 * a.kv_heads)), &heads<HOST_HEAD, T, W>);
+  run(x, {"heads<" + head_lanes(a.e) + types({name_of<T>(), name_of<W>()}) + ">", "HeadsArgs", 32}, a, teams(x, a.n), &heads<1, HOST_HEAD, T, W>);
 }
 
 // A row of joined heads a token -> q, k, v and what norms were scaled by.
@@ -219,7 +226,8 @@ variable_list turned(const Tensor &x, const Tensor &wq, const Tensor &wk, const 
   Tensor q = head(s.heads), k = cached ? into.k : head(s.kv_heads), v = cached ? into.v : head(s.kv_heads);
   Tensor rstd = wq.defined() ? at::empty({n, s.heads + s.kv_heads}, cos.options()) : Tensor();
   HeadsArgs a{data(x), data(wq), data(wk), data_as<float>(cos), data_as<float>(sin), data_as<i64>(into.start), data(q), data(k), data(v),
-              data_as<float>(rstd), n, s.length, s.start, cached ? k.size(2) : 0, static_cast<int>(s.heads), static_cast<int>(s.kv_heads), static_cast<int>(s.e),
+              data_as<float>(rstd), n, s.start, cached ? k.size(2) : 0, static_cast<int>(s.length),
+              into.start.defined() && into.start.numel() > 1, static_cast<int>(s.heads), static_cast<int>(s.kv_heads), static_cast<int>(s.e),
               static_cast<float>(s.eps)};
   by_type(x.scalar_type(), [&](auto *t) {
     by_type(wq.defined() ? wq.scalar_type() : at::kFloat, [&](auto *w) {
@@ -260,16 +268,16 @@ struct MixedHeads : public Function<MixedHeads> {
     Tensor dx = at::empty({n, (h + 2 * kv) * e}, x.options());
     bool wants = wq.defined() && (ctx->needs_input_grad(4) || ctx->needs_input_grad(5));
     int64_t count = teams(x, n, 32);
-    Tensor dw = wants ? at::empty({count, 2, e}, rstd.options()) : Tensor();
+    Tensor dw = wants ? at::empty({parts(x, count), 2, e}, rstd.options()) : Tensor();
     HeadsBackArgs a{data(dq), data(dk), data(dv), data(all), data(wq), data(wk), data_as<float>(saved[6]), data_as<float>(saved[7]),
-                    data_as<float>(rstd), data(dx), data_as<float>(dw), n, length, number("start"), static_cast<int>(h), static_cast<int>(kv),
+                    data_as<float>(rstd), data(dx), data_as<float>(dw), n, number("start"), static_cast<int>(length), static_cast<int>(h), static_cast<int>(kv),
                     static_cast<int>(e)};
     by_type(x.scalar_type(), [&](auto *t) {
       by_type(wq.defined() ? wq.scalar_type() : at::kFloat, [&](auto *w) {
         using T = std::remove_pointer_t<decltype(t)>;
         using W = std::remove_pointer_t<decltype(w)>;
-        std::string call = "heads_back<" + std::to_string(stretches(e / 2, 2)) + ", " + types({name_of<T>(), name_of<W>()}) + ">";
-        run(x, {call, "HeadsBackArgs", 32}, a, count, &heads_back<HOST_HEAD, T, W>);
+        std::string call = "heads_back<" + head_lanes(e) + types({name_of<T>(), name_of<W>()}) + ">";
+        run(x, {call, "HeadsBackArgs", 32}, a, count, &heads_back<1, HOST_HEAD, T, W>);
       });
     });
     variable_list out(9);
@@ -297,12 +305,12 @@ struct MixedHeads : public Function<MixedHeads> {
 Tensor attended(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &last) {
   int64_t n = q.size(0), h = q.size(2), e = q.size(3);
   Tensor out = at::empty({n, h * e}, q.options());
-  AttendArgs a{data(q), data(k), data(v), data(out), data_as<i64>(last), n, k.size(2), static_cast<int>(h), static_cast<int>(k.size(1)),
+  AttendArgs a{data(q), data(k), data(v), data(out), data_as<i64>(last), n, k.size(2), last.numel() > 1, static_cast<int>(h), static_cast<int>(k.size(1)),
                static_cast<int>(e), 1.0f / std::sqrt(static_cast<float>(e))};
   by_type(q.scalar_type(), [&](auto *t) {
     using T = std::remove_pointer_t<decltype(t)>;
     std::string call = "attend<" + std::to_string(stretches(e, VEC)) + ", " + name_of<T>() + ">";
-    run(q, {call, "AttendArgs", 256}, a, q.is_cuda() ? n * h : HOST_TEAMS, &attend<HOST_HEAD, T>);
+    run(q, {call, "AttendArgs", BLOCK}, a, q.is_cuda() ? n * h : HOST_TEAMS, &attend<HOST_WHOLE_HEAD, T>);
   });
   return out;
 }
@@ -358,10 +366,37 @@ struct MixedMlp : public Function<MixedMlp> {
   }
 };
 
+// ---- a product for few rows
+
+template <int R, class T, class O> void matvec_rows(const Tensor &x, const MatvecArgs &a) {
+  std::string call = "matvec<" + std::to_string(R) + ", " + types({name_of<T>(), name_of<O>()}) + ">";
+  run(x, {call, "MatvecArgs", 32}, a, teams(x, a.outputs), &matvec<R, T, O>);
+}
+
+template <class T, class O> void matvec_by_rows(const Tensor &x, const MatvecArgs &a) {
+  switch (x.size(0)) {
+  case 1: return matvec_rows<1, T, O>(x, a);
+  case 2: return matvec_rows<2, T, O>(x, a);
+  case 3: return matvec_rows<3, T, O>(x, a);
+  case 4: return matvec_rows<4, T, O>(x, a);
+  default: TORCH_CHECK(false, "a product for few rows got ", x.sizes());
+  }
+}
+
+// x [R, D], w [O, D] of one type -> [R, O] in it or in fp32; R up to 4.
+Tensor few(const Tensor &x_in, const Tensor &w, at::ScalarType type) {
+  Tensor x = x_in.contiguous(), out = at::empty({x.size(0), w.size(0)}, x.options().dtype(type));
+  MatvecArgs a{data(x), data(w), data(out), w.size(0), static_cast<int>(w.size(1))};
+  if (x.scalar_type() == at::kFloat) matvec_by_rows<float, float>(x, a);
+  else if (type == at::kFloat) matvec_by_rows<bf16, float>(x, a);
+  else matvec_by_rows<bf16, bf16>(x, a);
+  return out;
+}
+
 // ---- cross-entropy over an output layer
 
 // The sum over rows of the loss, and with `back` the gradients of `scale` times it: (loss, dh [N, D], dw [V, D]).
-variable_list entropy_sum(const Tensor &h, const Tensor &w, const Tensor &tokens, const Tensor &weights, double scale, bool back, bool by_weight) {
+variable_list entropy_sum(const Tensor &h, const Tensor &w, const Tensor &tokens, const Tensor &weights, const Tensor &scale, bool back, bool by_weight) {
   int64_t n = h.size(0), vocab = w.size(0), most = std::max<int64_t>(1, (h.is_cuda() ? LOGITS : HOST_LOGITS) / vocab);
   Tensor cast = w.to(h.scalar_type()), loss = at::empty({n}, h.options().dtype(at::kFloat));
   Tensor dh = back ? at::empty_like(h) : Tensor(), dw;
@@ -369,11 +404,13 @@ variable_list entropy_sum(const Tensor &h, const Tensor &w, const Tensor &tokens
     int64_t rows = std::min(most, n - from);
     Tensor part = h.narrow(0, from, rows), logits = part.mm(cast.t());
     EntropyArgs a{data(logits), data_as<i64>(tokens) + from, weights.defined() ? data_as<float>(weights) + from : nullptr,
-                  data_as<float>(loss) + from, rows, static_cast<int>(vocab), back, static_cast<float>(scale)};
+                  data_as<float>(scale), data_as<float>(loss) + from, rows, static_cast<int>(vocab), back};
     by_type(h.scalar_type(), [&](auto *t) {
       using T = std::remove_pointer_t<decltype(t)>;
       int64_t count = h.is_cuda() ? std::min<int64_t>(rows, mixed::processors(h) * 8) : HOST_TEAMS;
-      run(h, {std::string("entropy<") + name_of<T>() + ">", "EntropyArgs", 256}, a, count, &entropy<T>);
+      int64_t kept = (vocab + BLOCK * VEC - 1) / (BLOCK * VEC);
+      std::string call = "entropy<" + std::to_string(kept <= 8 ? kept : 0) + ", " + name_of<T>() + ">";
+      run(h, {call, "EntropyArgs", BLOCK}, a, count, vocab <= HOST_VOCAB * VEC ? &entropy<HOST_VOCAB, T> : &entropy<0, T>);
     });
     if (!back) continue;
     Tensor to = dh.narrow(0, from, rows);
@@ -390,7 +427,7 @@ variable_list entropy_sum(const Tensor &h, const Tensor &w, const Tensor &tokens
 // Gives `scale` times the summed loss a graph: its gradients are taken on the way.
 struct MixedEntropy : public Function<MixedEntropy> {
   static variable_list forward(AutogradContext *ctx, const Tensor &h_in, const Tensor &w, const Tensor &tokens, const std::optional<Tensor> &weights,
-                               double scale, at::ScalarType type) {
+                               const Tensor &scale, at::ScalarType type) {
     AsWritten as_written;
     Tensor h = h_in.to(type).contiguous();
     bool by_weight = w.requires_grad();
@@ -407,8 +444,10 @@ struct MixedEntropy : public Function<MixedEntropy> {
     auto saved = ctx->get_saved_variables();
     variable_list out(6);
     auto type = static_cast<at::ScalarType>(ctx->saved_data["type"].toInt());
-    if (ctx->needs_input_grad(0)) out[0] = (saved[0] * grads[0]).to(type);
-    if (saved[1].defined()) out[1] = saved[1] * grads[0];
+    // Products with a number on the device, which libtorch does fast for lists alone.
+    auto times = [&](const Tensor &t) { return at::_foreach_mul({t}, grads[0].to(t.scalar_type()))[0]; };
+    if (ctx->needs_input_grad(0)) out[0] = times(saved[0]).to(type);
+    if (saved[1].defined()) out[1] = times(saved[1]);
     return out;
   }
 };
@@ -452,12 +491,16 @@ char *mm_mixed_turn(mm_tensor x, mm_tensor wq, mm_tensor wk, mm_tensor cos, mm_t
   return mm_guard([&] {
     HeadSizes s{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], eps};
     Caches into{mm_as_tensor(k), mm_as_tensor(v), mm_as_tensor(start)};
+    TORCH_CHECK(into.start.scalar_type() == at::kLong, "a place of type ", into.start.scalar_type());
     *out = new Tensor(turned(mm_as_tensor(x), maybe(wq), maybe(wk), mm_as_tensor(cos), mm_as_tensor(sin), into, s)[0]);
   });
 }
 
 char *mm_mixed_attend(mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor last, mm_tensor *out) {
-  return mm_guard([&] { *out = new Tensor(attended(mm_as_tensor(q), mm_as_tensor(k), mm_as_tensor(v), mm_as_tensor(last))); });
+  return mm_guard([&] {
+    TORCH_CHECK(mm_as_tensor(last).scalar_type() == at::kLong, "a place of type ", mm_as_tensor(last).scalar_type());
+    *out = new Tensor(attended(mm_as_tensor(q), mm_as_tensor(k), mm_as_tensor(v), mm_as_tensor(last)));
+  });
 }
 
 char *mm_mixed_gate(mm_tensor x, mm_tensor *out) {
@@ -470,16 +513,20 @@ char *mm_mixed_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm
   });
 }
 
-char *mm_mixed_entropy(mm_tensor h, mm_tensor w, mm_tensor tokens, mm_tensor weights, double scale, int type, mm_tensor *scaled, mm_tensor *loss) {
+char *mm_mixed_few(mm_tensor x, mm_tensor w, int type, mm_tensor *out) {
+  return mm_guard([&] { *out = new Tensor(few(mm_as_tensor(x), mm_as_tensor(w), static_cast<at::ScalarType>(type))); });
+}
+
+char *mm_mixed_entropy(mm_tensor h, mm_tensor w, mm_tensor tokens, mm_tensor weights, mm_tensor scale, int type, mm_tensor *scaled, mm_tensor *loss) {
   return mm_guard([&] {
     if (!scaled) {
       AsWritten as_written;
       at::NoGradGuard no_grad;
       Tensor rows = mm_as_tensor(h).to(static_cast<at::ScalarType>(type)).contiguous();
-      *loss = new Tensor(entropy_sum(rows, mm_as_tensor(w), mm_as_tensor(tokens), maybe(weights), scale, false, false)[0]);
+      *loss = new Tensor(entropy_sum(rows, mm_as_tensor(w), mm_as_tensor(tokens), maybe(weights), Tensor(), false, false)[0]);
       return;
     }
-    auto made = MixedEntropy::apply(mm_as_tensor(h), mm_as_tensor(w), mm_as_tensor(tokens), optional(weights), scale, static_cast<at::ScalarType>(type));
+    auto made = MixedEntropy::apply(mm_as_tensor(h), mm_as_tensor(w), mm_as_tensor(tokens), optional(weights), mm_as_tensor(scale), static_cast<at::ScalarType>(type));
     *scaled = new Tensor(made[0]);
     *loss = new Tensor(made[1]);
   });
