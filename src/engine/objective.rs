@@ -75,11 +75,18 @@ pub struct Pass<'a> {
     pub scale: f64,
     /// What may leave for other ranks during the pass.
     leaving: &'a mut [Gradients],
+    /// Whether no other ranks look at the gradients.
+    alone: bool,
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(scale: f64, leaving: &'a mut [Gradients]) -> Self {
-        Self { scale, leaving }
+    pub(super) fn new(scale: f64, leaving: &'a mut [Gradients], alone: bool) -> Self {
+        Self { scale, leaving, alone }
+    }
+
+    /// Whether this process trains alone, so that nothing has to be told when a gradient is there.
+    pub fn alone(&self) -> bool {
+        self.alone
     }
 
     /// To be called just before the last time that the micro-batch goes back through the model: gradients leave for

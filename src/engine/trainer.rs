@@ -250,7 +250,7 @@ impl Trainer<'_> {
             let one_pass = !self.objective.many_passes();
             let ends_window = one_pass && (self.pending + 1 == window || last);
             let leaving = if ends_window { &mut self.gradients[..] } else { &mut [] };
-            let mut pass = Pass::new(scale, leaving);
+            let mut pass = Pass::new(scale, leaving, self.ranks.is_alone());
             let mut more = false;
             if let Some(index) = mine {
                 let (objective, model) = (&mut *self.objective, self.model);

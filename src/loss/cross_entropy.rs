@@ -11,6 +11,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 
 use crate::error::Result;
 use crate::native::mixed::{self, Entropy};
+use crate::native::to_device;
 
 /// Most logits held at once: 32 MiB in fp32.
 pub const CHUNK_LOGITS: i64 = 8 << 20;
@@ -42,7 +43,7 @@ impl Targets {
                 }
             }
         }
-        let upload = |v: &[i64]| Tensor::from_slice(v).to_device(device);
+        let upload = |v: &[i64]| to_device(Tensor::from_slice(v), device);
         Self {
             positions: upload(&positions),
             tokens: upload(&tokens),
@@ -108,7 +109,7 @@ pub fn mean_with_grad(
         return Ok(None);
     }
     if let Some(kind) = fused_kind(hidden, lm_head) {
-        let mean = Tensor::from((scale / targets.count as f64) as f32).to_device(hidden.device());
+        let mean = to_device(Tensor::from((scale / targets.count as f64) as f32), hidden.device());
         let (loss, scaled) =
             with_rows(hidden, lm_head, targets, kind, |entropy| entropy.sum_with_grad(&mean))?;
         return Ok(Some((loss / targets.count as f64, scaled)));

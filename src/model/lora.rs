@@ -149,6 +149,11 @@ impl Adapter {
         self.scale
     }
 
+    /// Dropout of its input while training.
+    pub fn dropout(&self) -> f64 {
+        self.dropout
+    }
+
     /// Names in upstream's order.
     pub fn names(&self) -> &[String] {
         &self.names

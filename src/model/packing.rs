@@ -5,7 +5,7 @@
 use tch::{Device, Tensor};
 
 use crate::error::Result;
-use crate::native::mixed;
+use crate::native::{mixed, to_device};
 
 /// Where the documents of a batch lie.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Packing {
     positions: Tensor,
     /// Where each begins and the last ends, `[documents + 1]` in int32; on a GPU alone.
     ends: Option<Tensor>,
+    /// No document has more tokens.
+    longest: i64,
 }
 
 impl Packing {
@@ -23,23 +25,41 @@ impl Packing {
     pub fn new(rows: &[Vec<usize>], device: Device) -> Self {
         let lengths: Vec<i64> = rows.iter().flatten().map(|n| *n as i64).collect();
         let positions: Vec<i64> = lengths.iter().flat_map(|n| 0..*n).collect();
-        let ends = device.is_cuda().then(|| {
-            let mut end = 0;
-            let ends = lengths.iter().map(|n| {
-                end += *n as i32;
-                end
-            });
-            let all: Vec<i32> = std::iter::once(0).chain(ends).collect();
-            Tensor::from_slice(&all).to_device(device)
-        });
-        Self { lengths, positions: Tensor::from_slice(&positions).to_device(device), ends }
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let ends = device.is_cuda().then(|| to_device(Tensor::from_slice(&ends(&lengths)), device));
+        Self { lengths, positions: to_device(Tensor::from_slice(&positions), device), ends, longest }
+    }
+
+    /// The same for a GPU, with as many documents as `documents`, those beyond the last empty, and each as long as its
+    /// row may be: batches of one shape differ in what the tensors hold alone.
+    pub fn padded(rows: &[Vec<usize>], documents: usize, device: Device) -> Self {
+        let made = Self::new(rows, device);
+        let mut ends = ends(&made.lengths);
+        ends.resize(documents + 1, ends.last().copied().unwrap_or(0));
+        let longest = rows.first().map_or(0, |row| row.iter().sum::<usize>()) as i64;
+        Self { ends: Some(to_device(Tensor::from_slice(&ends), device)), longest, ..made }
+    }
+
+    /// The same in tensors of its own.
+    pub fn copy(&self) -> Self {
+        let ends = self.ends.as_ref().map(Tensor::copy);
+        Self { lengths: self.lengths.clone(), positions: self.positions.copy(), ends, longest: self.longest }
+    }
+
+    /// Takes over what another of as many tokens and documents holds.
+    pub fn take(&mut self, other: &Self) {
+        self.lengths.clone_from(&other.lengths);
+        self.positions.copy_(&other.positions);
+        if let (Some(own), Some(other)) = (&mut self.ends, &other.ends) {
+            own.copy_(other);
+        }
     }
 
     /// Causal attention of each document to itself by a GPU's one kernel for all lengths: `[B * T, H, E]` and twice
     /// `[B * T, K, E]` in bf16 -> `[B * T, H, E]`.
     pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let ends = self.ends.as_ref().expect("a packing on a GPU");
-        mixed::documents(q, k, v, ends, self.lengths.iter().copied().max().unwrap_or(0))
+        mixed::documents(q, k, v, ends, self.longest)
     }
 
     /// Place of each token in its document, `[B * T]`.
@@ -56,6 +76,16 @@ impl Packing {
     }
 }
 
+/// Where each document begins and the last ends.
+fn ends(lengths: &[i64]) -> Vec<i32> {
+    let mut end = 0;
+    let ends = lengths.iter().map(|n| {
+        end += *n as i32;
+        end
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use tch::Kind;
@@ -70,6 +100,17 @@ mod tests {
         let config = overrides.resolve().unwrap();
         tch::manual_seed(11);
         CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap())
+    }
+
+    #[test]
+    fn packings_of_one_shape_differ_in_what_they_hold() {
+        let rows = [vec![2, 3], vec![5]];
+        let mut packing = Packing::padded(&rows, 4, Device::Cpu).copy();
+        let ends = |p: &Packing| Vec::<i32>::try_from(p.ends.as_ref().unwrap()).unwrap();
+        assert_eq!((ends(&packing), packing.longest), (vec![0, 2, 5, 10, 10], 5));
+        packing.take(&Packing::padded(&[vec![1, 4], vec![2, 3]], 4, Device::Cpu));
+        assert_eq!((ends(&packing), packing.longest), (vec![0, 1, 5, 7, 10], 5));
+        assert_eq!(Vec::<i64>::try_from(&packing.positions).unwrap(), [0, 0, 1, 2, 3, 0, 1, 0, 1, 2]);
     }
 
     /// Packed documents give the logits and the gradients that each gives alone.

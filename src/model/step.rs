@@ -163,7 +163,7 @@ impl RecordedStep {
         // Once unrecorded: kernels are compiled and libraries set up.
         let _ = weights.logits(&ids, cache, &place)?;
         wait(device)?;
-        let (graph, logits) = Graph::record(device, || weights.logits(&ids, cache, &place))?;
+        let (graph, logits) = Graph::record(device, None, || weights.logits(&ids, cache, &place))?;
         let layers = 0..weights.layers.len();
         let kept =
             layers.flat_map(|i| [cache.layer(i).0, cache.layer(i).1]).map(Tensor::shallow_clone).collect();

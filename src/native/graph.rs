@@ -2,16 +2,17 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::libtorch::check;
 use crate::error::{Error, Result};
 
 unsafe extern "C" {
-    fn mm_graph_begin(cuda_index: i64, out: *mut *mut c_void) -> *mut c_char;
+    fn mm_graph_begin(cuda_index: i64, like: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
     fn mm_graph_end(graph: *mut c_void, keep: c_int) -> *mut c_char;
     fn mm_graph_replay(graph: *mut c_void) -> *mut c_char;
     fn mm_graph_free(graph: *mut c_void);
+    fn mm_device_release(cuda_index: i64) -> *mut c_char;
     fn mm_device_wait(cuda_index: i64) -> *mut c_char;
 }
 
@@ -27,17 +28,24 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// Records what `work` asks the GPU to do, without doing it. `work` should have run before, so that nothing is set
-    /// up for the first time, and may not wait for the GPU.
+    /// up for the first time, and may not wait for the GPU. With `like` its temporary memory is also that one's: what a
+    /// repetition leaves behind holds until the next of either.
     ///
     /// # Errors
     /// Not a CUDA device; work that cannot be recorded; its own fault.
-    pub fn record<T>(device: Device, work: impl FnOnce() -> Result<T>) -> Result<(Self, T)> {
+    pub fn record<T>(
+        device: Device,
+        like: Option<&Graph>,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(Self, T)> {
         let Device::Cuda(index) = device else {
             return Err(Error::failed("work is recorded on CUDA devices alone"));
         };
         let mut graph = std::ptr::null_mut();
-        // SAFETY: `graph` receives an object on success, which `Self` owns from then on.
-        check(unsafe { mm_graph_begin(index as i64, &mut graph) }, "begin to record the GPU's work")?;
+        let like = like.map_or(std::ptr::null_mut(), |like| like.graph);
+        // SAFETY: `like` is a live graph or null; `graph` receives an object on success, which `Self` owns from then on.
+        let begun = unsafe { mm_graph_begin(index as i64, like, &mut graph) };
+        check(begun, "begin to record the GPU's work")?;
         let recorded = Self { graph };
         let made = work();
         // SAFETY: a live graph whose recording has begun on this thread.
@@ -64,6 +72,15 @@ impl Drop for Graph {
     }
 }
 
+/// Gives a GPU's memory that libtorch keeps for later tensors back; nothing elsewhere.
+pub fn release_cached(device: Device) -> Result<()> {
+    match device {
+        // SAFETY: frees what no tensor uses, under the allocator's own lock.
+        Device::Cuda(index) => check(unsafe { mm_device_release(index as i64) }, "give memory back"),
+        _ => Ok(()),
+    }
+}
+
 /// Waits until a GPU has done all it was told; nothing elsewhere.
 pub fn wait(device: Device) -> Result<()> {
     match device {
@@ -73,13 +90,24 @@ pub fn wait(device: Device) -> Result<()> {
     }
 }
 
+/// A tensor of the host on a device. On a GPU it goes by pinned memory, and nothing waits for it: what is asked of the
+/// GPU afterwards finds it there.
+pub fn to_device(tensor: Tensor, device: Device) -> Tensor {
+    match device {
+        Device::Cpu => tensor,
+        Device::Cuda(_) => tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false),
+        _ => tensor.to_device(device),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_cpu_records_nothing() {
-        assert!(Graph::record(Device::Cpu, || Ok(())).unwrap_err().to_string().contains("CUDA"));
+        assert!(Graph::record(Device::Cpu, None, || Ok(())).unwrap_err().to_string().contains("CUDA"));
         wait(Device::Cpu).unwrap();
+        release_cached(Device::Cpu).unwrap();
     }
 }

@@ -17,7 +17,7 @@ mod ranks;
 mod system;
 mod tensor_bytes;
 
-pub use graph::{Graph, wait};
+pub use graph::{Graph, release_cached, to_device, wait};
 pub use jit::Script;
 pub use libtorch::{
     AdamWStep, AutocastGuard, device_peak_bytes, fused_adamw, libtorch_dir, load_cuda, restart_device_peak,

@@ -77,10 +77,13 @@ char *mm_mixed_few(mm_tensor x, mm_tensor w, int type, mm_tensor *out);
 char *mm_mixed_documents(mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor ends, int64_t longest, mm_tensor *out);
 // What a GPU is told between begin and end, to be told again at once (mixed/graph.cpp). `end` without `keep` gives up.
 typedef void *mm_graph;
-char *mm_graph_begin(int64_t cuda_index, mm_graph *out);
+// With `like` it takes its temporary memory from where that one does: the two must not be repeated at a time.
+char *mm_graph_begin(int64_t cuda_index, mm_graph like, mm_graph *out);
 char *mm_graph_end(mm_graph graph, int keep);
 char *mm_graph_replay(mm_graph graph);
 void mm_graph_free(mm_graph graph);
+// Gives memory that libtorch keeps for later tensors of a GPU back to it.
+char *mm_device_release(int64_t cuda_index);
 // Waits for all that a GPU was told.
 char *mm_device_wait(int64_t cuda_index);
 // Autocast's type for this thread's work on a CUDA device; -1 where it is off.

@@ -41,12 +41,7 @@ pub fn run(
         }),
     );
     let model = model.with_adapter(adapter);
-    let mut objective = LanguageModelling {
-        train: batches.train,
-        validation: batches.validation,
-        compute: context.compute,
-        markers: None,
-    };
+    let mut objective = LanguageModelling::new(batches.train, batches.validation, context.compute);
     session.train(&model, &mut objective, &batches.prepared, ending)
 }
 

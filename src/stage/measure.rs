@@ -12,13 +12,14 @@ use crate::engine::{Compute, Ranks};
 use crate::error::{Error, Result};
 use crate::loss::cross_entropy::{self, Targets};
 use crate::model::{CausalLm, Mask, Packing};
+use crate::native::to_device;
 use crate::rollout::generate::{GenerateConfig, generate_batch};
 
 /// Token ids of a batch on a device, `[B, T]`.
 pub fn upload(ids: &Array2<i64>, device: tch::Device) -> Tensor {
     let (b, t) = ids.dim();
     let flat: Vec<i64> = ids.iter().copied().collect();
-    Tensor::from_slice(&flat).view([b as i64, t as i64]).to_device(device)
+    to_device(Tensor::from_slice(&flat), device).view([b as i64, t as i64])
 }
 
 /// A batch on a device: what a model reads, and what it should say.

@@ -19,6 +19,7 @@ pub mod policy;
 pub mod ppo;
 pub mod reason;
 pub mod record;
+mod recorded;
 pub mod reward;
 pub mod runner;
 pub mod session;

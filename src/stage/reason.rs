@@ -39,12 +39,8 @@ pub fn run(
             .hint("give marker_token_ids of this vocabulary"));
     }
     let markers = Tensor::from_slice(&ids).to_device(context.device);
-    let mut objective = LanguageModelling {
-        train: batches.train,
-        validation: batches.validation,
-        compute: context.compute,
-        markers: Some((markers, config.marker_weight)),
-    };
+    let mut objective = LanguageModelling::new(batches.train, batches.validation, context.compute);
+    objective.markers = Some((markers, config.marker_weight));
     session.train(&model, &mut objective, &batches.prepared, Ending { chat: true, ..Ending::default() })
 }
 

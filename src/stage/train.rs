@@ -10,9 +10,10 @@ use tch::Tensor;
 
 use super::measure::{self, Uploaded};
 use super::record::Inputs;
+use super::recorded::Recorder;
 use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
-use crate::data::Loader;
+use crate::data::{Batch, Loader};
 use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
 use crate::error::Result;
 use crate::loss::cross_entropy;
@@ -26,6 +27,32 @@ pub(super) struct LanguageModelling {
     pub(super) compute: Compute,
     /// Tokens that weigh more, and how much.
     pub(super) markers: Option<(Tensor, f64)>,
+    /// Micro-steps that a GPU repeats as a whole.
+    recorder: Recorder,
+    /// The next batch, made while a GPU was busy with the last one.
+    ahead: Option<(u64, u64, Batch)>,
+}
+
+impl LanguageModelling {
+    /// Cross-entropy over these batches.
+    pub(super) fn new(train: Loader, validation: Option<Loader>, compute: Compute) -> Self {
+        Self { train, validation, compute, markers: None, recorder: Recorder::default(), ahead: None }
+    }
+
+    fn batch(&mut self, epoch: u64, index: u64) -> Result<Batch> {
+        match self.ahead.take() {
+            Some((of, at, batch)) if (of, at) == (epoch, index) => Ok(batch),
+            _ => self.train.batch(epoch, index),
+        }
+    }
+
+    /// Makes the next batch while a GPU works; nothing where the host itself computes.
+    fn look_ahead(&mut self, model: &CausalLm, epoch: u64, index: u64) -> Result<()> {
+        if model.device().is_cuda() && index < self.train.steps_per_epoch() {
+            self.ahead = Some((epoch, index, self.train.batch(epoch, index)?));
+        }
+        Ok(())
+    }
 }
 
 impl Objective for LanguageModelling {
@@ -40,23 +67,33 @@ impl Objective for LanguageModelling {
         index: u64,
         pass: &mut Pass<'_>,
     ) -> Result<StepLoss> {
-        let batch = self.train.batch(epoch, index)?;
+        let batch = self.batch(epoch, index)?;
+        let tokens = batch.real_tokens as u64;
+        if pass.alone()
+            && self.markers.is_none()
+            && let Some(loss) = self.recorder.run(model, &batch, pass.scale, self.compute)?
+        {
+            self.look_ahead(model, epoch, index + 1)?;
+            return Ok(StepLoss { loss: loss.double_value(&[]), tokens, ..StepLoss::default() });
+        }
         let mut uploaded = Uploaded::new(&batch, model.device());
         if let Some((tokens, weight)) = &self.markers {
             uploaded.targets = uploaded.targets.weighted(tokens, *weight);
         }
-        self.compute.run(model.device(), || {
+        let (loss, balance) = self.compute.run(model.device(), || {
             let (hidden, aux) = model.hidden(&uploaded.ids, uploaded.mask(), true);
             let ce = cross_entropy::mean_with_grad(&hidden, model.lm_head(), &uploaded.targets, pass.scale)?;
             let (loss, surrogate) = ce.unzip();
             let balance = aux.as_ref().map(Tensor::detach);
             backward(surrogate, aux, pass.scale, pass)?;
-            // Read after the way back: a GPU has all its work then while the host waits for a number.
-            let number = |scalar: Option<Tensor>| scalar.map_or(0.0, |scalar| scalar.double_value(&[]));
-            let (loss, aux_loss) = (number(loss), number(balance));
-            let extra = self.markers.iter().map(|_| ("logits_loss", loss)).collect();
-            Ok(StepLoss { loss, aux_loss, tokens: batch.real_tokens as u64, extra })
-        })
+            Ok((loss, balance))
+        })?;
+        self.look_ahead(model, epoch, index + 1)?;
+        // Read after the way back: a GPU has all its work then while the host waits for a number.
+        let number = |scalar: Option<Tensor>| scalar.map_or(0.0, |scalar| scalar.double_value(&[]));
+        let (loss, aux_loss) = (number(loss), number(balance));
+        let extra = self.markers.iter().map(|_| ("logits_loss", loss)).collect();
+        Ok(StepLoss { loss, aux_loss, tokens, extra })
     }
 
     fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
@@ -99,11 +136,6 @@ pub fn run(
     let session = Session::open(context, name, config, folder, inputs)?;
     let batches = session.batches_of(false)?;
     let model = session.model(config.dropout)?;
-    let mut objective = LanguageModelling {
-        train: batches.train,
-        validation: batches.validation,
-        compute: context.compute,
-        markers: None,
-    };
+    let mut objective = LanguageModelling::new(batches.train, batches.validation, context.compute);
     session.train(&model, &mut objective, &batches.prepared, Ending { chat, ..Ending::default() })
 }

@@ -32,9 +32,10 @@ struct Graph {
     symbol<void (*)(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(object, false);
   }
   ~Graph() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraphD1Ev")(object); }
-  void begin() {
+  c10::MempoolId_t pool() { return symbol<c10::MempoolId_t (*)(void *)>("_ZN2at4cuda9CUDAGraph4poolEv")(object); }
+  void begin(c10::MempoolId_t pool) {
     symbol<void (*)(void *, c10::MempoolId_t, int)>("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(
-        object, {0, 0}, THREAD_LOCAL_CAPTURE);
+        object, pool, THREAD_LOCAL_CAPTURE);
   }
   void end() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(object); }
   void replay() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object); }
@@ -46,7 +47,7 @@ c10::Device cuda(int64_t index) { return c10::Device(c10::kCUDA, static_cast<c10
 
 extern "C" {
 
-char *mm_graph_begin(int64_t cuda_index, mm_graph *out) {
+char *mm_graph_begin(int64_t cuda_index, mm_graph like, mm_graph *out) {
   return mm_guard([&] {
     auto device = cuda(cuda_index);
     c10::impl::VirtualGuardImpl gpu(c10::kCUDA);
@@ -55,7 +56,7 @@ char *mm_graph_begin(int64_t cuda_index, mm_graph *out) {
     auto before = gpu.exchangeStream(gpu.getStreamFromGlobalPool(device, false));
     try {
       auto graph = std::make_unique<Graph>(device, before);
-      graph->begin();
+      graph->begin(like ? static_cast<Graph *>(like)->pool() : c10::MempoolId_t{0, 0});
       *out = graph.release();
     } catch (...) {
       gpu.exchangeStream(before);
@@ -89,6 +90,13 @@ char *mm_graph_replay(mm_graph graph) {
 void mm_graph_free(mm_graph graph) {
   char *message = mm_guard([&] { delete static_cast<Graph *>(graph); });
   mm_free_message(message);
+}
+
+char *mm_device_release(int64_t cuda_index) {
+  return mm_guard([&] {
+    c10::DeviceGuard device(cuda(cuda_index));
+    at::getDeviceAllocator(at::kCUDA)->emptyCache();
+  });
 }
 
 char *mm_device_wait(int64_t cuda_index) {

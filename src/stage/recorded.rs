@@ -1,0 +1,262 @@
+//! Micro-steps on a GPU recorded as CUDA graphs: forward, loss and the way back of batches of one shape are some hundred
+//! launches once and one ever after. What changes from batch to batch lies in tensors that keep their place.
+//!
+//! B rows, T tokens, N = B * T.
+
+use std::collections::HashMap;
+
+use tch::{Kind, Tensor};
+
+use crate::data::Batch;
+use crate::engine::Compute;
+use crate::error::Result;
+use crate::model::{CausalLm, Mask, Packing};
+use crate::native::mixed::{self, Entropy};
+use crate::native::{Graph, release_cached, to_device};
+
+/// Shapes that are recorded at the most: each recording keeps some memory.
+const SHAPES: usize = 12;
+/// Rows that are not packed are filled up to a multiple of this, so that there are few shapes.
+const WIDTH_MULTIPLE: usize = 64;
+
+/// What two batches must have in common to be one recording's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
+    rows: usize,
+    width: usize,
+    /// Documents that are provided for; 0 where rows are not packed.
+    documents: usize,
+}
+
+/// A batch as a recording reads it.
+#[derive(Debug)]
+struct Inputs {
+    /// `[B, T]`.
+    ids: Tensor,
+    /// What each position should say, -100 for nothing, `[N]`.
+    tokens: Tensor,
+    /// What the summed loss is multiplied with, a scalar.
+    scale: Tensor,
+    /// Each token's place in its document `[N]`, and where documents end.
+    packing: Option<Packing>,
+}
+
+#[derive(Debug)]
+struct Recording {
+    graph: Graph,
+    inputs: Inputs,
+    /// The loss summed over the labels, a scalar.
+    loss: Tensor,
+}
+
+/// The recordings of a stage.
+#[derive(Debug, Default)]
+pub(super) struct Recorder {
+    /// Shapes that were met, and their recordings.
+    shapes: HashMap<Shape, Option<Recording>>,
+    /// Whether recording has failed: everything is told launch by launch then.
+    off: bool,
+}
+
+impl Recorder {
+    /// Adds the gradients of `scale` times a batch's mean loss; the mean loss comes back, on the device. `None` where
+    /// the batch is not for recording: the first of its shape, or one beyond the shapes that are kept.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn run(
+        &mut self,
+        model: &CausalLm,
+        batch: &Batch,
+        scale: f64,
+        compute: Compute,
+    ) -> Result<Option<Tensor>> {
+        if self.off || !fits(model) || batch.loss_tokens == 0 {
+            return Ok(None);
+        }
+        let shape = shape(batch, model.config().max_position_embeddings as usize);
+        let Some(met) = self.shapes.get(&shape) else {
+            if self.shapes.len() < SHAPES {
+                self.shapes.insert(shape, None);
+            }
+            return Ok(None);
+        };
+        let fresh = Inputs::new(batch, shape, scale, model);
+        if met.is_none() {
+            let like = self.shapes.values().flatten().next().map(|recording| &recording.graph);
+            let recorded = compute.run(model.device(), || match mixed::kind(model.lm_head()) {
+                Some(kind) => record(model, fresh.copy(), kind, like).map(Some),
+                None => Ok(None),
+            });
+            match recorded {
+                Ok(Some(recording)) => {
+                    self.shapes.insert(shape, Some(recording));
+                }
+                Ok(None) => self.off = true,
+                Err(fault) => {
+                    tracing::warn!("micro-steps are not recorded on this GPU: {fault}");
+                    self.off = true;
+                }
+            }
+        }
+        let Some(Some(recording)) = self.shapes.get_mut(&shape) else { return Ok(None) };
+        recording.inputs.take(&fresh);
+        recording.graph.replay()?;
+        Ok(Some(&recording.loss / batch.loss_tokens as f64))
+    }
+}
+
+/// Whether this model's micro-steps can be recorded: nothing in them waits for the host or draws numbers.
+fn fits(model: &CausalLm) -> bool {
+    let config = model.config();
+    let draws =
+        config.dropout > 0.0 || model.params().adapter().is_some_and(|adapter| adapter.dropout() > 0.0);
+    model.device().is_cuda()
+        && config.moe.is_none()
+        && !draws
+        && config.vocab_size % 4 == 0
+        && mixed::fits_row(config.hidden_size)
+}
+
+fn shape(batch: &Batch, positions: usize) -> Shape {
+    let (rows, width) = batch.input_ids.dim();
+    match &batch.documents {
+        Some(documents) => {
+            let documents = documents.iter().map(Vec::len).sum::<usize>().next_power_of_two();
+            Shape { rows, width, documents }
+        }
+        None => {
+            let wide = width.next_multiple_of(WIDTH_MULTIPLE).min(positions).max(width);
+            Shape { rows, width: wide, documents: 0 }
+        }
+    }
+}
+
+impl Inputs {
+    /// A batch on its way to the device. Filling stands behind every label, where no earlier token sees it.
+    fn new(batch: &Batch, shape: Shape, scale: f64, model: &CausalLm) -> Self {
+        let device = model.device();
+        let (rows, width) = batch.input_ids.dim();
+        let mut ids = vec![0i64; shape.rows * shape.width];
+        let mut tokens = vec![-100i64; shape.rows * shape.width];
+        for row in 0..rows {
+            for column in 0..width {
+                ids[row * shape.width + column] = batch.input_ids[[row, column]];
+                if column + 1 < width && batch.labels[[row, column + 1]] >= 0 {
+                    tokens[row * shape.width + column] = batch.labels[[row, column + 1]];
+                }
+            }
+        }
+        let packing = batch.documents.as_ref().map(|rows| Packing::padded(rows, shape.documents, device));
+        let sent = |values: &[i64]| to_device(Tensor::from_slice(values), device);
+        Self {
+            ids: sent(&ids).view([shape.rows as i64, shape.width as i64]),
+            tokens: sent(&tokens),
+            scale: to_device(Tensor::from((scale / batch.loss_tokens as f64) as f32), device),
+            packing,
+        }
+    }
+
+    /// The same in tensors of its own.
+    fn copy(&self) -> Self {
+        Self {
+            ids: self.ids.copy(),
+            tokens: self.tokens.copy(),
+            scale: self.scale.copy(),
+            packing: self.packing.as_ref().map(Packing::copy),
+        }
+    }
+
+    /// Takes another batch's place.
+    fn take(&mut self, other: &Self) {
+        tch::no_grad(|| {
+            self.ids.copy_(&other.ids);
+            self.tokens.copy_(&other.tokens);
+            self.scale.copy_(&other.scale);
+            if let (Some(own), Some(other)) = (&mut self.packing, &other.packing) {
+                own.take(other);
+            }
+        });
+    }
+}
+
+/// Records a micro-step over these inputs, in the memory of another recording where there is one. Gradients must have
+/// their memory already: an earlier micro-step gave it.
+fn record(model: &CausalLm, inputs: Inputs, kind: Kind, like: Option<&Graph>) -> Result<Recording> {
+    if like.is_none() {
+        // What earlier micro-steps used is kept for later ones, which the recording replaces.
+        release_cached(model.device())?;
+    }
+    let (graph, loss) = Graph::record(model.device(), like, || micro_step(model, &inputs, kind))?;
+    Ok(Recording { graph, inputs, loss })
+}
+
+/// Forward, loss and the way back; the summed loss.
+fn micro_step(model: &CausalLm, inputs: &Inputs, kind: Kind) -> Result<Tensor> {
+    let mask = inputs.packing.as_ref().map_or(Mask::Causal, Mask::Documents);
+    let (hidden, _) = model.hidden(&inputs.ids, mask, true);
+    let (_, _, d) = hidden.size3()?;
+    let entropy = Entropy {
+        hidden: &hidden.f_reshape([-1, d])?,
+        lm_head: model.lm_head(),
+        tokens: &inputs.tokens,
+        weights: None,
+        kind,
+    };
+    let (loss, scaled) = entropy.sum_with_grad(&inputs.scale)?;
+    scaled.f_backward()?;
+    Ok(loss)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+    use tch::Device;
+
+    use super::super::measure::upload;
+    use super::*;
+    use crate::loss::cross_entropy::{Targets, mean_with_grad};
+    use crate::model::{Params, config};
+
+    /// What a recording would do, on the CPU: a filled up batch gives the loss and the gradients of the batch.
+    #[test]
+    fn a_filled_batch_is_the_batch() {
+        let mut overrides = config::preset("minimind3").unwrap();
+        (overrides.hidden_size, overrides.num_hidden_layers) = (Some(32), Some(2));
+        (overrides.vocab_size, overrides.num_attention_heads) = (Some(60), Some(4));
+        let config = overrides.resolve().unwrap();
+        tch::manual_seed(9);
+        let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+        model.params().set_requires_grad(true);
+        let input_ids = Array2::from_shape_fn((3, 21), |(b, t)| ((b * 31 + t * t * 7) % 60) as i64);
+        let labels = input_ids.mapv(|id| if id % 3 == 0 { -100 } else { id });
+        let loss_tokens = labels.slice(ndarray::s![.., 1..]).iter().filter(|id| **id >= 0).count();
+        let batch = Batch { input_ids, labels, documents: None, real_tokens: 63, loss_tokens, loss_bytes: 0 };
+        let grads = || -> Vec<Tensor> {
+            let params = model.params().trained().1;
+            let grads = params.iter().map(|p| p.grad().copy()).collect();
+            params.iter().for_each(|p| {
+                let _ = p.grad().zero_();
+            });
+            grads
+        };
+        let targets = Targets::new(&batch.labels, Device::Cpu);
+        let (hidden, _) = model.hidden(&upload(&batch.input_ids, Device::Cpu), Mask::Causal, true);
+        let (want, surrogate) = mean_with_grad(&hidden, model.lm_head(), &targets, 0.5).unwrap().unwrap();
+        surrogate.backward();
+        let wanted = grads();
+        let shape = shape(&batch, 40);
+        assert_eq!((shape.width, shape.documents), (40, 0));
+        let mut inputs = Inputs::new(&batch, shape, 0.5, &model).copy();
+        inputs.take(&Inputs::new(&batch, shape, 0.5, &model));
+        let sum = mixed::on_cpu(Kind::Float, || micro_step(&model, &inputs, Kind::Float)).unwrap();
+        let got = sum / loss_tokens as f64;
+        assert!((got - want).abs().double_value(&[]) < 1e-5);
+        for (got, want) in grads().iter().zip(&wanted) {
+            let apart = (got - want).norm() / want.norm().clamp_min(1e-3);
+            assert!(apart.double_value(&[]) < 1e-5, "{apart}");
+        }
+        // Nothing is recorded on a CPU.
+        assert!(Recorder::default().run(&model, &batch, 0.5, Compute::Fp32).unwrap().is_none());
+    }
+}
