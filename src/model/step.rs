@@ -10,10 +10,8 @@ use tch::{Kind, Tensor};
 use super::causal_lm::CausalLm;
 use super::kv_cache::KvCache;
 use crate::error::{Error, Result};
-use crate::native::{Graph, mixed, wait};
-
-/// A weight and its norm's epsilon.
-type Norm = (Tensor, f64);
+use crate::native::mixed::{self, Norm};
+use crate::native::{Graph, to_device, wait};
 
 #[derive(Debug)]
 struct Layer {
@@ -107,33 +105,37 @@ impl StepWeights {
     /// `[B]`: one for each row), which counts as held.
     pub fn logits(&self, ids: &Tensor, cache: &KvCache, place: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        let few = ids.size1()? <= mixed::FEW;
-        let product_in = |x: &Tensor, w: &Tensor, kind: Kind| -> Result<Tensor> {
-            if few { mixed::few(x, w, kind) } else { Ok(x.f_linear(w, None::<&Tensor>)?.f_to_kind(kind)?) }
+        let (_, width) = self.embedding.size2()?;
+        let few = mixed::are_few(ids.size1()?, width);
+        let product = |x: &Tensor, w: &Tensor| -> Result<Tensor> {
+            if few { mixed::few(x, w, self.kind) } else { Ok(x.f_linear(w, None::<&Tensor>)?) }
         };
-        let product = |x: &Tensor, w: &Tensor| product_in(x, w, self.kind);
+        // The stream with what is due, and a product of its norm.
+        let normed = |x: Tensor, due: Option<Tensor>, norm: &Norm, w: &Tensor, gated: bool, kind: Kind| {
+            if few {
+                return mixed::normed(x, due.as_ref(), norm, w, gated, kind);
+            }
+            let (x, normed) = match due {
+                Some(y) => mixed::add_norm(&x, &y, &norm.0, norm.1, self.kind)?,
+                None => mixed::norm(&x, &norm.0, norm.1, self.kind).map(|normed| (x, normed))?,
+            };
+            let made = normed.f_linear(w, None::<&Tensor>)?;
+            Ok((x, if gated { mixed::gate(&made)? } else { made.f_to_kind(kind)? }))
+        };
         let mut x = Tensor::f_embedding(&self.embedding, ids, -1, false, false)?; // [B, D]
         let mut due: Option<Tensor> = None;
-        let norm = |x: Tensor, due: Option<Tensor>, norm: &Norm| -> Result<(Tensor, Tensor)> {
-            match due {
-                Some(y) => mixed::add_norm(&x, &y, &norm.0, norm.1, self.kind),
-                None => mixed::norm(&x, &norm.0, norm.1, self.kind).map(|normed| (x, normed)),
-            }
-        };
-        let mut normed;
+        let mut made;
         for (i, layer) in self.layers.iter().enumerate() {
-            (x, normed) = norm(x, due, &layer.norm_in)?;
+            (x, made) = normed(x, due, &layer.norm_in, &layer.qkv, false, self.kind)?;
             let (keys, values) = cache.layer(i);
             let into = mixed::Caches { keys, values, place };
             let norms = layer.qk_norm.as_ref().map(|(q, k)| (&q.0, &k.0, q.1));
-            let tables = (&self.tables.0, &self.tables.1);
-            let q = mixed::turn(&product(&normed, &layer.qkv)?, norms, tables, into, self.heads)?;
+            let q = mixed::turn(&made, norms, (&self.tables.0, &self.tables.1), into, self.heads)?;
             let attended = product(&mixed::attend(&q, into)?, &layer.o)?; // [B, D]
-            (x, normed) = norm(x, Some(attended), &layer.norm_post)?;
-            due = Some(product(&mixed::gate(&product(&normed, &layer.gate_up)?)?, &layer.down)?);
+            (x, made) = normed(x, Some(attended), &layer.norm_post, &layer.gate_up, true, self.kind)?;
+            due = Some(product(&made, &layer.down)?);
         }
-        let (_, hidden) = norm(x, due, &self.norm)?;
-        product_in(&hidden, &self.head, Kind::Float)
+        Ok(normed(x, due, &self.norm, &self.head, false, Kind::Float)?.1)
     }
 }
 
@@ -176,7 +178,8 @@ impl RecordedStep {
             return Err(Error::failed(format!("a step of {} rows got {} ids", self.rows, ids.len())));
         }
         let host: Vec<i64> = ids.iter().map(|&id| i64::from(id)).chain([place]).collect();
-        tch::no_grad(|| self.inputs.f_copy_(&Tensor::from_slice(&host)))?;
+        let sent = to_device(Tensor::from_slice(&host), self.inputs.device());
+        tch::no_grad(|| self.inputs.f_copy_(&sent))?;
         self.graph.replay()?;
         Ok(&self.logits)
     }

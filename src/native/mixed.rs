@@ -73,6 +73,17 @@ unsafe extern "C" {
         down: *mut c_void,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    fn mm_mixed_normed(
+        x: *mut c_void,
+        y: *mut c_void,
+        w: *mut c_void,
+        m: *mut c_void,
+        eps: f64,
+        gated: c_int,
+        kind: c_int,
+        sum: *mut *mut c_void,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
     fn mm_mixed_few(x: *mut c_void, w: *mut c_void, kind: c_int, out: *mut *mut c_void) -> *mut c_char;
     fn mm_mixed_entropy(
         h: *mut c_void,
@@ -336,10 +347,50 @@ pub fn gate(x: &Tensor) -> Result<Tensor> {
     Ok(own(out))
 }
 
-/// Rows that [`few`] takes.
-pub const FEW: i64 = 4;
+/// Rows that [`few`] and [`normed`] take.
+const FEW: i64 = 4;
+/// Numbers of all rows that [`normed`] takes.
+const FEW_NUMBERS: i64 = 8192;
 
-/// `x W^T`, `[R, D] -> [R, O]` in `kind`, for up to [`FEW`] rows, without a graph; x and W of one kind.
+/// Whether products for few rows take `rows` rows of this width.
+pub fn are_few(rows: i64, width: i64) -> bool {
+    rows <= FEW && rows * width <= FEW_NUMBERS
+}
+
+/// A norm's weight and epsilon.
+pub type Norm = (Tensor, f64);
+
+/// `norm(x + y) W^T`, `[R, D] -> [R, O]` in `kind`, beside `x + y`, for [`are_few`] rows, without a graph; all of one kind.
+/// With `gated`, W is gate and up joined, `[2O, D]`, and `silu(gate) * up` comes out.
+pub fn normed(
+    x: Tensor,
+    y: Option<&Tensor>,
+    norm: &Norm,
+    weight: &Tensor,
+    gated: bool,
+    kind: Kind,
+) -> Result<(Tensor, Tensor)> {
+    let (mut sum, mut out) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: live tensors for the length of the call; a null `y` means none; `out`, and `sum` where there is a `y`, receive
+    // new tensors.
+    let message = unsafe {
+        mm_mixed_normed(
+            handle(&x),
+            handle_or_null(y),
+            handle(&norm.0),
+            handle(weight),
+            norm.1,
+            c_int::from(gated),
+            number(kind),
+            &mut sum,
+            &mut out,
+        )
+    };
+    check(message, "norm and multiply")?;
+    Ok((if y.is_some() { own(sum) } else { x }, own(out)))
+}
+
+/// `x W^T`, `[R, D] -> [R, O]` in `kind`, for up to 4 rows, without a graph; x and W of one kind.
 pub fn few(x: &Tensor, weight: &Tensor, kind: Kind) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.

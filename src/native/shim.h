@@ -71,6 +71,8 @@ char *mm_mixed_turn(mm_tensor x, mm_tensor wq, mm_tensor wk, mm_tensor cos, mm_t
                     const int64_t *sizes, double eps, mm_tensor *out);
 char *mm_mixed_attend(mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor last, mm_tensor *out);
 char *mm_mixed_gate(mm_tensor x, mm_tensor *out);
+// norm(x + y) m^T for up to 4 rows, the result in `type`; y may be NULL; with `gated`, m is gate and up joined.
+char *mm_mixed_normed(mm_tensor x, mm_tensor y, mm_tensor w, mm_tensor m, double eps, int gated, int type, mm_tensor *sum, mm_tensor *out);
 // x w^T for up to 4 rows, the result in `type`.
 char *mm_mixed_few(mm_tensor x, mm_tensor w, int type, mm_tensor *out);
 // Causal attention of each document to itself, [N, H, E]; document i reaches from ends[i] to ends[i + 1]; bf16 on a GPU.

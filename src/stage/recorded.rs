@@ -71,7 +71,9 @@ impl Recorder {
         scale: f64,
         compute: Compute,
     ) -> Result<Option<Tensor>> {
-        if self.off || !fits(model) || batch.loss_tokens == 0 {
+        // In fp32 packed documents are told apart by the host, one by one.
+        let by_host = batch.documents.is_some() && compute != Compute::Bf16;
+        if self.off || by_host || !fits(model) || batch.loss_tokens == 0 {
             return Ok(None);
         }
         let shape = shape(batch, model.config().max_position_embeddings as usize);

@@ -69,6 +69,14 @@ template <class F> FN float over_team(float x, float, F) { return x; }
 
 FN float add(float a, float b) { return a + b; }
 FN float larger(float a, float b) { return a > b ? a : b; }
+#ifdef MM_GPU
+// Good enough for what is rounded to bf16.
+FN float exponent_for(const bf16 *, float x) { return __expf(x); }
+#else
+FN float exponent_for(const bf16 *, float x) { return exponent(x); }
+#endif
+FN float exponent_for(const float *, float x) { return exponent(x); }
+
 FN float warp_sum(float x) { return over_warp(x, add); }
 FN float team_sum(float x) { return over_team(x, 0.0f, add); }
 FN float team_max(float x) { return over_team(x, LEAST, larger); }
@@ -239,7 +247,8 @@ FN void norm_back(int lane, i64 team, i64 teams, const NormBackArgs &a) {
 // One row of joined heads a token, [N, (H + 2K) E] -> q [N, H, E], k and v [N, K, E]: queries and keys normed where there
 // are weights, then turned by their position's row of the tables [P, E]; token n stands at start + n % length, where
 // `start` may lie on the device, one for all or one for each row of `length` tokens. With a capacity S, k and v are caches
-// [rows, K, S, E] and each token goes to its place. A team has a token, L lanes of it a head; C: stretches of half a head.
+// [rows, K, S, E] and each token goes to its place. `split` teams have a token, L lanes of one a head; C: stretches of half a
+// head.
 struct HeadsArgs {
   const void *x, *wq, *wk;
   const float *cos, *sin;
@@ -247,7 +256,7 @@ struct HeadsArgs {
   void *q, *k, *v;
   float *rstd;
   i64 n, start, capacity;
-  int length, own_start, heads, kv_heads, e;
+  int length, own_start, split, heads, kv_heads, e;
   float eps;
 };
 template <int L> FN float head_sum(float x) {
@@ -259,8 +268,8 @@ template <int L> FN float head_sum(float x) {
 template <int L, int C, class T, class W> FN void heads(int lane, i64 team, i64 teams, const HeadsArgs &a) {
   constexpr int AT_ONCE = WIDTH / L;
   int all = a.heads + 2 * a.kv_heads, half = a.e / 2, part = lane / L, own = lane % L;
-  for (i64 token = team; token < a.n; token += teams) {
-    i64 row = (int)token / a.length, start = a.start_at ? a.start_at[a.own_start ? row : 0] : a.start;
+  for (i64 unit = team; unit < a.n * a.split; unit += teams) {
+    i64 token = unit / a.split, row = (int)token / a.length, start = a.start_at ? a.start_at[a.own_start ? row : 0] : a.start;
     i64 place = start + (int)token % a.length;
     float cs[C * VEC], sn[C * VEC];
     UNROLL for (int c = 0; c < C; ++c) {
@@ -269,7 +278,7 @@ template <int L, int C, class T, class W> FN void heads(int lane, i64 team, i64 
       load4(a.cos + place * a.e + at, cs + c * VEC);
       load4(a.sin + place * a.e + at, sn + c * VEC);
     }
-    for (int first_head = 0; first_head < all; first_head += AT_ONCE) {
+    for (int first_head = (int)(unit % a.split) * AT_ONCE; first_head < all; first_head += a.split * AT_ONCE) {
       int head = first_head + part;
       bool live = head < all, query = head < a.heads, value = head >= a.heads + a.kv_heads;
       int kv = head - a.heads - (value ? a.kv_heads : 0);
@@ -487,7 +496,7 @@ template <class T> FN void gate(int lane, i64 team, i64 teams, const GateArgs &a
       float g[VEC], u[VEC];
       load4(x + at, g);
       load4(x + a.inner + at, u);
-      UNROLL for (int k = 0; k < VEC; ++k) g[k] = g[k] / (1.0f + exponent(-g[k])) * u[k];
+      UNROLL for (int k = 0; k < VEC; ++k) g[k] = g[k] / (1.0f + exponent_for(x, -g[k])) * u[k];
       store4((T *)a.out + r * a.inner + at, g);
     }
   }
@@ -510,7 +519,7 @@ template <class T> FN void gate_back(int lane, i64 team, i64 teams, const GateBa
       load4(x + a.inner + at, u);
       load4(io + at, h);
       UNROLL for (int k = 0; k < VEC; ++k) {
-        float s = 1.0f / (1.0f + exponent(-g[k])), silu = g[k] * s;
+        float s = 1.0f / (1.0f + exponent_for(x, -g[k])), silu = g[k] * s;
         dg[k] = h[k] * u[k] * (s + silu * (1.0f - s));
         du[k] = h[k] * silu;
         h[k] = silu * u[k];
@@ -518,6 +527,69 @@ template <class T> FN void gate_back(int lane, i64 team, i64 teams, const GateBa
       store4(dx + at, dg);
       store4(dx + a.inner + at, du);
       store4(io + at, h);
+    }
+  }
+}
+
+// norm(x + y) m^T for few rows, x and y (or none) [R, D], m [O, D] -> [R, O], and x + y; `gated`: m [2O, D] is gate and up,
+// and silu(gate) * up comes out. Every team norms the rows for itself, and its warps have an output each.
+struct NormedArgs {
+  const void *x, *y, *w, *m;
+  void *sum, *out;
+  i64 outputs;
+  int d, gated;
+  float eps;
+};
+constexpr int HELD = 8192;
+template <int R, class T, class O> FN void normed(int lane, i64 team, i64 teams, const NormedArgs &a) {
+  constexpr int WARPS = WIDTH / WARP;
+  int warp = lane / WARP, place = lane % WARP;
+#ifdef MM_GPU
+  __shared__ float held[HELD];
+#else
+  float held[HELD];
+#endif
+  UNROLL for (int r = 0; r < R; ++r) {
+    float *row = held + r * a.d, v[VEC], t[VEC], square = 0;
+    for (int at = lane * VEC; at < a.d; at += WIDTH * VEC) {
+      load4((const T *)a.x + r * a.d + at, v);
+      if (a.y) {
+        load4((const T *)a.y + r * a.d + at, t);
+        UNROLL for (int k = 0; k < VEC; ++k) v[k] = stored((const T *)a.x, v[k] + t[k]);
+        if (team == 0) store4((T *)a.sum + r * a.d + at, v);
+      }
+      UNROLL for (int k = 0; k < VEC; ++k) row[at + k] = v[k], square += v[k] * v[k];
+    }
+    float scale = inverse_root(team_sum(square) / a.d + a.eps);
+    for (int at = lane * VEC; at < a.d; at += WIDTH * VEC) {
+      load4((const T *)a.w + at, t);
+      UNROLL for (int k = 0; k < VEC; ++k) row[at + k] = stored((const T *)a.x, row[at + k] * scale * t[k]);
+    }
+  }
+#ifdef MM_GPU
+  __syncthreads();
+#endif
+  for (i64 o = team * WARPS + warp; o < a.outputs; o += teams * WARPS) {
+    const T *first = (const T *)a.m + o * a.d, *second = first + (a.gated ? a.outputs * a.d : 0);
+    float one[R], two[R];
+    UNROLL for (int r = 0; r < R; ++r) one[r] = two[r] = 0;
+#ifdef MM_GPU
+#pragma unroll 3
+#endif
+    for (int at = place * VEC; at < a.d; at += WARP * VEC) {
+      float t[VEC], u[VEC];
+      load4(first + at, t);
+      if (a.gated) load4(second + at, u);
+      UNROLL for (int r = 0; r < R; ++r) {
+        const float *row = held + r * a.d + at;
+        UNROLL for (int k = 0; k < VEC; ++k) one[r] += t[k] * row[k];
+        if (a.gated) UNROLL for (int k = 0; k < VEC; ++k) two[r] += u[k] * row[k];
+      }
+    }
+    UNROLL for (int r = 0; r < R; ++r) {
+      float made = warp_sum(one[r]);
+      if (a.gated) made = made / (1.0f + exponent_for((const T *)a.x, -made)) * warp_sum(two[r]);
+      if (place == 0) put((O *)a.out + r * a.outputs + o, made);
     }
   }
 }
@@ -583,21 +655,21 @@ template <int C, class T> FN void entropy(int lane, i64 team, i64 teams, const E
         most = team_max(most);
         UNROLL for (int c = 0; c < KEPT; ++c) {
           if ((c * WIDTH + lane) * VEC >= a.vocab) break;
-          UNROLL for (int k = 0; k < VEC; ++k) sum += kept[c * VEC + k] = exponent(kept[c * VEC + k] - most);
+          UNROLL for (int k = 0; k < VEC; ++k) sum += kept[c * VEC + k] = exponent_for(x, kept[c * VEC + k] - most);
         }
       } else {
         for (int at = lane * VEC; at < a.vocab; at += WIDTH * VEC) {
           float v[VEC], here = most;
           load4(x + at, v);
           UNROLL for (int k = 0; k < VEC; ++k) here = larger(v[k], here);
-          if (here > most) sum *= exponent(most - here), most = here;
+          if (here > most) sum *= exponent_for(x, most - here), most = here;
           UNROLL for (int k = 0; k < VEC; ++k) {
-            sum += exponent(v[k] - most);
+            sum += exponent_for(x, v[k] - most);
             if (at + k == token) own = v[k];
           }
         }
         float top = team_max(most);
-        sum = sum > 0 ? sum * exponent(most - top) : sum;
+        sum = sum > 0 ? sum * exponent_for(x, most - top) : sum;
         most = top;
       }
       sum = team_sum(sum);
@@ -620,7 +692,7 @@ template <int C, class T> FN void entropy(int lane, i64 team, i64 teams, const E
         float v[VEC];
         load4(x + at, v);
         UNROLL for (int k = 0; k < VEC; ++k)
-          v[k] = token < 0 ? 0.0f : (exponent(v[k] - most) * one - (at + k == token ? 1.0f : 0.0f)) * times;
+          v[k] = token < 0 ? 0.0f : (exponent_for(x, v[k] - most) * one - (at + k == token ? 1.0f : 0.0f)) * times;
         store4(x + at, v);
       }
     }

@@ -57,6 +57,9 @@ int64_t teams(const Tensor &on, int64_t rows, int64_t many = 0) {
   return std::max<int64_t>(rows + 7, 8) / 8 * 8;
 }
 
+// Lanes that share a row of few: a warp, or a block where there are not enough rows to fill the device.
+int row_width(const Tensor &on, int64_t rows) { return on.is_cuda() && rows < mixed::processors(on) * 4 ? BLOCK : 32; }
+
 template <class A>
 void run(const Tensor &on, const mixed::Kernel &kernel, A arguments, int64_t count, void (*host)(int, i64, i64, const A &)) {
   if (on.is_cuda()) return mixed::launch(on, kernel, &arguments, count);
@@ -68,7 +71,7 @@ void run(const Tensor &on, const mixed::Kernel &kernel, A arguments, int64_t cou
 // Rows of partial sums that `count` teams write: one a block (BLOCK / 32 teams), on the CPU one a team.
 int64_t parts(const Tensor &on, int64_t count) { return on.is_cuda() ? count / (BLOCK / 32) : count; }
 
-int64_t stretches(int64_t numbers, int64_t each) { return (numbers + 32 * each - 1) / (32 * each); }
+int64_t stretches(int64_t numbers, int64_t each, int64_t width = 32) { return (numbers + width * each - 1) / (width * each); }
 
 std::string types(std::initializer_list<const char *> names) {
   std::string all;
@@ -106,8 +109,9 @@ Tensor joined(at::TensorList weights, at::ScalarType type) {
 // ---- x + y and its norm
 
 template <class X, class Y, class O> void norm_rows(const Tensor &on, const NormArgs &a) {
-  std::string call = "norm<" + std::to_string(stretches(a.d, VEC)) + ", " + types({name_of<X>(), name_of<Y>(), name_of<X>(), name_of<O>()}) + ">";
-  run(on, {call, "NormArgs", 32}, a, teams(on, a.n), &norm<HOST_ROW, X, Y, X, O>);
+  int width = row_width(on, a.n);
+  std::string call = "norm<" + std::to_string(stretches(a.d, VEC, width)) + ", " + types({name_of<X>(), name_of<Y>(), name_of<X>(), name_of<O>()}) + ">";
+  run(on, {call, "NormArgs", width}, a, teams(on, a.n), &norm<HOST_ROW, X, Y, X, O>);
 }
 
 template <class X, class Y, class O> void norm_back_rows(const Tensor &on, const NormBackArgs &a, int64_t count) {
@@ -214,7 +218,7 @@ std::string head_lanes(int64_t e) {
 }
 
 template <class T, class W> void heads_rows(const Tensor &x, const HeadsArgs &a) {
-  run(x, {"heads<" + head_lanes(a.e) + types({name_of<T>(), name_of<W>()}) + ">", "HeadsArgs", 32}, a, teams(x, a.n), &heads<1, HOST_HEAD, T, W>);
+  run(x, {"heads<" + head_lanes(a.e) + types({name_of<T>(), name_of<W>()}) + ">", "HeadsArgs", 32}, a, teams(x, a.n * a.split), &heads<1, HOST_HEAD, T, W>);
 }
 
 // A row of joined heads a token -> q, k, v and what norms were scaled by.
@@ -227,7 +231,8 @@ variable_list turned(const Tensor &x, const Tensor &wq, const Tensor &wk, const 
   Tensor rstd = wq.defined() ? at::empty({n, s.heads + s.kv_heads}, cos.options()) : Tensor();
   HeadsArgs a{data(x), data(wq), data(wk), data_as<float>(cos), data_as<float>(sin), data_as<i64>(into.start), data(q), data(k), data(v),
               data_as<float>(rstd), n, s.start, cached ? k.size(2) : 0, static_cast<int>(s.length),
-              into.start.defined() && into.start.numel() > 1, static_cast<int>(s.heads), static_cast<int>(s.kv_heads), static_cast<int>(s.e),
+              into.start.defined() && into.start.numel() > 1, row_width(x, n) == 32 ? 1 : static_cast<int>(s.heads + 2 * s.kv_heads),
+              static_cast<int>(s.heads), static_cast<int>(s.kv_heads), static_cast<int>(s.e),
               static_cast<float>(s.eps)};
   by_type(x.scalar_type(), [&](auto *t) {
     by_type(wq.defined() ? wq.scalar_type() : at::kFloat, [&](auto *w) {
@@ -267,7 +272,7 @@ struct MixedHeads : public Function<MixedHeads> {
     Tensor dq = whole(grads[0], h), dk = whole(grads[1], kv), dv = whole(grads[2], kv);
     Tensor dx = at::empty({n, (h + 2 * kv) * e}, x.options());
     bool wants = wq.defined() && (ctx->needs_input_grad(4) || ctx->needs_input_grad(5));
-    int64_t count = teams(x, n, 32);
+    int64_t count = teams(x, n, 64);
     Tensor dw = wants ? at::empty({parts(x, count), 2, e}, rstd.options()) : Tensor();
     HeadsBackArgs a{data(dq), data(dk), data(dv), data(all), data(wq), data(wk), data_as<float>(saved[6]), data_as<float>(saved[7]),
                     data_as<float>(rstd), data(dx), data_as<float>(dw), n, number("start"), static_cast<int>(length), static_cast<int>(h), static_cast<int>(kv),
@@ -318,7 +323,7 @@ Tensor attended(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor 
 // ---- the gated feed-forward
 
 template <class T> void gate_rows(const Tensor &x, const GateArgs &a) {
-  run(x, {std::string("gate<") + name_of<T>() + ">", "GateArgs", 32}, a, teams(x, a.n), &gate<T>);
+  run(x, {std::string("gate<") + name_of<T>() + ">", "GateArgs", row_width(x, a.n)}, a, teams(x, a.n), &gate<T>);
 }
 
 // [N, 2I] -> [N, I]
@@ -391,6 +396,34 @@ Tensor few(const Tensor &x_in, const Tensor &w, at::ScalarType type) {
   else if (type == at::kFloat) matvec_by_rows<bf16, float>(x, a);
   else matvec_by_rows<bf16, bf16>(x, a);
   return out;
+}
+
+// norm(x + y) m^T, x and y (or none) [R, D] and m of one type; with `gated` gate and up are joined in m. (x + y or nothing, out)
+template <int R, class T, class O> void normed_rows(const Tensor &x, const NormedArgs &a) {
+  std::string call = "normed<" + std::to_string(R) + ", " + types({name_of<T>(), name_of<O>()}) + ">";
+  int64_t blocks = x.is_cuda() ? std::min<int64_t>((a.outputs + BLOCK / 32 - 1) / (BLOCK / 32), mixed::processors(x) * 4) : HOST_TEAMS;
+  run(x, {call, "NormedArgs", BLOCK}, a, blocks, &normed<R, T, O>);
+}
+
+template <class T, class O> void normed_by_rows(const Tensor &x, const NormedArgs &a) {
+  switch (x.size(0)) {
+  case 1: return normed_rows<1, T, O>(x, a);
+  case 2: return normed_rows<2, T, O>(x, a);
+  case 3: return normed_rows<3, T, O>(x, a);
+  case 4: return normed_rows<4, T, O>(x, a);
+  default: TORCH_CHECK(false, "a product for few rows got ", x.sizes());
+  }
+}
+
+variable_list normed_few(const Tensor &x, const Tensor &y, const Tensor &w, const Tensor &m, double eps, bool gated, at::ScalarType type) {
+  int64_t d = x.size(1), outputs = gated ? m.size(0) / 2 : m.size(0);
+  TORCH_CHECK(x.size(0) * d <= HELD, "a product for few rows got ", x.sizes());
+  Tensor sum = y.defined() ? at::empty_like(x) : Tensor(), out = at::empty({x.size(0), outputs}, x.options().dtype(type));
+  NormedArgs a{data(x), data(y), data(w), data(m), data(sum), data(out), outputs, static_cast<int>(d), gated, static_cast<float>(eps)};
+  if (x.scalar_type() == at::kFloat) normed_by_rows<float, float>(x, a);
+  else if (type == at::kFloat) normed_by_rows<bf16, float>(x, a);
+  else normed_by_rows<bf16, bf16>(x, a);
+  return {sum, out};
 }
 
 // ---- cross-entropy over an output layer
@@ -510,6 +543,14 @@ char *mm_mixed_gate(mm_tensor x, mm_tensor *out) {
 char *mm_mixed_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out) {
   return mm_guard([&] {
     *out = new Tensor(MixedMlp::apply(mm_as_tensor(x), mm_as_tensor(gate), mm_as_tensor(up), mm_as_tensor(down)));
+  });
+}
+
+char *mm_mixed_normed(mm_tensor x, mm_tensor y, mm_tensor w, mm_tensor m, double eps, int gated, int type, mm_tensor *sum, mm_tensor *out) {
+  return mm_guard([&] {
+    auto made = normed_few(mm_as_tensor(x), maybe(y), mm_as_tensor(w), mm_as_tensor(m), eps, gated != 0, static_cast<at::ScalarType>(type));
+    if (y) *sum = new Tensor(made[0]);
+    *out = new Tensor(made[1]);
   });
 }
 
