@@ -196,7 +196,10 @@ def train(model, args):
         products += [product() for _ in range(3)]
         steps.append(step())
     seconds, used = (statistics.median(values) for values in zip(*steps))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"what": "train", "rows": args.batch_size, "tokens_per_s": ids.numel() / seconds,
             "processor_seconds": used, "peak_memory_bytes": peak,
             "flops": 2 * 1536**3 / statistics.median(products)}

@@ -171,8 +171,13 @@ impl<'m> Lanes<'m> {
     /// `afresh` it holds none.
     pub fn open(&mut self, prompt: &[u32], positions: usize, afresh: bool) -> Result<(Lane, usize)> {
         if let Backend::Torch(model, recordings) = &mut self.decoder.backend {
-            if let Some(recordings) = recordings {
-                return Ok((Lane::Recorded(Box::new(recordings.open(model, positions)?)), 0));
+            match recordings.as_mut().map(|recordings| recordings.open(model, positions)) {
+                Some(Ok(row)) => return Ok((Lane::Recorded(Box::new(row)), 0)),
+                Some(Err(fault)) => {
+                    tracing::warn!("steps are not recorded on this GPU: {fault}");
+                    *recordings = None;
+                }
+                None => {}
             }
             let cache = KvCache::new(model.config(), 1, positions as i64, model.kind(), model.device())?;
             return Ok((Lane::Cache(cache), 0));

@@ -8,7 +8,7 @@
 
 #include <map>
 #include <mutex>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 namespace mixed {
@@ -131,13 +131,13 @@ int64_t processors(const at::Tensor &on) {
 
 void launch(const at::Tensor &on, const Kernel &kernel, void *arguments, int64_t teams) {
   static std::mutex lock;
-  static std::map<std::pair<c10::DeviceIndex, std::string>, void *> functions;
+  static std::map<std::tuple<c10::DeviceIndex, int, std::string>, void *> functions;
   c10::DeviceGuard device(on.device());
   c10::impl::VirtualGuardImpl gpu(on.device().type());
   void *function = nullptr;
   {
     std::lock_guard<std::mutex> guard(lock);
-    auto [at, fresh] = functions.try_emplace({on.device().index(), kernel.call}, nullptr);
+    auto [at, fresh] = functions.try_emplace({on.device().index(), kernel.width, kernel.call}, nullptr);
     if (at->second == nullptr) at->second = built(on.device().index(), kernel);
     function = at->second;
   }

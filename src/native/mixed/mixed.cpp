@@ -15,6 +15,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -67,6 +68,9 @@ void run(const Tensor &on, const mixed::Kernel &kernel, A arguments, int64_t cou
     for (int64_t t = from; t < to; ++t) host(0, t, count, arguments);
   });
 }
+
+// The sum of [parts, D] over the parts: as a product, which is faster than libtorch's sum of so few rows.
+Tensor sum_of_parts(const Tensor &parts) { return parts.is_cuda() ? parts.t().mv(at::ones({parts.size(0)}, parts.options())) : parts.sum(0); }
 
 // Rows of partial sums that `count` teams write: one a block (BLOCK / 32 teams), on the CPU one a team.
 int64_t parts(const Tensor &on, int64_t count) { return on.is_cuda() ? count / (BLOCK / 32) : count; }
@@ -168,7 +172,7 @@ struct MixedNorm : public Function<MixedNorm> {
     by_norm(x.scalar_type(), other, g.scalar_type(), [&](auto *tx, auto *ty, auto *to) {
       norm_back_rows<std::remove_pointer_t<decltype(tx)>, std::remove_pointer_t<decltype(ty)>, std::remove_pointer_t<decltype(to)>>(x, a, count);
     });
-    return {dx, added ? (dy.defined() ? dy : dx) : Tensor(), wants ? dw.sum(0).to(w.scalar_type()) : Tensor(), Tensor(), Tensor()};
+    return {dx, added ? (dy.defined() ? dy : dx) : Tensor(), wants ? sum_of_parts(dw).to(w.scalar_type()) : Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -297,7 +301,7 @@ struct MixedHeads : public Function<MixedHeads> {
       }
     }
     if (wants) {
-      Tensor sums = dw.sum(0).to(wq.scalar_type());
+      Tensor sums = sum_of_parts(dw.view({-1, 2 * e})).view({2, e}).to(wq.scalar_type());
       // Only a defined input takes a number among those that may want a gradient, and both are there or neither.
       out[4] = sums[0];
       out[5] = sums[1];
