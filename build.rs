@@ -98,10 +98,15 @@ fn main() {
         "guard.h",
         "jit.cpp",
         "mixed/graph.cpp",
-        "mixed/kernels.h",
+        "mixed/kernels/common.h",
+        "mixed/kernels/heads.h",
+        "mixed/kernels/rows.h",
+        "mixed/kernels/step.h",
         "mixed/launch.cpp",
         "mixed/launch.h",
-        "mixed/mixed.cpp",
+        "mixed/ops.h",
+        "mixed/step.cpp",
+        "mixed/training.cpp",
         "ranks/ranks.cpp",
         "ranks/ranks.h",
         "shim.cpp",
@@ -122,7 +127,7 @@ fn main() {
         .compile("minimind_fused");
     over_libtorch(&include)
         .opt_level(2)
-        .files(["graph", "launch", "mixed"].map(|name| format!("src/native/mixed/{name}.cpp")))
+        .files(["graph", "launch", "step", "training"].map(|name| format!("src/native/mixed/{name}.cpp")))
         .compile("minimind_mixed");
     println!("cargo:rustc-link-lib=gomp");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());

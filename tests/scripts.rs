@@ -65,3 +65,15 @@ fn the_benchmarks_run_in_small() {
         }
     }
 }
+
+#[test]
+fn the_gpu_s_kernels_compile_for_gpus() {
+    let Some(python) = std::env::var_os("MINIMIND_PYTHON") else {
+        return println!("the GPU's kernels are not compiled: no MINIMIND_PYTHON");
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/compile_kernels.py");
+    let output = succeed(Command::new(python).env("PYTHONDONTWRITEBYTECODE", "1").arg(script));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("compiled 50 kernels") || said.contains("skipped"), "{said}");
+    println!("{said}");
+}

@@ -54,7 +54,7 @@ char *mm_joined(mm_tensor x, mm_tensor *weights, size_t n, mm_tensor *out);
 char *mm_gated_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out);
 // Sorted tokens through their experts; weights: gate, up, down of each in turn, n in all (fused/experts.cpp).
 char *mm_experts(mm_tensor x, mm_tensor share, mm_tensor chosen, mm_tensor *weights, size_t n, mm_tensor *made);
-// Mixed-precision ops (mixed/mixed.cpp), on a CUDA device once the compiler is loaded, and on the CPU. `type` is libtorch's
+// Mixed-precision ops (mixed/training.cpp, mixed/step.cpp), on a CUDA device once the compiler is loaded, and on the CPU. `type` is libtorch's
 // scalar type number; NULL where an input may be left out. Sizes: length, start, heads, kv heads, head dim.
 char *mm_mixed_load(const char *nvrtc, const char *source);
 char *mm_mixed_norm(mm_tensor x, mm_tensor y, mm_tensor w, double eps, int type, mm_tensor *sum, mm_tensor *out);

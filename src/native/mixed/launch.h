@@ -1,4 +1,4 @@
-// Compiles the kernels of kernels.h for the GPU at hand and starts them, through libraries that are loaded when a GPU is
+// Compiles the kernels of kernels/ for the GPU at hand and starts them, through libraries that are loaded when a GPU is
 // asked for: nothing here is linked.
 #pragma once
 #include <cstdint>
@@ -8,14 +8,14 @@
 
 namespace mixed {
 
-// A kernel function and its template's arguments, as kernels.h has them; `width` lanes are a team.
+// A kernel function and its template's arguments, as kernels/ has them; `width` lanes are a team.
 struct Kernel {
   std::string call;     // "norm<6, float, bf16, float, bf16>"
   const char *arguments; // "NormArgs"
   int width;
 };
 
-// Reads kernels.h's text and finds NVRTC and the driver beside `nvrtc` (libtorch's libcaffe2_nvrtc.so).
+// Takes the kernels' text and finds NVRTC and the driver beside `nvrtc` (libtorch's libcaffe2_nvrtc.so).
 void load(const char *nvrtc, const char *source);
 
 // Starts `teams` teams on the tensor's device and its current stream; `arguments` are copied.

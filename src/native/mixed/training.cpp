@@ -1,94 +1,38 @@
 // Fused ops of mixed precision with hand-written backward passes: products in T (bf16 or fp32), everything between
-// them in one pass of kernels.h, weights and their gradients in the parameters' own type. On a CUDA device the kernels
-// are compiled at run time; on the CPU, for tests, they are this program's own.
+// them in one pass of a kernel, weights and their gradients in the parameters' own type. On a CUDA device the kernels are
+// compiled at run time; on the CPU, for tests, they are this program's own.
 //
 // N rows, D hidden, O outputs, H query heads, K kv heads, E head dim, I inner width, V vocab.
-#include "../guard.h"
-#include "../shim.h"
-#include "kernels.h"
-#include "launch.h"
+#include "ops.h"
+#include "kernels/heads.h"
+#include "kernels/rows.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/_foreach_mul.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace {
 
-using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// Teams on the CPU, so that sums do not depend on its threads.
-constexpr int64_t HOST_TEAMS = 32;
-// Stretches of VEC numbers on the CPU: of a row, of half a head, of a head, and of logits that are kept.
-constexpr int HOST_ROW = 2048, HOST_HEAD = 64, HOST_WHOLE_HEAD = 128, HOST_VOCAB = 16;
+// Stretches of VEC numbers on the CPU: of a row, of half a head, and of logits that are kept.
+constexpr int HOST_ROW = 2048, HOST_HEAD = 64, HOST_VOCAB = 16;
 // Logits held at once, in numbers.
 constexpr int64_t LOGITS = 128 << 20, HOST_LOGITS = 8 << 20;
 
-// Autocast would cast what is written here with care.
-struct AsWritten {
-  c10::impl::ExcludeDispatchKeyGuard guard{
-      c10::DispatchKeySet({c10::DispatchKey::AutocastCUDA, c10::DispatchKey::AutocastCPU})};
-};
-
-template <class T> const char *name_of();
-template <> const char *name_of<float>() { return "float"; }
-template <> const char *name_of<bf16>() { return "bf16"; }
-
-template <class T> constexpr at::ScalarType type_of() { return std::is_same_v<T, float> ? at::kFloat : at::kBFloat16; }
-
-void *data(const Tensor &t) { return t.defined() ? t.data_ptr() : nullptr; }
-template <class T> T *data_as(const Tensor &t) { return static_cast<T *>(data(t)); }
-
-Tensor flat(const Tensor &x) { return x.reshape({-1, x.size(-1)}).contiguous(); }
-
-// Teams that share `rows`: one for each, or where each keeps sums of its own `many` a multiprocessor.
-int64_t teams(const Tensor &on, int64_t rows, int64_t many = 0) {
-  if (!on.is_cuda()) return HOST_TEAMS;
-  if (many > 0) return mixed::processors(on) * many;
-  return std::max<int64_t>(rows + 7, 8) / 8 * 8;
-}
-
-// Lanes that share a row of few: a warp, or a block where there are not enough rows to fill the device.
-int row_width(const Tensor &on, int64_t rows) { return on.is_cuda() && rows < mixed::processors(on) * 4 ? BLOCK : 32; }
-
-template <class A>
-void run(const Tensor &on, const mixed::Kernel &kernel, A arguments, int64_t count, void (*host)(int, i64, i64, const A &)) {
-  if (on.is_cuda()) return mixed::launch(on, kernel, &arguments, count);
-  at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
-    for (int64_t t = from; t < to; ++t) host(0, t, count, arguments);
-  });
-}
+inline Tensor flat(const Tensor &x) { return x.reshape({-1, x.size(-1)}).contiguous(); }
 
 // The sum of [parts, D] over the parts: as a product, which is faster than libtorch's sum of so few rows.
 Tensor sum_of_parts(const Tensor &parts) { return parts.is_cuda() ? parts.t().mv(at::ones({parts.size(0)}, parts.options())) : parts.sum(0); }
 
 // Rows of partial sums that `count` teams write: one a block (BLOCK / 32 teams), on the CPU one a team.
 int64_t parts(const Tensor &on, int64_t count) { return on.is_cuda() ? count / (BLOCK / 32) : count; }
-
-int64_t stretches(int64_t numbers, int64_t each, int64_t width = 32) { return (numbers + width * each - 1) / (width * each); }
-
-std::string types(std::initializer_list<const char *> names) {
-  std::string all;
-  for (auto name : names) all += (all.empty() ? "" : ", ") + std::string(name);
-  return all;
-}
-
-// Calls body with a null pointer of the tensor's type.
-template <typename F> void by_type(at::ScalarType type, F &&body) {
-  if (type == at::kFloat) body(static_cast<float *>(nullptr));
-  else if (type == at::kBFloat16) body(static_cast<bf16 *>(nullptr));
-  else TORCH_CHECK(false, "fused ops take fp32 and bf16, not ", type);
-}
 
 // The product of two matrices with fp32 sums that stay fp32: a weight's gradient.
 Tensor product(const Tensor &a, const Tensor &b, at::ScalarType out) {
@@ -310,20 +254,6 @@ struct MixedHeads : public Function<MixedHeads> {
   }
 };
 
-// One new token a row: q [N, 1, H, E], caches [N, K, S, E], the last place that is held -> [N, H E]
-Tensor attended(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &last) {
-  int64_t n = q.size(0), h = q.size(2), e = q.size(3);
-  Tensor out = at::empty({n, h * e}, q.options());
-  AttendArgs a{data(q), data(k), data(v), data(out), data_as<i64>(last), n, k.size(2), last.numel() > 1, static_cast<int>(h), static_cast<int>(k.size(1)),
-               static_cast<int>(e), 1.0f / std::sqrt(static_cast<float>(e))};
-  by_type(q.scalar_type(), [&](auto *t) {
-    using T = std::remove_pointer_t<decltype(t)>;
-    std::string call = "attend<" + std::to_string(stretches(e, VEC)) + ", " + name_of<T>() + ">";
-    run(q, {call, "AttendArgs", BLOCK}, a, q.is_cuda() ? n * h : HOST_TEAMS, &attend<HOST_WHOLE_HEAD, T>);
-  });
-  return out;
-}
-
 // ---- the gated feed-forward
 
 template <class T> void gate_rows(const Tensor &x, const GateArgs &a) {
@@ -374,61 +304,6 @@ struct MixedMlp : public Function<MixedMlp> {
     return out;
   }
 };
-
-// ---- a product for few rows
-
-template <int R, class T, class O> void matvec_rows(const Tensor &x, const MatvecArgs &a) {
-  std::string call = "matvec<" + std::to_string(R) + ", " + types({name_of<T>(), name_of<O>()}) + ">";
-  run(x, {call, "MatvecArgs", 32}, a, teams(x, a.outputs), &matvec<R, T, O>);
-}
-
-template <class T, class O> void matvec_by_rows(const Tensor &x, const MatvecArgs &a) {
-  switch (x.size(0)) {
-  case 1: return matvec_rows<1, T, O>(x, a);
-  case 2: return matvec_rows<2, T, O>(x, a);
-  case 3: return matvec_rows<3, T, O>(x, a);
-  case 4: return matvec_rows<4, T, O>(x, a);
-  default: TORCH_CHECK(false, "a product for few rows got ", x.sizes());
-  }
-}
-
-// x [R, D], w [O, D] of one type -> [R, O] in it or in fp32; R up to 4.
-Tensor few(const Tensor &x_in, const Tensor &w, at::ScalarType type) {
-  Tensor x = x_in.contiguous(), out = at::empty({x.size(0), w.size(0)}, x.options().dtype(type));
-  MatvecArgs a{data(x), data(w), data(out), w.size(0), static_cast<int>(w.size(1))};
-  if (x.scalar_type() == at::kFloat) matvec_by_rows<float, float>(x, a);
-  else if (type == at::kFloat) matvec_by_rows<bf16, float>(x, a);
-  else matvec_by_rows<bf16, bf16>(x, a);
-  return out;
-}
-
-// norm(x + y) m^T, x and y (or none) [R, D] and m of one type; with `gated` gate and up are joined in m. (x + y or nothing, out)
-template <int R, class T, class O> void normed_rows(const Tensor &x, const NormedArgs &a) {
-  std::string call = "normed<" + std::to_string(R) + ", " + types({name_of<T>(), name_of<O>()}) + ">";
-  int64_t blocks = x.is_cuda() ? std::min<int64_t>((a.outputs + BLOCK / 32 - 1) / (BLOCK / 32), mixed::processors(x) * 4) : HOST_TEAMS;
-  run(x, {call, "NormedArgs", BLOCK}, a, blocks, &normed<R, T, O>);
-}
-
-template <class T, class O> void normed_by_rows(const Tensor &x, const NormedArgs &a) {
-  switch (x.size(0)) {
-  case 1: return normed_rows<1, T, O>(x, a);
-  case 2: return normed_rows<2, T, O>(x, a);
-  case 3: return normed_rows<3, T, O>(x, a);
-  case 4: return normed_rows<4, T, O>(x, a);
-  default: TORCH_CHECK(false, "a product for few rows got ", x.sizes());
-  }
-}
-
-variable_list normed_few(const Tensor &x, const Tensor &y, const Tensor &w, const Tensor &m, double eps, bool gated, at::ScalarType type) {
-  int64_t d = x.size(1), outputs = gated ? m.size(0) / 2 : m.size(0);
-  TORCH_CHECK(x.size(0) * d <= HELD, "a product for few rows got ", x.sizes());
-  Tensor sum = y.defined() ? at::empty_like(x) : Tensor(), out = at::empty({x.size(0), outputs}, x.options().dtype(type));
-  NormedArgs a{data(x), data(y), data(w), data(m), data(sum), data(out), outputs, static_cast<int>(d), gated, static_cast<float>(eps)};
-  if (x.scalar_type() == at::kFloat) normed_by_rows<float, float>(x, a);
-  else if (type == at::kFloat) normed_by_rows<bf16, float>(x, a);
-  else normed_by_rows<bf16, bf16>(x, a);
-  return {sum, out};
-}
 
 // ---- cross-entropy over an output layer
 
@@ -490,7 +365,6 @@ struct MixedEntropy : public Function<MixedEntropy> {
 };
 
 std::optional<Tensor> optional(mm_tensor t) { return t ? std::optional<Tensor>(mm_as_tensor(t)) : std::nullopt; }
-Tensor maybe(mm_tensor t) { return t ? mm_as_tensor(t) : Tensor(); }
 
 } // namespace
 
@@ -533,13 +407,6 @@ char *mm_mixed_turn(mm_tensor x, mm_tensor wq, mm_tensor wk, mm_tensor cos, mm_t
   });
 }
 
-char *mm_mixed_attend(mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor last, mm_tensor *out) {
-  return mm_guard([&] {
-    TORCH_CHECK(mm_as_tensor(last).scalar_type() == at::kLong, "a place of type ", mm_as_tensor(last).scalar_type());
-    *out = new Tensor(attended(mm_as_tensor(q), mm_as_tensor(k), mm_as_tensor(v), mm_as_tensor(last)));
-  });
-}
-
 char *mm_mixed_gate(mm_tensor x, mm_tensor *out) {
   return mm_guard([&] { *out = new Tensor(gated(mm_as_tensor(x))); });
 }
@@ -548,18 +415,6 @@ char *mm_mixed_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm
   return mm_guard([&] {
     *out = new Tensor(MixedMlp::apply(mm_as_tensor(x), mm_as_tensor(gate), mm_as_tensor(up), mm_as_tensor(down)));
   });
-}
-
-char *mm_mixed_normed(mm_tensor x, mm_tensor y, mm_tensor w, mm_tensor m, double eps, int gated, int type, mm_tensor *sum, mm_tensor *out) {
-  return mm_guard([&] {
-    auto made = normed_few(mm_as_tensor(x), maybe(y), mm_as_tensor(w), mm_as_tensor(m), eps, gated != 0, static_cast<at::ScalarType>(type));
-    if (y) *sum = new Tensor(made[0]);
-    *out = new Tensor(made[1]);
-  });
-}
-
-char *mm_mixed_few(mm_tensor x, mm_tensor w, int type, mm_tensor *out) {
-  return mm_guard([&] { *out = new Tensor(few(mm_as_tensor(x), mm_as_tensor(w), static_cast<at::ScalarType>(type))); });
 }
 
 char *mm_mixed_entropy(mm_tensor h, mm_tensor w, mm_tensor tokens, mm_tensor weights, mm_tensor scale, int type, mm_tensor *scaled, mm_tensor *loss) {
