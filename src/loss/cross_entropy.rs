@@ -132,8 +132,8 @@ pub fn mean_with_grad(
 
 /// What products are made in where a GPU's fused cross-entropy takes this output layer.
 fn fused_kind(hidden: &Tensor, lm_head: &Tensor) -> Option<Kind> {
-    let (v, d) = lm_head.size2().expect("the output layer is [V, D]");
-    mixed::kind(hidden).filter(|_| v % 4 == 0 && mixed::fits_row(d))
+    let (v, _) = lm_head.size2().expect("the output layer is [V, D]");
+    mixed::kind(hidden).filter(|_| mixed::fits_stretches(v))
 }
 
 /// Hands the labelled rows to the fused cross-entropy; where most are labelled, all of them as they lie, which costs

@@ -89,11 +89,10 @@ impl Attention {
             Some((cache, layer)) => cache.extend(layer, &k, &v), // [B, K, S, E]
             None => (k, v),
         };
-        // Half-precision kernels of a GPU look keys and values of a group up in their place.
-        let grouped = self.heads != self.kv_heads
-            && x.device().is_cuda()
-            && q.kind() != Kind::Float
-            && !matches!(mask, Mask::Documents(_));
+        // Without a mask a GPU's half-precision kernels look keys and values of a group up in their place.
+        let maskless = matches!(mask, Mask::Causal) && (t == 1 || start == 0);
+        let grouped =
+            maskless && self.heads != self.kv_heads && x.device().is_cuda() && q.kind() != Kind::Float;
         let (k, v) = if grouped { (k, v) } else { (self.repeat(&k), self.repeat(&v)) }; // [B, H, S, E]
         let sdpa = |q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool| {
             Tensor::scaled_dot_product_attention(q, k, v, mask, dropout, causal, None, grouped)

@@ -32,7 +32,7 @@ impl FeedForward {
         }
         if let Some((gate, up, down)) = self.plain()
             && let Some(kind) = mixed::kind(x)
-            && mixed::fits_row(down.size2().expect("weights are matrices").1)
+            && mixed::fits_stretches(down.size2().expect("weights are matrices").1)
         {
             return mixed::gated_mlp(&x.to_kind(kind), gate, up, down).expect("x is [..., D]");
         }

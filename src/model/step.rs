@@ -47,8 +47,7 @@ impl StepWeights {
         let _no_grad = tch::no_grad_guard();
         let (config, params) = (model.config(), model.params());
         let embedding = params.get("model.embed_tokens.weight");
-        let inner = config.intermediate_size;
-        let fits = [config.hidden_size, inner].iter().all(|width| mixed::fits_row(*width));
+        let fits = mixed::fits_row(config.hidden_size) && mixed::fits_stretches(config.intermediate_size);
         let biased = config.qkv_bias || config.o_bias || config.mlp_bias;
         if config.moe.is_some()
             || biased

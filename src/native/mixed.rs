@@ -151,9 +151,14 @@ pub fn kind(x: &Tensor) -> Option<Kind> {
     }
 }
 
-/// Whether rows of this width are normed, gated and counted here.
+/// Whether rows of this width are gated here, and logits of as many tokens counted.
+pub fn fits_stretches(width: i64) -> bool {
+    width > 0 && width % 4 == 0
+}
+
+/// Whether rows of this width are normed here.
 pub fn fits_row(width: i64) -> bool {
-    width > 0 && width <= MAX_WIDTH && width % 4 == 0
+    fits_stretches(width) && width <= MAX_WIDTH
 }
 
 /// Whether heads of this width are turned here.

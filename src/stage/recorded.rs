@@ -113,11 +113,7 @@ fn fits(model: &CausalLm) -> bool {
     let config = model.config();
     let draws =
         config.dropout > 0.0 || model.params().adapter().is_some_and(|adapter| adapter.dropout() > 0.0);
-    model.device().is_cuda()
-        && config.moe.is_none()
-        && !draws
-        && config.vocab_size % 4 == 0
-        && mixed::fits_row(config.hidden_size)
+    model.device().is_cuda() && config.moe.is_none() && !draws && mixed::fits_stretches(config.vocab_size)
 }
 
 fn shape(batch: &Batch, positions: usize) -> Shape {
