@@ -59,8 +59,8 @@ pub struct Args {
     /// Blocks of random weights, in place of the preset's.
     #[arg(long, value_name = "N")]
     num_hidden_layers: Option<i64>,
-    /// How weights are stored.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["fp32", "bf16", "int8"])]
+    /// How weights are stored; without it, fp32, bf16 and int8, on a GPU bf16. Training on the CPU is in fp32.
+    #[arg(long, value_enum, value_delimiter = ',')]
     precision: Vec<ModelPrecision>,
     /// Rows decoded together.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
@@ -137,12 +137,27 @@ fn load(args: &Args, device: Device, kind: Kind) -> Result<CausalLm> {
     Ok(CausalLm::new(&config, Params::from_named(&config, named, device, kind)?))
 }
 
-/// The kind that a model's weights have for a precision; `None` where the device does not take it.
-fn kind_on(device: Device, precision: ModelPrecision) -> Option<Kind> {
-    match (device, precision) {
-        (Device::Cpu, _) | (_, ModelPrecision::Fp32) => Some(Kind::Float),
-        (_, ModelPrecision::Bf16) => Some(Kind::BFloat16),
-        _ => None,
+/// The kind that a model's weights have for a precision.
+fn kind_on(device: Device, precision: ModelPrecision) -> Kind {
+    let half = device != Device::Cpu && precision == ModelPrecision::Bf16;
+    if half { Kind::BFloat16 } else { Kind::Float }
+}
+
+/// The precisions to measure: those asked for, or what the device is used with.
+///
+/// # Errors
+/// One that a GPU does not decode with.
+fn precisions(args: &Args, device: Device) -> Result<Vec<ModelPrecision>> {
+    use ModelPrecision::{Bf16, Fp32, Int8};
+    match (device, &args.precision[..]) {
+        (Device::Cpu, []) => Ok(vec![Fp32, Bf16, Int8]),
+        (_, []) => Ok(vec![Bf16]),
+        (Device::Cpu, asked) => Ok(asked.to_vec()),
+        (_, asked) => match asked.iter().find(|precision| ![Fp32, Bf16].contains(precision)) {
+            None => Ok(asked.to_vec()),
+            Some(other) => Err(Error::input(format!("{} is not measured on a GPU", other.name()))
+                .hint("give --precision fp32, bf16 or both")),
+        },
     }
 }
 
@@ -151,6 +166,10 @@ pub fn run(args: Args) -> Result<()> {
     let threads = args.threads.unwrap_or(Machine::detect().cores).max(1);
     tch::set_num_threads(threads as i32);
     let device = device::resolve(args.device, &libtorch_dir(), Machine::detect().gpu_seen)?;
+    if device == Device::Mps {
+        return Err(Error::input("mps is not measured: it cannot be waited for").hint("use --device cpu"));
+    }
+    let precisions = precisions(&args, device)?;
     let model = load(&args, device, Kind::Float)?;
     let wanted = if args.what.is_empty() {
         vec![What::Decode, What::Prefill, What::Rollout]
@@ -177,8 +196,8 @@ pub fn run(args: Args) -> Result<()> {
         _ => bench_gpu::limits(device, Kind::Float)?,
     };
     let mut figures = Vec::new();
-    for &precision in &args.precision {
-        let Some(kind) = kind_on(device, precision) else { continue };
+    for &precision in &precisions {
+        let kind = kind_on(device, precision);
         let other = if kind == Kind::Float { None } else { Some(load(&args, device, kind)?) };
         let model = other.as_ref().unwrap_or(&model);
         if device != Device::Cpu {
@@ -200,10 +219,9 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     if wanted.contains(&What::Train) {
-        for &precision in &args.precision {
-            if precision == ModelPrecision::Fp32 || kind_on(device, precision) == Some(Kind::BFloat16) {
-                figures.push(trained(&model, &args, precision)?);
-            }
+        let each = if device == Device::Cpu { vec![ModelPrecision::Fp32] } else { precisions };
+        for precision in each {
+            figures.push(trained(&model, &args, precision)?);
         }
     }
     let loaded = match wanted.contains(&What::Load) {

@@ -77,8 +77,8 @@ impl Attention {
         let [q, k, v] = self.split(x, rope, (rows, length, start), train);
         if let Mask::Documents(packing) = mask
             && dropout == 0.0
-            && x.device().is_cuda()
             && q.kind() == Kind::BFloat16
+            && mixed::attends_documents(&q, self.head_dim)
         {
             let [q, k, v] = [q, k, v].map(|x| x.squeeze_dim(0)); // [B * T, heads, E]
             let y = packing.attend(&q, &k, &v).expect("documents fill the rows");

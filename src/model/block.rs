@@ -50,7 +50,7 @@ impl Block {
         let drop = |y: Tensor| if p > 0.0 { y.dropout(p, true) } else { y };
         let (x, normed) = self.input_layernorm.of(stream, true);
         let attended = self.self_attn.forward(&normed, rope, mask, cache, train);
-        let (x, normed) = self.post_attention_layernorm.after_adding(x, drop(attended));
+        let (x, normed) = self.post_attention_layernorm.after_adding(x, drop(attended), self.mlp.is_dense());
         let (y, aux) = self.mlp.forward(&normed, train);
         (Stream::plus(x, drop(y)), aux)
     }

@@ -172,6 +172,11 @@ impl Mlp {
         }
     }
 
+    /// Whether all of it is products, whose input may be narrow; experts are summed in the kind of theirs.
+    pub fn is_dense(&self) -> bool {
+        matches!(self, Mlp::Dense(_))
+    }
+
     /// `[B, T, D] -> ([B, T, D], balance loss)`.
     pub fn forward(&self, x: &Tensor, train: bool) -> (Tensor, Option<Tensor>) {
         match self {

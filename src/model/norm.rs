@@ -91,10 +91,10 @@ impl RmsNorm {
         (x, normed)
     }
 
-    /// `x + y` and its norm, for what follows in the block.
-    pub fn after_adding(&self, x: Tensor, y: Tensor) -> (Tensor, Tensor) {
+    /// `x + y` and its norm, for what follows in the block; `narrow` as in [`Self::of`].
+    pub fn after_adding(&self, x: Tensor, y: Tensor, narrow: bool) -> (Tensor, Tensor) {
         if self.products_of(&x).is_some() {
-            return self.of(Stream { x, due: Some(y) }, true);
+            return self.of(Stream { x, due: Some(y) }, narrow);
         }
         let (x, y) = (&x, &y);
         if fused::fits(&[x, y, &self.weight]) {

@@ -14,7 +14,7 @@ pub struct Packing {
     lengths: Vec<i64>,
     /// Place of each token in its document, `[B * T]`.
     positions: Tensor,
-    /// Where each begins and the last ends, `[documents + 1]` in int32; on a GPU alone.
+    /// Where each begins and the last ends, `[documents + 1]` in int32; where a GPU's kernel is to read them.
     ends: Option<Tensor>,
     /// No document has more tokens.
     longest: i64,

@@ -147,6 +147,8 @@ pub struct RecordedStep {
     /// `[B, V]`.
     logits: Tensor,
     rows: usize,
+    /// Places that the cache and the rotary tables have.
+    places: i64,
     /// What the recording reads and writes lives as long as it does.
     _kept: (Rc<StepWeights>, Vec<Tensor>),
 }
@@ -168,13 +170,17 @@ impl RecordedStep {
         let layers = 0..weights.layers.len();
         let kept =
             layers.flat_map(|i| [cache.layer(i).0, cache.layer(i).1]).map(Tensor::shallow_clone).collect();
-        Ok(Self { graph, inputs, logits, rows: rows as usize, _kept: (Rc::clone(weights), kept) })
+        let places = cache.capacity().min(weights.tables.0.size2()?.0);
+        Ok(Self { graph, inputs, logits, rows: rows as usize, places, _kept: (Rc::clone(weights), kept) })
     }
 
     /// Tells the GPU to run a step for each row's next id at `place`; the logits `[B, V]` are there until the next one.
     pub fn run(&mut self, ids: &[u32], place: i64) -> Result<&Tensor> {
-        if ids.len() != self.rows {
-            return Err(Error::failed(format!("a step of {} rows got {} ids", self.rows, ids.len())));
+        if ids.len() != self.rows || !(0..self.places).contains(&place) {
+            let (rows, places, got) = (self.rows, self.places, ids.len());
+            return Err(Error::failed(format!(
+                "a step of {rows} rows with {places} places got {got} ids for place {place}"
+            )));
         }
         let host: Vec<i64> = ids.iter().map(|&id| i64::from(id)).chain([place]).collect();
         let sent = to_device(Tensor::from_slice(&host), self.inputs.device());

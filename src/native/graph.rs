@@ -12,6 +12,7 @@ unsafe extern "C" {
     fn mm_graph_end(graph: *mut c_void, keep: c_int) -> *mut c_char;
     fn mm_graph_replay(graph: *mut c_void) -> *mut c_char;
     fn mm_graph_free(graph: *mut c_void);
+    fn mm_to_gpu(tensor: *mut c_void, cuda_index: i64, out: *mut *mut c_void) -> *mut c_char;
     fn mm_device_release(cuda_index: i64) -> *mut c_char;
     fn mm_device_wait(cuda_index: i64) -> *mut c_char;
 }
@@ -23,7 +24,7 @@ pub struct Graph {
     graph: *mut c_void,
 }
 
-// SAFETY: the graph is an object on the heap that no thread holds on to; calls on it need `&mut`.
+// SAFETY: the graph is an object on the heap that no thread holds on to; only the name of its memory is read through `&`.
 unsafe impl Send for Graph {}
 
 impl Graph {
@@ -46,22 +47,36 @@ impl Graph {
         // SAFETY: `like` is a live graph or null; `graph` receives an object on success, which `Self` owns from then on.
         let begun = unsafe { mm_graph_begin(index as i64, like, &mut graph) };
         check(begun, "begin to record the GPU's work")?;
-        let recorded = Self { graph };
-        let made = work();
-        // SAFETY: a live graph whose recording has begun on this thread.
-        let ended = check(
-            unsafe { mm_graph_end(recorded.graph, c_int::from(made.is_ok())) },
-            "record the GPU's work",
-        );
-        let made = made?;
-        ended?;
-        Ok((recorded, made))
+        let recording = Recording(Self { graph });
+        let made = work()?;
+        Ok((recording.end()?, made))
     }
 
     /// Does the work once more, after what the GPU was told before.
     pub fn replay(&mut self) -> Result<()> {
         // SAFETY: a live, recorded graph.
         check(unsafe { mm_graph_replay(self.graph) }, "repeat the GPU's work")
+    }
+}
+
+/// A recording that has begun; dropped without [`Recording::end`], it gives up, so that a fault or a panic inside leaves
+/// the thread as it was.
+struct Recording(Graph);
+
+impl Recording {
+    fn end(self) -> Result<Graph> {
+        // SAFETY: a live graph whose recording has begun on this thread.
+        let ended = unsafe { mm_graph_end(self.0.graph, 1) };
+        // SAFETY: `self` is not looked at again and its drop does not run, so the graph is taken out once.
+        let graph = unsafe { std::ptr::read(&std::mem::ManuallyDrop::new(self).0) };
+        check(ended, "record the GPU's work").map(|()| graph)
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // SAFETY: a live graph whose recording has begun on this thread; a message, if any, is freed by check.
+        let _ = check(unsafe { mm_graph_end(self.0.graph, 0) }, "give a recording up");
     }
 }
 
@@ -95,7 +110,15 @@ pub fn wait(device: Device) -> Result<()> {
 pub fn to_device(tensor: Tensor, device: Device) -> Tensor {
     match device {
         Device::Cpu => tensor,
-        Device::Cuda(_) => tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false),
+        Device::Cuda(index) => {
+            let mut out = std::ptr::null_mut();
+            // SAFETY: a live tensor for the length of the call, whose pinned copy libtorch keeps until it was sent; `out`
+            // receives a new tensor on success.
+            let sent = unsafe { mm_to_gpu(tensor.as_ptr() as *mut c_void, index as i64, &mut out) };
+            check(sent, "send to the GPU").expect("the GPU takes it");
+            // SAFETY: the shim handed us ownership of one at::Tensor, which tch's Tensor now frees.
+            unsafe { Tensor::from_ptr(out.cast()) }
+        }
         _ => tensor.to_device(device),
     }
 }

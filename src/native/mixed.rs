@@ -80,6 +80,7 @@ unsafe extern "C" {
         longest: i64,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    fn mm_mixed_capability(on: *mut c_void, major: *mut i64) -> *mut c_char;
     fn mm_autocast_on_cuda() -> c_int;
 }
 
@@ -327,6 +328,14 @@ impl Entropy<'_> {
         let loss = self.run(Some(scale), &mut scaled)?;
         Ok((loss, own(scaled)))
     }
+}
+
+/// Whether [`documents`] takes heads of this width on the device of `on`: FlashAttention-2 wants an Ampere or newer.
+pub fn attends_documents(on: &Tensor, head_dim: i64) -> bool {
+    let mut major = 0;
+    // SAFETY: a live tensor for the length of the call; `major` is written once, on success.
+    let asked = check(unsafe { mm_mixed_capability(handle(on), &mut major) }, "ask the GPU what it can");
+    asked.is_ok() && major >= 8 && head_dim % 8 == 0 && head_dim <= 256
 }
 
 /// Causal attention of each document to itself: `[N, H, E]`, twice `[N, K, E]` -> `[N, H, E]` in bf16 on a GPU, where

@@ -84,10 +84,14 @@ char *mm_graph_begin(int64_t cuda_index, mm_graph like, mm_graph *out);
 char *mm_graph_end(mm_graph graph, int keep);
 char *mm_graph_replay(mm_graph graph);
 void mm_graph_free(mm_graph graph);
+// A copy of a tensor of the host on a GPU by pinned memory; nothing waits for it.
+char *mm_to_gpu(mm_tensor tensor, int64_t cuda_index, mm_tensor *out);
 // Gives memory that libtorch keeps for later tensors of a GPU back to it.
 char *mm_device_release(int64_t cuda_index);
 // Waits for all that a GPU was told.
 char *mm_device_wait(int64_t cuda_index);
+// The major number of the compute capability of a tensor's device.
+char *mm_mixed_capability(mm_tensor on, int64_t *major);
 // Autocast's type for this thread's work on a CUDA device; -1 where it is off.
 int mm_autocast_on_cuda(void);
 // Whether autocast is on for this thread's work on the CPU.

@@ -15,6 +15,8 @@ use crate::model::{CausalLm, KvCache, StepWeights};
 
 /// Rows that are decoded together at the most.
 const ROWS: usize = 64;
+/// New tokens from which a recording pays.
+const WORTH_RECORDING: usize = 8;
 
 /// [`super::complete::complete`] through libtorch.
 pub(super) fn complete(
@@ -89,11 +91,12 @@ fn together(
     let Some(longest) = batch.iter().map(|&i| rows[i].limit).max() else { return Ok(()) };
     let inputs: Vec<&[u32]> = batch.iter().map(|&i| rows[i].ids).collect();
     let (count, capacity) = (batch.len() as i64, inputs[0].len() + longest);
-    let mut held = match weights {
-        Some(weights) => {
-            let Recorded { cache, step } = record(model, weights, count, capacity)?;
-            (cache, Some(step))
-        }
+    let recorded = weights.filter(|_| longest >= WORTH_RECORDING).and_then(|weights| {
+        let made = record(model, weights, count, capacity);
+        made.inspect_err(|fault| tracing::warn!("steps are not recorded on this GPU: {fault}")).ok()
+    });
+    let mut held = match recorded {
+        Some(Recorded { cache, step }) => (cache, Some(step)),
         None => (KvCache::new(model.config(), count, capacity as i64, model.kind(), model.device())?, None),
     };
     let (cache, step) = (&mut held.0, &mut held.1);

@@ -38,7 +38,8 @@ pub(super) enum Backend<'m> {
 }
 
 impl<'m> Decoder<'m> {
-    /// Packs the model's weights. Training the model afterwards does not change the decoder on the CPU.
+    /// Packs the model's weights. Training the model afterwards does not change the decoder on the CPU; on a GPU, which
+    /// copies a part of them, it must be made anew then.
     ///
     /// # Errors
     /// No memory; a storage that the device cannot take.

@@ -35,7 +35,9 @@ impl Recordings {
 
     /// A row for up to `positions` tokens that holds none.
     pub fn open(&mut self, model: &CausalLm, positions: usize) -> Result<Recorded> {
-        let fits = |at: &usize| self.free[*at].cache.capacity() >= positions as i64;
+        // A much larger one would hold memory that a long row may want.
+        let wanted = positions as i64..=4 * positions.next_multiple_of(STRETCH) as i64;
+        let fits = |at: &usize| wanted.contains(&self.free[*at].cache.capacity());
         if let Some(at) = (0..self.free.len()).filter(fits).min_by_key(|&at| self.free[at].cache.capacity()) {
             return Ok(self.free.swap_remove(at));
         }

@@ -52,15 +52,16 @@ struct Recording {
 /// The recordings of a stage.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
-    /// Shapes that were met, and their recordings.
-    shapes: HashMap<Shape, Option<Recording>>,
+    shapes: HashMap<Shape, Recording>,
+    /// Whether a micro-step has run unrecorded: gradients have their memory then, and libraries are set up.
+    begun: bool,
     /// Whether recording has failed: everything is told launch by launch then.
     off: bool,
 }
 
 impl Recorder {
     /// Adds the gradients of `scale` times a batch's mean loss; the mean loss comes back, on the device. `None` where
-    /// the batch is not for recording: the first of its shape, or one beyond the shapes that are kept.
+    /// the batch is not for recording: the first of all, or one beyond the shapes that are kept.
     ///
     /// # Errors
     /// A device that fails.
@@ -71,28 +72,24 @@ impl Recorder {
         scale: f64,
         compute: Compute,
     ) -> Result<Option<Tensor>> {
-        // In fp32 packed documents are told apart by the host, one by one.
-        let by_host = batch.documents.is_some() && compute != Compute::Bf16;
-        if self.off || by_host || !fits(model) || batch.loss_tokens == 0 {
+        if self.off || batch.loss_tokens == 0 || !fits(model, batch.documents.is_some(), compute) {
             return Ok(None);
         }
         let shape = shape(batch, model.config().max_position_embeddings as usize);
-        let Some(met) = self.shapes.get(&shape) else {
-            if self.shapes.len() < SHAPES {
-                self.shapes.insert(shape, None);
-            }
+        let known = self.shapes.contains_key(&shape);
+        if !known && (!std::mem::replace(&mut self.begun, true) || self.shapes.len() == SHAPES) {
             return Ok(None);
-        };
+        }
         let fresh = Inputs::new(batch, shape, scale, model);
-        if met.is_none() {
-            let like = self.shapes.values().flatten().next().map(|recording| &recording.graph);
+        if !known {
+            let like = self.shapes.values().next().map(|recording| &recording.graph);
             let recorded = compute.run(model.device(), || match mixed::kind(model.lm_head()) {
                 Some(kind) => record(model, fresh.copy(), kind, like).map(Some),
                 None => Ok(None),
             });
             match recorded {
                 Ok(Some(recording)) => {
-                    self.shapes.insert(shape, Some(recording));
+                    self.shapes.insert(shape, recording);
                 }
                 Ok(None) => self.off = true,
                 Err(fault) => {
@@ -101,19 +98,27 @@ impl Recorder {
                 }
             }
         }
-        let Some(Some(recording)) = self.shapes.get_mut(&shape) else { return Ok(None) };
+        let Some(recording) = self.shapes.get_mut(&shape) else { return Ok(None) };
         recording.inputs.take(&fresh);
         recording.graph.replay()?;
         Ok(Some(&recording.loss / batch.loss_tokens as f64))
     }
 }
 
-/// Whether this model's micro-steps can be recorded: nothing in them waits for the host or draws numbers.
-fn fits(model: &CausalLm) -> bool {
+/// Whether this model's micro-steps can be recorded: nothing in them waits for the host or draws numbers. Packed
+/// documents are told apart by the host where the kernel for them does not serve.
+fn fits(model: &CausalLm, packed: bool, compute: Compute) -> bool {
     let config = model.config();
     let draws =
         config.dropout > 0.0 || model.params().adapter().is_some_and(|adapter| adapter.dropout() > 0.0);
-    model.device().is_cuda() && config.moe.is_none() && !draws && mixed::fits_stretches(config.vocab_size)
+    model.device().is_cuda()
+        && config.moe.is_none()
+        && !draws
+        && mixed::fits_stretches(config.vocab_size)
+        && (!packed
+            || compute == Compute::Bf16
+                && model.params().adapter().is_none()
+                && mixed::attends_documents(model.lm_head(), config.head_dim))
 }
 
 fn shape(batch: &Batch, positions: usize) -> Shape {
@@ -181,10 +186,8 @@ impl Inputs {
 /// Records a micro-step over these inputs, in the memory of another recording where there is one. Gradients must have
 /// their memory already: an earlier micro-step gave it.
 fn record(model: &CausalLm, inputs: Inputs, kind: Kind, like: Option<&Graph>) -> Result<Recording> {
-    if like.is_none() {
-        // What earlier micro-steps used is kept for later ones, which the recording replaces.
-        release_cached(model.device())?;
-    }
+    // What unrecorded micro-steps and validation used is kept for later ones; the recording may need it.
+    release_cached(model.device())?;
     let (graph, loss) = Graph::record(model.device(), like, || micro_step(model, &inputs, kind))?;
     Ok(Recording { graph, inputs, loss })
 }

@@ -46,12 +46,12 @@ impl LanguageModelling {
         }
     }
 
-    /// Makes the next batch while a GPU works; nothing where the host itself computes.
-    fn look_ahead(&mut self, model: &CausalLm, epoch: u64, index: u64) -> Result<()> {
-        if model.device().is_cuda() && index < self.train.steps_per_epoch() {
-            self.ahead = Some((epoch, index, self.train.batch(epoch, index)?));
+    /// Makes the next batch while a GPU works; nothing where the host itself computes, or where other ranks take turns.
+    /// A fault of that batch is told when it is asked for.
+    fn look_ahead(&mut self, model: &CausalLm, alone: bool, epoch: u64, index: u64) {
+        if alone && model.device().is_cuda() && index < self.train.steps_per_epoch() {
+            self.ahead = self.train.batch(epoch, index).ok().map(|batch| (epoch, index, batch));
         }
-        Ok(())
     }
 }
 
@@ -73,7 +73,7 @@ impl Objective for LanguageModelling {
             && self.markers.is_none()
             && let Some(loss) = self.recorder.run(model, &batch, pass.scale, self.compute)?
         {
-            self.look_ahead(model, epoch, index + 1)?;
+            self.look_ahead(model, true, epoch, index + 1);
             return Ok(StepLoss { loss: loss.double_value(&[]), tokens, ..StepLoss::default() });
         }
         let mut uploaded = Uploaded::new(&batch, model.device());
@@ -88,7 +88,7 @@ impl Objective for LanguageModelling {
             backward(surrogate, aux, pass.scale, pass)?;
             Ok((loss, balance))
         })?;
-        self.look_ahead(model, epoch, index + 1)?;
+        self.look_ahead(model, pass.alone(), epoch, index + 1);
         // Read after the way back: a GPU has all its work then while the host waits for a number.
         let number = |scalar: Option<Tensor>| scalar.map_or(0.0, |scalar| scalar.double_value(&[]));
         let (loss, aux_loss) = (number(loss), number(balance));

@@ -2,12 +2,15 @@
 #include "../guard.h"
 #include "../shim.h"
 
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <dlfcn.h>
 
+#include <map>
 #include <memory>
 
 namespace {
@@ -24,11 +27,12 @@ template <typename F> F symbol(const char *name) {
 }
 
 struct Graph {
+  // What was current when recording began, and is again when it ends.
   c10::Device device;
-  c10::Stream before;
+  c10::Stream stream;
   alignas(64) unsigned char object[OBJECT];
 
-  explicit Graph(c10::Device device, c10::Stream before) : device(device), before(before) {
+  Graph(c10::Device device, c10::Stream stream) : device(device), stream(stream) {
     symbol<void (*)(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(object, false);
   }
   ~Graph() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraphD1Ev")(object); }
@@ -41,6 +45,14 @@ struct Graph {
   void replay() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object); }
 };
 
+// The stream that this thread records on, always the same: libraries keep memory for each stream that they meet.
+c10::Stream recording_stream(const c10::impl::VirtualGuardImpl &gpu, c10::Device device) {
+  thread_local std::map<c10::DeviceIndex, c10::Stream> known;
+  auto found = known.find(device.index());
+  if (found == known.end()) found = known.emplace(device.index(), gpu.getStreamFromGlobalPool(device, false)).first;
+  return found->second;
+}
+
 c10::Device cuda(int64_t index) { return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index)); }
 
 } // namespace
@@ -52,14 +64,16 @@ char *mm_graph_begin(int64_t cuda_index, mm_graph like, mm_graph *out) {
     auto device = cuda(cuda_index);
     c10::impl::VirtualGuardImpl gpu(c10::kCUDA);
     gpu.synchronizeDevice(device.index());
-    // A capture takes a stream of its own; ended, it gives the earlier one back.
-    auto before = gpu.exchangeStream(gpu.getStreamFromGlobalPool(device, false));
+    // CUDAGraph records on the current device's current stream, which may not be the default one.
+    auto device_before = gpu.exchangeDevice(device);
+    auto stream_before = gpu.exchangeStream(recording_stream(gpu, device));
     try {
-      auto graph = std::make_unique<Graph>(device, before);
+      auto graph = std::make_unique<Graph>(device_before, stream_before);
       graph->begin(like ? static_cast<Graph *>(like)->pool() : c10::MempoolId_t{0, 0});
       *out = graph.release();
     } catch (...) {
-      gpu.exchangeStream(before);
+      gpu.exchangeStream(stream_before);
+      gpu.setDevice(device_before);
       throw;
     }
   });
@@ -71,9 +85,12 @@ char *mm_graph_end(mm_graph made, int keep) {
     c10::impl::VirtualGuardImpl gpu(c10::kCUDA);
     struct Back {
       c10::impl::VirtualGuardImpl &gpu;
-      c10::Stream stream;
-      ~Back() { gpu.exchangeStream(stream); }
-    } back{gpu, graph->before};
+      Graph &graph;
+      ~Back() {
+        gpu.exchangeStream(graph.stream);
+        gpu.uncheckedSetDevice(graph.device);
+      }
+    } back{gpu, *graph};
     try {
       graph->end();
     } catch (...) {
@@ -90,6 +107,13 @@ char *mm_graph_replay(mm_graph graph) {
 void mm_graph_free(mm_graph graph) {
   char *message = mm_guard([&] { delete static_cast<Graph *>(graph); });
   mm_free_message(message);
+}
+
+char *mm_to_gpu(mm_tensor tensor, int64_t cuda_index, mm_tensor *out) {
+  return mm_guard([&] {
+    at::NoGradGuard no_grad;
+    *out = new at::Tensor(mm_as_tensor(tensor).pin_memory().to(cuda(cuda_index), /*non_blocking=*/true));
+  });
 }
 
 char *mm_device_release(int64_t cuda_index) {

@@ -17,6 +17,8 @@ namespace {
 constexpr int THREADS = 256;
 // Attributes of a device (cuda.h).
 constexpr int MULTIPROCESSORS = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76;
+// A mode of cuThreadExchangeStreamCaptureMode.
+constexpr int RELAXED_CAPTURE = 2;
 
 struct Library {
   void *handle = nullptr;
@@ -32,6 +34,7 @@ struct Library {
   int (*get_function)(void **, void *, const char *) = nullptr;
   int (*start)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **) = nullptr;
   int (*attribute)(int *, int, int) = nullptr;
+  int (*capture_mode)(int *) = nullptr;
   int (*error_text)(int, const char **) = nullptr;
 };
 
@@ -85,7 +88,12 @@ void *built(c10::DeviceIndex device, const Kernel &kernel) {
   lib.code(program, code.data());
   lib.destroy(&program);
   void *module = nullptr, *function = nullptr;
-  driver(lib.load_module(&module, code.data()), "load a GPU program");
+  // Loading is no part of what a graph repeats, so it may happen while this thread records one.
+  int mode = RELAXED_CAPTURE;
+  driver(lib.capture_mode(&mode), "set the capture mode");
+  int loaded = lib.load_module(&module, code.data());
+  driver(lib.capture_mode(&mode), "set the capture mode");
+  driver(loaded, "load a GPU program");
   driver(lib.get_function(&function, module, "run"), "find a GPU program");
   return function;
 }
@@ -113,6 +121,7 @@ void load(const char *nvrtc, const char *source) {
     find(lib.get_function, "cuModuleGetFunction");
     find(lib.start, "cuLaunchKernel");
     find(lib.attribute, "cuDeviceGetAttribute");
+    find(lib.capture_mode, "cuThreadExchangeStreamCaptureMode");
     find(lib.error_text, "cuGetErrorString");
   } catch (...) {
     lib.handle = nullptr;
@@ -128,6 +137,8 @@ int64_t processors(const at::Tensor &on) {
   if (fresh) at->second = attribute(on.device().index(), MULTIPROCESSORS);
   return at->second;
 }
+
+int64_t capability(const at::Tensor &on) { return attribute(on.device().index(), CAPABILITY_MAJOR); }
 
 void launch(const at::Tensor &on, const Kernel &kernel, void *arguments, int64_t teams) {
   static std::mutex lock;

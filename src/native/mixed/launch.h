@@ -21,7 +21,8 @@ void load(const char *nvrtc, const char *source);
 // Starts `teams` teams on the tensor's device and its current stream; `arguments` are copied.
 void launch(const at::Tensor &on, const Kernel &kernel, void *arguments, int64_t teams);
 
-// Multiprocessors of the tensor's device.
+// Multiprocessors of the tensor's device, and the major number of its compute capability.
 int64_t processors(const at::Tensor &on);
+int64_t capability(const at::Tensor &on);
 
 } // namespace mixed

@@ -83,6 +83,7 @@ struct MixedNorm : public Function<MixedNorm> {
   static variable_list forward(AutogradContext *ctx, const Tensor &x_in, const std::optional<Tensor> &y_in, const Tensor &w_in, double eps,
                                at::ScalarType type) {
     AsWritten as_written;
+    ctx->set_materialize_grads(false);
     Tensor x = x_in.contiguous(), y = y_in ? y_in->contiguous() : Tensor(), w = w_in.contiguous();
     int64_t d = x.size(-1), n = x.numel() / d;
     Tensor sum = y.defined() ? at::empty_like(x) : Tensor();
@@ -196,6 +197,7 @@ struct MixedHeads : public Function<MixedHeads> {
                                const std::optional<Tensor> &wq_in, const std::optional<Tensor> &wk_in, const Tensor &cos, const Tensor &sin,
                                HeadSizes s) {
     AsWritten as_written;
+    ctx->set_materialize_grads(false);
     Tensor x = flat(x_in), weight = joined({q, k, v}, x.scalar_type()), all = x.mm(weight.t());
     Tensor wq = wq_in ? wq_in->contiguous() : Tensor(), wk = wk_in ? wk_in->contiguous() : Tensor();
     auto made = turned(all, wq, wk, cos, sin, {}, s);
@@ -440,6 +442,10 @@ char *mm_mixed_documents(mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor ends, 
                                              /*is_causal=*/true, /*return_debug_mask=*/false);
     *out = new Tensor(std::get<0>(made));
   });
+}
+
+char *mm_mixed_capability(mm_tensor on, int64_t *major) {
+  return mm_guard([&] { *major = mm_as_tensor(on).is_cuda() ? mixed::capability(mm_as_tensor(on)) : 0; });
 }
 
 int mm_autocast_on_cuda(void) {
