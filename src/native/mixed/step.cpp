@@ -5,6 +5,7 @@
 #include "ops.h"
 #include "kernels/step.h"
 
+#include <type_traits>
 #include <utility>
 
 namespace {
@@ -26,17 +27,20 @@ Tensor attended(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor 
   return out;
 }
 
-template <int R, class T, class O> void matvec_rows(const Tensor &x, const MatvecArgs &a) {
-  std::string call = "matvec<" + std::to_string(R) + ", " + types({name_of<T>(), name_of<O>()}) + ">";
-  run(x, {call, "MatvecArgs", 32}, a, teams(x, a.outputs), &matvec<R, T, O>);
-}
-
-template <class T, class O> void matvec_by_rows(const Tensor &x, const MatvecArgs &a) {
+// Calls body with the number of rows and the types of inputs and result, as kernels take them.
+template <typename F> void by_rows(const Tensor &x, at::ScalarType result, F &&body) {
+  auto typed = [&](auto rows) {
+    float *f = nullptr;
+    bf16 *h = nullptr;
+    if (x.scalar_type() == at::kFloat) body(rows, f, f);
+    else if (result == at::kFloat) body(rows, h, f);
+    else body(rows, h, h);
+  };
   switch (x.size(0)) {
-  case 1: return matvec_rows<1, T, O>(x, a);
-  case 2: return matvec_rows<2, T, O>(x, a);
-  case 3: return matvec_rows<3, T, O>(x, a);
-  case 4: return matvec_rows<4, T, O>(x, a);
+  case 1: return typed(std::integral_constant<int, 1>());
+  case 2: return typed(std::integral_constant<int, 2>());
+  case 3: return typed(std::integral_constant<int, 3>());
+  case 4: return typed(std::integral_constant<int, 4>());
   default: TORCH_CHECK(false, "a product for few rows got ", x.sizes());
   }
 }
@@ -45,37 +49,28 @@ template <class T, class O> void matvec_by_rows(const Tensor &x, const MatvecArg
 Tensor few(const Tensor &x_in, const Tensor &w, at::ScalarType type) {
   Tensor x = x_in.contiguous(), out = at::empty({x.size(0), w.size(0)}, x.options().dtype(type));
   MatvecArgs a{data(x), data(w), data(out), w.size(0), static_cast<int>(w.size(1))};
-  if (x.scalar_type() == at::kFloat) matvec_by_rows<float, float>(x, a);
-  else if (type == at::kFloat) matvec_by_rows<bf16, float>(x, a);
-  else matvec_by_rows<bf16, bf16>(x, a);
+  by_rows(x, type, [&](auto rows, auto *t, auto *o) {
+    using T = std::remove_pointer_t<decltype(t)>;
+    using O = std::remove_pointer_t<decltype(o)>;
+    std::string call = "matvec<" + std::to_string(rows()) + ", " + types({name_of<T>(), name_of<O>()}) + ">";
+    run(x, {call, "MatvecArgs", 32}, a, teams(x, a.outputs), &matvec<rows(), T, O>);
+  });
   return out;
 }
 
 // norm(x + y) m^T, x and y (or none) [R, D] and m of one type; with `gated` gate and up are joined in m. (x + y or nothing, out)
-template <int R, class T, class O> void normed_rows(const Tensor &x, const NormedArgs &a) {
-  std::string call = "normed<" + std::to_string(R) + ", " + types({name_of<T>(), name_of<O>()}) + ">";
-  int64_t blocks = x.is_cuda() ? std::min<int64_t>((a.outputs + BLOCK / 32 - 1) / (BLOCK / 32), mixed::processors(x) * 4) : HOST_TEAMS;
-  run(x, {call, "NormedArgs", BLOCK}, a, blocks, &normed<R, T, O>);
-}
-
-template <class T, class O> void normed_by_rows(const Tensor &x, const NormedArgs &a) {
-  switch (x.size(0)) {
-  case 1: return normed_rows<1, T, O>(x, a);
-  case 2: return normed_rows<2, T, O>(x, a);
-  case 3: return normed_rows<3, T, O>(x, a);
-  case 4: return normed_rows<4, T, O>(x, a);
-  default: TORCH_CHECK(false, "a product for few rows got ", x.sizes());
-  }
-}
-
 std::pair<Tensor, Tensor> normed_few(const Tensor &x, const Tensor &y, const Tensor &w, const Tensor &m, double eps, bool gated, at::ScalarType type) {
   int64_t d = x.size(1), outputs = gated ? m.size(0) / 2 : m.size(0);
   TORCH_CHECK(x.size(0) * d <= HELD, "a product for few rows got ", x.sizes());
   Tensor sum = y.defined() ? at::empty_like(x) : Tensor(), out = at::empty({x.size(0), outputs}, x.options().dtype(type));
   NormedArgs a{data(x), data(y), data(w), data(m), data(sum), data(out), outputs, static_cast<int>(d), gated, static_cast<float>(eps)};
-  if (x.scalar_type() == at::kFloat) normed_by_rows<float, float>(x, a);
-  else if (type == at::kFloat) normed_by_rows<bf16, float>(x, a);
-  else normed_by_rows<bf16, bf16>(x, a);
+  by_rows(x, type, [&](auto rows, auto *t, auto *o) {
+    using T = std::remove_pointer_t<decltype(t)>;
+    using O = std::remove_pointer_t<decltype(o)>;
+    std::string call = "normed<" + std::to_string(rows()) + ", " + types({name_of<T>(), name_of<O>()}) + ">";
+    int64_t blocks = (outputs + BLOCK / 32 - 1) / (BLOCK / 32), most = x.is_cuda() ? mixed::processors(x) * 4 : HOST_TEAMS;
+    run(x, {call, "NormedArgs", BLOCK}, a, x.is_cuda() ? std::min(blocks, most) : most, &normed<rows(), T, O>);
+  });
   return {sum, out};
 }
 
