@@ -204,17 +204,22 @@ mod tests {
         MoeFeedForward::new(&params, "model.layers.0.mlp", config.era, config.moe.as_ref().unwrap())
     }
 
+    /// Tokens, their shares, and what the output is pulled to. Drawn once for all that are compared: other tests draw
+    /// from the same random state at the same time.
+    fn draw(chosen: &Tensor) -> [Tensor; 3] {
+        let n = chosen.size()[0];
+        let wide = || Tensor::randn([n, 16], (Kind::Float, Device::Cpu));
+        [wide(), Tensor::rand(chosen.size(), (Kind::Float, Device::Cpu)), wide()]
+    }
+
     /// Output and gradients of `x`, the shares and all weights.
     fn outcome(
         layer: &MoeFeedForward,
-        chosen: &Tensor,
+        [x, weight, toward]: &[Tensor; 3],
         run: impl Fn(&Tensor, &Tensor) -> Tensor,
     ) -> Vec<Tensor> {
-        tch::manual_seed(3);
-        let x = Tensor::randn([chosen.size()[0], 16], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let weight = Tensor::rand(chosen.size(), (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let [x, weight] = [x, weight].map(|t| t.copy().set_requires_grad(true));
         let y = run(&x, &weight);
-        let toward = Tensor::randn(y.size(), (Kind::Float, Device::Cpu));
         let mut of = vec![x, weight];
         for expert in &layer.experts {
             let (gate, up, down) = expert.plain().unwrap();
@@ -238,11 +243,12 @@ mod tests {
                 Tensor::rand([37, experts - 1], (Kind::Float, Device::Cpu)).topk(k, -1, true, false).1;
             let weights: Vec<_> = layer.experts.iter().map(|e| e.plain().unwrap()).collect();
             assert!(fits_groups(&weights, Kind::Float));
-            let loops = outcome(&layer, &chosen, |x, w| layer.one_by_one(x, w, &chosen, true));
-            let made = outcome(&layer, &chosen, |x, w| grouped(x, w, &chosen, &weights, Kind::Float));
+            let drawn = draw(&chosen);
+            let loops = outcome(&layer, &drawn, |x, w| layer.one_by_one(x, w, &chosen, true));
+            let made = outcome(&layer, &drawn, |x, w| grouped(x, w, &chosen, &weights, Kind::Float));
             assert_eq!(loops.len(), 3 + 3 * experts as usize);
             assert!(farthest(&loops, &made) < 1e-5, "{}", farthest(&loops, &made));
-            let half = outcome(&layer, &chosen, |x, w| grouped(x, w, &chosen, &weights, Kind::BFloat16));
+            let half = outcome(&layer, &drawn, |x, w| grouped(x, w, &chosen, &weights, Kind::BFloat16));
             let apart = farthest(&loops, &half);
             assert!(apart > 1e-6 && apart < 0.1, "{apart}");
         }

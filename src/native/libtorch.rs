@@ -235,12 +235,14 @@ mod tests {
 
     #[test]
     fn the_random_state_comes_back() {
-        tch::manual_seed(1);
-        let state = rng_state(Device::Cpu).unwrap();
-        let first = Tensor::rand([8], (Kind::Float, Device::Cpu));
-        set_rng_state(Device::Cpu, &state).unwrap();
-        let again = Tensor::rand([8], (Kind::Float, Device::Cpu));
-        assert_eq!(first, again);
+        // Other tests draw from the same state at any time: once is enough.
+        let comes_back = || {
+            let state = rng_state(Device::Cpu).unwrap();
+            let first = Tensor::rand([8], (Kind::Float, Device::Cpu));
+            set_rng_state(Device::Cpu, &state).unwrap();
+            first == Tensor::rand([8], (Kind::Float, Device::Cpu))
+        };
+        assert!((0..20).any(|_| comes_back()));
         let bad = Tensor::zeros([3], (Kind::Uint8, Device::Cpu));
         assert!(set_rng_state(Device::Cpu, &bad).unwrap_err().to_string().contains("random state"));
     }
