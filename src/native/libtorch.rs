@@ -221,7 +221,10 @@ pub fn load_cuda(lib_dir: &Path) -> Result<()> {
     if handle.is_null() {
         // SAFETY: dlerror returns a C string that stays valid until the next dl call on this thread.
         let cause = unsafe { CStr::from_ptr(libc::dlerror()).to_string_lossy().into_owned() };
-        return Err(Error::failed("cannot load libtorch's CUDA half").because(cause).hint("minimind doctor"));
+        return Err(Error::failed("cannot load libtorch's CUDA half").because(cause).hint(
+            "scripts/setup fetches what it needs on a machine where nvidia-smi answers; or put LD_LIBRARY_PATH at the lib of a \
+             PyTorch 2.11.0 with CUDA",
+        ));
     }
     if let Err(fault) = super::mixed::load(lib_dir) {
         tracing::warn!("the GPU runs without fused kernels: {fault}");
