@@ -132,6 +132,9 @@ fn load(args: &Args, device: Device, kind: Kind) -> Result<CausalLm> {
     let config = overrides.over(preset).resolve()?;
     tch::manual_seed(42);
     let fresh = Params::init(&config, device)?;
+    if kind == Kind::Float {
+        return Ok(CausalLm::new(&config, fresh));
+    }
     let named =
         fresh.names().iter().cloned().zip(fresh.tensors().iter().map(Tensor::shallow_clone)).collect();
     Ok(CausalLm::new(&config, Params::from_named(&config, named, device, kind)?))
@@ -191,18 +194,20 @@ pub fn run(args: Args) -> Result<()> {
         ))
         .hint("give a smaller number"));
     }
-    let mut limits = match device {
-        Device::Cpu => Pool::new(threads)?.measure_machine().map(|(read, flops)| Limits { read, flops })?,
-        _ => bench_gpu::limits(device, Kind::Float)?,
+    let host = match device {
+        Device::Cpu => {
+            Some(Pool::new(threads)?.measure_machine().map(|(read, flops)| Limits { read, flops })?)
+        }
+        _ => None,
     };
+    let mut last = None;
     let mut figures = Vec::new();
     for &precision in &precisions {
         let kind = kind_on(device, precision);
         let other = if kind == Kind::Float { None } else { Some(load(&args, device, kind)?) };
         let model = other.as_ref().unwrap_or(&model);
-        if device != Device::Cpu {
-            limits = bench_gpu::limits(device, kind)?;
-        }
+        let limits = host.map_or_else(|| bench_gpu::limits(device, kind), Ok)?;
+        last = Some(limits);
         let storage = precision.storage().unwrap_or(Storage::F32);
         for what in &wanted {
             match what {
@@ -228,7 +233,7 @@ pub fn run(args: Args) -> Result<()> {
         true => Some(bench_load::load(args.model.as_deref(), &model, args.repeat)?),
         false => None,
     };
-    show(&args, threads, limits, &model, &figures, loaded.as_ref());
+    show(&args, threads, last.expect("a precision at least"), &model, &figures, loaded.as_ref());
     Ok(())
 }
 

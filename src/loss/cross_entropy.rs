@@ -32,17 +32,9 @@ pub struct Targets {
 impl Targets {
     /// From unshifted labels `[B, T]`.
     pub fn new(labels: &Array2<i64>, device: Device) -> Self {
-        let (rows, columns) = labels.dim();
-        let (mut positions, mut tokens) = (Vec::new(), Vec::new());
-        for row in 0..rows {
-            for column in 1..columns {
-                let label = labels[[row, column]];
-                if label >= 0 {
-                    positions.push((row * columns + column - 1) as i64);
-                    tokens.push(label);
-                }
-            }
-        }
+        let (_, columns) = labels.dim();
+        let (positions, tokens): (Vec<i64>, Vec<i64>) =
+            shifted(labels).map(|(row, column, token)| ((row * columns + column) as i64, token)).unzip();
         let upload = |v: &[i64]| to_device(Tensor::from_slice(v), device);
         Self {
             positions: upload(&positions),
@@ -73,6 +65,12 @@ impl Targets {
         let cut = |t: &Tensor| t.narrow(0, start, rows);
         (cut(&self.tokens), self.weights.as_ref().map(cut))
     }
+}
+
+/// Row, column and token of each position that predicts one: what stands after it, unless it is -100.
+pub fn shifted(labels: &Array2<i64>) -> impl Iterator<Item = (usize, usize, i64)> {
+    let after = labels.indexed_iter().filter(|((_, column), label)| *column > 0 && **label >= 0);
+    after.map(|((row, column), label)| (row, column - 1, *label))
 }
 
 /// The mean loss, a scalar without a graph; 0 where nothing carries loss.
@@ -181,7 +179,7 @@ pub(super) fn chunks(count: i64, lm_head: &Tensor) -> impl Iterator<Item = (i64,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{CausalLm, Mask, Params, config};
+    use crate::model::{Mask, tiny};
     use ndarray::array;
 
     fn case(v: i64) -> (Tensor, Tensor, Array2<i64>) {
@@ -254,12 +252,8 @@ mod tests {
         for (preset, masked) in
             [("minimind3", false), ("minimind2-small", true), ("minimind3-moe", false), ("minimind3", true)]
         {
-            let mut overrides = config::preset(preset).unwrap();
-            (overrides.hidden_size, overrides.num_hidden_layers) = (Some(32), Some(2));
-            (overrides.vocab_size, overrides.num_attention_heads) = (Some(60), Some(4));
-            let config = overrides.resolve().unwrap();
             tch::manual_seed(5);
-            let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+            let model = tiny(preset, 2, 60);
             model.params().set_requires_grad(true);
             let labels = Array2::from_shape_fn((3, 12), |(b, t)| {
                 if masked && t % 3 > 0 { -100 } else { ((b * 31 + t * t * 7) % 60) as i64 }
@@ -282,7 +276,7 @@ mod tests {
             };
             let want = outcome();
             for (kind, near) in [(Kind::Float, 1e-5), (Kind::BFloat16, 5e-2)] {
-                if kind == Kind::BFloat16 && config.moe.is_some() {
+                if kind == Kind::BFloat16 && model.config().moe.is_some() {
                     continue; // a token may go to another expert when scores are rounded
                 }
                 let got = mixed::on_cpu(kind, outcome);

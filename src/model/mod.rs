@@ -19,6 +19,16 @@ pub mod stated;
 pub mod step;
 pub mod value_head;
 
+/// A small model of a preset's kind on the CPU, for tests.
+#[cfg(test)]
+pub(crate) fn tiny(preset: &str, layers: i64, vocab: i64) -> CausalLm {
+    let mut overrides = config::preset(preset).unwrap();
+    (overrides.hidden_size, overrides.num_hidden_layers) = (Some(32), Some(layers));
+    (overrides.vocab_size, overrides.num_attention_heads) = (Some(vocab), Some(4));
+    let config = overrides.resolve().unwrap();
+    CausalLm::new(&config, Params::init(&config, tch::Device::Cpu).unwrap())
+}
+
 pub use attention::Mask;
 pub use causal_lm::{CausalLm, SCORE, padded_causal_mask};
 pub use config::{Era, ModelConfig, ModelOverrides, MoeConfig};

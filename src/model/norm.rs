@@ -86,23 +86,20 @@ impl RmsNorm {
                 }
             };
         }
-        let x = due.map_or_else(|| x.shallow_clone(), |y| &x + y);
+        let x = match due {
+            Some(y) if fused::fits(&[&x, &y, &self.weight]) => {
+                return fused::add_rms_norm(&x, &y, &self.weight, self.eps).expect("x and y are [..., D]");
+            }
+            Some(y) => x + y,
+            None => x,
+        };
         let normed = self.forward(&x);
         (x, normed)
     }
 
     /// `x + y` and its norm, for what follows in the block; `narrow` as in [`Self::of`].
     pub fn after_adding(&self, x: Tensor, y: Tensor, narrow: bool) -> (Tensor, Tensor) {
-        if self.products_of(&x).is_some() {
-            return self.of(Stream { x, due: Some(y) }, narrow);
-        }
-        let (x, y) = (&x, &y);
-        if fused::fits(&[x, y, &self.weight]) {
-            return fused::add_rms_norm(x, y, &self.weight, self.eps).expect("x and y are [..., D]");
-        }
-        let sum = x + y;
-        let normed = self.forward(&sum);
-        (sum, normed)
+        self.of(Stream { x, due: Some(y) }, narrow)
     }
 
     /// The weight `[D]` and the epsilon.

@@ -91,16 +91,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::model::{CausalLm, Mask, Params, config};
-
-    fn tiny(preset: &str) -> CausalLm {
-        let mut overrides = config::preset(preset).unwrap();
-        (overrides.hidden_size, overrides.num_hidden_layers) = (Some(32), Some(2));
-        (overrides.vocab_size, overrides.num_attention_heads) = (Some(97), Some(4));
-        let config = overrides.resolve().unwrap();
-        tch::manual_seed(11);
-        CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap())
-    }
+    use crate::model::{Mask, tiny};
 
     #[test]
     fn packings_of_one_shape_differ_in_what_they_hold() {
@@ -117,7 +108,8 @@ mod tests {
     #[test]
     fn a_document_sees_itself_alone() {
         for preset in ["minimind3", "minimind2-small", "minimind3-moe"] {
-            let model = tiny(preset);
+            tch::manual_seed(11);
+            let model = tiny(preset, 2, 97);
             model.params().set_requires_grad(true);
             let rows = [vec![5, 1, 7, 3], vec![9, 7]];
             let ids = Tensor::from_slice(&(0..32).map(|i| (i * i * 31 + 7) % 97).collect::<Vec<i64>>())

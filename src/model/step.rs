@@ -195,19 +195,16 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::model::{Params, config};
+    use crate::model::tiny;
 
     #[test]
     fn a_step_gives_what_the_model_gives() {
         for (preset, rows) in [("minimind3", 1), ("minimind2-small", 3), ("minimind3", 6)] {
-            let mut overrides = config::preset(preset).unwrap();
-            (overrides.hidden_size, overrides.num_hidden_layers) = (Some(32), Some(3));
-            (overrides.vocab_size, overrides.num_attention_heads) = (Some(60), Some(4));
-            let config = overrides.resolve().unwrap();
             tch::manual_seed(7);
-            let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+            let model = tiny(preset, 3, 60);
+            let config = model.config();
             assert!(StepWeights::new(&model).unwrap().is_none());
-            let fresh = || KvCache::new(&config, rows, 9, Kind::Float, Device::Cpu).unwrap();
+            let fresh = || KvCache::new(config, rows, 9, Kind::Float, Device::Cpu).unwrap();
             let (mut want_cache, mut cache) = (fresh(), fresh());
             let prompt = Tensor::randint(60, [rows, 4], (Kind::Int64, Device::Cpu));
             let _no_grad = tch::no_grad_guard();
@@ -223,11 +220,7 @@ mod tests {
                 assert!(apart < 1e-5, "{preset} at {place}: {apart:e}");
             }
         }
-        let config = config::preset("minimind3-moe").unwrap();
-        let mut small = config;
-        (small.hidden_size, small.num_hidden_layers, small.vocab_size) = (Some(32), Some(1), Some(60));
-        let config = small.resolve().unwrap();
-        let experts = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+        let experts = tiny("minimind3-moe", 1, 60);
         mixed::on_cpu(Kind::Float, || assert!(StepWeights::new(&experts).unwrap().is_none()));
     }
 }

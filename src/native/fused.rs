@@ -8,7 +8,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 use tch::{Device, Kind, Tensor};
 
-use super::libtorch::check;
+use super::libtorch::{check, handle, own};
 use crate::error::Result;
 
 unsafe extern "C" {
@@ -56,15 +56,6 @@ pub fn fits(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.kind() == Kind::Float && t.device() == Device::Cpu && t.numel() > 0)
         // SAFETY: reads a flag of this thread.
         && unsafe { mm_autocast_on_cpu() } == 0
-}
-
-fn handle(tensor: &Tensor) -> *mut c_void {
-    tensor.as_ptr() as *mut c_void
-}
-
-fn own(tensor: *mut c_void) -> Tensor {
-    // SAFETY: called with what the shim handed over: one owned at::Tensor, which tch's Tensor now frees.
-    unsafe { Tensor::from_ptr(tensor.cast()) }
 }
 
 /// `[..., D] -> [..., D]`: `x / sqrt(mean(x^2) + eps) * weight`.

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 use tch::{Device, Tensor};
 
-use super::libtorch::check;
+use super::libtorch::{check, handle, own};
 use crate::error::{Error, Result};
 
 unsafe extern "C" {
@@ -114,10 +114,9 @@ pub fn to_device(tensor: Tensor, device: Device) -> Tensor {
             let mut out = std::ptr::null_mut();
             // SAFETY: a live tensor for the length of the call, whose pinned copy libtorch keeps until it was sent; `out`
             // receives a new tensor on success.
-            let sent = unsafe { mm_to_gpu(tensor.as_ptr() as *mut c_void, index as i64, &mut out) };
+            let sent = unsafe { mm_to_gpu(handle(&tensor), index as i64, &mut out) };
             check(sent, "send to the GPU").expect("the GPU takes it");
-            // SAFETY: the shim handed us ownership of one at::Tensor, which tch's Tensor now frees.
-            unsafe { Tensor::from_ptr(out.cast()) }
+            own(out)
         }
         _ => tensor.to_device(device),
     }

@@ -45,8 +45,18 @@ pub(super) fn check(message: *mut c_char, doing: &str) -> Result<()> {
     Err(Error::failed(format!("libtorch could not {doing}")).because(text.lines().next().unwrap_or_default()))
 }
 
+pub(super) fn handle(tensor: &Tensor) -> *mut c_void {
+    tensor.as_ptr() as *mut c_void
+}
+
+/// What the shim handed over.
+pub(super) fn own(tensor: *mut c_void) -> Tensor {
+    // SAFETY: called with one owned at::Tensor of the shim's, which tch's Tensor now frees.
+    unsafe { Tensor::from_ptr(tensor.cast()) }
+}
+
 fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
-    tensors.iter().map(|t| t.as_ptr() as *mut c_void).collect()
+    tensors.iter().map(handle).collect()
 }
 
 /// AdamW's numbers for one update.
@@ -101,8 +111,7 @@ pub fn together_norm(tensors: &[Tensor]) -> Result<Tensor> {
     let mut out: *mut c_void = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new one on success.
     check(unsafe { mm_global_norm(all.as_mut_ptr(), all.len(), &mut out) }, "take a norm")?;
-    // SAFETY: the shim handed us ownership of one at::Tensor, which tch's Tensor now frees.
-    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+    Ok(own(out))
 }
 
 /// Multiplies all numbers of all tensors in place.
@@ -131,17 +140,13 @@ pub fn rng_state(device: Device) -> Result<Tensor> {
     let mut out: *mut c_void = std::ptr::null_mut();
     // SAFETY: `out` receives a new at::Tensor on success.
     check(unsafe { mm_rng_get(cuda_index(device), &mut out) }, "read the random state")?;
-    // SAFETY: the shim handed us ownership of one at::Tensor, which tch's Tensor now frees.
-    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+    Ok(own(out))
 }
 
 /// Puts a random state back.
 pub fn set_rng_state(device: Device, state: &Tensor) -> Result<()> {
     // SAFETY: the pointer is a live at::Tensor for the length of the call.
-    check(
-        unsafe { mm_rng_set(cuda_index(device), state.as_ptr() as *mut c_void) },
-        "restore the random state",
-    )
+    check(unsafe { mm_rng_set(cuda_index(device), handle(state)) }, "restore the random state")
 }
 
 /// Bytes that tensors on a GPU took at most since [`restart_device_peak`].

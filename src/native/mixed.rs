@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
-use super::libtorch::check;
+use super::libtorch::{check, handle, own};
 use crate::error::{Error, Result};
 
 pub use step::{Caches, Norm, are_few, attend, few, gate, normed, turn};
@@ -167,17 +167,8 @@ pub fn fits_head(width: i64) -> bool {
     width > 0 && width <= MAX_HEAD && width % 8 == 0
 }
 
-fn handle(tensor: &Tensor) -> *mut c_void {
-    tensor.as_ptr() as *mut c_void
-}
-
 fn handle_or_null(tensor: Option<&Tensor>) -> *mut c_void {
     tensor.map_or(std::ptr::null_mut(), handle)
-}
-
-fn own(tensor: *mut c_void) -> Tensor {
-    // SAFETY: called with what the shim handed over: one owned at::Tensor, which tch's Tensor now frees.
-    unsafe { Tensor::from_ptr(tensor.cast()) }
 }
 
 /// `[..., D] -> [..., D]` in `kind`: `x / sqrt(mean(x^2) + eps) * weight`.

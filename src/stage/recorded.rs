@@ -10,6 +10,7 @@ use tch::{Kind, Tensor};
 use crate::data::Batch;
 use crate::engine::Compute;
 use crate::error::Result;
+use crate::loss::cross_entropy::shifted;
 use crate::model::{CausalLm, Mask, Packing};
 use crate::native::mixed::{self, Entropy};
 use crate::native::{Graph, release_cached, to_device};
@@ -139,16 +140,13 @@ impl Inputs {
     /// A batch on its way to the device. Filling stands behind every label, where no earlier token sees it.
     fn new(batch: &Batch, shape: Shape, scale: f64, model: &CausalLm) -> Self {
         let device = model.device();
-        let (rows, width) = batch.input_ids.dim();
         let mut ids = vec![0i64; shape.rows * shape.width];
         let mut tokens = vec![-100i64; shape.rows * shape.width];
-        for row in 0..rows {
-            for column in 0..width {
-                ids[row * shape.width + column] = batch.input_ids[[row, column]];
-                if column + 1 < width && batch.labels[[row, column + 1]] >= 0 {
-                    tokens[row * shape.width + column] = batch.labels[[row, column + 1]];
-                }
-            }
+        for ((row, column), id) in batch.input_ids.indexed_iter() {
+            ids[row * shape.width + column] = *id;
+        }
+        for (row, column, token) in shifted(&batch.labels) {
+            tokens[row * shape.width + column] = token;
         }
         let packing = batch.documents.as_ref().map(|rows| Packing::padded(rows, shape.documents, device));
         let sent = |values: &[i64]| to_device(Tensor::from_slice(values), device);
@@ -217,17 +215,13 @@ mod tests {
     use super::super::measure::upload;
     use super::*;
     use crate::loss::cross_entropy::{Targets, mean_with_grad};
-    use crate::model::{Params, config};
+    use crate::model::tiny;
 
     /// What a recording would do, on the CPU: a filled up batch gives the loss and the gradients of the batch.
     #[test]
     fn a_filled_batch_is_the_batch() {
-        let mut overrides = config::preset("minimind3").unwrap();
-        (overrides.hidden_size, overrides.num_hidden_layers) = (Some(32), Some(2));
-        (overrides.vocab_size, overrides.num_attention_heads) = (Some(60), Some(4));
-        let config = overrides.resolve().unwrap();
         tch::manual_seed(9);
-        let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
+        let model = tiny("minimind3", 2, 60);
         model.params().set_requires_grad(true);
         let input_ids = Array2::from_shape_fn((3, 21), |(b, t)| ((b * 31 + t * t * 7) % 60) as i64);
         let labels = input_ids.mapv(|id| if id % 3 == 0 { -100 } else { id });

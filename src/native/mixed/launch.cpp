@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace mixed {
@@ -55,10 +56,16 @@ void driver(int status, const char *doing) {
   TORCH_CHECK(false, "cannot ", doing, ": ", text ? text : "unknown fault", " (", status, ")");
 }
 
+// Asked once: the numbers are wanted with every launch.
 int attribute(c10::DeviceIndex device, int which) {
+  static std::mutex lock;
+  static std::map<std::pair<c10::DeviceIndex, int>, int> known;
+  std::lock_guard<std::mutex> guard(lock);
+  auto found = known.find({device, which});
+  if (found != known.end()) return found->second;
   int value = 0;
   driver(library().attribute(&value, which, device), "ask the device");
-  return value;
+  return known[{device, which}] = value;
 }
 
 void *built(c10::DeviceIndex device, const Kernel &kernel) {
@@ -129,14 +136,7 @@ void load(const char *nvrtc, const char *source) {
   }
 }
 
-int64_t processors(const at::Tensor &on) {
-  static std::mutex lock;
-  static std::map<c10::DeviceIndex, int64_t> known;
-  std::lock_guard<std::mutex> guard(lock);
-  auto [at, fresh] = known.try_emplace(on.device().index(), 0);
-  if (fresh) at->second = attribute(on.device().index(), MULTIPROCESSORS);
-  return at->second;
-}
+int64_t processors(const at::Tensor &on) { return attribute(on.device().index(), MULTIPROCESSORS); }
 
 int64_t capability(const at::Tensor &on) { return attribute(on.device().index(), CAPABILITY_MAJOR); }
 

@@ -6,9 +6,9 @@ use std::ffi::{c_char, c_int, c_void};
 
 use tch::{Kind, Tensor};
 
-use super::{HeadNorms, Heads, handle, handle_or_null, number, own};
+use super::{HeadNorms, Heads, handle_or_null, number};
 use crate::error::Result;
-use crate::native::libtorch::check;
+use crate::native::libtorch::{check, handle, own};
 
 unsafe extern "C" {
     fn mm_mixed_turn(

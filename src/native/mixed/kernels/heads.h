@@ -21,6 +21,15 @@ template <int L> FN float head_sum(float x) {
 #endif
   return x;
 }
+// A lane's cosines and sines of a place.
+template <int L, int C> FN void turn_at(const float *cos, const float *sin, int half, int own, float *cs, float *sn) {
+  UNROLL for (int c = 0; c < C; ++c) {
+    int at = (c * L + own) * VEC;
+    if (at >= half) break;
+    load4(cos + at, cs + c * VEC);
+    load4(sin + at, sn + c * VEC);
+  }
+}
 template <int L, int C, class T, class W> FN void heads(int lane, i64 team, i64 teams, const HeadsArgs &a) {
   constexpr int AT_ONCE = WIDTH / L;
   int all = a.heads + 2 * a.kv_heads, half = a.e / 2, part = lane / L, own = lane % L;
@@ -28,12 +37,7 @@ template <int L, int C, class T, class W> FN void heads(int lane, i64 team, i64 
     i64 token = unit / a.split, row = (int)token / a.length, start = a.start_at ? a.start_at[a.own_start ? row : 0] : a.start;
     i64 place = start + (int)token % a.length;
     float cs[C * VEC], sn[C * VEC];
-    UNROLL for (int c = 0; c < C; ++c) {
-      int at = (c * L + own) * VEC;
-      if (at >= half) break;
-      load4(a.cos + place * a.e + at, cs + c * VEC);
-      load4(a.sin + place * a.e + at, sn + c * VEC);
-    }
+    turn_at<L, C>(a.cos + place * a.e, a.sin + place * a.e, half, own, cs, sn);
     for (int first_head = (int)(unit % a.split) * AT_ONCE; first_head < all; first_head += a.split * AT_ONCE) {
       int head = first_head + part;
       bool live = head < all, query = head < a.heads, value = head >= a.heads + a.kv_heads;
@@ -91,12 +95,7 @@ template <int L, int C, class T, class W> FN void heads_back(int lane, i64 team,
   for (i64 token = team; token < a.n; token += teams) {
     i64 place = a.start + (int)token % a.length;
     float cs[C * VEC], sn[C * VEC];
-    UNROLL for (int c = 0; c < C; ++c) {
-      int at = (c * L + own) * VEC;
-      if (at >= half) break;
-      load4(a.cos + place * a.e + at, cs + c * VEC);
-      load4(a.sin + place * a.e + at, sn + c * VEC);
-    }
+    turn_at<L, C>(a.cos + place * a.e, a.sin + place * a.e, half, own, cs, sn);
     for (int first_head = 0; first_head < all; first_head += AT_ONCE) {
       int head = first_head + part;
       bool live = head < all, query = head < a.heads, value = head >= a.heads + a.kv_heads;
