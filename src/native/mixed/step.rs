@@ -57,8 +57,8 @@ pub struct Caches<'a> {
     pub place: &'a Tensor,
 }
 
-/// The part of [`heads`] after the product, without a graph: `[B * T, (H + 2K) E]` -> the queries `[B, T, H, E]`, while
-/// keys and values go to the caches.
+/// The part of [`super::heads`] after the product, without a graph: `[B * T, (H + 2K) E]` -> the queries
+/// `[B, T, H, E]`, while keys and values go to the caches.
 pub fn turn(
     x: &Tensor,
     norms: HeadNorms<'_>,
