@@ -79,7 +79,9 @@ fn compile_ranks(include: &Path) {
         build.include(folder).define("MM_GLOO", None).define("USE_C10D_GLOO", None);
     }
     println!("cargo:rustc-env=MINIMIND_RANKS={}", if found.is_some() { "yes" } else { "no" });
-    build.file("src/native/ranks/ranks.cpp").compile("minimind_ranks");
+    build
+        .files(["ranks", "nccl"].map(|name| format!("src/native/ranks/{name}.cpp")))
+        .compile("minimind_ranks");
 }
 
 fn main() {
@@ -107,6 +109,8 @@ fn main() {
         "mixed/ops.h",
         "mixed/step.cpp",
         "mixed/training.cpp",
+        "ranks/nccl.cpp",
+        "ranks/nccl.h",
         "ranks/ranks.cpp",
         "ranks/ranks.h",
         "shim.cpp",

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Cuda, Device, Kind, Tensor};
 
 use crate::engine::device;
 use crate::error::Result;
-use crate::native::{HAS_RANKS, libtorch_dir};
+use crate::native::{HAS_RANKS, libtorch_dir, nccl_version};
 use crate::plan::machine::Machine;
 
 /// Arguments.
@@ -56,6 +56,8 @@ pub fn run(args: Args) -> Result<()> {
         wrong.push(format!("only {:.1} GB of memory are free", free as f64 / 1e9));
     }
     let gflops = matrix_speed(chosen) / 1e9;
+    let gpus = if chosen.is_cuda() { Cuda::device_count() } else { 0 };
+    let nccl = nccl_version().map(|[major, minor, patch]| format!("{major}.{minor}.{patch}"));
     if args.json {
         let value = json!({
             "minimind": env!("CARGO_PKG_VERSION"),
@@ -67,6 +69,8 @@ pub fn run(args: Args) -> Result<()> {
             "memory_available_bytes": machine.memory_available,
             "matrix_gflops": gflops,
             "ranks": HAS_RANKS,
+            "gpus": gpus,
+            "nccl": nccl,
             "cache": machine.cache_dir,
             "wrong": wrong,
         });
@@ -84,10 +88,12 @@ pub fn run(args: Args) -> Result<()> {
     let gb = |bytes: Option<u64>| bytes.unwrap_or(0) as f64 / 1e9;
     println!("memory    {:.1} GB, {:.1} free", gb(machine.memory_total), gb(machine.memory_available));
     println!("matrix    {gflops:.0} GFLOP/s in fp32 (median of five {SIDE} x {SIDE} products)");
-    println!(
-        "ranks     {}",
-        if HAS_RANKS { "yes: run --nproc, torchrun" } else { "no: built without gloo's headers" }
-    );
+    let ranks = match (HAS_RANKS, &nccl) {
+        (false, _) => "no: built without gloo's headers".to_owned(),
+        (true, None) => "yes: run --nproc, torchrun".to_owned(),
+        (true, Some(nccl)) => format!("yes: run --nproc, torchrun; {gpus} CUDA devices, NCCL {nccl}"),
+    };
+    println!("ranks     {ranks}");
     println!("cache     {}", machine.cache_dir.display());
     for fault in &wrong {
         println!("wrong     {fault}");

@@ -62,6 +62,7 @@ pub fn run(args: Args) -> Result<()> {
     let (local, beside) = ranks.local();
     let device = device::resolve(plan.runtime.device, &libtorch_dir(), machine.gpu_seen)?;
     let device = device::of_rank(device, local);
+    ranks.settle(device, plan.runtime.ddp_backend)?;
     let compute = plan.runtime.precision.compute(device);
     tch::set_num_threads(plan.runtime.threads.unwrap_or((machine.cores / beside).max(1)) as i32);
     let options = RunOptions {
@@ -73,6 +74,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let signals = Signals::install()?;
     stage::run(&plan, &options, device, compute, &signals, &ranks)?;
+    ranks.close()?;
     if !ranks.is_first() {
         return Ok(());
     }

@@ -17,7 +17,7 @@ pub use anomaly::OnAnomaly;
 pub use companion::Companion;
 pub use device::Compute;
 pub use objective::{LoopConfig, Metrics, Objective, Observer, Outcome, Pass, StepLoss};
-pub use ranks::Ranks;
+pub use ranks::{DdpBackend, Ranks};
 pub use resume::{Files, Position, SavedState};
 pub use signals::Signals;
 pub use trainer::{Beside, train};

@@ -8,16 +8,28 @@ use std::rc::Rc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::native::{Group, Meeting, Reduce, Reducer};
+use crate::native::{Group, Meeting, Reduce, Reducer, gpu_uuid, nccl_version};
 
 /// Gradients travel in pieces of about this many bytes, PyTorch's 25 MB.
 const BUCKET_BYTES: usize = 25 << 20;
 
 /// How the fault begins that a rank meets when another has ended.
 pub const LOST: &str = "lost the other ranks";
+
+/// What adds up over the ranks what their GPUs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DdpBackend {
+    /// NCCL where each rank has a GPU of its own.
+    Auto,
+    /// From GPU to GPU.
+    Nccl,
+    /// Through the host.
+    Gloo,
+}
 
 /// This process among those that train together.
 #[derive(Debug, Clone)]
@@ -98,6 +110,47 @@ impl Ranks {
         let mut count = [f64::from(u8::from(flag))];
         self.sum(&mut count)?;
         Ok(count[0] > 0.0)
+    }
+
+    /// Settles, all ranks together, whether their GPUs speak to each other: `device` is this rank's.
+    ///
+    /// # Errors
+    /// NCCL is asked for and cannot be had, or fails.
+    pub fn settle(&self, device: Device, wanted: DdpBackend) -> Result<()> {
+        let Some(group) = &self.group else { return Ok(()) };
+        let own = match device {
+            Device::Cuda(_) if wanted == DdpBackend::Gloo => Err("is to use gloo".to_owned()),
+            Device::Cuda(_) if nccl_version().is_none() => Err("has a libtorch without NCCL".to_owned()),
+            Device::Cuda(index) => gpu_uuid(index).map_err(|fault| format!("cannot name its GPU ({fault})")),
+            _ => Err("has no GPU".to_owned()),
+        };
+        let told = serde_json::to_vec(&own).map_err(|e| Error::failed("cannot tell ranks").because(e))?;
+        let all = self
+            .gather(&told)?
+            .iter()
+            .map(|bytes| serde_json::from_slice(bytes))
+            .collect::<std::result::Result<Vec<_>, _>>();
+        let all = all.map_err(|e| Error::failed("cannot read another rank").because(e))?;
+        let Some(reason) = not_by_nccl(&all) else {
+            let Device::Cuda(index) = device else { return Ok(()) };
+            return group
+                .use_gpu(index)
+                .map_err(|e| e.hint("runtime.ddp_backend: gloo adds gradients up through the host"));
+        };
+        if wanted == DdpBackend::Nccl {
+            return Err(Error::input(format!("ddp_backend is nccl, but {reason}")).hint(
+                "NCCL wants a GPU of its own for each process; ddp_backend: auto takes gloo elsewhere",
+            ));
+        }
+        if device.is_cuda() && wanted == DdpBackend::Auto && self.is_first() {
+            tracing::warn!("gradients go through the host: {reason}");
+        }
+        Ok(())
+    }
+
+    /// At the end of a run that went well, called by all ranks.
+    pub fn close(&self) -> Result<()> {
+        self.group.as_ref().map_or(Ok(()), |group| group.close())
     }
 
     /// Waits for all.
@@ -189,6 +242,21 @@ impl Ranks {
         Err(Error::failed(format!("the ranks hold different weights ({apart} tensors of {})", tensors.len()))
             .hint("run the same program with the same libtorch on every machine; the last checkpoint is untouched"))
     }
+}
+
+/// Why ranks that say so of their GPUs (each one's name, or what keeps it from NCCL) cannot use NCCL, if they cannot.
+fn not_by_nccl(all: &[std::result::Result<String, String>]) -> Option<String> {
+    for (rank, own) in all.iter().enumerate() {
+        match own {
+            Err(reason) => return Some(format!("rank {rank} {reason}")),
+            Ok(_) => {
+                if let Some(other) = all[..rank].iter().position(|before| before == own) {
+                    return Some(format!("ranks {other} and {rank} share a GPU"));
+                }
+            }
+        }
+    }
+    None
 }
 
 /// Shares gradients.
@@ -294,12 +362,23 @@ mod tests {
     }
 
     #[test]
+    fn nccl_wants_a_gpu_for_each() {
+        let gpu = |name: &str| Ok(name.to_owned());
+        let none = || Err("has no GPU".to_owned());
+        assert_eq!(not_by_nccl(&[gpu("a"), gpu("b"), gpu("c")]), None);
+        assert!(not_by_nccl(&[gpu("a"), gpu("b"), gpu("a")]).unwrap().contains("ranks 0 and 2 share"));
+        assert!(not_by_nccl(&[gpu("a"), none()]).unwrap().contains("rank 1 has no GPU"));
+    }
+
+    #[test]
     fn one_process_needs_no_other() {
         let alone = Ranks::alone();
         assert!(alone.any(true).unwrap() && !alone.any(false).unwrap());
         assert_eq!(alone.hear(Some(7)).unwrap(), 7);
         assert_eq!(alone.gather(b"ab").unwrap(), [b"ab".to_vec()]);
         assert!(alone.reducer(&[]).unwrap().is_none());
+        alone.settle(Device::Cpu, DdpBackend::Nccl).unwrap();
+        alone.close().unwrap();
         alone.check_same(&[Tensor::from_slice(&[1f32])]).unwrap();
     }
 }

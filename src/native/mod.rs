@@ -26,7 +26,7 @@ pub use libtorch::{
 pub use mmap::{map_file, release_mapped};
 pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
 pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};
-pub use ranks::{Group, HAS_RANKS, Meeting, Reduce, Reducer};
+pub use ranks::{Group, HAS_RANKS, Meeting, Reduce, Reducer, gpu_uuid, nccl_version};
 pub use system::{
     die_on_broken_pipe, die_with_parent, hold_broken_pipe, ignore_broken_pipe, peak_memory_bytes,
     processor_seconds, send_signal,

@@ -19,6 +19,10 @@ unsafe extern "C" {
         out: *mut *mut c_void,
     ) -> *mut c_char;
     fn mm_group_free(group: *mut c_void);
+    fn mm_nccl_version() -> c_int;
+    fn mm_gpu_uuid(cuda_index: i64, text: *mut c_char) -> *mut c_char;
+    fn mm_group_use_gpu(group: *mut c_void, cuda_index: i64) -> *mut c_char;
+    fn mm_group_close(group: *mut c_void) -> *mut c_char;
     fn mm_group_reduce(group: *mut c_void, tensor: *mut c_void, op: c_int) -> *mut c_char;
     fn mm_group_broadcast(group: *mut c_void, tensor: *mut c_void, root: c_int) -> *mut c_char;
     fn mm_reducer_new(
@@ -35,6 +39,21 @@ unsafe extern "C" {
 
 /// Whether this program was built with gloo's headers, without which there is one process alone.
 pub const HAS_RANKS: bool = env!("MINIMIND_RANKS").as_bytes()[0] == b'y';
+
+/// Major, minor and patch number of the NCCL that libtorch's CUDA half was loaded with, if it was.
+pub fn nccl_version() -> Option<[i32; 3]> {
+    // SAFETY: asks the linker for functions of libraries that are loaded, and one of them for a number.
+    let version = unsafe { mm_nccl_version() };
+    (version > 0).then(|| [version / 10_000, version / 100 % 100, version % 100])
+}
+
+/// What tells this GPU, or part of one, from every other anywhere: 32 hexadecimal digits.
+pub fn gpu_uuid(cuda_index: usize) -> Result<String> {
+    let mut text = [0 as c_char; 33];
+    // SAFETY: `text` has room for the 33 bytes that are written on success.
+    check(unsafe { mm_gpu_uuid(cuda_index as i64, text.as_mut_ptr()) }, "ask which GPU this is")?;
+    Ok(text[..32].iter().map(|digit| char::from(*digit as u8)).collect())
+}
 
 /// Where ranks meet, and which of them this process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +109,19 @@ impl Group {
         };
         check(message, "meet the other ranks")?;
         Ok(Self { raw })
+    }
+
+    /// From now on what lies on this GPU is added up by NCCL, not through the host. Every rank has a GPU that no other
+    /// has. Waits for the others.
+    pub fn use_gpu(&self, cuda_index: usize) -> Result<()> {
+        // SAFETY: the group lives as long as `self`.
+        check(unsafe { mm_group_use_gpu(self.raw, cuda_index as i64) }, "join the ranks' GPUs by NCCL")
+    }
+
+    /// When all ranks end well: waits for what their GPUs still add up. Dropped without it, a group cuts that short.
+    pub fn close(&self) -> Result<()> {
+        // SAFETY: the group lives as long as `self`.
+        check(unsafe { mm_group_close(self.raw) }, "part from the other ranks")
     }
 
     /// Makes `tensor` that of all ranks together, in place.

@@ -57,6 +57,8 @@ char *mm_experts(mm_tensor x, mm_tensor share, mm_tensor chosen, mm_tensor *weig
 // Mixed-precision ops (mixed/training.cpp, mixed/step.cpp), on a CUDA device once the compiler is loaded, and on the CPU. `type` is libtorch's
 // scalar type number; NULL where an input may be left out. Sizes: length, start, heads, kv heads, head dim.
 char *mm_mixed_load(const char *nvrtc, const char *source);
+// 32 hexadecimal digits and a zero: what tells this GPU from every other.
+char *mm_gpu_uuid(int64_t cuda_index, char *text);
 char *mm_mixed_norm(mm_tensor x, mm_tensor y, mm_tensor w, double eps, int type, mm_tensor *sum, mm_tensor *out);
 char *mm_mixed_linear(mm_tensor x, mm_tensor w, mm_tensor *out);
 char *mm_mixed_heads(mm_tensor x, mm_tensor q, mm_tensor k, mm_tensor v, mm_tensor wq, mm_tensor wk, mm_tensor cos, mm_tensor sin,

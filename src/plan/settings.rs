@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::resolve::{Resolver, join};
 use super::types::*;
+use crate::engine::DdpBackend;
 use crate::model::Era;
 use crate::model::config::{ModelOverrides, PRESETS, preset};
 use crate::recipe::faults::hint;
@@ -50,7 +51,13 @@ impl Resolver<'_> {
             Some(PrecisionName::Bf16) => Precision::Bf16,
             Some(PrecisionName::Fp16) => Precision::Fp16,
         };
-        Runtime { device, precision, threads, shard_optimizer: section.shard_optimizer.unwrap_or(false) }
+        let ddp_backend = match section.ddp_backend {
+            None | Some(DdpBackendName::Auto) => DdpBackend::Auto,
+            Some(DdpBackendName::Nccl) => DdpBackend::Nccl,
+            Some(DdpBackendName::Gloo) => DdpBackend::Gloo,
+        };
+        let shard_optimizer = section.shard_optimizer.unwrap_or(false);
+        Runtime { device, precision, threads, shard_optimizer, ddp_backend }
     }
 
     pub(super) fn model(&mut self, base: &[String], s: &ModelSection) -> Option<ModelPlan> {

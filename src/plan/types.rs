@@ -7,9 +7,9 @@ use serde::Serialize;
 
 pub use super::policy::*;
 pub use crate::data::config::*;
-use crate::engine::Compute;
 pub use crate::engine::OnAnomaly;
 pub use crate::engine::device::Wanted;
+use crate::engine::{Compute, DdpBackend};
 use crate::error::Place;
 use crate::model::{ModelConfig, ModelOverrides};
 pub use crate::optim::ScheduleKind;
@@ -48,6 +48,8 @@ pub struct Runtime {
     pub threads: Option<usize>,
     /// Whether ranks keep a part each of the optimizer's state.
     pub shard_optimizer: bool,
+    /// What adds gradients up over the ranks.
+    pub ddp_backend: DdpBackend,
 }
 
 /// Arithmetic of the forward and backward pass.

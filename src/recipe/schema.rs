@@ -56,6 +56,9 @@ pub struct RuntimeSection {
     pub threads: Option<NumberOrText>,
     /// With several processes: each keeps a part of the optimizer's state (false).
     pub shard_optimizer: Option<bool>,
+    /// With several processes, what adds gradients up: nccl between GPUs, gloo through the host, or auto (nccl where each
+    /// process has a GPU of its own).
+    pub ddp_backend: Option<DdpBackendName>,
 }
 
 /// The architecture. Start from a preset or a config file and override any field.

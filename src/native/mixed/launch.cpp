@@ -35,6 +35,7 @@ struct Library {
   int (*get_function)(void **, void *, const char *) = nullptr;
   int (*start)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **) = nullptr;
   int (*attribute)(int *, int, int) = nullptr;
+  int (*uuid)(unsigned char *, int) = nullptr;
   int (*capture_mode)(int *) = nullptr;
   int (*error_text)(int, const char **) = nullptr;
 };
@@ -128,6 +129,7 @@ void load(const char *nvrtc, const char *source) {
     find(lib.get_function, "cuModuleGetFunction");
     find(lib.start, "cuLaunchKernel");
     find(lib.attribute, "cuDeviceGetAttribute");
+    find(lib.uuid, "cuDeviceGetUuid_v2");
     find(lib.capture_mode, "cuThreadExchangeStreamCaptureMode");
     find(lib.error_text, "cuGetErrorString");
   } catch (...) {
@@ -139,6 +141,16 @@ void load(const char *nvrtc, const char *source) {
 int64_t processors(const at::Tensor &on) { return attribute(on.device().index(), MULTIPROCESSORS); }
 
 int64_t capability(const at::Tensor &on) { return attribute(on.device().index(), CAPABILITY_MAJOR); }
+
+std::string uuid(int64_t cuda_index) {
+  TORCH_CHECK(library().handle != nullptr, "the GPU's driver is not loaded");
+  unsigned char bytes[16] = {};
+  driver(library().uuid(bytes, static_cast<int>(cuda_index)), "ask the device who it is");
+  std::string text;
+  for (unsigned char byte : bytes)
+    for (int digit : {byte >> 4, byte & 15}) text += "0123456789abcdef"[digit];
+  return text;
+}
 
 void launch(const at::Tensor &on, const Kernel &kernel, void *arguments, int64_t teams) {
   static std::mutex lock;

@@ -25,4 +25,7 @@ void launch(const at::Tensor &on, const Kernel &kernel, void *arguments, int64_t
 int64_t processors(const at::Tensor &on);
 int64_t capability(const at::Tensor &on);
 
+// What tells this GPU, or part of one, from every other: 32 hexadecimal digits.
+std::string uuid(int64_t cuda_index);
+
 } // namespace mixed

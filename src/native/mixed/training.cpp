@@ -376,6 +376,13 @@ char *mm_mixed_load(const char *nvrtc, const char *source) {
   return mm_guard([&] { mixed::load(nvrtc, source); });
 }
 
+char *mm_gpu_uuid(int64_t cuda_index, char *text) {
+  return mm_guard([&] {
+    auto uuid = mixed::uuid(cuda_index);
+    std::copy_n(uuid.c_str(), uuid.size() + 1, text);
+  });
+}
+
 char *mm_mixed_norm(mm_tensor x, mm_tensor y, mm_tensor w, double eps, int type, mm_tensor *sum, mm_tensor *out) {
   return mm_guard([&] {
     auto made = MixedNorm::apply(mm_as_tensor(x), optional(y), mm_as_tensor(w), eps, static_cast<at::ScalarType>(type));

@@ -1,7 +1,10 @@
-// Processes that train together: PyTorch's own c10d, a TCPStore to meet at and Gloo to add tensors up.
+// Processes that train together: PyTorch's own c10d, a TCPStore to meet at, Gloo to add up what the host holds, NCCL what
+// GPUs hold.
 //
 // Gloo's headers do not come with libtorch. Without them this file still builds, and opening a group says so.
 #include "../guard.h"
+#include "../shim.h"
+#include "nccl.h"
 #include "ranks.h"
 
 #include <stdexcept>
@@ -10,7 +13,8 @@
 #ifdef MM_GLOO
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/ones.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/utils/lambda_post_hook.h>
@@ -36,7 +40,21 @@ constexpr std::chrono::hours PATIENCE{6};
 constexpr std::chrono::minutes MEETING{5};
 
 struct Group {
+  c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<ProcessGroupGloo> gloo;
+  c10::intrusive_ptr<c10d::Backend> nccl; // null: what GPUs hold goes through the host
+
+  // A rank that is lost leaves sums on the GPU that would never end.
+  ~Group() { give_up(); }
+
+  void give_up() {
+    if (!nccl) return;
+    mm_free_message(mm_guard([&] { nccl->abort(); }));
+    nccl.reset();
+  }
+
+  bool takes(const Tensor &tensor) const { return tensor.is_cpu() || (tensor.is_cuda() && nccl); }
+  c10d::Backend &of(const Tensor &tensor) { return tensor.is_cuda() ? *nccl : *gloo; }
 };
 
 Group &as_group(mm_group group) { return *static_cast<Group *>(group); }
@@ -59,16 +77,15 @@ c10::intrusive_ptr<c10d::Work> begin_sum(Group &group, Tensor &tensor, int op = 
   std::vector<Tensor> list{tensor};
   c10d::AllreduceOptions options;
   options.reduceOp = operation(op);
-  return group.gloo->allreduce(list, options);
+  return group.of(tensor).allreduce(list, options);
 }
 
-// Gloo works in the host's memory.
-template <typename F> void on_host(Tensor &tensor, F &&body) {
+// Calls `body` with the tensor's numbers side by side where a sum can be taken: on its device, or on the host.
+template <typename F> void in_place(Group &group, Tensor &tensor, F &&body) {
   at::NoGradGuard no_grad;
-  bool whole = tensor.device().is_cpu() && tensor.is_contiguous();
-  Tensor host = whole ? tensor : tensor.cpu().contiguous();
-  body(host);
-  if (!whole) tensor.copy_(host);
+  Tensor whole = (group.takes(tensor) ? tensor : tensor.cpu()).contiguous();
+  body(whole);
+  if (!whole.is_same(tensor)) tensor.copy_(whole);
 }
 
 // Gradients in buckets, the last parameters first, as backward makes them. Armed, a bucket leaves as soon as its
@@ -76,7 +93,7 @@ template <typename F> void on_host(Tensor &tensor, F &&body) {
 struct Reducer {
   struct Bucket {
     std::vector<size_t> members;
-    Tensor flat; // in the host's memory
+    Tensor flat; // where the gradients are, or on the host
     size_t missing = 0;
     bool sent = false;
     c10::intrusive_ptr<c10d::Work> work;
@@ -107,7 +124,8 @@ struct Reducer {
     for (auto &bucket : buckets) {
       int64_t total = 0;
       for (size_t i : bucket.members) total += params[i].numel();
-      bucket.flat = at::empty({total}, at::TensorOptions().dtype(at::kFloat));
+      const Tensor &first = params[bucket.members.front()];
+      bucket.flat = at::empty({total}, at::TensorOptions().dtype(at::kFloat).device(group.takes(first) ? first.device() : at::kCPU));
     }
     for (size_t i = 0; i < params.size(); ++i) {
       auto node = torch::autograd::impl::grad_accumulator(params[i]);
@@ -201,7 +219,39 @@ char *mm_group_new(const char *host, uint16_t port, int rank, int world, int ser
     store->setTimeout(MEETING);
     auto gloo = c10::make_intrusive<ProcessGroupGloo>(store, rank, world, settings);
     settings->timeout = PATIENCE; // from now on, for all that is asked of it
-    *out = new Group{gloo};
+    *out = new Group{store, gloo, {}};
+  });
+}
+
+int mm_nccl_version() { return ranks::nccl_version(); }
+
+char *mm_group_use_gpu(mm_group group, int64_t cuda_index) {
+  return mm_guard([&] {
+    Group &all = as_group(group);
+    c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(cuda_index));
+    auto store = c10::make_intrusive<c10d::PrefixStore>("nccl", all.store);
+    int world = all.gloo->getSize();
+    all.nccl = ranks::nccl(store, all.gloo->getRank(), world, PATIENCE);
+    try {
+      // Ranks connect with their first sum, which tells too whether this works.
+      c10::DeviceGuard guard(device);
+      at::NoGradGuard no_grad;
+      Tensor ranks = at::ones({1}, at::TensorOptions().dtype(at::kFloat).device(device));
+      begin_sum(all, ranks)->wait();
+      TORCH_CHECK(ranks.item<float>() == static_cast<float>(world), "a sum over the GPUs is wrong");
+    } catch (...) {
+      all.give_up();
+      throw;
+    }
+  });
+}
+
+char *mm_group_close(mm_group group) {
+  return mm_guard([&] {
+    Group &all = as_group(group);
+    if (!all.nccl) return;
+    all.nccl->shutdown();
+    all.nccl.reset();
   });
 }
 
@@ -209,17 +259,19 @@ void mm_group_free(mm_group group) { delete static_cast<Group *>(group); }
 
 char *mm_group_reduce(mm_group group, mm_tensor tensor, int op) {
   return mm_guard([&] {
-    on_host(mm_as_tensor(tensor), [&](Tensor &host) { begin_sum(as_group(group), host, op)->wait(); });
+    Group &all = as_group(group);
+    in_place(all, mm_as_tensor(tensor), [&](Tensor &whole) { begin_sum(all, whole, op)->wait(); });
   });
 }
 
 char *mm_group_broadcast(mm_group group, mm_tensor tensor, int root) {
   return mm_guard([&] {
-    on_host(mm_as_tensor(tensor), [&](Tensor &host) {
-      std::vector<Tensor> list{host};
+    Group &all = as_group(group);
+    in_place(all, mm_as_tensor(tensor), [&](Tensor &whole) {
+      std::vector<Tensor> list{whole};
       c10d::BroadcastOptions options;
       options.rootRank = root;
-      as_group(group).gloo->broadcast(list, options)->wait();
+      all.of(whole).broadcast(list, options)->wait();
     });
   });
 }
@@ -254,6 +306,9 @@ char *absent() {
 extern "C" {
 char *mm_group_new(const char *, uint16_t, int, int, int, const char *, mm_group *) { return absent(); }
 void mm_group_free(mm_group) {}
+int mm_nccl_version() { return 0; }
+char *mm_group_use_gpu(mm_group, int64_t) { return absent(); }
+char *mm_group_close(mm_group) { return absent(); }
 char *mm_group_reduce(mm_group, mm_tensor, int) { return absent(); }
 char *mm_group_broadcast(mm_group, mm_tensor, int) { return absent(); }
 char *mm_reducer_new(mm_group, mm_tensor *, size_t, int64_t, mm_reducer *) { return absent(); }

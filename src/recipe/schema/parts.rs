@@ -18,6 +18,17 @@ macro_rules! words {
 }
 
 words!(
+    /// What adds up over processes.
+    DdpBackendName {
+        /// nccl where each process has a GPU of its own.
+        Auto,
+        /// From GPU to GPU.
+        Nccl,
+        /// Through the host.
+        Gloo,
+    }
+);
+words!(
     /// Arithmetic.
     PrecisionName {
         /// Chosen by the device.

@@ -1,0 +1,86 @@
+//! PyTorch's NCCL engine, found by name in libtorch's CUDA half. With a GPU a group of one rank adds up on it; without one,
+//! the engine is built far enough to say that there is none. Needs CUDA's libraries: libtorch's own, or those of
+//! MINIMIND_PYTHON's torch; says so and passes where there are none.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::rc::Rc;
+
+use minimind::native::{
+    Group, HAS_RANKS, Meeting, Reduce, Reducer, gpu_uuid, libtorch_dir, load_cuda, nccl_version,
+};
+use tch::{Cuda, Device, Kind, Tensor};
+
+#[path = "common/python.rs"]
+mod python;
+
+/// Loads libtorch's CUDA half.
+fn loaded() -> bool {
+    if !HAS_RANKS {
+        println!("skipped: built without gloo's headers (scripts/setup fetches them)");
+        return false;
+    }
+    if load_cuda(&libtorch_dir()).is_ok() {
+        return true;
+    }
+    let Some(python) = python::python("torch") else { return false };
+    let ask = ["-c", "import os, torch; print(os.path.join(os.path.dirname(torch.__file__), 'lib'), end='')"];
+    let lib = Command::new(python).args(ask).output().expect("it ran before").stdout;
+    match load_cuda(&PathBuf::from(String::from_utf8_lossy(&lib).into_owned())) {
+        Ok(()) => true,
+        Err(fault) => {
+            println!("skipped: {fault}");
+            false
+        }
+    }
+}
+
+#[test]
+fn gpus_add_up_by_pytorchs_own_engine() {
+    if !loaded() {
+        return;
+    }
+    let [major, ..] =
+        nccl_version().expect("libtorch's CUDA half brings NCCL, and the names that are looked up");
+    assert!(major >= 2, "NCCL {major}");
+    let port = {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        listener.local_addr().expect("its address").port()
+    };
+    let name = "nccl".to_owned();
+    let meeting = Meeting { host: "127.0.0.1".to_owned(), port, rank: 0, world: 1, serves: true, name };
+    let group = Rc::new(Group::open(&meeting).expect("a group of one"));
+    if !Cuda::is_available() {
+        let fault = group.use_gpu(0).expect_err("there is no GPU");
+        let cause = std::error::Error::source(&fault).map(ToString::to_string).unwrap_or_default();
+        assert!(format!("{fault} {cause}").contains("no GPUs found"), "{fault}: {cause}");
+        println!("no GPU is here: PyTorch's engine was found and said so, nothing was added up");
+        return;
+    }
+    assert_eq!(gpu_uuid(0).expect("the driver tells").len(), 32);
+    group.use_gpu(0).expect("a group of one on a GPU");
+    let on_gpu = |values: &[f32]| Tensor::from_slice(values).to_device(Device::Cuda(0));
+    // Side by side or not, what one rank holds is the sum.
+    let wide = on_gpu(&[1.0, 2.0, 3.0, 4.0]).view([2, 2]).transpose(0, 1);
+    group.reduce(&wide, Reduce::Sum).expect("a sum");
+    group.broadcast(&wide, 0).expect("heard");
+    assert_eq!(Vec::<f32>::try_from(wide.reshape([-1])).expect("floats"), [1.0, 3.0, 2.0, 4.0]);
+    // Gradients leave during the way back, and the numbers stay; one that has none becomes zeros.
+    let leaf = |values: &[f32]| on_gpu(values).set_requires_grad(true);
+    let (a, b, without) = (leaf(&[1.0, 2.0]), leaf(&[3.0]), leaf(&[5.0]));
+    let all = [a.shallow_clone(), b.shallow_clone(), without.shallow_clone()];
+    let mut reducer = Reducer::new(&group, &all, 8).expect("a reducer");
+    for pass in 1..=2 {
+        reducer.arm().expect("armed");
+        (a.square().sum(Kind::Float) + b.sum(Kind::Float)).backward();
+        reducer.finish().expect("shared");
+        let read = |t: &Tensor| Vec::<f32>::try_from(t.grad()).expect("a gradient");
+        let times = pass as f32;
+        assert_eq!(
+            (read(&a), read(&b), read(&without)),
+            (vec![2.0 * times, 4.0 * times], vec![times], vec![0.0])
+        );
+    }
+    drop(reducer);
+    group.close().expect("parts well");
+}
