@@ -98,6 +98,7 @@ fn main() {
         "fused/products.cpp",
         "fused/rows.h",
         "guard.h",
+        "keeping.cpp",
         "jit.cpp",
         "mixed/graph.cpp",
         "mixed/kernels/common.h",
@@ -118,7 +119,9 @@ fn main() {
     ] {
         println!("cargo:rerun-if-changed=src/native/{file}");
     }
-    over_libtorch(&include).files(["src/native/shim.cpp", "src/native/jit.cpp"]).compile("minimind_shim");
+    over_libtorch(&include)
+        .files(["shim", "jit", "keeping"].map(|name| format!("src/native/{name}.cpp")))
+        .compile("minimind_shim");
     compile_ranks(&include);
     // Optimised in a debug build too: these are inner loops of training. OpenMP is libtorch's own.
     over_libtorch(&include)

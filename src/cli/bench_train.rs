@@ -14,7 +14,9 @@ use crate::engine::Compute;
 use crate::error::Result;
 use crate::loss::cross_entropy::{Targets, mean_with_grad};
 use crate::model::{CausalLm, Mask, ModelConfig};
-use crate::native::{device_peak_bytes, peak_memory_bytes, processor_seconds, restart_device_peak, wait};
+use crate::native::{
+    device_peak_bytes, keep_memory, peak_memory_bytes, processor_seconds, restart_device_peak, wait,
+};
 use crate::optim::clip::{clip_to_norm, global_norm};
 use crate::optim::{AdamW, AdamWConfig};
 
@@ -95,6 +97,9 @@ fn step(
 pub fn train(model: &CausalLm, shape: Shape, compute: Compute) -> Result<Trained> {
     let Shape { batch_size, seq_len, repeat } = shape;
     let (config, device) = (model.config(), model.device());
+    if device == Device::Cpu {
+        keep_memory(); // as `run` does
+    }
     model.params().set_requires_grad(true);
     let weights = model.params().trained().1.iter().map(|t| t.shallow_clone()).collect();
     let mut optimizer = AdamW::new(weights, AdamWConfig::default())?;

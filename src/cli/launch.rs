@@ -132,15 +132,16 @@ fn watch(ranks: &mut [Rank], signals: &Signals) -> Result<()> {
     }
     for rank in ranks.iter_mut().filter(|rank| rank.status.is_some_and(|status| !status.success())) {
         let said = rank.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
-        if !said.trim().is_empty() && !said.contains(LOST) && !asked {
+        let first = failed.is_some_and(|(first, _)| first == rank.number);
+        if !said.trim().is_empty() && (first || !said.contains(LOST)) && !asked {
             eprintln!("rank {}: {}", rank.number, said.trim_end());
         }
     }
     let Some((first, _)) = failed else { return Ok(()) };
-    // One that was killed could not speak: it comes before those that lost it.
+    // One that was killed could not speak: it comes before those that lost it. NCCL aborts a process whose peer is gone.
     let killed = ranks
         .iter()
-        .filter(|rank| !rank.stopped)
+        .filter(|rank| !rank.stopped && (rank.number == first || !aborted(rank)))
         .find(|rank| rank.status.is_some_and(|s| s.code().is_none()));
     let number = killed.map_or(first, |rank| rank.number);
     let status = ranks[number].status.unwrap_or_default();
@@ -150,6 +151,17 @@ fn watch(ranks: &mut [Rank], signals: &Signals) -> Result<()> {
     }
     Err(Error::failed(format!("rank {number} was killed ({status}); the other ranks were stopped"))
         .hint("the same command goes on from the last checkpoint, with as many ranks or others"))
+}
+
+#[cfg(unix)]
+fn aborted(rank: &Rank) -> bool {
+    const SIGABRT: i32 = 6;
+    rank.status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status)) == Some(SIGABRT)
+}
+
+#[cfg(not(unix))]
+fn aborted(_: &Rank) -> bool {
+    false
 }
 
 fn stop(ranks: &mut [Rank]) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::launch;
 use crate::engine::{Ranks, Signals, device};
 use crate::error::Result;
-use crate::native::libtorch_dir;
+use crate::native::{self, libtorch_dir};
 use crate::plan::machine::Machine;
 use crate::plan::{self, Plan, StageConfig};
 use crate::report::ConsoleMode;
@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<()> {
     let ranks = Ranks::from_env()?;
     if !ranks.is_alone() {
         // Another rank's end is to be an error, not this one's.
-        crate::native::ignore_broken_pipe();
+        native::ignore_broken_pipe();
     }
     let machine = Machine::detect();
     let mut plan = plan::load(&args.recipe, &args.sets)?;
@@ -73,8 +73,18 @@ pub fn run(args: Args) -> Result<()> {
         cache_dir: machine.cache_dir.clone(),
     };
     let signals = Signals::install()?;
-    stage::run(&plan, &options, device, compute, &signals, &ranks)?;
-    ranks.close()?;
+    if device == tch::Device::Cpu {
+        native::keep_memory();
+    }
+    let done = stage::run(&plan, &options, device, compute, &signals, &ranks).and_then(|()| ranks.close());
+    if let Err(error) = done {
+        if ranks.on_gpus() {
+            // NCCL's threads and kernels may wait for a rank that is gone, and would be waited for.
+            eprintln!("{error}");
+            native::leave(error.exit_code());
+        }
+        return Err(error);
+    }
     if !ranks.is_first() {
         return Ok(());
     }

@@ -5,7 +5,7 @@
 
 use tch::Device;
 
-use crate::native::{device_peak_bytes, restart_device_peak};
+use crate::native::{device_peak_bytes, kept_surplus, restart_device_peak, restart_kept_peak};
 
 const MB: f64 = 1e6;
 
@@ -23,14 +23,21 @@ fn start_over(device: Device) -> bool {
     match device {
         Device::Cuda(_) => restart_device_peak(device).is_ok(),
         // 5: only the peak of the resident size (proc_pid_clear_refs(5)).
-        _ => std::fs::write("/proc/self/clear_refs", "5").is_ok(),
+        _ => {
+            restart_kept_peak();
+            std::fs::write("/proc/self/clear_refs", "5").is_ok()
+        }
     }
 }
 
 fn peak_mb(device: Device) -> Option<f64> {
     match device {
         Device::Cuda(_) => device_peak_bytes(device).ok().map(|bytes| bytes as f64 / MB),
-        _ => resident_peak_mb(&std::fs::read_to_string("/proc/self/status").ok()?),
+        // What is kept for later tensors is resident too.
+        _ => {
+            let resident = resident_peak_mb(&std::fs::read_to_string("/proc/self/status").ok()?)?;
+            Some(resident - kept_surplus() as f64 / MB)
+        }
     }
 }
 

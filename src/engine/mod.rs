@@ -6,6 +6,7 @@ pub mod companion;
 pub mod device;
 pub mod memory;
 pub mod objective;
+mod pace;
 pub mod ranks;
 pub mod resume;
 mod shards;

@@ -85,6 +85,21 @@ impl Ranks {
         self.rank == 0
     }
 
+    /// Whether GPUs add up without the host.
+    pub fn on_gpus(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.on_gpus())
+    }
+
+    /// A fault while tensors on a GPU were added up: where NCCL does that, it is this rank's own.
+    fn apart(&self, error: Error) -> Error {
+        if !self.on_gpus() {
+            return self.lost(error);
+        }
+        Error::failed(format!("rank {} of {} cannot add up with the others", self.rank, self.world))
+            .because(error)
+            .hint("NCCL_DEBUG=INFO tells more; runtime.ddp_backend: gloo goes through the host; the same command goes on from the last checkpoint")
+    }
+
     fn lost(&self, error: Error) -> Error {
         Error::failed(format!("rank {} of {} {LOST}", self.rank, self.world)).because(error).hint(
             "the one that ended first says why; the same command goes on from the last checkpoint, with as many ranks or others",
@@ -150,7 +165,10 @@ impl Ranks {
 
     /// At the end of a run that went well, called by all ranks.
     pub fn close(&self) -> Result<()> {
-        self.group.as_ref().map_or(Ok(()), |group| group.close())
+        let Some(group) = self.group.as_ref().filter(|group| group.on_gpus()) else { return Ok(()) };
+        // None parts before all are done: one that failed until now is noticed here.
+        self.wait()?;
+        group.close()
     }
 
     /// Waits for all.
@@ -199,7 +217,7 @@ impl Ranks {
     /// Makes `tensor` the one of rank `root`.
     pub fn copy_from(&self, root: usize, tensor: &Tensor) -> Result<()> {
         match &self.group {
-            Some(group) => group.broadcast(tensor, root).map_err(|e| self.lost(e)),
+            Some(group) => group.broadcast(tensor, root).map_err(|e| self.apart(e)),
             None => Ok(()),
         }
     }
@@ -269,12 +287,12 @@ pub struct Gradients {
 impl Gradients {
     /// As [`Reducer::arm`].
     pub fn arm(&mut self) -> Result<()> {
-        self.reducer.arm().map_err(|e| self.ranks.lost(e))
+        self.reducer.arm().map_err(|e| self.ranks.apart(e))
     }
 
     /// As [`Reducer::finish`].
     pub fn finish(&mut self) -> Result<()> {
-        self.reducer.finish().map_err(|e| self.ranks.lost(e))
+        self.reducer.finish().map_err(|e| self.ranks.apart(e))
     }
 }
 

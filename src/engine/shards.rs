@@ -51,7 +51,8 @@ impl Shards {
                 put_back(&flat, owned.iter().map(|i| &params[*i]))?;
             }
         }
-        Ok(())
+        // The host has only told the GPUs: a rank that is lost is noticed here, before anything waits for them.
+        if self.ranks.on_gpus() { self.ranks.wait() } else { Ok(()) }
     }
 
     /// The whole state, on the first rank; nothing on the others.

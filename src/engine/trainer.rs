@@ -8,14 +8,13 @@
 
 mod saving;
 
-use std::time::Instant;
-
 use tch::Tensor;
 
 use super::anomaly::{Anomaly, OnAnomaly};
 use super::companion::Second;
 use super::memory::Peaks;
 use super::objective::{LoopConfig, Metrics, Objective, Observer, Outcome, Pass, StepLoss};
+use super::pace::Pace;
 use super::ranks::{Gradients, Ranks};
 use super::resume::{self, Files, Loaded, SavedState};
 use super::shards::Shards;
@@ -58,9 +57,7 @@ struct Trainer<'a> {
     pending: u64,
     bad: Option<Anomaly>,
     lr: f64,
-    started: Instant,
-    elapsed_before: f64,
-    row_at: f64,
+    pace: Pace,
     signals: &'a Signals,
 }
 
@@ -129,9 +126,7 @@ pub fn train(
         pending: 0,
         bad: None,
         lr: config.schedule.peak,
-        started: Instant::now(),
-        elapsed_before: 0.0,
-        row_at: 0.0,
+        pace: Pace::after(0.0),
         signals,
     };
     turns::seed(ranks, config.seed);
@@ -159,8 +154,7 @@ impl Trainer<'_> {
                 let there = (share * schedule.total_steps as f64).round() as i64;
                 self.state.schedule_shift = there - state.updates as i64;
             }
-            self.elapsed_before = state.elapsed_s;
-            self.row_at = state.elapsed_s;
+            self.pace = Pace::after(state.elapsed_s);
             self.objective.restore(state.objective_of(self.ranks.rank()))?;
             return Ok(());
         }
@@ -203,7 +197,7 @@ impl Trainer<'_> {
             if boundary {
                 self.boundaries = [self.step, self.boundaries[0]];
             }
-            self.observer.tick(self.step, step.loss, self.lr, self.rate());
+            self.observer.tick(self.step, step.loss, self.lr, self.pace.rate(self.state.tokens_since_row));
             self.after(epoch, step, turn, boundary)?;
             if boundary
                 && !at_end
@@ -299,6 +293,7 @@ impl Trainer<'_> {
     fn count(&mut self, loss: f64, tokens: u64) {
         self.state.tokens += tokens;
         self.state.tokens_since_row += tokens;
+        self.pace.counted();
         self.state.loss = Some(loss);
         self.bad = self.bad.or(self.state.watch.judge(loss, self.config.spike_factor));
     }
@@ -434,31 +429,20 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn elapsed(&self) -> f64 {
-        self.elapsed_before + self.started.elapsed().as_secs_f64()
-    }
-
-    /// Tokens a second since the last row.
-    fn rate(&self) -> f64 {
-        self.state.tokens_since_row as f64 / (self.elapsed() - self.row_at).max(1e-9)
-    }
-
     fn row(&mut self, epoch: u64, step: &StepLoss, validation: &[(&'static str, f64)]) -> Result<()> {
         let mut values = vec![("loss", step.loss), ("aux_loss", step.aux_loss), ("lr", self.lr)];
         values.extend(self.state.grad_norm.take().map(|norm| ("grad_norm", norm)));
         values.extend(self.second.iter_mut().flat_map(|second| second.row(self.lr, self.config)));
-        let elapsed = self.elapsed();
         values.extend([
             ("tokens", self.state.tokens as f64),
-            ("tokens_per_s", self.rate()),
-            ("elapsed_s", elapsed),
+            ("tokens_per_s", self.pace.row(self.state.tokens_since_row)),
+            ("elapsed_s", self.pace.elapsed()),
         ]);
         values.extend(step.extra.iter().copied());
         values.extend(self.peaks.take());
         values.extend(validation.iter().copied());
         self.observer.row(&Metrics { epoch: epoch + 1, step: self.step, values })?;
         self.state.tokens_since_row = 0;
-        self.row_at = elapsed;
         Ok(())
     }
 
@@ -468,7 +452,7 @@ impl Trainer<'_> {
             steps: self.step,
             updates: self.state.updates,
             tokens: self.state.tokens,
-            elapsed_s: self.elapsed(),
+            elapsed_s: self.pace.elapsed(),
             loss: self.state.loss,
             validation: self.state.validation,
             best: self.state.best,

@@ -32,16 +32,21 @@ unsafe extern "C" {
     fn mm_autocast(device: c_int, enabled: c_int, dtype: c_int) -> *mut c_char;
 }
 
-pub(super) fn check(message: *mut c_char, doing: &str) -> Result<()> {
+/// What the shim says of a fault, if there was one.
+pub(super) fn message(message: *mut c_char) -> Option<String> {
     if message.is_null() {
-        return Ok(());
+        return None;
     }
     // SAFETY: a non-null message is a C string that the shim allocated for us; it is freed once, here.
-    let text = unsafe {
+    unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
         mm_free_message(message);
-        text
-    };
+        Some(text)
+    }
+}
+
+pub(super) fn check(fault: *mut c_char, doing: &str) -> Result<()> {
+    let Some(text) = message(fault) else { return Ok(()) };
     Err(Error::failed(format!("libtorch could not {doing}")).because(text.lines().next().unwrap_or_default()))
 }
 

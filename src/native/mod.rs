@@ -8,6 +8,7 @@ mod decode_abi;
 pub mod fused;
 mod graph;
 mod jit;
+mod keeping;
 mod libtorch;
 pub mod mixed;
 mod mmap;
@@ -19,6 +20,7 @@ mod tensor_bytes;
 
 pub use graph::{Graph, release_cached, to_device, wait};
 pub use jit::Script;
+pub use keeping::{keep_memory, kept_surplus, release_memory, restart_kept_peak};
 pub use libtorch::{
     AdamWStep, AutocastGuard, device_peak_bytes, fused_adamw, libtorch_dir, load_cuda, restart_device_peak,
     rng_state, scale_together, set_rng_state, together_norm, zero_together,
@@ -28,7 +30,7 @@ pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
 pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};
 pub use ranks::{Group, HAS_RANKS, Meeting, Reduce, Reducer, gpu_uuid, nccl_version};
 pub use system::{
-    die_on_broken_pipe, die_with_parent, hold_broken_pipe, ignore_broken_pipe, peak_memory_bytes,
+    die_on_broken_pipe, die_with_parent, hold_broken_pipe, ignore_broken_pipe, leave, peak_memory_bytes,
     processor_seconds, send_signal,
 };
 pub use tensor_bytes::{Strided, tensor_bytes, tensor_floats, tensor_from_bytes};

@@ -1,11 +1,12 @@
 //! PyTorch's c10d (`ranks/ranks.cpp`): processes meet, add tensors up, share gradients while backward goes on.
 
+use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::rc::Rc;
 
 use tch::{Kind, Tensor};
 
-use super::libtorch::check;
+use super::libtorch::message;
 use crate::error::{Error, Result};
 
 unsafe extern "C" {
@@ -37,6 +38,14 @@ unsafe extern "C" {
     fn mm_reducer_finish(reducer: *mut c_void) -> *mut c_char;
 }
 
+/// A fault of c10d's with all it says: NCCL tells the cause in its last line.
+fn check(fault: *mut c_char, doing: &str) -> Result<()> {
+    let Some(text) = message(fault) else { return Ok(()) };
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Exception raised from"));
+    let said = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    Err(Error::failed(format!("libtorch could not {doing}")).because(said))
+}
+
 /// Whether this program was built with gloo's headers, without which there is one process alone.
 pub const HAS_RANKS: bool = env!("MINIMIND_RANKS").as_bytes()[0] == b'y';
 
@@ -44,7 +53,7 @@ pub const HAS_RANKS: bool = env!("MINIMIND_RANKS").as_bytes()[0] == b'y';
 pub fn nccl_version() -> Option<[i32; 3]> {
     // SAFETY: asks the linker for functions of libraries that are loaded, and one of them for a number.
     let version = unsafe { mm_nccl_version() };
-    (version > 0).then(|| [version / 10_000, version / 100 % 100, version % 100])
+    (version > 0).then_some([version / 10_000, version / 100 % 100, version % 100])
 }
 
 /// What tells this GPU, or part of one, from every other anywhere: 32 hexadecimal digits.
@@ -87,6 +96,7 @@ pub enum Reduce {
 #[derive(Debug)]
 pub struct Group {
     raw: *mut c_void,
+    on_gpus: Cell<bool>,
 }
 
 impl Group {
@@ -108,14 +118,21 @@ impl Group {
             )
         };
         check(message, "meet the other ranks")?;
-        Ok(Self { raw })
+        Ok(Self { raw, on_gpus: Cell::new(false) })
     }
 
     /// From now on what lies on this GPU is added up by NCCL, not through the host. Every rank has a GPU that no other
     /// has. Waits for the others.
     pub fn use_gpu(&self, cuda_index: usize) -> Result<()> {
         // SAFETY: the group lives as long as `self`.
-        check(unsafe { mm_group_use_gpu(self.raw, cuda_index as i64) }, "join the ranks' GPUs by NCCL")
+        check(unsafe { mm_group_use_gpu(self.raw, cuda_index as i64) }, "join the ranks' GPUs by NCCL")?;
+        self.on_gpus.set(true);
+        Ok(())
+    }
+
+    /// Whether GPUs add up by NCCL.
+    pub fn on_gpus(&self) -> bool {
+        self.on_gpus.get()
     }
 
     /// When all ranks end well: waits for what their GPUs still add up. Dropped without it, a group cuts that short.

@@ -88,6 +88,13 @@ char *mm_graph_replay(mm_graph graph);
 void mm_graph_free(mm_graph graph);
 // A copy of a tensor of the host on a GPU by pinned memory; nothing waits for it.
 char *mm_to_gpu(mm_tensor tensor, int64_t cuda_index, mm_tensor *out);
+// From now on large blocks that tensors on the CPU give back are kept for later ones (keeping.cpp).
+void mm_memory_keep(void);
+// Gives what is kept back to the system.
+void mm_memory_release(void);
+// Starts over what the next tells: the most bytes that were held, less the most of them that tensors used.
+void mm_memory_restart_peak(void);
+uint64_t mm_memory_surplus(void);
 // Gives memory that libtorch keeps for later tensors of a GPU back to it.
 char *mm_device_release(int64_t cuda_index);
 // Waits for all that a GPU was told.

@@ -39,6 +39,14 @@ pub fn die_with_parent() {
     }
 }
 
+/// Ends this process at once; nothing is taken down in order.
+pub fn leave(code: u8) -> ! {
+    // What was not written to a closed output is no loss.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    // SAFETY: does not come back, and runs nothing of this process.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
 /// Sends a signal to a process that this one started and has not waited for yet.
 pub fn send_signal(process: u32, signal: i32) {
     // SAFETY: touches no memory of ours; a process that has ended but was not waited for keeps its number.

@@ -14,6 +14,7 @@ use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tok
 use crate::checkpoint::atomic;
 use crate::engine::{Beside, Compute, Ranks, Signals};
 use crate::error::{Error, Place, Result};
+use crate::native::release_memory;
 use crate::plan::{Plan, StageConfig, StagePlan};
 use crate::report::console::ConsoleMode;
 
@@ -126,6 +127,8 @@ pub fn run(
         } else {
             beside(&mut context, stage)?;
         }
+        // The next stage's tensors have other sizes.
+        release_memory();
     }
     if !ranks.is_first() {
         return Ok(());

@@ -16,7 +16,7 @@ impl Trainer<'_> {
     }
 
     pub(super) fn save_resume(&mut self) -> Result<()> {
-        self.state.elapsed_s = self.elapsed();
+        self.state.elapsed_s = self.pace.elapsed();
         self.state.metrics = self.observer.position()?;
         self.state.objective = self.objective.state();
         let others = turns::states(self.ranks, &self.state.objective, self.model.device())?;

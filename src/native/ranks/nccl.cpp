@@ -53,8 +53,9 @@ int nccl_version() {
 
 c10::intrusive_ptr<c10d::Backend>
 nccl(const c10::intrusive_ptr<c10d::Store> &store, int rank, int world, std::chrono::milliseconds patience) {
-  // A fault ends the process at once; what was under way would else be written to a file first, for a minute.
+  // A fault of NCCL ends the process at once. Else what was under way would be written to a file first, and a minute waited.
   c10::utils::set_env("TORCH_NCCL_DUMP_ON_TIMEOUT", "0", /*overwrite=*/false);
+  c10::utils::set_env("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "0", /*overwrite=*/false);
   auto make_options = symbol<MakeOptions>(OPTIONS);
   auto make_group = symbol<MakeGroup>(GROUP);
   auto options = made<Options>([&](void *at) { make_options(at, /*is_high_priority_stream=*/false); });

@@ -12,6 +12,7 @@
 
 #ifdef MM_GLOO
 
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <c10/core/DeviceGuard.h>
@@ -165,16 +166,32 @@ struct Reducer {
     while (next < buckets.size() && buckets[next].missing == 0) send(buckets[next++]);
   }
 
-  void send(Bucket &bucket) {
-    at::NoGradGuard no_grad;
+  // Each member's part of a bucket, shaped like it.
+  std::vector<Tensor> parts(const Bucket &bucket) {
+    std::vector<Tensor> parts;
     int64_t start = 0;
     for (size_t i : bucket.members) {
-      const Tensor &grad = params[i].grad();
-      Tensor part = bucket.flat.narrow(0, start, params[i].numel());
-      if (grad.defined()) part.copy_(grad.reshape({-1}));
-      else part.zero_();
+      parts.push_back(bucket.flat.narrow(0, start, params[i].numel()).view(params[i].sizes()));
       start += params[i].numel();
     }
+    return parts;
+  }
+
+  void send(Bucket &bucket) {
+    at::NoGradGuard no_grad;
+    auto all = parts(bucket);
+    std::vector<Tensor> there, grads;
+    for (size_t k = 0; k < all.size(); ++k) {
+      const Tensor &grad = params[bucket.members[k]].grad();
+      if (!grad.defined()) {
+        all[k].zero_();
+        continue;
+      }
+      there.push_back(all[k]);
+      grads.push_back(grad);
+    }
+    // One launch on a GPU, so that the host is never held up by a full queue.
+    if (!there.empty()) at::_foreach_copy_(there, grads);
     bucket.sent = true;
     bucket.work = begin_sum(group, bucket.flat);
   }
@@ -189,14 +206,19 @@ struct Reducer {
     for (auto &bucket : buckets) {
       bucket.work->wait();
       bucket.work.reset();
-      int64_t start = 0;
-      for (size_t i : bucket.members) {
-        Tensor part = bucket.flat.narrow(0, start, params[i].numel()).view(params[i].sizes());
-        Tensor &grad = params[i].mutable_grad();
-        if (grad.defined()) grad.copy_(part);
-        else grad = part.to(params[i].device(), params[i].scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-        start += params[i].numel();
+      auto all = parts(bucket);
+      std::vector<Tensor> there, grads;
+      for (size_t k = 0; k < all.size(); ++k) {
+        const Tensor &param = params[bucket.members[k]];
+        Tensor &grad = param.mutable_grad();
+        if (!grad.defined()) {
+          grad = all[k].to(param.device(), param.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+          continue;
+        }
+        there.push_back(all[k]);
+        grads.push_back(grad);
       }
+      if (!grads.empty()) at::_foreach_copy_(grads, there);
     }
   }
 };

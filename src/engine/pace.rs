@@ -1,0 +1,63 @@
+//! The clock of a training loop: seconds trained, those before a restart too, and tokens a second from row to row.
+
+use std::time::Instant;
+
+/// Tokens are counted when their update is due (several ranks meet there), rows are written whenever they fall due: a
+/// rate is that of the tokens counted since the last row, over the time from count to count.
+#[derive(Debug)]
+pub(super) struct Pace {
+    started: Instant,
+    before: f64,
+    counted_at: f64,
+    row_at: f64,
+    last: f64,
+}
+
+impl Pace {
+    /// Goes on after `before` seconds.
+    pub(super) fn after(before: f64) -> Self {
+        Self { started: Instant::now(), before, counted_at: before, row_at: before, last: 0.0 }
+    }
+
+    pub(super) fn elapsed(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Tokens have been counted.
+    pub(super) fn counted(&mut self) {
+        self.counted_at = self.elapsed();
+    }
+
+    /// Tokens a second of the `tokens` counted since the last row; where none were, the last row's.
+    pub(super) fn rate(&self, tokens: u64) -> f64 {
+        match tokens {
+            0 => self.last,
+            _ => tokens as f64 / (self.counted_at - self.row_at).max(1e-9),
+        }
+    }
+
+    /// As `rate`, for a row that is written now.
+    pub(super) fn row(&mut self, tokens: u64) -> f64 {
+        self.last = self.rate(tokens);
+        self.row_at = self.counted_at;
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_between_two_counts_repeats_the_last_rate() {
+        let mut pace = Pace::after(10.0);
+        pace.counted_at = 12.0;
+        assert_eq!(pace.rate(600), 300.0);
+        assert_eq!(pace.row(600), 300.0);
+        assert_eq!(pace.row(0), 300.0);
+        // The time since the last count, not since the last row.
+        pace.counted_at = 16.0;
+        assert_eq!(pace.row(600), 150.0);
+        assert!(pace.elapsed() >= 10.0);
+    }
+}

@@ -1,0 +1,172 @@
+// Keeps the large blocks of memory that tensors on the CPU gave back, for the tensors of the next step. The system would
+// take them and hand others out page by page, each cleared first: a tenth of a training step.
+#include "shim.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <list>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+
+namespace {
+
+// Smaller blocks are malloc's, which keeps them itself.
+constexpr size_t LARGE = size_t{1} << 18;
+// Sizes are multiples of this; of HUGE where the system may use huge pages.
+constexpr size_t STEP = size_t{1} << 16, HUGE = size_t{1} << 21;
+
+class Keeping final : public c10::Allocator {
+public:
+  explicit Keeping(c10::Allocator *base) : base(base) {}
+
+  c10::DataPtr allocate(size_t bytes) override;
+  c10::DeleterFnPtr raw_deleter() const override;
+  void copy_data(void *to, const void *from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+  bool give(void *block);
+  void release();
+  void restart_peak();
+  // The most that was held since then, less the most of it that tensors used.
+  size_t surplus();
+
+private:
+  struct Kept {
+    void *block;
+    std::list<std::multimap<size_t, Kept>::iterator>::iterator age;
+  };
+  using BySize = std::multimap<size_t, Kept>;
+
+  void *take(size_t bytes);
+  void drop(BySize::iterator which);
+
+  c10::Allocator *base;
+  std::mutex mutex;
+  std::unordered_map<void *, size_t> used;
+  BySize kept;
+  std::list<BySize::iterator> oldest_first;
+  size_t bytes_used = 0, bytes_kept = 0, most_used = 0;
+  size_t phase_used = 0, phase_held = 0;
+};
+
+size_t rounded(size_t bytes) {
+  size_t step = bytes >= 4 * HUGE ? HUGE : STEP;
+  return (bytes + step - 1) / step * step;
+}
+
+void *mapped(size_t size) {
+  bool huge = size % HUGE == 0;
+  size_t asked = huge ? size + HUGE : size;
+  void *at = mmap(nullptr, asked, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return nullptr;
+  if (!huge) return at;
+  auto begin = reinterpret_cast<uintptr_t>(at);
+  size_t before = (HUGE - begin % HUGE) % HUGE;
+  auto *block = static_cast<char *>(at) + before;
+  if (before > 0) munmap(at, before);
+  if (HUGE > before) munmap(block + size, HUGE - before);
+#ifdef MADV_HUGEPAGE
+  madvise(block, size, MADV_HUGEPAGE);
+#endif
+  return block;
+}
+
+void Keeping::drop(BySize::iterator which) {
+  munmap(which->second.block, which->first);
+  bytes_kept -= which->first;
+  oldest_first.erase(which->second.age);
+  kept.erase(which);
+}
+
+void *Keeping::take(size_t bytes) {
+  size_t size = rounded(bytes);
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = kept.lower_bound(size);
+  void *block = nullptr;
+  if (found != kept.end() && found->first <= size + size / 4) {
+    size = found->first;
+    block = found->second.block;
+    bytes_kept -= size;
+    oldest_first.erase(found->second.age);
+    kept.erase(found);
+  } else {
+    // Never much more than what tensors once took together.
+    while (!kept.empty() && bytes_used + bytes_kept + size > most_used + most_used / 8) drop(oldest_first.front());
+    block = mapped(size);
+    if (block == nullptr) return nullptr;
+  }
+  used.emplace(block, size);
+  bytes_used += size;
+  most_used = std::max(most_used, bytes_used);
+  phase_used = std::max(phase_used, bytes_used);
+  phase_held = std::max(phase_held, bytes_used + bytes_kept);
+  return block;
+}
+
+bool Keeping::give(void *block) {
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = used.find(block);
+  if (found == used.end()) return false;
+  size_t size = found->second;
+  used.erase(found);
+  bytes_used -= size;
+  bytes_kept += size;
+  auto place = kept.emplace(size, Kept{block, {}});
+  place->second.age = oldest_first.insert(oldest_first.end(), place);
+  return true;
+}
+
+void Keeping::release() {
+  std::lock_guard<std::mutex> lock(mutex);
+  while (!kept.empty()) drop(kept.begin());
+  most_used = bytes_used;
+}
+
+void Keeping::restart_peak() {
+  std::lock_guard<std::mutex> lock(mutex);
+  phase_used = bytes_used;
+  phase_held = bytes_used + bytes_kept;
+}
+
+size_t Keeping::surplus() {
+  std::lock_guard<std::mutex> lock(mutex);
+  return phase_held - phase_used;
+}
+
+// One for the process, never freed: tensors may outlive everything else.
+Keeping &keeping() {
+  static auto *one = new Keeping(c10::GetDefaultCPUAllocator());
+  return *one;
+}
+
+void give_back(void *block) { keeping().give(block); }
+
+c10::DataPtr Keeping::allocate(size_t bytes) {
+  void *block = bytes < LARGE ? nullptr : take(bytes);
+  // Also where the system has no more: libtorch's own way of saying so.
+  if (block == nullptr) return base->allocate(bytes);
+  return {block, block, &give_back, c10::Device(c10::kCPU)};
+}
+
+c10::DeleterFnPtr Keeping::raw_deleter() const {
+  return [](void *block) {
+    if (!keeping().give(block)) c10::GetDefaultCPUAllocator()->raw_deallocate(block);
+  };
+}
+
+} // namespace
+
+extern "C" {
+
+void mm_memory_keep() { c10::SetCPUAllocator(&keeping(), /*priority=*/1); }
+
+void mm_memory_release() { keeping().release(); }
+
+void mm_memory_restart_peak() { keeping().restart_peak(); }
+
+uint64_t mm_memory_surplus() { return keeping().surplus(); }
+}
