@@ -23,41 +23,54 @@ fn embed_recipes() {
     std::fs::write(out.join("recipes.rs"), table).expect("the build folder can be written");
 }
 
-/// Compiles the decoder's kernels, the inner loops once for every set of instructions that may be met; always
-/// optimised, so that a debug build decodes at full speed.
-fn compile_kernels() {
-    let folder = PathBuf::from("src/native/decode");
-    println!("cargo:rerun-if-changed={}", folder.display());
-    let x86 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
-    let base = || {
-        let mut build = cc::Build::new();
-        build.cpp(true).std("c++17").opt_level(3).warnings(false).flag_if_supported("-ffp-contract=fast");
-        if x86 {
-            build.define("MM_X86", None);
-        }
-        build
-    };
+/// What the inner loops are compiled with, once for every set of instructions that may be met; always optimised, so that
+/// a debug build is fast in them.
+fn for_kernels() -> cc::Build {
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").opt_level(3).warnings(false).flag_if_supported("-ffp-contract=fast");
+    if is_x86() {
+        build.define("MM_X86", None);
+    }
+    build
+}
+
+fn is_x86() -> bool {
+    std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64")
+}
+
+/// `source` for every set of instructions, which it knows by `MM_ISA`: objects for `build`.
+fn for_each_isa(build: &mut cc::Build, source: &Path, more: &[&str]) {
     let avx2 = ["-mavx2", "-mfma", "-mf16c"];
     let avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"];
     let mut sets: Vec<(&str, Vec<&str>)> = vec![("base", vec![])];
-    if x86 {
+    if is_x86() {
         sets.push(("avx2", avx2.to_vec()));
         sets.push(("avx512", [avx2.as_slice(), avx512.as_slice()].concat()));
     }
-    let mut all = base();
-    all.file(folder.join("dispatch.cpp")).file(folder.join("pool.cpp"));
     for (name, flags) in sets {
-        let mut build = base();
+        let mut one = for_kernels();
         for flag in flags {
-            build.flag(flag);
+            one.flag(flag);
         }
-        build.define("MM_ISA", name).file(folder.join("forward.cpp"));
+        for flag in more {
+            one.flag_if_supported(flag);
+        }
+        one.define("MM_ISA", name).file(source);
         // cc names an object by its source: a folder for each keeps them apart.
         let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join(name);
-        for object in build.out_dir(out).compile_intermediates() {
-            all.object(object);
+        for object in one.out_dir(out).compile_intermediates() {
+            build.object(object);
         }
     }
+}
+
+/// Compiles the decoder's kernels.
+fn compile_kernels() {
+    let folder = PathBuf::from("src/native/decode");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let mut all = for_kernels();
+    all.file(folder.join("dispatch.cpp")).file(folder.join("pool.cpp"));
+    for_each_isa(&mut all, &folder.join("forward.cpp"), &[]);
     all.compile("minimind_decode");
 }
 
@@ -92,8 +105,12 @@ fn main() {
         PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies"));
     let include = lib.join("../include");
     for file in [
+        "fused/attend.h",
+        "fused/attend_kernels.cpp",
+        "fused/attention.cpp",
         "fused/experts.cpp",
         "fused/fused.cpp",
+        "fused/numbers.h",
         "fused/ops.h",
         "fused/products.cpp",
         "fused/rows.h",
@@ -124,13 +141,21 @@ fn main() {
         .compile("minimind_shim");
     compile_ranks(&include);
     // Optimised in a debug build too: these are inner loops of training. OpenMP is libtorch's own.
-    over_libtorch(&include)
+    let mut fused = over_libtorch(&include);
+    if is_x86() {
+        fused.define("MM_X86", None);
+    }
+    // Or a comparison inside a loop keeps it from becoming vector code: exp's clamp, 4 times slower.
+    let vector = ["-fno-math-errno", "-fno-trapping-math"];
+    for_each_isa(&mut fused, Path::new("src/native/fused/attend_kernels.cpp"), &vector);
+    fused
         .opt_level(3)
         .flag_if_supported("-fopenmp")
-        .flag_if_supported("-fno-math-errno")
-        // Or a comparison inside a loop keeps it from becoming vector code: exp's clamp, 4 times slower.
-        .flag_if_supported("-fno-trapping-math")
-        .files(["fused", "products", "experts"].map(|name| format!("src/native/fused/{name}.cpp")))
+        .flag_if_supported(vector[0])
+        .flag_if_supported(vector[1])
+        .files(
+            ["attention", "fused", "products", "experts"].map(|name| format!("src/native/fused/{name}.cpp")),
+        )
         .compile("minimind_fused");
     over_libtorch(&include)
         .opt_level(2)

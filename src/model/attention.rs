@@ -4,6 +4,8 @@
 //!
 //! B batch, T tokens, S tokens seen, D hidden, H query heads, K kv heads, E head dim.
 
+use std::borrow::Cow;
+
 use tch::{Kind, Tensor};
 
 use super::config::{Era, ModelConfig};
@@ -24,6 +26,17 @@ pub enum Mask<'a> {
     Additive(&'a Tensor),
     /// Itself and what stands before it in its document; no cache goes with it.
     Documents(&'a Packing),
+}
+
+impl Mask<'_> {
+    /// Lengths of the sequences of `b` rows of `t` tokens, where each sees itself alone and all of it.
+    fn sequences(&self, b: i64, t: i64) -> Option<Cow<'_, [i64]>> {
+        match self {
+            Self::Causal => Some(vec![t; b as usize].into()),
+            Self::Documents(packing) => Some(packing.lengths().into()),
+            Self::Additive(_) => None,
+        }
+    }
 }
 
 /// One attention layer.
@@ -83,6 +96,15 @@ impl Attention {
             let [q, k, v] = [q, k, v].map(|x| x.squeeze_dim(0)); // [B * T, heads, E]
             let y = packing.attend(&q, &k, &v).expect("documents fill the rows");
             return self.output(&y.reshape([b, t, -1]), train);
+        }
+        if dropout == 0.0
+            && cache.is_none()
+            && fused::fits_head(self.head_dim)
+            && fused::fits(&[&q, &k, &v])
+            && let Some(lengths) = mask.sequences(b, t)
+        {
+            let y = fused::attend(&q, &k, &v, &lengths).expect("sequences fill the rows");
+            return self.output(&y.view([b, t, -1]), train);
         }
         let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2)); // [B, H, T, E], twice [B, K, T, E]
         let (k, v) = match cache {

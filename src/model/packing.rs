@@ -67,6 +67,11 @@ impl Packing {
         &self.positions
     }
 
+    /// Tokens of each document, row after row.
+    pub fn lengths(&self) -> &[i64] {
+        &self.lengths
+    }
+
     /// `each` over every document's queries, keys and values: `[1, H, B * T, E]` in and out.
     pub fn apart(&self, qkv: [&Tensor; 3], each: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor) -> Tensor {
         // `split` goes back as one `cat`; a `narrow` for each document would fill the whole with zeros each time.

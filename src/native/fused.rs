@@ -45,10 +45,18 @@ unsafe extern "C" {
         n: usize,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    fn mm_attend(
+        q: *mut c_void,
+        k: *mut c_void,
+        v: *mut c_void,
+        lengths: *const i64,
+        n: usize,
+        made: *mut *mut c_void,
+    ) -> *mut c_char;
     fn mm_autocast_on_cpu() -> c_int;
 }
 
-/// The largest head that [`norm_rope`] turns.
+/// The largest head that [`norm_rope`] and [`attend`] take.
 pub const MAX_HEAD: i64 = 512;
 
 /// Whether the ops here can take these: fp32 on the CPU, and no autocast that would make it something else.
@@ -56,6 +64,22 @@ pub fn fits(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.kind() == Kind::Float && t.device() == Device::Cpu && t.numel() > 0)
         // SAFETY: reads a flag of this thread.
         && unsafe { mm_autocast_on_cpu() } == 0
+}
+
+/// Whether [`attend`] takes heads of this width.
+pub fn fits_head(head_dim: i64) -> bool {
+    head_dim > 0 && head_dim % 16 == 0 && head_dim <= MAX_HEAD
+}
+
+/// Causal attention of sequences that lie one after the other in B * T: queries `[B, T, H, E]`, keys and values
+/// `[B, T, K, E]`, as they are after rotation; the scores' factor is `1 / sqrt(E)`. Gives `[B, T, H, E]`.
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[i64]) -> Result<Tensor> {
+    let mut made = std::ptr::null_mut();
+    // SAFETY: live tensors and `lengths` for the length of the call; `made` receives a new tensor.
+    let message =
+        unsafe { mm_attend(handle(q), handle(k), handle(v), lengths.as_ptr(), lengths.len(), &mut made) };
+    check(message, "attend")?;
+    Ok(own(made))
 }
 
 /// `[..., D] -> [..., D]`: `x / sqrt(mean(x^2) + eps) * weight`.

@@ -115,7 +115,7 @@ fn gradients_are_the_slopes_of_finite_differences() {
     let table = Tensor::rand([9, 4], (Kind::Float, Device::Cpu)) * 6;
     let (cos, sin) = (table.cos(), table.sin());
     type Op<'a> = (&'a str, Vec<Tensor>, &'a dyn Fn(&[Tensor]) -> Tensor);
-    let ops: [Op<'_>; 5] = [
+    let ops: [Op<'_>; 6] = [
         ("norm", vec![random(&[4, 6]), random(&[4, 6]), random(&[6])], &|i| {
             let (sum, out) = add_rms_norm(&i[0], &i[1], &i[2], 1e-6).unwrap();
             sum * 0.3 + out
@@ -130,6 +130,9 @@ fn gradients_are_the_slopes_of_finite_differences() {
         }),
         ("mlp", vec![random(&[4, 6]), random(&[5, 6]), random(&[5, 6]), random(&[6, 5])], &|i| {
             gated_mlp(&i[0], &i[1], &i[2], &i[3]).unwrap()
+        }),
+        ("attention", vec![random(&[1, 5, 2, 16]), random(&[1, 5, 1, 16]), random(&[1, 5, 1, 16])], &|i| {
+            attend(&i[0], &i[1], &i[2], &[2, 3]).unwrap()
         }),
     ];
     for (name, inputs, op) in ops {
@@ -194,15 +197,92 @@ fn heads_are_normed_and_turned_as_eager_ones() {
 fn gradients_do_not_depend_on_the_threads() {
     let before = tch::get_num_threads();
     let (x, w) = (random(&[200, 64]), random(&[64]));
+    let qkv = [random(&[1, 150, 4, 16]), random(&[1, 150, 2, 16]), random(&[1, 150, 2, 16])];
     let grads = [1, 2, 3].map(|threads| {
         tch::set_num_threads(threads);
         let again = |t: &Tensor| t.detach().set_requires_grad(true);
         let (x, w) = (again(&x), again(&w));
         rms_norm(&x, &w, 1e-6).unwrap().sum(Kind::Float).backward();
-        (x.grad(), w.grad())
+        let [q, k, v] = [0, 1, 2].map(|i| again(&qkv[i]));
+        attend(&q, &k, &v, &[20, 100, 30]).unwrap().square().sum(Kind::Float).backward();
+        [x.grad(), w.grad(), q.grad(), k.grad(), v.grad()]
     });
     tch::set_num_threads(before);
-    assert!(grads.iter().all(|(x, w)| x.equal(&grads[0].0) && w.equal(&grads[0].1)));
+    assert!(grads.iter().all(|all| all.iter().zip(&grads[0]).all(|(one, first)| one.equal(first))));
+}
+
+/// Each sequence by itself, in the arithmetic of the inputs; lengths add up to the rows' tokens.
+fn eager_attention(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[i64]) -> Tensor {
+    let (heads, kv_heads, e) = (q.size()[2], k.size()[2], q.size()[3]);
+    // [H, B T, E]
+    let flat = |x: &Tensor| x.reshape([-1, x.size()[2], e]).transpose(0, 1);
+    let group = |x: &Tensor| flat(x).repeat_interleave_self_int(heads / kv_heads, 0, None);
+    let (queries, keys, values) = (flat(q), group(k), group(v));
+    let mut start = 0;
+    let made: Vec<Tensor> = lengths
+        .iter()
+        .map(|&n| {
+            let [q, k, v] = [&queries, &keys, &values].map(|x| x.narrow(1, start, n));
+            start += n;
+            let unseen = Tensor::ones([n, n], (Kind::Bool, Device::Cpu)).triu(1);
+            let scores =
+                (q.matmul(&k.transpose(1, 2)) / (e as f64).sqrt()).masked_fill(&unseen, f64::NEG_INFINITY);
+            scores.softmax(-1, q.kind()).matmul(&v)
+        })
+        .collect();
+    Tensor::cat(&made, 1).transpose(0, 1).reshape(q.size())
+}
+
+#[test]
+fn attention_equals_the_eager_one() {
+    tch::manual_seed(10);
+    // Tiles are 96 tokens, kernels 12 or fewer rows and 16 columns: sizes around them, one token, documents in rows.
+    let cases: [(i64, i64, i64, i64, &[i64]); 6] = [
+        (2, 1, 4, 16, &[1, 1]),
+        (2, 17, 4, 32, &[17, 17]),
+        (1, 97, 2, 64, &[97]),
+        (1, 205, 3, 80, &[205]),
+        (2, 96, 6, 16, &[96, 5, 91]),
+        (1, 300, 4, 48, &[1, 0, 193, 95, 11]),
+    ];
+    for (b, t, heads, e, lengths) in cases {
+        for kv_heads in [1, heads] {
+            let inputs =
+                [random(&[b, t, heads, e]), random(&[b, t, kv_heads, e]), random(&[b, t, kv_heads, e])];
+            compare(&inputs, &|i| vec![attend(&i[0], &i[1], &i[2], lengths).unwrap()], &|i| {
+                vec![eager_attention(&i[0], &i[1], &i[2], lengths)]
+            });
+        }
+    }
+}
+
+#[test]
+fn attention_far_out_and_faults() {
+    tch::manual_seed(12);
+    // Scores of thousands: one key takes all, and nothing overflows.
+    let wide =
+        |shape: &[i64]| (Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 60).set_requires_grad(true);
+    let v = random(&[1, 130, 1, 16]);
+    let (q, k) = (wide(&[1, 130, 1, 16]), wide(&[1, 130, 1, 16]));
+    let got = attend(&q, &k, &v, &[130]).unwrap();
+    let [q64, k64, v64] = [&q, &k, &v].map(|x| x.detach().to_kind(Kind::Double));
+    let want = eager_attention(&q64, &k64, &v64, &[130]);
+    assert!((got.to_kind(Kind::Double) - want).abs().max().double_value(&[]) < 1e-2);
+    got.sum(Kind::Float).backward();
+    assert!(
+        q.grad().isfinite().all().int64_value(&[]) == 1 && k.grad().isfinite().all().int64_value(&[]) == 1
+    );
+    // What is not a number is not hidden.
+    let bad = Tensor::full([1, 3, 1, 16], f64::NAN, (Kind::Float, Device::Cpu));
+    let part = |n: i64| v.narrow(1, 0, n);
+    assert!(attend(&bad, &part(3), &part(3), &[3]).unwrap().isnan().any().int64_value(&[]) == 1);
+    // Lengths that do not fill, heads that do not divide, a width that does not fit.
+    assert!(attend(&part(3), &part(3), &part(3), &[2]).is_err());
+    assert!(attend(&part(3), &part(3), &part(3), &[4, -1]).is_err());
+    let two = random(&[1, 3, 2, 16]);
+    assert!(attend(&random(&[1, 3, 3, 16]), &two, &two, &[3]).is_err());
+    let odd = random(&[1, 3, 1, 20]);
+    assert!(!fits_head(20) && attend(&odd, &odd, &odd, &[3]).is_err());
 }
 
 #[test]

@@ -9,10 +9,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <list>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 namespace {
 
@@ -35,20 +36,19 @@ public:
   size_t surplus();
 
 private:
-  struct Kept {
-    void *block;
-    std::list<std::multimap<size_t, Kept>::iterator>::iterator age;
-  };
-  using BySize = std::multimap<size_t, Kept>;
+  // Size, and a number that grows with each block that is given back.
+  using Key = std::pair<size_t, uint64_t>;
 
   void *take(size_t bytes);
-  void drop(BySize::iterator which);
+  void *unkept(std::map<Key, void *>::iterator which);
+  void drop_oldest();
 
   c10::Allocator *base;
   std::mutex mutex;
   std::unordered_map<void *, size_t> used;
-  BySize kept;
-  std::list<BySize::iterator> oldest_first;
+  std::map<Key, void *> kept;
+  std::map<uint64_t, size_t> ages; // of what is kept
+  uint64_t given = 0;
   size_t bytes_used = 0, bytes_kept = 0, most_used = 0;
   size_t phase_used = 0, phase_held = 0;
 };
@@ -75,27 +75,31 @@ void *mapped(size_t size) {
   return block;
 }
 
-void Keeping::drop(BySize::iterator which) {
-  munmap(which->second.block, which->first);
-  bytes_kept -= which->first;
-  oldest_first.erase(which->second.age);
+void *Keeping::unkept(std::map<Key, void *>::iterator which) {
+  void *block = which->second;
+  bytes_kept -= which->first.first;
+  ages.erase(which->first.second);
   kept.erase(which);
+  return block;
+}
+
+void Keeping::drop_oldest() {
+  auto [age, size] = *ages.begin();
+  munmap(unkept(kept.find({size, age})), size);
 }
 
 void *Keeping::take(size_t bytes) {
   size_t size = rounded(bytes);
   std::lock_guard<std::mutex> lock(mutex);
-  auto found = kept.lower_bound(size);
+  auto found = kept.lower_bound({size, 0});
   void *block = nullptr;
-  if (found != kept.end() && found->first <= size + size / 4) {
-    size = found->first;
-    block = found->second.block;
-    bytes_kept -= size;
-    oldest_first.erase(found->second.age);
-    kept.erase(found);
+  if (found != kept.end() && found->first.first <= size + size / 4) {
+    size = found->first.first;
+    // Of those of this size the last that was given back: the caches may know it.
+    block = unkept(std::prev(kept.upper_bound({size, given})));
   } else {
     // Never much more than what tensors once took together.
-    while (!kept.empty() && bytes_used + bytes_kept + size > most_used + most_used / 8) drop(oldest_first.front());
+    while (!kept.empty() && bytes_used + bytes_kept + size > most_used + most_used / 8) drop_oldest();
     block = mapped(size);
     if (block == nullptr) return nullptr;
   }
@@ -115,14 +119,14 @@ bool Keeping::give(void *block) {
   used.erase(found);
   bytes_used -= size;
   bytes_kept += size;
-  auto place = kept.emplace(size, Kept{block, {}});
-  place->second.age = oldest_first.insert(oldest_first.end(), place);
+  kept.emplace(Key{size, ++given}, block);
+  ages.emplace(given, size);
   return true;
 }
 
 void Keeping::release() {
   std::lock_guard<std::mutex> lock(mutex);
-  while (!kept.empty()) drop(kept.begin());
+  while (!kept.empty()) drop_oldest();
   most_used = bytes_used;
 }
 
@@ -146,7 +150,7 @@ Keeping &keeping() {
 void give_back(void *block) { keeping().give(block); }
 
 c10::DataPtr Keeping::allocate(size_t bytes) {
-  void *block = bytes < LARGE ? nullptr : take(bytes);
+  void *block = bytes < LARGE || bytes > SIZE_MAX / 2 ? nullptr : take(bytes);
   // Also where the system has no more: libtorch's own way of saying so.
   if (block == nullptr) return base->allocate(bytes);
   return {block, block, &give_back, c10::Device(c10::kCPU)};

@@ -52,6 +52,8 @@ char *mm_norm_rope(mm_tensor x, mm_tensor w, mm_tensor cos, mm_tensor sin, int64
 // x W_i^T for n weights that share their input; and the gated feed-forward (fused/products.cpp).
 char *mm_joined(mm_tensor x, mm_tensor *weights, size_t n, mm_tensor *out);
 char *mm_gated_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out);
+// Causal attention of n sequences that lie one after the other; lengths add up to B T (fused/attention.cpp).
+char *mm_attend(mm_tensor q, mm_tensor k, mm_tensor v, const int64_t *lengths, size_t n, mm_tensor *made);
 // Sorted tokens through their experts; weights: gate, up, down of each in turn, n in all (fused/experts.cpp).
 char *mm_experts(mm_tensor x, mm_tensor share, mm_tensor chosen, mm_tensor *weights, size_t n, mm_tensor *made);
 // Mixed-precision ops (mixed/training.cpp, mixed/step.cpp), on a CUDA device once the compiler is loaded, and on the CPU. `type` is libtorch's
