@@ -11,9 +11,6 @@ use minimind::native::{
 };
 use tch::{Cuda, Device, Kind, Tensor};
 
-#[path = "common/python.rs"]
-mod python;
-
 /// Loads libtorch's CUDA half.
 fn loaded() -> bool {
     if !HAS_RANKS {
@@ -23,10 +20,14 @@ fn loaded() -> bool {
     if load_cuda(&libtorch_dir()).is_ok() {
         return true;
     }
-    let Some(python) = python::python("torch") else { return false };
+    let python = std::env::var("MINIMIND_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let ask = ["-c", "import os, torch; print(os.path.join(os.path.dirname(torch.__file__), 'lib'), end='')"];
-    let lib = Command::new(python).args(ask).output().expect("it ran before").stdout;
-    match load_cuda(&PathBuf::from(String::from_utf8_lossy(&lib).into_owned())) {
+    let told = Command::new(&python).args(ask).output().map(|output| output.stdout).unwrap_or_default();
+    if told.is_empty() {
+        println!("skipped: {python} has no torch; set MINIMIND_PYTHON (scripts/python-env makes one)");
+        return false;
+    }
+    match load_cuda(&PathBuf::from(String::from_utf8_lossy(&told).into_owned())) {
         Ok(()) => true,
         Err(fault) => {
             println!("skipped: {fault}");
