@@ -1,7 +1,7 @@
 //! Peak memory of the phases of a step: what each held at most, so that a run that ran out of memory can be read.
 //!
 //! On a GPU it is what the tensors took there; elsewhere what this process had resident, which Linux alone can
-//! start over. Systems that cannot tell give no number.
+//! start over, without what is kept for later tensors (an eighth of the tensors' own at most). Systems that cannot tell give no number.
 
 use tch::Device;
 
@@ -36,7 +36,7 @@ fn peak_mb(device: Device) -> Option<f64> {
         // What is kept for later tensors is resident too.
         _ => {
             let resident = resident_peak_mb(&std::fs::read_to_string("/proc/self/status").ok()?)?;
-            Some(resident - kept_surplus() as f64 / MB)
+            Some((resident - kept_surplus() as f64 / MB).max(0.0))
         }
     }
 }

@@ -155,6 +155,7 @@ impl Trainer<'_> {
                 self.state.schedule_shift = there - state.updates as i64;
             }
             self.pace = Pace::after(state.elapsed_s);
+            self.state.tokens_since_row = 0; // their time is not known
             self.objective.restore(state.objective_of(self.ranks.rank()))?;
             return Ok(());
         }

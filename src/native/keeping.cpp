@@ -19,8 +19,8 @@ namespace {
 
 // Smaller blocks are malloc's, which keeps them itself.
 constexpr size_t LARGE = size_t{1} << 18;
-// Sizes are multiples of this; of HUGE where the system may use huge pages.
-constexpr size_t STEP = size_t{1} << 16, HUGE = size_t{1} << 21;
+// Sizes are multiples of this; of HUGE_PAGE where the system may use huge pages.
+constexpr size_t STEP = size_t{1} << 16, HUGE_PAGE = size_t{1} << 21;
 
 class Keeping final : public c10::Allocator {
 public:
@@ -54,21 +54,21 @@ private:
 };
 
 size_t rounded(size_t bytes) {
-  size_t step = bytes >= 4 * HUGE ? HUGE : STEP;
+  size_t step = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : STEP;
   return (bytes + step - 1) / step * step;
 }
 
 void *mapped(size_t size) {
-  bool huge = size % HUGE == 0;
-  size_t asked = huge ? size + HUGE : size;
+  bool huge = size % HUGE_PAGE == 0;
+  size_t asked = huge ? size + HUGE_PAGE : size;
   void *at = mmap(nullptr, asked, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (at == MAP_FAILED) return nullptr;
   if (!huge) return at;
   auto begin = reinterpret_cast<uintptr_t>(at);
-  size_t before = (HUGE - begin % HUGE) % HUGE;
+  size_t before = (HUGE_PAGE - begin % HUGE_PAGE) % HUGE_PAGE;
   auto *block = static_cast<char *>(at) + before;
   if (before > 0) munmap(at, before);
-  if (HUGE > before) munmap(block + size, HUGE - before);
+  if (HUGE_PAGE > before) munmap(block + size, HUGE_PAGE - before);
 #ifdef MADV_HUGEPAGE
   madvise(block, size, MADV_HUGEPAGE);
 #endif
@@ -93,7 +93,7 @@ void *Keeping::take(size_t bytes) {
   std::lock_guard<std::mutex> lock(mutex);
   auto found = kept.lower_bound({size, 0});
   void *block = nullptr;
-  if (found != kept.end() && found->first.first <= size + size / 4) {
+  if (found != kept.end() && found->first.first <= 2 * size) {
     size = found->first.first;
     // Of those of this size the last that was given back: the caches may know it.
     block = unkept(std::prev(kept.upper_bound({size, given})));
@@ -101,9 +101,18 @@ void *Keeping::take(size_t bytes) {
     // Never much more than what tensors once took together.
     while (!kept.empty() && bytes_used + bytes_kept + size > most_used + most_used / 8) drop_oldest();
     block = mapped(size);
+    while (block == nullptr && !kept.empty()) {
+      drop_oldest();
+      block = mapped(size);
+    }
     if (block == nullptr) return nullptr;
   }
-  used.emplace(block, size);
+  try {
+    used.emplace(block, size);
+  } catch (...) {
+    munmap(block, size);
+    throw;
+  }
   bytes_used += size;
   most_used = std::max(most_used, bytes_used);
   phase_used = std::max(phase_used, bytes_used);
@@ -118,9 +127,15 @@ bool Keeping::give(void *block) {
   size_t size = found->second;
   used.erase(found);
   bytes_used -= size;
-  bytes_kept += size;
-  kept.emplace(Key{size, ++given}, block);
-  ages.emplace(given, size);
+  try {
+    ages.emplace(++given, size);
+    kept.emplace(Key{size, given}, block);
+    bytes_kept += size;
+  } catch (...) {
+    // No memory to remember it by.
+    ages.erase(given);
+    munmap(block, size);
+  }
   return true;
 }
 
@@ -156,6 +171,7 @@ c10::DataPtr Keeping::allocate(size_t bytes) {
   return {block, block, &give_back, c10::Device(c10::kCPU)};
 }
 
+// Of blocks without a DataPtr; those that have one carry the deleter of who made them.
 c10::DeleterFnPtr Keeping::raw_deleter() const {
   return [](void *block) {
     if (!keeping().give(block)) c10::GetDefaultCPUAllocator()->raw_deallocate(block);
