@@ -115,6 +115,7 @@ fn main() {
         "fused/products.cpp",
         "fused/rows.h",
         "guard.h",
+        "isa.h",
         "keeping.cpp",
         "jit.cpp",
         "mixed/graph.cpp",
@@ -133,6 +134,7 @@ fn main() {
         "ranks/ranks.h",
         "shim.cpp",
         "shim.h",
+        "symbol.h",
     ] {
         println!("cargo:rerun-if-changed=src/native/{file}");
     }

@@ -10,36 +10,42 @@ pub(super) struct Pace {
     before: f64,
     counted_at: f64,
     row_at: f64,
+    tokens: u64,
     last: f64,
 }
 
 impl Pace {
     /// Goes on after `before` seconds.
     pub(super) fn after(before: f64) -> Self {
-        Self { started: Instant::now(), before, counted_at: before, row_at: before, last: 0.0 }
+        Self { started: Instant::now(), before, counted_at: before, row_at: before, tokens: 0, last: 0.0 }
     }
 
     pub(super) fn elapsed(&self) -> f64 {
         self.before + self.started.elapsed().as_secs_f64()
     }
 
-    /// Tokens have been counted.
-    pub(super) fn counted(&mut self) {
-        self.counted_at = self.elapsed();
+    pub(super) fn count(&mut self, tokens: u64) {
+        self.count_at(tokens, self.elapsed());
     }
 
-    /// Tokens a second of the `tokens` counted since the last row; where none were, the last row's.
-    pub(super) fn rate(&self, tokens: u64) -> f64 {
-        match tokens {
+    fn count_at(&mut self, tokens: u64, elapsed: f64) {
+        self.tokens += tokens;
+        self.counted_at = elapsed;
+    }
+
+    /// Tokens a second of those counted since the last row; where none were, the last row's.
+    pub(super) fn rate(&self) -> f64 {
+        match self.tokens {
             0 => self.last,
-            _ => tokens as f64 / (self.counted_at - self.row_at).max(1e-9),
+            tokens => tokens as f64 / (self.counted_at - self.row_at).max(1e-9),
         }
     }
 
     /// As `rate`, for a row that is written now.
-    pub(super) fn row(&mut self, tokens: u64) -> f64 {
-        self.last = self.rate(tokens);
+    pub(super) fn row(&mut self) -> f64 {
+        self.last = self.rate();
         self.row_at = self.counted_at;
+        self.tokens = 0;
         self.last
     }
 }
@@ -51,13 +57,13 @@ mod tests {
     #[test]
     fn a_row_between_two_counts_repeats_the_last_rate() {
         let mut pace = Pace::after(10.0);
-        pace.counted_at = 12.0;
-        assert_eq!(pace.rate(600), 300.0);
-        assert_eq!(pace.row(600), 300.0);
-        assert_eq!(pace.row(0), 300.0);
+        pace.count_at(600, 12.0);
+        assert_eq!(pace.rate(), 300.0);
+        assert_eq!(pace.row(), 300.0);
+        assert_eq!(pace.row(), 300.0);
         // The time since the last count, not since the last row.
-        pace.counted_at = 16.0;
-        assert_eq!(pace.row(600), 150.0);
+        pace.count_at(600, 16.0);
+        assert_eq!(pace.row(), 150.0);
         assert!(pace.elapsed() >= 10.0);
     }
 }

@@ -139,13 +139,7 @@ impl Ranks {
             Device::Cuda(index) => gpu_uuid(index).map_err(|fault| format!("cannot name its GPU ({fault})")),
             _ => Err("has no GPU".to_owned()),
         };
-        let told = serde_json::to_vec(&own).map_err(|e| Error::failed("cannot tell ranks").because(e))?;
-        let all = self
-            .gather(&told)?
-            .iter()
-            .map(|bytes| serde_json::from_slice(bytes))
-            .collect::<std::result::Result<Vec<_>, _>>();
-        let all = all.map_err(|e| Error::failed("cannot read another rank").because(e))?;
+        let all = self.hear_all(&own)?;
         let Some(reason) = not_by_nccl(&all) else {
             let Device::Cuda(index) = device else { return Ok(()) };
             return group
@@ -197,6 +191,15 @@ impl Ranks {
             return Ok(vec![bytes.to_vec()]);
         }
         (0..self.world).map(|rank| self.share_from(rank, bytes)).collect()
+    }
+
+    /// What everyone has to say, by rank.
+    pub fn hear_all<T: Serialize + DeserializeOwned>(&self, said: &T) -> Result<Vec<T>> {
+        let bytes = serde_json::to_vec(said).map_err(|e| Error::failed("cannot tell ranks").because(e))?;
+        let read = |bytes: &Vec<u8>| {
+            serde_json::from_slice(bytes).map_err(|e| Error::failed("cannot read a rank").because(e))
+        };
+        self.gather(&bytes)?.iter().map(read).collect()
     }
 
     fn share_from(&self, root: usize, bytes: &[u8]) -> Result<Vec<u8>> {

@@ -63,8 +63,6 @@ pub struct SavedState {
     pub updates: u64,
     /// Real tokens seen.
     pub tokens: u64,
-    /// Tokens since the last row of metrics.
-    pub tokens_since_row: u64,
     /// Seconds trained.
     pub elapsed_s: f64,
     /// Gradient norm of an update since the last row of metrics.

@@ -155,7 +155,6 @@ impl Trainer<'_> {
                 self.state.schedule_shift = there - state.updates as i64;
             }
             self.pace = Pace::after(state.elapsed_s);
-            self.state.tokens_since_row = 0; // their time is not known
             self.objective.restore(state.objective_of(self.ranks.rank()))?;
             return Ok(());
         }
@@ -198,7 +197,7 @@ impl Trainer<'_> {
             if boundary {
                 self.boundaries = [self.step, self.boundaries[0]];
             }
-            self.observer.tick(self.step, step.loss, self.lr, self.pace.rate(self.state.tokens_since_row));
+            self.observer.tick(self.step, step.loss, self.lr, self.pace.rate());
             self.after(epoch, step, turn, boundary)?;
             if boundary
                 && !at_end
@@ -293,8 +292,7 @@ impl Trainer<'_> {
 
     fn count(&mut self, loss: f64, tokens: u64) {
         self.state.tokens += tokens;
-        self.state.tokens_since_row += tokens;
-        self.pace.counted();
+        self.pace.count(tokens);
         self.state.loss = Some(loss);
         self.bad = self.bad.or(self.state.watch.judge(loss, self.config.spike_factor));
     }
@@ -436,14 +434,13 @@ impl Trainer<'_> {
         values.extend(self.second.iter_mut().flat_map(|second| second.row(self.lr, self.config)));
         values.extend([
             ("tokens", self.state.tokens as f64),
-            ("tokens_per_s", self.pace.row(self.state.tokens_since_row)),
+            ("tokens_per_s", self.pace.row()),
             ("elapsed_s", self.pace.elapsed()),
         ]);
         values.extend(step.extra.iter().copied());
         values.extend(self.peaks.take());
         values.extend(validation.iter().copied());
         self.observer.row(&Metrics { epoch: epoch + 1, step: self.step, values })?;
-        self.state.tokens_since_row = 0;
         Ok(())
     }
 

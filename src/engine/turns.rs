@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use super::objective::StepLoss;
 use super::ranks::Ranks;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::native;
 
 /// A rank's passes since the last update; `None` where it had nothing to do.
@@ -73,15 +73,12 @@ pub(super) fn mean(
             .filter(|_| took_part)
             .collect();
     // Bits, since JSON has no NaN.
-    let said: Vec<(&str, u64)> = said.into_iter().map(|(name, value)| (name, value.to_bits())).collect();
-    let bytes =
-        serde_json::to_vec(&(said, notes)).map_err(|e| Error::failed("cannot tell ranks").because(e))?;
-    let (mut heard, mut notes) = (Vec::<Vec<(String, u64)>>::new(), Vec::new());
-    for (rank, bytes) in ranks.gather(&bytes)?.iter().enumerate() {
-        let (values, told): (_, Vec<String>) =
-            serde_json::from_slice(bytes).map_err(|e| Error::failed("cannot read a rank").because(e))?;
+    let said: Vec<(String, u64)> =
+        said.into_iter().map(|(name, value)| (name.to_owned(), value.to_bits())).collect();
+    let (mut heard, mut all_notes) = (Vec::new(), Vec::new());
+    for (rank, (values, told)) in ranks.hear_all(&(said, notes))?.into_iter().enumerate() {
         heard.push(values);
-        notes.extend(told.into_iter().map(|note| format!("rank {rank}: {note}")));
+        all_notes.extend(told.into_iter().map(|note| format!("rank {rank}: {note}")));
     }
     let values = |name: &str| -> Vec<f64> {
         let all = heard.iter().flatten().filter(|(n, _)| n == name);
@@ -97,7 +94,7 @@ pub(super) fn mean(
         tokens: values("tokens").iter().sum::<f64>() as u64,
         extra: step.extra.iter().map(|(name, _)| (*name, mean(name))).collect(),
     };
-    Ok((step, notes))
+    Ok((step, all_notes))
 }
 
 /// What a checkpoint holds of the ranks after the first.
@@ -113,11 +110,7 @@ pub(super) fn states(ranks: &Ranks, objective: &serde_json::Value, device: tch::
     if ranks.is_alone() {
         return Ok(others);
     }
-    let bytes = serde_json::to_vec(objective).map_err(|e| Error::failed("cannot tell ranks").because(e))?;
-    for bytes in ranks.gather(&bytes)?.into_iter().skip(1) {
-        let state = serde_json::from_slice(&bytes);
-        others.objectives.push(state.map_err(|e| Error::failed("cannot read a rank").because(e))?);
-    }
+    others.objectives.extend(ranks.hear_all(objective)?.into_iter().skip(1));
     let random = Vec::<u8>::try_from(&native::rng_state(device)?)?;
     for bytes in ranks.gather(&random)?.into_iter().skip(1) {
         others.rng_states.push(Tensor::from_slice(&bytes));

@@ -1,4 +1,5 @@
 // Picks the kernels that this machine can run, packs weights, and measures the machine.
+#include "../isa.h"
 #include "pool.h"
 
 #include <atomic>
@@ -23,28 +24,11 @@ MM_DECLARE(avx512)
 
 namespace {
 
-enum Isa { kBase, kAvx2, kAvx512 };
-
-Isa isa() {
-#ifdef MM_X86
-  static const Isa found = [] {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
-      return kAvx512;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? kAvx2 : kBase;
-  }();
-  return found;
-#else
-  return kBase;
-#endif
-}
-
 #ifdef MM_X86
 #define MM_CALL(NAME, ...)                                                                                           \
-  switch (isa()) {                                                                                                   \
-  case kAvx512: return mm_##NAME##_avx512(__VA_ARGS__);                                                              \
-  case kAvx2: return mm_##NAME##_avx2(__VA_ARGS__);                                                                  \
+  switch (mm_machine()) {                                                                                                   \
+  case Isa::avx512: return mm_##NAME##_avx512(__VA_ARGS__);                                                              \
+  case Isa::avx2: return mm_##NAME##_avx2(__VA_ARGS__);                                                                  \
   default: return mm_##NAME##_base(__VA_ARGS__);                                                                     \
   }
 #else
@@ -151,7 +135,7 @@ int32_t mm_forward(const mm_model *m, const mm_cache *cache, const mm_batch *b, 
 
 double mm_exp(const float *x, int64_t n, float most, float scale, float *out) { MM_CALL(exp, x, n, most, scale, out) }
 
-const char *mm_isa(void) { return isa() == kAvx512 ? "avx512" : isa() == kAvx2 ? "avx2" : "base"; }
+const char *mm_isa(void) { return mm_machine() == Isa::avx512 ? "avx512" : mm_machine() == Isa::avx2 ? "avx2" : "base"; }
 
 int64_t mm_panel_bytes(int32_t inputs, int32_t storage) {
   const int64_t in = inputs;

@@ -2,6 +2,7 @@
 // autograd graph.
 //
 // B batch, T tokens, H query heads, K key and value heads, E head dim.
+#include "../isa.h"
 #include "attend.h"
 #include "ops.h"
 
@@ -26,17 +27,10 @@ using attend::Rows;
 
 const attend::Kernels &kernels() {
 #ifdef MM_X86
-  static const attend::Kernels &found = []() -> const attend::Kernels & {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
-      return attend_avx512();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? attend_avx2() : attend_base();
-  }();
-  return found;
-#else
-  return attend_base();
+  if (mm_machine() == Isa::avx512) return attend_avx512();
+  if (mm_machine() == Isa::avx2) return attend_avx2();
 #endif
+  return attend_base();
 }
 
 // A thread's working memory.

@@ -1,14 +1,13 @@
 // CUDA graphs: at::cuda::CUDAGraph, found by name in libtorch's CUDA half, which is loaded when it is asked for.
 #include "../guard.h"
 #include "../shim.h"
+#include "../symbol.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-
-#include <dlfcn.h>
 
 #include <map>
 #include <memory>
@@ -20,12 +19,6 @@ constexpr int THREAD_LOCAL_CAPTURE = 1;
 // More than any version's object takes (2.11's: about 200 bytes).
 constexpr size_t OBJECT = 4096;
 
-template <typename F> F symbol(const char *name) {
-  auto found = reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
-  TORCH_CHECK(found != nullptr, "this libtorch has no ", name);
-  return found;
-}
-
 struct Graph {
   // What was current when recording began, and is again when it ends.
   c10::Device device;
@@ -33,16 +26,16 @@ struct Graph {
   alignas(64) unsigned char object[OBJECT];
 
   Graph(c10::Device device, c10::Stream stream) : device(device), stream(stream) {
-    symbol<void (*)(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(object, false);
+    mm_symbol<void (*)(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(object, false);
   }
-  ~Graph() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraphD1Ev")(object); }
-  c10::MempoolId_t pool() { return symbol<c10::MempoolId_t (*)(void *)>("_ZN2at4cuda9CUDAGraph4poolEv")(object); }
+  ~Graph() { mm_symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraphD1Ev")(object); }
+  c10::MempoolId_t pool() { return mm_symbol<c10::MempoolId_t (*)(void *)>("_ZN2at4cuda9CUDAGraph4poolEv")(object); }
   void begin(c10::MempoolId_t pool) {
-    symbol<void (*)(void *, c10::MempoolId_t, int)>("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(
+    mm_symbol<void (*)(void *, c10::MempoolId_t, int)>("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(
         object, pool, THREAD_LOCAL_CAPTURE);
   }
-  void end() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(object); }
-  void replay() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object); }
+  void end() { mm_symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(object); }
+  void replay() { mm_symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object); }
 };
 
 // The stream that this thread records on, always the same: libraries keep memory for each stream that they meet.
