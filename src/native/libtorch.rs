@@ -25,6 +25,7 @@ unsafe extern "C" {
     fn mm_global_norm(tensors: *mut *mut c_void, n: usize, out: *mut *mut c_void) -> *mut c_char;
     fn mm_scale(tensors: *mut *mut c_void, n: usize, factor: f64) -> *mut c_char;
     fn mm_zero(tensors: *mut *mut c_void, n: usize) -> *mut c_char;
+    fn mm_forget_grads(params: *mut *mut c_void, n: usize) -> *mut c_char;
     fn mm_rng_get(cuda_index: i64, out: *mut *mut c_void) -> *mut c_char;
     fn mm_rng_set(cuda_index: i64, state: *mut c_void) -> *mut c_char;
     fn mm_device_peak(cuda_index: i64, bytes: *mut i64) -> *mut c_char;
@@ -131,6 +132,13 @@ pub fn zero_together(tensors: &[Tensor]) -> Result<()> {
     let mut all = pointers(tensors);
     // SAFETY: live tensors for the length of the call.
     check(unsafe { mm_zero(all.as_mut_ptr(), all.len()) }, "fill with zeros")
+}
+
+/// Leaves parameters without gradients; the memory goes to what comes next.
+pub fn forget_grads(params: &[Tensor]) -> Result<()> {
+    let mut all = pointers(params);
+    // SAFETY: live tensors for the length of the call.
+    check(unsafe { mm_forget_grads(all.as_mut_ptr(), all.len()) }, "forget gradients")
 }
 
 fn cuda_index(device: Device) -> i64 {
@@ -284,6 +292,19 @@ mod tests {
         assert_eq!((all[0].double_value(&[0]), all[1].double_value(&[0])), (1.5, 2.0));
         zero_together(&all).unwrap();
         assert_eq!(together_norm(&all).unwrap().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn the_first_gradient_after_forgetting_is_taken_as_it_is() {
+        let w = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);
+        for _ in 0..2 {
+            (&w * 3.0).sum(tch::Kind::Float).backward();
+        }
+        assert_eq!(Vec::<f32>::try_from(w.grad()).unwrap(), [6.0, 6.0]);
+        forget_grads(std::slice::from_ref(&w)).unwrap();
+        assert!(!w.grad().defined());
+        (&w * 3.0).sum(tch::Kind::Float).backward();
+        assert_eq!(Vec::<f32>::try_from(w.grad()).unwrap(), [3.0, 3.0]);
     }
 
     #[test]

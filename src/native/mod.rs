@@ -22,8 +22,8 @@ pub use graph::{Graph, release_cached, to_device, wait};
 pub use jit::Script;
 pub use keeping::{keep_memory, kept_surplus, release_memory, restart_kept_peak};
 pub use libtorch::{
-    AdamWStep, AutocastGuard, device_peak_bytes, fused_adamw, libtorch_dir, load_cuda, restart_device_peak,
-    rng_state, scale_together, set_rng_state, together_norm, zero_together,
+    AdamWStep, AutocastGuard, device_peak_bytes, forget_grads, fused_adamw, libtorch_dir, load_cuda,
+    restart_device_peak, rng_state, scale_together, set_rng_state, together_norm, zero_together,
 };
 pub use mmap::{map_file, release_mapped};
 pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};

@@ -70,6 +70,12 @@ char *mm_zero(mm_tensor *tensors, size_t n) {
   });
 }
 
+char *mm_forget_grads(mm_tensor *params, size_t n) {
+  return mm_guard([&] {
+    for (size_t i = 0; i < n; ++i) mm_as_tensor(params[i]).mutable_grad().reset();
+  });
+}
+
 char *mm_rng_get(int64_t cuda_index, mm_tensor *out) {
   return mm_guard([&] {
     auto gen = generator(cuda_index);

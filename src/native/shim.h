@@ -20,6 +20,8 @@ char *mm_fused_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, m
 char *mm_global_norm(mm_tensor *tensors, size_t n, mm_tensor *out);
 char *mm_scale(mm_tensor *tensors, size_t n, double factor);
 char *mm_zero(mm_tensor *tensors, size_t n);
+// Leaves parameters without gradients.
+char *mm_forget_grads(mm_tensor *params, size_t n);
 
 // Random state of the CPU's (cuda_index < 0) or a GPU's generator, as a new byte tensor.
 char *mm_rng_get(int64_t cuda_index, mm_tensor *out);

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::native::{AdamWStep, fused_adamw, zero_together};
+use crate::native::{AdamWStep, forget_grads, fused_adamw, zero_together};
 
 /// AdamW's constants; PyTorch's defaults are betas 0.9 and 0.999, eps 1e-8, decay 0.01.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -104,15 +104,14 @@ impl AdamW {
         fused_adamw(&mine(&self.params), &mine(grads), moments, &mine(&self.steps), step)
     }
 
-    /// Forgets the gradients but keeps their memory.
+    /// Forgets the gradients. A GPU keeps their memory, where recorded steps write; elsewhere the next backward pass
+    /// brings its own, which is then neither filled with zeros nor added to.
     pub fn zero_grad(&mut self) {
         if self.params.first().is_some_and(|param| param.device().is_cuda()) {
             let grads: Vec<Tensor> = self.params.iter().map(Tensor::grad).filter(Tensor::defined).collect();
             return zero_together(&grads).expect("gradients can be filled");
         }
-        for param in &mut self.params {
-            param.zero_grad();
-        }
+        forget_grads(&self.params).expect("parameters are leaves");
     }
 
     /// A parameter's state; handles to the tensors that the next update changes.
