@@ -130,7 +130,8 @@ fn an_export_stage_writes_checks_and_is_skipped_the_second_time() {
     std::fs::write(&recipe, text.replace(", pth]", "]")).expect("a recipe is written");
     let changed = succeed(minimind().arg("run").arg(&recipe));
     let log = String::from_utf8_lossy(&changed.stderr).into_owned();
-    assert!(log.contains("export: runs (changed since it was done: settings)"), "{log}");
+    assert!(log.contains("export: runs (changed since it was done: formats [\"torchscript\",\"safetensors\",\"pth\"] -> [\"torchscript\",\"safetensors\"])"), "{log}");
+    assert!(made.with_extension("old").join("pretrain_32.pth").is_file(), "the old files are kept");
 }
 
 #[test]

@@ -38,10 +38,20 @@ pub fn check_place(path: &Path) -> Result<()> {
 
 /// [`write_atomic`] for formats that seek.
 pub(super) fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    replace_keeping(path, None, write)
+}
+
+/// The same; what `path` held is `previous` afterwards. At every moment one of the two is whole, and where the disk
+/// has hard links `path` is never missing.
+pub(super) fn replace_keeping(
+    path: &Path,
+    previous: Option<&Path>,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
     let part = beside(path);
     check_place(path)?;
     check_place(&part)?;
-    let done = fill(path, &part, write);
+    let done = fill(path, &part, previous, write);
     if done.is_err() {
         // What was begun is of no use; the fault itself is what matters.
         let _ = fs::remove_file(&part);
@@ -49,13 +59,21 @@ pub(super) fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> R
     done
 }
 
-fn fill(path: &Path, part: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+fn fill(
+    path: &Path,
+    part: &Path,
+    previous: Option<&Path>,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
     let fault = |e| Error::io("write", path, e);
     let mut out = BufWriter::with_capacity(1 << 20, File::create(part).map_err(fault)?);
     write(&mut out)?;
     let file = out.into_inner().map_err(|e| fault(e.into_error()))?;
     file.sync_all().map_err(fault)?;
     drop(file);
+    if let Some(previous) = previous {
+        keep(path, previous)?;
+    }
     fs::rename(part, path).map_err(fault)?;
     #[cfg(unix)]
     {
@@ -65,6 +83,27 @@ fn fill(path: &Path, part: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Re
             .map_err(|e| Error::io("flush the folder", folder, e))?;
     }
     Ok(())
+}
+
+/// Gives what lies at `path`, if anything does, the name `previous` too, in place of what had it.
+fn keep(path: &Path, previous: &Path) -> Result<()> {
+    let fault = |e| Error::io("keep the file before", previous, e);
+    if !path.exists() {
+        return Ok(());
+    }
+    let link = beside(previous);
+    if link.exists() {
+        fs::remove_file(&link).map_err(fault)?;
+    }
+    match fs::hard_link(path, &link) {
+        Ok(()) => {
+            fs::rename(&link, previous).map_err(fault)?;
+            // Two names of one file: a rename between them does nothing and would leave the link.
+            if link.exists() { fs::remove_file(&link).map_err(fault) } else { Ok(()) }
+        }
+        // A disk without hard links.
+        Err(_) => fs::rename(path, previous).map_err(fault),
+    }
 }
 
 fn beside(path: &Path) -> PathBuf {
@@ -94,6 +133,33 @@ mod tests {
         write_bytes(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert!(write_bytes(&folder.path().join("none/a"), b"").is_err());
+    }
+
+    #[test]
+    fn the_file_before_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, before) = (folder.path().join("a.bin"), folder.path().join("a.prev.bin"));
+        let write = |text: &str| {
+            replace_keeping(&path, Some(&before), |out| {
+                out.write_all(text.as_bytes()).map_err(|e| Error::io("write", &path, e))
+            })
+        };
+        let text = |path: &Path| fs::read_to_string(path).ok();
+        write("1").unwrap();
+        assert_eq!((text(&path), text(&before)), (Some("1".into()), None));
+        write("2").unwrap();
+        assert_eq!((text(&path), text(&before)), (Some("2".into()), Some("1".into())));
+        // What a kill leaves: a link half made, and the same file under both names.
+        fs::hard_link(&path, folder.path().join("a.prev.bin.part")).unwrap();
+        fs::remove_file(&before).unwrap();
+        fs::hard_link(&path, &before).unwrap();
+        write("3").unwrap();
+        assert_eq!((text(&path), text(&before)), (Some("3".into()), Some("2".into())));
+        // A fault keeps both.
+        let fault = replace_keeping(&path, Some(&before), |_| Err(Error::failed("no"))).unwrap_err();
+        assert_eq!(fault.what(), "no");
+        assert_eq!((text(&path), text(&before)), (Some("3".into()), Some("2".into())));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[cfg(unix)]

@@ -193,7 +193,8 @@ pub fn agreed(path: &Path, wish: &ModelOverrides) -> Result<Option<(ModelConfig,
 
 /// A resume file has no metadata of its own; the weights saved with it do.
 fn sibling(path: &Path) -> Option<Json> {
-    let stem = path.file_name()?.to_str()?.strip_suffix("_resume.pth")?;
+    let name = path.file_name()?.to_str()?;
+    let stem = name.strip_suffix("_resume.pth").or_else(|| name.strip_suffix("_resume.prev.pth"))?;
     let bytes = pth::read_extra(&path.with_file_name(format!("{stem}.pth")), METADATA).ok()??;
     serde_json::from_slice::<Json>(&bytes).ok()?.get("config").cloned()
 }

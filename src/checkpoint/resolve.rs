@@ -47,7 +47,7 @@ fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
         };
         let wanted = match stage {
             Some(stage) => stem.strip_prefix(stage).and_then(|s| s.strip_prefix('_')).is_some_and(is_size),
-            None => !stem.ends_with("_resume") && speaks(&path, stem),
+            None => !stem.ends_with("_resume") && !stem.ends_with("_resume.prev") && speaks(&path, stem),
         };
         if wanted {
             let time = std::fs::metadata(&path).and_then(|m| m.modified()).map_err(read)?;
@@ -89,7 +89,8 @@ mod tests {
         let run = folder.path();
         let spec = run.to_str().unwrap();
         assert!(resolve_model_path(spec).is_err());
-        for name in ["sft_8.pth", "sft_8_resume.pth", "sft_long_8.pth", "lora_8.pth"] {
+        for name in ["sft_8.pth", "sft_8_resume.pth", "sft_long_8.pth", "lora_8.pth", "sft_8_resume.prev.pth"]
+        {
             std::fs::write(run.join(name), "").unwrap();
         }
         assert_eq!(resolve_model_path(&format!("{spec}:sft")).unwrap(), run.join("sft_8.pth"));

@@ -24,7 +24,7 @@ pub struct Args {
     /// Run this stage alone.
     #[arg(long, value_name = "STAGE")]
     only: Option<String>,
-    /// Run this stage and those below it, done or not.
+    /// Run this stage and those below it anew, done or not; old files are kept as .old. One that was cut short and has not changed goes on.
     #[arg(long, value_name = "STAGE", conflicts_with = "only")]
     from: Option<String>,
     /// Whether to go on from checkpoints.
@@ -50,6 +50,7 @@ pub fn run(args: Args) -> Result<()> {
         native::ignore_broken_pipe();
     }
     let machine = Machine::detect();
+    let command = command(&args);
     let mut plan = plan::load(&args.recipe, &args.sets)?;
     let absent = plan::hubs::absent(&plan)?;
     if ranks.any(!absent.is_empty())? {
@@ -71,6 +72,7 @@ pub fn run(args: Args) -> Result<()> {
         resume: args.resume,
         console: ConsoleMode::auto(),
         cache_dir: machine.cache_dir.clone(),
+        command,
     };
     let signals = Signals::install()?;
     if device == tch::Device::Cpu {
@@ -92,6 +94,20 @@ pub fn run(args: Args) -> Result<()> {
     println!("{}", console_table(&plan.output)?);
     say_next(&plan);
     Ok(())
+}
+
+/// The command as a person can type it again, without what asks for a beginning or a going on.
+fn command(args: &Args) -> String {
+    let plain = |text: &str| {
+        let safe = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+@%".contains(c);
+        let quoted = || format!("'{}'", text.replace('\'', r"'\''"));
+        if !text.is_empty() && text.chars().all(safe) { text.to_owned() } else { quoted() }
+    };
+    let mut words = vec!["minimind run".to_owned(), plain(&args.recipe.to_string_lossy())];
+    words.extend(args.sets.iter().map(|set| format!("--set {}", plain(set))));
+    words.extend(args.output.iter().map(|output| format!("--output {}", plain(&output.to_string_lossy()))));
+    words.extend((args.nproc > 1).then(|| format!("--nproc {}", args.nproc)));
+    words.join(" ")
 }
 
 /// What the last stage with samples answers.

@@ -49,6 +49,10 @@ pub struct LoopConfig {
     pub metadata: String,
     /// Hash of settings, data and start weights.
     pub content_hash: String,
+    /// The same in the stage's own words; goes into the checkpoint.
+    pub made_from: serde_json::Value,
+    /// Whether a checkpoint made with other settings is gone on from, even one that is past the end.
+    pub forced: bool,
     /// Seed of what is drawn while training.
     pub seed: u64,
     /// Whether ranks keep a part each of the optimizer's state.

@@ -4,7 +4,7 @@
 //! scripts continue our runs; `minimind` (JSON text) and `rng_state` (bytes) are ours. Weights and moments
 //! are fp32. Upstream's own files, without our keys and with half-precision weights, are read too.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -22,7 +22,7 @@ use crate::optim::{AdamWConfig, GradScaler, Schedule};
 pub struct Files {
     /// `<stage>_<hidden>[_moe].pth`.
     pub weights: PathBuf,
-    /// `<stage>_<hidden>[_moe]_resume.pth`.
+    /// `<stage>_<hidden>[_moe]_resume.pth`; the one before it is kept as well ([`previous`]).
     pub resume: PathBuf,
     /// The stage's folder: best and numbered weights.
     pub folder: PathBuf,
@@ -37,7 +37,27 @@ pub struct Position {
     pub step_in_epoch: u64,
 }
 
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "epoch {}, micro-batch {}", self.epoch + 1, self.step_in_epoch)
+    }
+}
+
+/// Where the resume point before the last one lies: `..._resume.prev.pth`.
+pub fn previous(resume: &Path) -> PathBuf {
+    resume.with_extension("prev.pth")
+}
+
 impl Position {
+    /// The same share of an epoch that had `old` micro-batches and has `new` ones now.
+    pub fn rescaled(self, old: u64, new: u64) -> Self {
+        if old == new || old == 0 {
+            return self;
+        }
+        let share = self.step_in_epoch.min(old) as f64 / old as f64;
+        Self { step_in_epoch: (share * new as f64).round() as u64, ..self }
+    }
+
     /// Micro-batches done of a run of `total`, with `per_epoch` in an epoch.
     ///
     /// # Errors
@@ -48,7 +68,7 @@ impl Position {
             return Err(Error::input(format!(
                 "the checkpoint is at micro-batch {step}, the run has {total}"
             ))
-            .hint("raise epochs or max_steps, or start over with --resume never"));
+            .hint("raise epochs or max_steps, or start over with --from and the stage's name"));
         }
         Ok(step)
     }
@@ -77,8 +97,14 @@ pub struct SavedState {
     pub best: Option<(f64, u64)>,
     /// How far the metric files reach; the observer's own.
     pub metrics: serde_json::Value,
-    /// Micro-batches of the whole run when this was written, to tell a changed data set.
+    /// Micro-batches of the whole run when this was written.
     pub total_steps: u64,
+    /// Micro-batches in an epoch then; 0 in files from before this was kept.
+    #[serde(default)]
+    pub per_epoch: u64,
+    /// What the run was made from, as the stage records it; null in files from before this was kept.
+    #[serde(default)]
+    pub made_from: serde_json::Value,
     /// The objective's own, on the first rank.
     #[serde(default)]
     pub objective: serde_json::Value,
@@ -205,7 +231,51 @@ pub fn save(files: &Files, snapshot: Snapshot<'_>) -> Result<()> {
         extras.push(("rng_states", Value::List(states.collect::<Result<_>>()?)));
     }
     let value = Value::dict(own.into_iter().chain(extras));
-    pth::write(&files.resume, &value, &[])
+    pth::write_keeping(&files.resume, &value, &[], &previous(&files.resume))
+}
+
+/// The last resume point, or the one before it where the last cannot be read or is not there. Beside it the fault of
+/// the last, where it had one.
+///
+/// # Errors
+/// Neither can be read; the faults of both.
+pub fn load_last(resume: &Path) -> Result<(Loaded, Option<Error>)> {
+    let before = previous(resume);
+    let fault = match load(resume) {
+        Ok(loaded) => return Ok((loaded, None)),
+        Err(fault) => fault,
+    };
+    let gone = !resume.exists();
+    if !before.exists() {
+        return Err(fault);
+    }
+    match load(&before) {
+        // A run that was killed between two renames leaves the one alone; it is the last then.
+        Ok(loaded) => Ok((loaded, (!gone).then_some(fault))),
+        Err(other) => Err(Error::failed("neither of the last two resume points can be read")
+            .at(Place::file(resume))
+            .because(format!("{}; {}", in_a_line(&fault), in_a_line(&other)))),
+    }
+}
+
+/// A fault with its cause, without its hint.
+pub fn in_a_line(fault: &Error) -> String {
+    let text = fault.to_string();
+    let lines = text.lines().take_while(|line| !line.starts_with("hint: "));
+    let lines: Vec<&str> = lines.map(|line| line.trim().trim_start_matches("error: ")).collect();
+    lines.join(", ")
+}
+
+/// Renames a resume file that cannot be read to `....broken`, so that the one before it is not replaced by it.
+///
+/// # Errors
+/// I/O faults.
+pub fn set_broken_aside(resume: &Path) -> Result<PathBuf> {
+    let mut name = resume.file_name().unwrap_or_default().to_owned();
+    name.push(".broken");
+    let aside = resume.with_file_name(name);
+    std::fs::rename(resume, &aside).map_err(|e| Error::io("rename a broken file", resume, e))?;
+    Ok(aside)
 }
 
 /// `torch.optim.AdamW`'s `state_dict`.
@@ -249,7 +319,7 @@ pub fn load(path: &std::path::Path) -> Result<Loaded> {
         value.get(key).and_then(Value::as_i64).and_then(|n| u64::try_from(n).ok()).ok_or_else(|| {
             Error::failed(format!("this resume file has no whole number `{key}`"))
                 .at(place())
-                .hint("delete it to start over, or run with --resume never")
+                .hint("run with --resume never to start over")
         })
     };
     let position = Position { epoch: number("epoch")?, step_in_epoch: number("step")? };
@@ -278,6 +348,11 @@ pub(super) fn scheduler_value(schedule: &Schedule, ratio: f64, updates: u64) -> 
 }
 
 impl Loaded {
+    /// The file it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Updates done as the scheduler of upstream's files counts them.
     pub fn scheduled_updates(&self) -> u64 {
         let count = self.value.get("scheduler").and_then(|s| s.get("last_epoch")).and_then(Value::as_i64);
@@ -341,7 +416,7 @@ impl Loaded {
                 return Err(Error::failed(format!(
                     "`{name}` has shape {got:?} in the resume file, the model wants {want:?}"
                 ))
-                .hint("the model in the recipe changed: run with --resume never to start over"));
+                .hint("the model in the recipe changed: start the stage anew with --from and its name"));
             }
             let saved = bridge::to_tensor(saved)?;
             tch::no_grad(|| param.shallow_clone().f_copy_(&saved))?;

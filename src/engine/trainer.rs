@@ -6,6 +6,7 @@
 //! Several ranks take turns over the same order of micro-batches: rank r the r-th of each turn. `turns` is what
 //! they tell each other.
 
+mod going_on;
 mod saving;
 
 use tch::Tensor;
@@ -117,6 +118,8 @@ pub fn train(
         state: SavedState {
             content_hash: config.content_hash.clone(),
             total_steps: total,
+            per_epoch,
+            made_from: config.made_from.clone(),
             ..SavedState::default()
         },
         per_epoch,
@@ -140,43 +143,6 @@ pub fn train(
 }
 
 impl Trainer<'_> {
-    fn go_on_from(&mut self, loaded: &Loaded) -> Result<()> {
-        self.restore(loaded)?;
-        self.step = loaded.position.of(self.per_epoch, self.total)?;
-        self.boundaries = [self.step; 2];
-        if let Some(state) = &loaded.state {
-            self.state = state.clone();
-            if let Some(schedule) = &self.config.by_updates
-                && state.objectives.len() + 1 != self.ranks.world()
-            {
-                // With another number of ranks a step makes another number of updates.
-                let share = self.step as f64 / self.total.max(1) as f64;
-                let there = (share * schedule.total_steps as f64).round() as i64;
-                self.state.schedule_shift = there - state.updates as i64;
-            }
-            self.pace = Pace::after(state.elapsed_s);
-            self.objective.restore(state.objective_of(self.ranks.rank()))?;
-            return Ok(());
-        }
-        if self.config.by_updates.is_some() {
-            self.state.updates = loaded.scheduled_updates();
-        }
-        if self.ranks.is_alone() && !self.objective.many_passes() {
-            // Upstream saves inside a window too, without its gradients, and updates where a whole window would end.
-            let done = loaded.position.step_in_epoch % self.per_epoch; // the end of an epoch ends a window
-            self.pending = done % self.config.accumulation_steps;
-        }
-        Ok(())
-    }
-
-    fn restore(&mut self, loaded: &Loaded) -> Result<()> {
-        loaded.restore(self.model, &mut self.optimizer, self.scaler.as_mut(), self.ranks.rank())?;
-        match &mut self.second {
-            Some(second) => second.restore(loaded),
-            None => Ok(()),
-        }
-    }
-
     fn run(mut self) -> Result<Outcome> {
         // All have read what they start from before the first rank writes anything.
         self.check_same()?;
@@ -418,8 +384,11 @@ impl Trainer<'_> {
             ));
         }
         if policy == OnAnomaly::Rollback {
-            let loaded = resume::load(&self.files.resume)?;
+            let (loaded, broken) = resume::load_last(&self.files.resume)?;
             self.restore(&loaded)?;
+            if broken.is_some() && self.ranks.is_first() {
+                resume::set_broken_aside(&self.files.resume)?;
+            }
             self.observer
                 .note(&format!("{what}; went back to the last checkpoint's weights and goes on after it"));
         } else {

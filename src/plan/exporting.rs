@@ -1,5 +1,6 @@
 //! An `export` stage, resolved: which weights, in which formats.
 
+use super::kinds::{Kinds, SettingKind};
 use super::resolve::{Resolver, join};
 use super::types::*;
 use crate::export::{Format, Options, Precision};
@@ -18,6 +19,12 @@ pub struct ExportConfig {
     pub formats: Vec<Format>,
     /// How to write.
     pub options: Options,
+}
+
+impl ExportConfig {
+    /// What a change of each field means.
+    pub const KINDS: Kinds =
+        &[(SettingKind::Place, "init tokenizer"), (SettingKind::Result, "model formats options")];
 }
 
 impl Resolver<'_> {

@@ -1,12 +1,13 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
-//! Reading order: `types` (the plan), `resolve`, `tuning`, `evaluation`, `exporting`, `policies`, `references`, `hubs`,
+//! Reading order: `types` (the plan), `kinds` (what a change of it means), `resolve`, `tuning`, `evaluation`, `exporting`, `policies`, `references`, `hubs`,
 //! `rollouts`, `rewards`, `tools` and `settings` (from a recipe to it), `machine` (the only reader of environment and machine), `cost` (what it will take).
 
 pub mod cost;
 pub mod evaluation;
 pub mod exporting;
 pub mod hubs;
+pub mod kinds;
 pub mod machine;
 mod policies;
 pub mod policy;
@@ -21,6 +22,7 @@ pub mod types;
 
 pub use cost::{Facts, StageCost, estimate};
 pub use exporting::ExportConfig;
+pub use kinds::{Change, SettingKind};
 pub use machine::Machine;
 pub use resolve::{load, resolve};
 pub use types::*;

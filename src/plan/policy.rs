@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::kinds::{Kinds, SettingKind};
 use super::types::{DataConfig, Init, TrainConfig};
 use crate::rollout::http::HttpEngineConfig;
 use crate::rollout::rewards::RewardConfig;
@@ -228,6 +229,23 @@ pub struct SpoPlan {
 }
 
 impl PolicyConfig {
+    /// What a change of each field means. A guard that stopped a run is to be loosened, or its reward's patience
+    /// lengthened, and the run to go on.
+    pub const KINDS: Kinds = &[
+        (SettingKind::Result, "rollout rewards agent thinking_ratio method"),
+        (SettingKind::Place, "reference method.*.critic rollout.replay.path"),
+        (SettingKind::Place, "rewards.*.kind.model.from rewards.*.kind.model.tokenizer"),
+        (SettingKind::Watch, "heldout heldout_limit heldout_temperature keep_completions guards"),
+        (SettingKind::Watch, "rewards.*.on_error rewards.*.kind.*.timeout_secs"),
+        (SettingKind::Watch, "rewards.*.kind.http.service.timeout_secs rewards.*.kind.http.service.retries"),
+        (
+            SettingKind::Watch,
+            "rewards.*.kind.http.service.headers rollout.generated.server.engine.service.headers",
+        ),
+        (SettingKind::Watch, "rollout.generated.server.engine.service.timeout_secs"),
+        (SettingKind::Watch, "rollout.generated.server.engine.service.retries"),
+    ];
+
     /// Rows a prompt.
     pub fn generations(&self) -> usize {
         match &self.method {

@@ -14,6 +14,8 @@ use crate::error::Place;
 use crate::model::{ModelConfig, ModelOverrides};
 pub use crate::optim::ScheduleKind;
 
+use super::kinds::{Kinds, SettingKind};
+
 mod tuning;
 pub use tuning::*;
 
@@ -159,6 +161,11 @@ pub struct TokenizerConfig {
     pub max_bytes: Option<u64>,
 }
 
+impl TokenizerConfig {
+    /// What a change of each field means.
+    pub const KINDS: Kinds = &[(SettingKind::Result, "vocab_size max_bytes")];
+}
+
 /// The type of the numbers in the weight file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -236,6 +243,28 @@ pub struct TrainConfig {
     pub pad_token_id: Option<i64>,
 }
 
+impl TrainConfig {
+    /// What a change of each field means. `on_nan`, `on_spike` and `spike_factor` say what is done about a fault from
+    /// now on: a run that one of them stopped is to go on with another.
+    pub const KINDS: Kinds = &[
+        (SettingKind::Place, "init tokenizer"),
+        (SettingKind::Length, "epochs max_steps save_dtype"),
+        (
+            SettingKind::Watch,
+            "log_interval save_interval eval_interval keep_last samples on_nan on_spike spike_factor",
+        ),
+        (
+            SettingKind::Result,
+            "model batch_size accumulation_steps learning_rate max_seq_len grad_clip weight_decay",
+        ),
+        (
+            SettingKind::Result,
+            "betas eps schedule warmup_steps dropout system_prompt_ratio empty_think_ratio",
+        ),
+        (SettingKind::Result, "eos_token_id pad_token_id"),
+    ];
+}
+
 /// Measures a model.
 #[derive(Debug, Clone, Serialize)]
 pub struct EvalConfig {
@@ -259,6 +288,14 @@ pub struct EvalConfig {
     pub limit: Option<usize>,
     /// How questions of multiple choice are put.
     pub choice: ChoicePlan,
+}
+
+impl EvalConfig {
+    /// What a change of each field means.
+    pub const KINDS: Kinds = &[
+        (SettingKind::Place, "init tokenizer choice.shots_from"),
+        (SettingKind::Result, "model tasks batch_size max_seq_len max_new_tokens limit choice"),
+    ];
 }
 
 /// How questions of multiple choice are put.

@@ -157,5 +157,5 @@ pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<Finished> {
         compute: context.compute,
         cache_dir: &context.cache_dir,
     };
-    Ok(Finished { outputs: Vec::new(), summary: measure(&model, tokenizer.as_ref(), &what)? })
+    Ok(Finished { summary: measure(&model, tokenizer.as_ref(), &what)?, ..Finished::default() })
 }

@@ -43,6 +43,7 @@ pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Resul
             "exports": reports,
             "notes": source.notes,
         }),
+        ..Finished::default()
     })
 }
 

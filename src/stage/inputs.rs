@@ -15,7 +15,7 @@ use crate::model::{CausalLm, ModelConfig, Params};
 use crate::plan::{ChoicePlan, EvalConfig, Init, ModelPlan, StageConfig, TokenizerSource};
 use crate::rollout::rewards::RewardKind;
 
-/// The program's own part of every hash.
+/// The program's version.
 pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 
 /// Where a stage's tokenizer lies.
@@ -155,16 +155,12 @@ pub fn check_rows(config: &ModelConfig, rows: &Rows, source: &DataSource) -> Res
     Ok(())
 }
 
-/// The stage's hash inputs: settings, tokenizer, data, start weights, program.
+/// What a stage is made from: settings by key, and by name tokenizer, data, start weights.
 pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
-    let mut inputs = Inputs::default();
-    inputs.add("program", PROGRAM);
+    let mut inputs = Inputs { settings: config.record()?, ..Inputs::default() };
     inputs.add("seed", context.plan.seed.to_string());
     inputs.add("precision", context.compute.name());
     inputs.add("device", crate::engine::device::name(context.device));
-    let text =
-        serde_json::to_string(config).map_err(|e| Error::failed("cannot describe a stage").because(e))?;
-    inputs.add("settings", hex(&Sha256::digest(text.as_bytes())));
     let (data, init, source) = match config {
         StageConfig::Tokenizer(c) => (Some(&c.data), None, None),
         StageConfig::Eval(c) => (Some(&c.data), Some(&c.init), c.tokenizer.as_ref()),
@@ -208,6 +204,7 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     if let Some(source) = source {
         let folder = tokenizer_folder(context, source);
         inputs.add("tokenizer", file_hash(&folder.join("tokenizer.json"))?);
+        inputs.add("chat template", template_hash(&folder)?);
     }
     if let Some(init) = init
         && let Some(path) = start_weights(context, init)?
@@ -217,7 +214,7 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     // What the recipe says of weights that do not tell; of fresh ones the settings hold all.
     for (what, init, plan) in config.stated() {
         if let (Init::Path(_), Some(plan)) = (init, plan) {
-            inputs.add(what, format!("{:?}", plan.stated));
+            inputs.add(what, stated_alone(&format!("{:?}", plan.stated)));
         }
     }
     for (what, init) in config.also_reads() {
@@ -225,7 +222,28 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
             inputs.add(what, weights_hash(&path)?);
         }
     }
-    Ok(inputs)
+    Ok(inputs.seal(config))
+}
+
+/// What is set in the text of a struct: fields that hold nothing are left out, so that one more of them is no change.
+pub fn stated_alone(text: &str) -> String {
+    let parts = text.split(", ").map(|part| part.trim_end_matches(" }"));
+    parts.filter(|part| !part.ends_with(": None")).collect::<Vec<_>>().join(", ")
+}
+
+/// Hash of the chat template of a tokenizer's folder, and of nothing else that lies there.
+fn template_hash(folder: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    for name in ["chat_template.jinja", "tokenizer_config.json"] {
+        let path = folder.join(name);
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        if name.ends_with(".jinja") {
+            hasher.update(&bytes);
+        } else if let Ok(config) = serde_json::from_slice::<serde_json::Value>(&bytes) {
+            hasher.update(config["chat_template"].to_string());
+        }
+    }
+    Ok(hex(&hasher.finalize()))
 }
 
 fn data_hash(data: &DataConfig) -> Result<String> {

@@ -60,5 +60,6 @@ pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<Fi
             "metrics": {"adapted_layers": adapter.names().len() / 2, "rank": adapter.rank(), "scale": scale},
             "notes": [format!("added in {half} precision")],
         }),
+        ..Finished::default()
     })
 }

@@ -1,9 +1,12 @@
 //! What a recipe's stages do, one file a kind: tokenizer, train (pretrain and sft), lora, merge, reason,
 //! distill, dpo, reward, grpo, ppo, spo (over `policy`), eval; `runner` walks through them, skips what is done, and keeps
-//! each stage's record.
+//! each stage's record; `verdict` says what becomes of a stage that was made before (`trace`, `changes`, `legacy`, `aside`).
 //!
 //! Read `runner` first, then `session` (what all training stages share) and `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
 
+pub mod aside;
+pub mod campaign;
+pub mod changes;
 pub mod choice;
 pub mod distill;
 pub mod dpo;
@@ -11,6 +14,7 @@ pub mod eval;
 pub mod export;
 pub mod grpo;
 pub mod inputs;
+pub mod legacy;
 pub mod lora;
 pub mod measure;
 pub mod merge;
@@ -26,7 +30,9 @@ pub mod session;
 pub mod solve;
 pub mod spo;
 pub mod tokenizer;
+pub mod trace;
 pub mod train;
+pub mod verdict;
 pub mod watch;
 
 pub use runner::{Resume, RunOptions, run};

@@ -1,4 +1,5 @@
-//! Walks through a plan: one run at a time in a folder, finished stages skipped, changed ones run again.
+//! Walks through a plan: one run at a time in a folder, finished stages skipped, unfinished ones gone on with. What was
+//! made from something else stops the run before anything is written (`verdict`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::Device;
 
-use super::inputs;
-use super::record::{Done, Inputs, Verdict, judge, write_json};
+use super::record::{Done, Inputs, write_json};
+use super::trace::{self, Trace};
+use super::verdict::{Asked, Start, Verdict, judge};
+use super::{aside, campaign, inputs, legacy};
 use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tokenizer, train};
 use crate::checkpoint::atomic;
 use crate::engine::{Beside, Compute, Ranks, Signals};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Kind, Place, Result};
 use crate::native::release_memory;
 use crate::plan::{Plan, StageConfig, StagePlan};
 use crate::report::console::ConsoleMode;
@@ -21,12 +24,14 @@ use crate::report::console::ConsoleMode;
 /// Whether a stage goes on from a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Resume {
-    /// Go on where a matching checkpoint is.
+    /// Go on from checkpoints; ask where other settings, data or start weights made them.
     Auto,
-    /// Begin unfinished stages anew.
+    /// Begin stages that are unfinished or changed anew; their old files are kept as .old.
     Never,
     /// Go on, or fail.
     Must,
+    /// Go on all the same from checkpoints made with other settings, data or start weights.
+    Force,
 }
 
 /// What `minimind run` was asked beside the recipe.
@@ -42,6 +47,8 @@ pub struct RunOptions {
     pub console: ConsoleMode,
     /// Where tokenised rows are kept.
     pub cache_dir: PathBuf,
+    /// The command as a person can type it, without `--from`, `--only` and `--resume`: for hints.
+    pub command: String,
 }
 
 /// What every stage needs.
@@ -53,8 +60,10 @@ pub struct Context<'a> {
     pub device: Device,
     /// Arithmetic.
     pub compute: Compute,
-    /// Whether to go on from checkpoints.
-    pub resume: Resume,
+    /// Where the stage at work starts.
+    pub start: Start,
+    /// The command, for hints.
+    pub command: String,
     /// Ctrl-C and SIGTERM.
     pub signals: Signals,
     /// How progress is shown.
@@ -73,12 +82,16 @@ impl Context<'_> {
 }
 
 /// What a stage hands back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Finished {
     /// Files made, relative to the run's folder.
     pub outputs: Vec<String>,
     /// What came of it.
     pub summary: Value,
+    /// Micro-batches done and those of an epoch, where it trained.
+    pub steps: Option<(u64, u64)>,
+    /// Seconds that it trained in earlier starts.
+    pub earlier_seconds: f64,
 }
 
 /// Carries a plan out.
@@ -96,43 +109,38 @@ pub fn run(
     let output = &plan.output;
     let first = options.from.as_deref().map(|name| find(plan, name)).transpose()?;
     let only = options.only.as_deref().map(|name| find(plan, name)).transpose()?;
-    let mut _lock = None;
-    if ranks.is_first() {
-        std::fs::create_dir_all(output).map_err(|e| Error::io("create the run's folder", output, e))?;
-        _lock = Some(lock(output)?);
-        atomic::write_bytes(&output.join("recipe.yaml"), plan.recipe_text.as_bytes())?;
-        write_json(&output.join("plan.json"), plan)?;
-    }
     let mut context = Context {
         plan,
         device,
         compute,
-        resume: options.resume,
+        start: Start::Anew,
+        command: options.command.clone(),
         signals: signals.clone(),
         console: options.console,
         cache_dir: options.cache_dir.clone(),
         ranks: ranks.clone(),
     };
+    if !ranks.is_first() {
+        return follow(&mut context, only);
+    }
+    std::fs::create_dir_all(output).map_err(|e| Error::io("create the run's folder", output, e))?;
+    let _lock = lock(output)?;
+    let mut run =
+        Walk { options, first, only, again: campaign::Again::read(output, options), known: Vec::new() };
+    // All that can be known is looked at before anything is written.
+    let looked = run.look(&context);
+    ranks.hear(Some(looked.is_ok()))?;
+    looked?;
+    run.again.begin(output)?;
+    atomic::write_bytes(&output.join("recipe.yaml"), plan.recipe_text.as_bytes())?;
+    write_json(&output.join("plan.json"), plan)?;
     let mut ran = false;
-    for (i, stage) in plan.stages.iter().enumerate() {
-        if only.is_some_and(|only| only != i) {
-            continue;
-        }
-        let forced = first.is_some_and(|first| i >= first);
-        if ranks.is_first() {
-            // A finished stage that is forced starts over; one that was cut short goes on.
-            let forced = forced && !ran_half(output, stage);
-            context.resume = if forced { Resume::Never } else { options.resume };
-            ran |= one(&context, stage, forced)?;
-        } else {
-            beside(&mut context, stage)?;
-        }
+    for i in run.stages(plan) {
+        ran |= run.one(&mut context, i, ran)?;
         // The next stage's tensors have other sizes.
         release_memory();
     }
-    if !ranks.is_first() {
-        return Ok(());
-    }
+    run.again.end(output)?;
     let report = crate::report::html::write_report(output)?;
     tracing::info!("report: {}", report.display());
     if !ran {
@@ -141,73 +149,149 @@ pub fn run(
     Ok(())
 }
 
-/// Whether a stage has begun but not finished here.
-fn ran_half(output: &Path, stage: &StagePlan) -> bool {
-    let folder = output.join(&stage.name);
-    folder.exists() && !folder.join("done.json").exists()
-}
-
 /// What the first rank tells the others of a stage.
 #[derive(Debug, Serialize, Deserialize)]
 struct Word {
     /// What decides the stage's result; none where it is not run.
     inputs: Option<Inputs>,
-    resume: Resume,
+    start: Start,
 }
 
-/// The part in a stage of a rank after the first: it trains beside it, and waits while it does anything else.
-fn beside(context: &mut Context<'_>, stage: &StagePlan) -> Result<()> {
-    let word: Word = context.ranks.hear(None)?;
-    let Some(inputs) = word.inputs else { return Ok(()) };
-    context.resume = word.resume;
-    let folder = context.plan.output.join(&stage.name);
-    if stage.config.training().is_some() {
-        dispatch(context, stage, &folder, &inputs)?;
+/// The part of a rank after the first: it trains beside it, and waits while it does anything else.
+fn follow(context: &mut Context<'_>, only: Option<usize>) -> Result<()> {
+    if !context.ranks.hear::<bool>(None)? {
+        // The first rank says why this run does not begin, and ends it with its exit code.
+        return Ok(());
+    }
+    for (i, stage) in context.plan.stages.iter().enumerate() {
+        if only.is_some_and(|only| only != i) {
+            continue;
+        }
+        let word: Word = context.ranks.hear(None)?;
+        if let Some(inputs) = word.inputs.filter(|_| stage.config.training().is_some()) {
+            context.start = word.start;
+            dispatch(context, stage, &context.plan.output.join(&stage.name), &inputs)?;
+        }
+        release_memory();
     }
     Ok(())
 }
 
-/// Runs a stage, or not; says whether it ran.
-fn one(context: &Context<'_>, stage: &StagePlan, forced: bool) -> Result<bool> {
-    let output = &context.plan.output;
-    let folder = output.join(&stage.name);
-    let at = |error: Error| match &stage.place {
-        Some(place) if error.place().is_none() => error.at(place.clone()),
-        _ => error,
-    };
-    let inputs = inputs::describe(context, &stage.config).map_err(at)?;
-    let verdict = judge(output, &folder, &inputs);
-    let why = match (&verdict, forced) {
-        (Verdict::Done, false) => {
-            tracing::info!("{}: done already, skipped", stage.name);
-            context.ranks.hear(Some(Word { inputs: None, resume: context.resume }))?;
-            return Ok(false);
+/// A run over the stages of a plan.
+struct Walk<'a> {
+    options: &'a RunOptions,
+    /// `--from`.
+    first: Option<usize>,
+    /// `--only`.
+    only: Option<usize>,
+    again: campaign::Again,
+    /// What stages are made from and what they have left, as far as it was found out before any ran.
+    known: Vec<Option<(Inputs, Trace)>>,
+}
+
+impl Walk<'_> {
+    fn stages(&self, plan: &Plan) -> Vec<usize> {
+        (0..plan.stages.len()).filter(|i| self.only.is_none_or(|only| only == *i)).collect()
+    }
+
+    fn asked(&self, i: usize, name: &str) -> Asked<'_> {
+        let forced = self.first.is_some_and(|first| i >= first) && !self.again.has(name);
+        Asked { forced, resume: self.options.resume, command: &self.options.command }
+    }
+
+    /// Finds the stages that something was made of already and asks of each whether it holds; the first fault ends it.
+    /// What depends on a stage that will run is looked at again when its turn comes.
+    fn look(&mut self, context: &Context<'_>) -> Result<()> {
+        let (plan, output) = (context.plan, &context.plan.output);
+        self.known.resize_with(plan.stages.len(), || None);
+        for i in self.stages(plan) {
+            let stage = &plan.stages[i];
+            let begun = output.join(&stage.name).is_dir() || !trace::files(output, &stage.name)?.is_empty();
+            // What an earlier stage has yet to make is missing now; whatever else is wrong is told when its turn comes.
+            let Some(inputs) = begun.then(|| inputs::describe(context, &stage.config).ok()).flatten() else {
+                continue;
+            };
+            let found = trace::find(output, stage, &inputs)?;
+            judge(context, stage, &found, &inputs, self.asked(i, &stage.name))?;
+            self.known[i] = Some((inputs, found));
         }
-        (_, true) => "asked for".to_owned(),
-        (Verdict::New, _) => "not done yet".to_owned(),
-        (Verdict::Changed(names), _) => format!("changed since it was done: {}", names.join(", ")),
-        (Verdict::Missing(file), _) => format!("{file} is gone"),
-    };
-    tracing::info!("{}: runs ({why})", stage.name);
-    std::fs::create_dir_all(&folder).map_err(|e| Error::io("create the stage's folder", &folder, e))?;
-    // A training stage gives its record up when it begins to train (`Watch`), and not for a fault of its input.
-    if stage.config.training().is_none() {
-        super::record::give_up(&folder)?;
+        for (i, known) in self.known.iter().enumerate() {
+            let inputs = match known {
+                Some((_, Trace::Done(done))) => &done.inputs,
+                Some((_, Trace::Begun(begun))) => &begun.inputs,
+                _ => continue,
+            };
+            legacy::keep(inputs, &output.join(&plan.stages[i].name))?;
+        }
+        Ok(())
     }
-    context.ranks.hear(Some(Word { inputs: Some(inputs.clone()), resume: context.resume }))?;
-    let started = Instant::now();
-    let finished = dispatch(context, stage, &folder, &inputs).map_err(at)?;
-    let mut summary = json!({
-        "kind": stage.config.kind(),
-        "status": "done",
-        "seconds": started.elapsed().as_secs_f64(),
-    });
-    if let (Some(all), Value::Object(own)) = (summary.as_object_mut(), finished.summary) {
-        all.extend(own);
+
+    /// Runs a stage, or not; says whether it ran. `after`: one above has run.
+    fn one(&mut self, context: &mut Context<'_>, i: usize, after: bool) -> Result<bool> {
+        let plan = context.plan;
+        let (stage, output) = (&plan.stages[i], &plan.output);
+        let folder = output.join(&stage.name);
+        let at = |error: Error| match &stage.place {
+            Some(place) if error.place().is_none() => error.at(place.clone()),
+            _ => error,
+        };
+        let (inputs, found) = match self.known[i].take().filter(|_| !after) {
+            Some(known) => known,
+            None => {
+                let inputs = inputs::describe(context, &stage.config).map_err(at)?;
+                let found = trace::find(output, stage, &inputs)?;
+                (inputs, found)
+            }
+        };
+        let name = &stage.name;
+        let (start, why, longer) = match judge(context, stage, &found, &inputs, self.asked(i, name))? {
+            Verdict::Skip { note, record } => {
+                let note = if note.is_empty() { note } else { format!(" ({note})") };
+                tracing::info!("{name}: done already, skipped{note}");
+                record.map_or(Ok(()), |record| record.write(&folder))?;
+                context.ranks.hear(Some(Word { inputs: None, start: Start::Anew }))?;
+                return Ok(false);
+            }
+            Verdict::Run { start, why, longer } => (start, why, longer),
+        };
+        tracing::info!("{name}: runs ({why})");
+        let moved = if start == Start::Anew { aside::set_aside(output, name)? } else { Vec::new() };
+        if !moved.is_empty() {
+            tracing::info!("{name}: what was there is kept as {}", aside::names(&moved));
+        }
+        for file in trace::files(output, name)?.iter().filter(|path| longer && !trace::is_resume(path)) {
+            if let Some(copy) = aside::keep_copy(file)? {
+                tracing::info!("{name}: its weights of now are kept as {copy}");
+            }
+        }
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io("create the stage's folder", &folder, e))?;
+        context.ranks.hear(Some(Word { inputs: Some(inputs.clone()), start: start.clone() }))?;
+        context.start = start;
+        let started = Instant::now();
+        let finished = match dispatch(context, stage, &folder, &inputs).map_err(at) {
+            Ok(finished) => finished,
+            Err(fault) => {
+                if fault.kind() == Kind::Input {
+                    aside::put_back(output, name, &moved)?;
+                }
+                return Err(fault);
+            }
+        };
+        let mut summary = json!({
+            "kind": stage.config.kind(),
+            "status": "done",
+            "seconds": finished.earlier_seconds + started.elapsed().as_secs_f64(),
+        });
+        if let (Some(all), Value::Object(own)) = (summary.as_object_mut(), finished.summary) {
+            all.extend(own);
+        }
+        write_json(&folder.join("summary.json"), &summary)?;
+        let (steps, per_epoch) = finished.steps.unzip();
+        let inputs = context.start.with_passed(inputs);
+        Done { inputs, outputs: finished.outputs, steps, per_epoch }.write(&folder)?;
+        self.again.done(output, name)?;
+        Ok(true)
     }
-    write_json(&folder.join("summary.json"), &summary)?;
-    write_json(&folder.join("done.json"), &Done { inputs, outputs: finished.outputs })?;
-    Ok(true)
 }
 
 fn dispatch(context: &Context<'_>, stage: &StagePlan, folder: &Path, inputs: &Inputs) -> Result<Finished> {

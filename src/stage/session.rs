@@ -12,7 +12,8 @@ use tch::Kind;
 use super::inputs;
 use super::measure;
 use super::record::Inputs;
-use super::runner::{Context, Finished, Resume};
+use super::runner::{Context, Finished};
+use super::verdict::Start;
 use super::watch::Watch;
 use crate::data::{Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
 use crate::engine::{Compute, Files, LoopConfig, Objective, resume, train};
@@ -149,12 +150,12 @@ impl<'a> Session<'a> {
             folder: folder.to_owned(),
         };
         let metadata = self.describe(model, &ending);
-        let (per_epoch, hash) = (objective.steps_per_epoch(), self.inputs.hash());
-        let loop_config = loop_config(context, self.config, per_epoch, metadata, hash);
-        let loaded = find_resume(context, &files, &loop_config)?;
+        let per_epoch = objective.steps_per_epoch();
+        let loop_config = loop_config(context, self.config, per_epoch, metadata, self.inputs)?;
+        let loaded = find_resume(context, name, &files, &loop_config)?;
         let samples_before = match &loaded {
-            Some(_) => kept_samples(folder),
-            None => self.sample(model, ending.chat)?,
+            Some(_) => kept_samples(folder, self.config),
+            None => self.config.samples.iter().cloned().zip(self.sample(model, ending.chat)?).collect(),
         };
         if context.ranks.is_first() {
             super::record::write_json(&folder.join("samples.json"), &samples_before)?;
@@ -166,6 +167,7 @@ impl<'a> Session<'a> {
             train(model, &loop_config, &files, loaded.as_ref(), objective, &mut watch, context.beside());
         let mut notes = watch.finish();
         notes.extend(ending.notes);
+        notes.extend(passed_over(context));
         let outcome = result?;
         let samples_after = self.sample(model, ending.chat)?;
         let (parameters, active) = params::count(model.config());
@@ -187,6 +189,8 @@ impl<'a> Session<'a> {
                 "data": prepared.facts,
                 "notes": notes,
             }),
+            steps: Some((outcome.steps, per_epoch)),
+            earlier_seconds: earlier_seconds(loaded.as_ref()),
         })
     }
 
@@ -232,7 +236,10 @@ pub fn describe(
 
 /// What a trained file says of what it was made from.
 pub fn provenance(inputs: &Inputs) -> Map<String, Value> {
-    Map::from_iter([("content_hash".to_owned(), json!(inputs.hash())), ("inputs".to_owned(), json!(inputs))])
+    Map::from_iter([
+        ("content_hash".to_owned(), json!(inputs.content_hash)),
+        ("inputs".to_owned(), json!(inputs.named)),
+    ])
 }
 
 /// libtorch's name of a type of saved numbers.
@@ -245,16 +252,21 @@ pub fn save_kind(dtype: SaveDtype) -> Kind {
 }
 
 /// The loop that a stage's settings ask for.
+///
+/// # Errors
+/// None that a plan can have.
 pub fn loop_config(
     context: &Context<'_>,
     config: &TrainConfig,
     per_epoch: u64,
     metadata: String,
-    content_hash: String,
-) -> LoopConfig {
+    inputs: &Inputs,
+) -> Result<LoopConfig> {
+    let made_from = serde_json::to_value(context.start.with_passed(inputs.clone()))
+        .map_err(|e| Error::failed("cannot describe a stage").because(e))?;
     let all = per_epoch * config.epochs as u64;
     let total_steps = config.max_steps.map_or(all, |most| all.min(most as u64));
-    LoopConfig {
+    Ok(LoopConfig {
         epochs: config.epochs as u64,
         accumulation_steps: config.accumulation_steps as u64,
         schedule: Schedule {
@@ -276,53 +288,126 @@ pub fn loop_config(
         spike_factor: config.spike_factor,
         loss_scaling: context.compute == Compute::Fp16,
         metadata,
-        content_hash,
+        content_hash: inputs.content_hash.clone(),
+        made_from,
+        forced: matches!(&context.start, Start::From(point) if point.forced),
         seed: context.plan.seed,
         shard_optimizer: context.plan.runtime.shard_optimizer,
-    }
+    })
 }
 
-/// The checkpoint to go on from, as `--resume` allows it.
+/// The checkpoint to go on from, as the runner decided: the last one, or the one before it where that cannot be read.
+///
+/// # Errors
+/// Neither can be read, or they are of weights of another shape.
 pub fn find_resume(
     context: &Context<'_>,
+    name: &str,
     files: &Files,
     config: &LoopConfig,
 ) -> Result<Option<resume::Loaded>> {
-    let missing = || {
-        Error::input("there is no checkpoint to go on from")
-            .at(Place::file(&files.resume))
-            .hint("run without --resume must to start from the beginning")
+    let over =
+        format!("`{} --from {name}` starts the stage over and keeps the old files as .old", context.command);
+    match &context.start {
+        Start::Anew => return Ok(None),
+        Start::Upstream if !files.resume.exists() => {
+            // Files of other widths alone; weights of this one are somebody's.
+            if context.ranks.is_first()
+                && let Some(copy) = super::aside::keep_copy(&files.weights)?
+            {
+                tracing::info!("{name}: the weights that were there are kept as {copy}");
+            }
+            return Ok(None);
+        }
+        Start::From(point) if point.resume != files.resume => {
+            let what =
+                format!("this checkpoint is of weights of another shape than {}", files.weights.display());
+            return Err(Error::input(what).at(Place::file(&point.resume)).hint(over));
+        }
+        Start::Upstream | Start::From(_) => {}
+    }
+    let (loaded, fault) = resume::load_last(&files.resume).map_err(|fault| fault.hint(&over))?;
+    // All have read it before anything is renamed.
+    context.ranks.wait()?;
+    if let Some(fault) = fault.filter(|_| context.ranks.is_first()) {
+        let aside = resume::set_broken_aside(&files.resume)?;
+        tracing::warn!(
+            "{}; it is kept as {}, and the resume point before it is taken, at {}",
+            resume::in_a_line(&fault),
+            aside.display(),
+            loaded.position
+        );
+    }
+    if context.ranks.is_first() {
+        say_going_on(name, &loaded, config);
+    }
+    Ok(Some(loaded))
+}
+
+/// Where a stage goes on, and how its schedule goes on where its length is another one now.
+fn say_going_on(name: &str, loaded: &resume::Loaded, config: &LoopConfig) {
+    let total = config.schedule.total_steps;
+    let Some(state) = &loaded.state else {
+        tracing::info!("{name}: goes on from upstream's {}, {}", loaded.path().display(), loaded.position);
+        return;
     };
-    if context.resume == Resume::Never || !files.resume.exists() {
-        return if context.resume == Resume::Must { Err(missing()) } else { Ok(None) };
+    let per_epoch = if state.per_epoch > 0 { state.per_epoch } else { total / config.epochs.max(1) };
+    let step = loaded.position.epoch * per_epoch + loaded.position.step_in_epoch;
+    if state.total_steps == total || step >= total {
+        tracing::info!("{name}: goes on at micro-batch {step} of {total}");
+        return;
     }
-    let loaded = resume::load(&files.resume)?;
-    let same = loaded.state.as_ref().is_none_or(|state| {
-        state.content_hash == config.content_hash && state.total_steps == config.schedule.total_steps
-    });
-    if same {
-        return Ok(Some(loaded));
-    }
-    let why = "the checkpoint was made with other settings, data or start weights";
-    if context.resume == Resume::Must {
-        return Err(Error::input(why)
-            .at(Place::file(&files.resume))
-            .hint("put the recipe back as it was, or run with --resume never to start over"));
-    }
-    tracing::warn!("{why}: this stage starts over");
-    Ok(None)
+    let before = Schedule { total_steps: state.total_steps, ..config.schedule };
+    let (was, is) = match &config.by_updates {
+        None => (before.at(step), config.schedule.at(step + 1)),
+        Some(schedule) => {
+            let share = state.total_steps as f64 / total.max(1) as f64;
+            let updates = (schedule.total_steps as f64 * share).round() as u64;
+            let before = Schedule { total_steps: updates, ..*schedule };
+            (before.after(state.scheduled()), schedule.after(state.scheduled()))
+        }
+    };
+    tracing::info!(
+        "{name}: goes on at micro-batch {step}, now of {total} and not of {}: the schedule is that of {total}, and the \
+         learning rate goes on at {is:.3e} where it stood at {was:.3e}",
+        state.total_steps
+    );
 }
 
-/// The samples taken before a stage that goes on now.
-fn kept_samples(folder: &Path) -> Vec<String> {
+/// Seconds that a stage trained before it was gone on with.
+pub fn earlier_seconds(loaded: Option<&resume::Loaded>) -> f64 {
+    loaded.and_then(|loaded| loaded.state.as_ref()).map_or(0.0, |state| state.elapsed_s)
+}
+
+/// What `--resume force` passed over, for the report.
+pub fn passed_over(context: &Context<'_>) -> Vec<String> {
+    let Start::From(point) = &context.start else { return Vec::new() };
+    let word = |passed: &super::record::Forced| {
+        format!(
+            "gone on with by --resume force at micro-batch {}: {}",
+            passed.step,
+            passed.changes.join(", ")
+        )
+    };
+    point.passed.iter().map(word).collect()
+}
+
+/// Prompts and answers of before a stage that goes on now.
+fn kept_samples(folder: &Path, config: &TrainConfig) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(folder.join("samples.json")).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+    // Files of before hold the answers alone.
+    let answers: Vec<String> = serde_json::from_str(&text).unwrap_or_default();
+    let same = answers.len() == config.samples.len() && !answers.is_empty();
+    let old = same.then(|| config.samples.iter().cloned().zip(answers).collect());
+    old.or_else(|| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-fn pair(config: &TrainConfig, before: &[String], after: &[String]) -> Value {
+fn pair(config: &TrainConfig, before: &[(String, String)], after: &[String]) -> Value {
     let rows = config.samples.iter().enumerate().filter_map(|(i, prompt)| {
         let after = after.get(i)?;
-        Some(json!({"prompt": prompt, "before": before.get(i), "after": after}))
+        // A prompt that came later has no answer of before.
+        let before = before.iter().find(|(asked, _)| asked == prompt).map(|(_, answer)| answer);
+        Some(json!({"prompt": prompt, "before": before, "after": after}))
     });
     rows.collect()
 }

@@ -50,5 +50,6 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
             "metrics": {"vocab_size": report.vocab_size},
             "data": {"source": source, "rows": report.texts, "bytes": report.bytes},
         }),
+        ..Finished::default()
     })
 }

@@ -72,6 +72,15 @@ pub fn read_record(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
 
 /// Replaces the file with `value` and records of our own, which PyTorch passes over.
 pub fn write(path: &Path, value: &Value, extra: &[(&str, &[u8])]) -> Result<()> {
+    put(path, value, extra, None)
+}
+
+/// The same; what the file held before is kept as `previous`.
+pub fn write_keeping(path: &Path, value: &Value, extra: &[(&str, &[u8])], previous: &Path) -> Result<()> {
+    put(path, value, extra, Some(previous))
+}
+
+fn put(path: &Path, value: &Value, extra: &[(&str, &[u8])], previous: Option<&Path>) -> Result<()> {
     let pickled = pickler::pickle(value)?;
     let fixed = ["data.pkl", "byteorder", "version"];
     for (name, _) in extra {
@@ -80,5 +89,5 @@ pub fn write(path: &Path, value: &Value, extra: &[(&str, &[u8])]) -> Result<()> 
             return Err(Error::failed(format!("`{name}` cannot be a record of a checkpoint")));
         }
     }
-    atomic::replace(path, |out| archive::write(out, path, &pickled, extra))
+    atomic::replace_keeping(path, previous, |out| archive::write(out, path, &pickled, extra))
 }

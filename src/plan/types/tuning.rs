@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Init, ModelPlan, SaveDtype, TokenizerSource, TrainConfig};
+use super::{Init, Kinds, ModelPlan, SaveDtype, SettingKind, TokenizerSource, TrainConfig};
 
 /// Trains an adapter beside frozen weights.
 #[derive(Debug, Clone, Serialize)]
@@ -23,6 +23,9 @@ pub struct LoraConfig {
 impl LoraConfig {
     /// Upstream's rank (minimind3).
     pub const RANK: usize = 16;
+    /// What a change of each field means.
+    pub const KINDS: Kinds =
+        &[(SettingKind::Place, "adapter"), (SettingKind::Result, "rank alpha target_modules")];
 }
 
 /// Adds an adapter to weights.
@@ -42,6 +45,12 @@ pub struct MergeConfig {
     pub save_dtype: SaveDtype,
 }
 
+impl MergeConfig {
+    /// What a change of each field means.
+    pub const KINDS: Kinds =
+        &[(SettingKind::Place, "init tokenizer adapter"), (SettingKind::Result, "model scale save_dtype")];
+}
+
 /// Fine-tuning with marked tokens.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReasonConfig {
@@ -52,6 +61,11 @@ pub struct ReasonConfig {
     pub marker_token_ids: Vec<i64>,
     /// How much they weigh.
     pub marker_weight: f64,
+}
+
+impl ReasonConfig {
+    /// What a change of each field means.
+    pub const KINDS: Kinds = &[(SettingKind::Result, "marker_token_ids marker_weight")];
 }
 
 /// Learns from a teacher.
@@ -68,6 +82,12 @@ pub struct DistillStage {
     pub alpha: f64,
     /// Temperature of both distributions.
     pub temperature: f64,
+}
+
+impl DistillStage {
+    /// What a change of each field means.
+    pub const KINDS: Kinds =
+        &[(SettingKind::Place, "teacher"), (SettingKind::Result, "teacher_model alpha temperature")];
 }
 
 /// What the policy is held against.
@@ -100,6 +120,14 @@ pub struct DpoStage {
     pub logprob_reduction: Reduction,
 }
 
+impl DpoStage {
+    /// What a change of each field means.
+    pub const KINDS: Kinds = &[
+        (SettingKind::Place, "reference.weights"),
+        (SettingKind::Result, "reference beta label_smoothing loss_type logprob_reduction"),
+    ];
+}
+
 /// Which preference loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -128,4 +156,9 @@ pub struct RewardConfig {
     pub train: TrainConfig,
     /// Weight of a term that keeps scores around zero.
     pub center_rewards_coefficient: f64,
+}
+
+impl RewardConfig {
+    /// What a change of each field means.
+    pub const KINDS: Kinds = &[(SettingKind::Result, "center_rewards_coefficient")];
 }

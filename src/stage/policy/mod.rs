@@ -25,6 +25,7 @@ use super::inputs;
 use super::record::{Inputs, write_json};
 use super::runner::{Context, Finished};
 use super::session as common;
+use super::verdict::Start;
 use super::watch::Watch;
 use super::{grpo, ppo, spo};
 use crate::data::Tokenizer;
@@ -168,24 +169,26 @@ pub fn run(
         resume: context.plan.output.join(format!("{stem}_resume.pth")),
         folder: folder.to_owned(),
     };
-    let hash = inputs.hash();
     let mut said = common::describe(context, name, t.tokenizer.as_ref(), &policy);
     said.extend(common::provenance(inputs));
     let metadata = Value::Object(said).to_string();
     let learner = learner(context, config, &shared, &policy, tokenizer)?;
     let mut objective = Policy { shared, learner };
-    let loop_config = loop_config(context, config, per_epoch, objective.learner.passes(), metadata, hash);
-    let loaded = common::find_resume(context, &files, &loop_config)?;
+    let loop_config = loop_config(context, config, per_epoch, objective.learner.passes(), metadata, inputs)?;
+    let loaded = common::find_resume(context, name, &files, &loop_config)?;
     let total = loop_config.schedule.total_steps;
     let position = loaded.as_ref().and_then(|l| l.state.as_ref()).map(|s| s.metrics.clone());
     let mut watch = Watch::new(folder, name, total, context, position.as_ref())?;
     let before = match &loaded {
+        // Of other prompts than those that are held out now, it tells nothing.
+        Some(_) if other_heldout(context) => Value::Null,
         Some(_) => kept(folder),
         None => before(context, &mut objective, &policy, &mut watch, folder)?,
     };
     let result =
         train(&policy, &loop_config, &files, loaded.as_ref(), &mut objective, &mut watch, context.beside());
-    let notes = watch.finish();
+    let mut notes = watch.finish();
+    notes.extend(common::passed_over(context));
     let outcome = result?;
     let (parameters, active) = params::count(policy.config());
     let mut metrics = serde_json::Map::new();
@@ -205,7 +208,18 @@ pub fn run(
         summary["heldout"] = json!({"before": before, "after": summary["metrics"]});
     }
     summary["completions"] = json!(objective.shared.source.completions()?);
-    Ok(Finished { outputs: vec![format!("{stem}.pth")], summary })
+    Ok(Finished {
+        outputs: vec![format!("{stem}.pth")],
+        summary,
+        steps: Some((outcome.steps, per_epoch)),
+        earlier_seconds: common::earlier_seconds(loaded.as_ref()),
+    })
+}
+
+/// Whether a stage that goes on is measured otherwise than when it began.
+fn other_heldout(context: &Context<'_>) -> bool {
+    let Start::From(point) = &context.start else { return false };
+    point.watched.iter().any(|key| key.starts_with("heldout"))
 }
 
 /// Held-out numbers of the policy as it starts: a row of step 0, where anything is held out, and kept for [`kept`].
@@ -364,10 +378,10 @@ fn loop_config(
     per_epoch: u64,
     passes: u64,
     metadata: String,
-    hash: String,
-) -> LoopConfig {
+    inputs: &Inputs,
+) -> Result<LoopConfig> {
     let t = &config.train;
-    let mut settings = common::loop_config(context, t, per_epoch, metadata, hash);
+    let mut settings = common::loop_config(context, t, per_epoch, metadata, inputs)?;
     let steps = settings.schedule.total_steps;
     let window = settings.accumulation_steps;
     // Nothing stays accumulated at the end of an epoch.
@@ -375,5 +389,5 @@ fn loop_config(
     let updates =
         (steps / per_epoch) * turns(per_epoch).div_ceil(window) + turns(steps % per_epoch).div_ceil(window);
     settings.by_updates = Some(crate::optim::Schedule { total_steps: updates.max(1), ..settings.schedule });
-    settings
+    Ok(settings)
 }

@@ -1,0 +1,117 @@
+//! What a stage leaves is never written over by one that starts anew: it is renamed to `.old` first, or to `.old2`,
+//! `.old3` where that is taken.
+
+use std::path::{Path, PathBuf};
+
+use super::record::DONE;
+use super::trace;
+use crate::error::{Error, Result};
+
+/// Old and new paths of what was renamed.
+pub type Moved = Vec<(PathBuf, PathBuf)>;
+
+/// Renames all that a stage has left; nothing where there was nothing to keep.
+///
+/// # Errors
+/// A file cannot be renamed.
+pub fn set_aside(output: &Path, name: &str) -> Result<Moved> {
+    let mut all = trace::files(output, name)?;
+    let resumes = all.iter().any(|path| path.to_string_lossy().contains("_resume."));
+    let folder = output.join(name);
+    // A folder of a stage that never came to a checkpoint holds nothing to go back to.
+    if folder.is_dir() && (resumes || folder.join(DONE).exists()) {
+        all.push(folder);
+    }
+    // Resume files first and the folder with the record last: a kill on the way leaves a stage that is still known.
+    all.sort_by_key(|path| (path.is_dir(), !path.to_string_lossy().contains("_resume.")));
+    let number = free(&all);
+    let mut moved = Vec::new();
+    for path in all {
+        let aside = old(&path, number);
+        std::fs::rename(&path, &aside).map_err(|e| Error::io("set old files aside", &path, e))?;
+        moved.push((path, aside));
+    }
+    Ok(moved)
+}
+
+/// The new names, for people.
+pub fn names(moved: &Moved) -> String {
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    moved.iter().map(|(_, aside)| name(aside)).collect::<Vec<_>>().join(", ")
+}
+
+/// Gives everything its name back where the stage that was to come in its place has left nothing to go on from: a fault
+/// of the input costs a finished stage nothing.
+///
+/// # Errors
+/// A file cannot be renamed.
+pub fn put_back(output: &Path, name: &str, moved: &Moved) -> Result<()> {
+    if moved.is_empty() || !trace::files(output, name)?.is_empty() {
+        return Ok(());
+    }
+    for (path, aside) in moved.iter().rev() {
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).map_err(|e| Error::io("put old files back", path, e))?;
+        }
+        std::fs::rename(aside, path).map_err(|e| Error::io("put old files back", path, e))?;
+    }
+    Ok(())
+}
+
+/// Keeps a copy of a finished stage's weights, which is about to go on; its name.
+///
+/// # Errors
+/// It cannot be made.
+pub fn keep_copy(path: &Path) -> Result<Option<String>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let aside = old(path, free(&[path.to_owned()]));
+    // The file is replaced whole later, so that a second name of it is a copy.
+    if std::fs::hard_link(path, &aside).is_err() {
+        std::fs::copy(path, &aside).map_err(|e| Error::io("keep a copy of the weights", &aside, e))?;
+    }
+    Ok(aside.file_name().map(|name| name.to_string_lossy().into_owned()))
+}
+
+/// The first number under which none of these has an old version.
+fn free(paths: &[PathBuf]) -> usize {
+    (1..).find(|number| paths.iter().all(|path| !old(path, *number).exists())).unwrap_or(1)
+}
+
+fn old(path: &Path, number: usize) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(if number == 1 { ".old".to_owned() } else { format!(".old{number}") });
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_old_is_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |text: &str| {
+            std::fs::create_dir(folder.path().join("sft")).unwrap();
+            for name in ["sft_8.pth", "sft_8_resume.pth", "sft_8_resume.prev.pth", "sft/done.json"] {
+                std::fs::write(folder.path().join(name), text).unwrap();
+            }
+        };
+        make("1");
+        let moved = set_aside(folder.path(), "sft").unwrap();
+        assert_eq!(names(&moved), "sft_8_resume.prev.pth.old, sft_8_resume.pth.old, sft_8.pth.old, sft.old");
+        std::fs::create_dir(folder.path().join("sft")).unwrap();
+        put_back(folder.path(), "sft", &moved).unwrap();
+        assert!(folder.path().join("sft/done.json").exists() && !folder.path().join("sft.old").exists());
+        set_aside(folder.path(), "sft").unwrap();
+        assert!(set_aside(folder.path(), "sft").unwrap().is_empty());
+        make("2");
+        assert!(names(&set_aside(folder.path(), "sft").unwrap()).ends_with("sft_8.pth.old2, sft.old2"));
+        let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!((text("sft_8.pth.old"), text("sft.old2/done.json")), ("1".into(), "2".into()));
+        make("3");
+        assert_eq!(keep_copy(&folder.path().join("sft_8.pth")).unwrap().unwrap(), "sft_8.pth.old3");
+        assert_eq!((text("sft_8.pth"), text("sft_8.pth.old3")), ("3".into(), "3".into()));
+    }
+}
