@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::format;
+use super::left::Recent;
 
 /// Seconds between two plain lines.
 const LINE_INTERVAL_SECS: u64 = 10;
 
 /// The bar: stage, progress, figures, time left.
-const TEMPLATE: &str = "{prefix:.bold} {bar:24.cyan/black.bright} {pos}/{len}  {msg}  eta {eta}";
+const TEMPLATE: &str = "{prefix:.bold} {bar:24.cyan/black.bright} {pos}/{len}  {msg}";
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub struct Console {
     mode: ConsoleMode,
     bar: Option<ProgressBar>,
     started: Instant,
-    first_step: Option<u64>,
+    recent: Recent,
     shown: Option<Instant>,
     last: Option<(u64, String)>,
     last_shown: u64,
@@ -65,7 +66,7 @@ impl Console {
             mode,
             bar,
             started: Instant::now(),
-            first_step: None,
+            recent: Recent::default(),
             shown: None,
             last: None,
             last_shown: 0,
@@ -77,13 +78,12 @@ impl Console {
         if self.mode == ConsoleMode::Quiet {
             return;
         }
-        let first = *self.first_step.get_or_insert(step);
-        let facts = format!("loss {loss:.4}  lr {lr:.2e}  {} tok/s", format::compact(tokens_per_s));
+        self.recent.done(step, self.started.elapsed().as_secs_f64());
+        let mut facts = format!("loss {loss:.4}  lr {lr:.2e}  {} tok/s", format::compact(tokens_per_s));
+        if let Some(left) = self.recent.left(self.total).filter(|_| step < self.total) {
+            facts += &format!("  eta {}", format::duration(left));
+        }
         if let Some(bar) = &self.bar {
-            if step == first && first > 1 {
-                bar.set_position(first - 1);
-                bar.reset_eta();
-            }
             bar.set_message(facts);
             bar.set_position(step);
             return;
@@ -97,15 +97,7 @@ impl Console {
     }
 
     fn line(&mut self, step: u64, facts: &str) {
-        let done = step + 1 - self.first_step.unwrap_or(step);
-        let left =
-            self.started.elapsed().as_secs_f64() / done as f64 * self.total.saturating_sub(step) as f64;
-        let eta = if done > 1 && step < self.total {
-            format!("  eta {}", format::duration(left))
-        } else {
-            String::new()
-        };
-        eprintln!("{}  {step}/{}  {facts}{eta}", self.stage, self.total);
+        eprintln!("{}  {step}/{}  {facts}", self.stage, self.total);
         self.shown = Some(Instant::now());
         self.last_shown = step;
         self.last = None;

@@ -9,6 +9,7 @@ pub mod console;
 pub mod folder;
 pub mod format;
 pub mod html;
+mod left;
 pub mod metrics;
 mod section;
 pub mod svg;
