@@ -135,6 +135,7 @@ fn main() {
         "shim.cpp",
         "shim.h",
         "symbol.h",
+        "waiting.cpp",
     ] {
         println!("cargo:rerun-if-changed=src/native/{file}");
     }
@@ -142,6 +143,12 @@ fn main() {
         .files(["shim", "jit", "keeping"].map(|name| format!("src/native/{name}.cpp")))
         .compile("minimind_shim");
     compile_ranks(&include);
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .flag_if_supported("-fopenmp")
+        .file("src/native/waiting.cpp")
+        .compile("minimind_waiting");
     // Optimised in a debug build too: these are inner loops of training. OpenMP is libtorch's own.
     let mut fused = over_libtorch(&include);
     if is_x86() {

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::bench_load::{self, Loaded};
 use super::open::parse_device;
 use super::precision::ModelPrecision;
-use super::{bench_gpu, bench_train};
+use super::{bench_gpu, bench_train, threads};
 use crate::checkpoint::{load::load_model, resolve_model_path};
 use crate::engine::device;
 use crate::error::{Error, Result};
@@ -166,9 +166,10 @@ fn precisions(args: &Args, device: Device) -> Result<Vec<ModelPrecision>> {
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
-    let threads = args.threads.unwrap_or(Machine::detect().cores).max(1);
-    tch::set_num_threads(threads as i32);
-    let device = device::resolve(args.device, &libtorch_dir(), Machine::detect().gpu_seen)?;
+    let machine = Machine::detect();
+    let threads = args.threads.unwrap_or(machine.cores).max(1);
+    threads::use_among(&machine, threads, 1, true);
+    let device = device::resolve(args.device, &libtorch_dir(), machine.gpu_seen)?;
     if device == Device::Mps {
         return Err(Error::input("mps is not measured: it cannot be waited for").hint("use --device cpu"));
     }

@@ -5,9 +5,10 @@ use std::time::Instant;
 use serde_json::json;
 use tch::{Cuda, Device, Kind, Tensor};
 
+use super::threads;
 use crate::engine::device;
 use crate::error::Result;
-use crate::native::{HAS_RANKS, libtorch_dir, nccl_version};
+use crate::native::{HAS_RANKS, Waits, libtorch_dir, nccl_version, waits};
 use crate::plan::machine::Machine;
 
 /// Arguments.
@@ -40,7 +41,7 @@ pub fn matrix_speed(device: Device) -> f64 {
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     let machine = Machine::detect();
-    tch::set_num_threads(machine.cores as i32);
+    threads::use_threads(&machine, machine.cores);
     let mut wrong = Vec::new();
     let chosen = match device::resolve(device::Wanted::Auto, &libtorch_dir(), machine.gpu_seen) {
         Ok(device) => device,
@@ -58,6 +59,19 @@ pub fn run(args: Args) -> Result<()> {
     let gflops = matrix_speed(chosen) / 1e9;
     let gpus = if chosen.is_cuda() { Cuda::device_count() } else { 0 };
     let nccl = nccl_version().map(|[major, minor, patch]| format!("{major}.{minor}.{patch}"));
+    let waiting = match (&machine.wait_policy, waits()) {
+        (Some(set), _) => format!("as the environment says: {set}"),
+        (None, Waits::Unwatched) if machine.cores == 1 => "for nothing: there is one".to_owned(),
+        (None, Waits::Unwatched) => {
+            "as the OpenMP library does: this system does not tell when cores are busy".to_owned()
+        }
+        (None, Waits::Long) => {
+            "spinning; sleeping soon while other processes take the cores (now they do not)".to_owned()
+        }
+        (None, Waits::Short) => {
+            "spinning; sleeping soon while other processes take the cores (now they do)".to_owned()
+        }
+    };
     if args.json {
         let value = json!({
             "minimind": env!("CARGO_PKG_VERSION"),
@@ -65,6 +79,8 @@ pub fn run(args: Args) -> Result<()> {
             "device": device::name(chosen),
             "gpu": machine.gpu_seen,
             "threads": machine.cores,
+            "cpu_quota": machine.cpu_quota,
+            "waits": waiting,
             "memory_bytes": machine.memory_total,
             "memory_available_bytes": machine.memory_available,
             "matrix_gflops": gflops,
@@ -84,7 +100,11 @@ pub fn run(args: Args) -> Result<()> {
         device::name(chosen),
         if machine.gpu_seen { "seen" } else { "not seen" }
     );
-    println!("threads   {}", machine.cores);
+    match machine.cpu_quota {
+        Some(quota) => println!("threads   {} (a CPU quota of {quota:.1})", machine.cores),
+        None => println!("threads   {}", machine.cores),
+    }
+    println!("waits     {waiting}");
     let gb = |bytes: Option<u64>| bytes.unwrap_or(0) as f64 / 1e9;
     println!("memory    {:.1} GB, {:.1} free", gb(machine.memory_total), gb(machine.memory_available));
     println!("matrix    {gflops:.0} GFLOP/s in fp32 (median of five {SIDE} x {SIDE} products)");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::open::ReadArgs;
-use super::{open, pull};
+use super::{open, pull, threads};
 use crate::checkpoint::about;
 use crate::error::{Error, Result};
 use crate::export::{self, Format, Options, Precision, Report, Source};
@@ -42,7 +42,8 @@ pub struct Args {
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
-    tch::set_num_threads(Machine::detect().cores as i32);
+    let machine = Machine::detect();
+    threads::use_threads(&machine, machine.cores);
     let path = pull::locate(&args.model)?;
     let given = args.read.config.as_deref().map(open::read_config).transpose()?;
     let tokenizer = match args.read.tokenizer {

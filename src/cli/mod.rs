@@ -25,6 +25,7 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod serve;
+mod threads;
 pub mod tokenizer;
 pub mod validate;
 

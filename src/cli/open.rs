@@ -7,7 +7,7 @@ use std::time::Instant;
 use tch::Kind;
 
 use super::precision::ModelPrecision;
-use super::pull;
+use super::{pull, threads};
 use crate::checkpoint::adapter::adapted;
 use crate::checkpoint::{about, gguf, load};
 use crate::data::Tokenizer;
@@ -99,7 +99,7 @@ pub fn open(args: &OpenArgs) -> Result<Opened> {
 /// Loads `model`, as `--model` names it, with an adapter on it where one is given.
 pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result<Opened> {
     let machine = Machine::detect();
-    tch::set_num_threads(machine.cores as i32);
+    threads::use_threads(&machine, machine.cores);
     let device = device::resolve(args.device, &libtorch_dir(), machine.gpu_seen)?;
     let path = pull::locate(model)?;
     let compute = args.precision.compute(device);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::doctor::matrix_speed;
+use super::threads;
 use crate::data::tokens::Tokens;
 use crate::data::{Batching, DataConfig, DataFormat, DataSource, Tokenizer, source};
 use crate::error::{Error, Result};
@@ -47,7 +48,7 @@ pub fn run(args: Args) -> Result<()> {
 /// Only where the plan cannot be written as JSON.
 pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>) -> Result<()> {
     let machine = Machine::detect();
-    tch::set_num_threads(plan.runtime.threads.unwrap_or(machine.cores) as i32);
+    threads::use_among(&machine, plan.runtime.threads.unwrap_or(machine.cores), 1, !json);
     let gpu = match plan.runtime.device {
         crate::plan::Wanted::Auto => machine.gpu_seen,
         crate::plan::Wanted::Cpu => false,

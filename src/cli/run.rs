@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::launch;
+use super::{launch, threads};
 use crate::engine::{Ranks, Signals, device};
 use crate::error::Result;
 use crate::native::{self, libtorch_dir};
@@ -65,7 +65,8 @@ pub fn run(args: Args) -> Result<()> {
     let device = device::of_rank(device, local);
     ranks.settle(device, plan.runtime.ddp_backend)?;
     let compute = plan.runtime.precision.compute(device);
-    tch::set_num_threads(plan.runtime.threads.unwrap_or((machine.cores / beside).max(1)) as i32);
+    let team = plan.runtime.threads.unwrap_or((machine.cores / beside).max(1));
+    threads::use_among(&machine, team, beside, ranks.is_first());
     let options = RunOptions {
         only: args.only,
         from: args.from,

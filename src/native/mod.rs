@@ -17,6 +17,7 @@ mod packed;
 mod ranks;
 mod system;
 mod tensor_bytes;
+mod waiting;
 
 pub use graph::{Graph, release_cached, to_device, wait};
 pub use jit::Script;
@@ -34,3 +35,4 @@ pub use system::{
     processor_seconds, send_signal,
 };
 pub use tensor_bytes::{Strided, tensor_bytes, tensor_floats, tensor_from_bytes};
+pub use waiting::{Waits, short_waits, use_threads, waits};

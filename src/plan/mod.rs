@@ -1,7 +1,7 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
 //! Reading order: `types` (the plan), `kinds` (what a change of it means), `resolve`, `tuning`, `evaluation`, `exporting`, `policies`, `references`, `hubs`,
-//! `rollouts`, `rewards`, `tools` and `settings` (from a recipe to it), `machine` (the only reader of environment and machine), `cost` (what it will take).
+//! `rollouts`, `rewards`, `tools` and `settings` (from a recipe to it), `machine` with `quota` (the only readers of environment and machine), `cost` (what it will take).
 
 pub mod cost;
 pub mod evaluation;
@@ -11,6 +11,7 @@ pub mod kinds;
 pub mod machine;
 mod policies;
 pub mod policy;
+mod quota;
 pub mod references;
 pub mod resolve;
 pub mod rewards;
