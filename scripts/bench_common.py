@@ -17,9 +17,12 @@ def run(command, **more):
     return done.stdout
 
 
+def threaded(threads):
+    return os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
 def run_threaded(command, threads):
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    return run(command, env=env)
+    return run(command, env=threaded(threads))
 
 
 def write_model(folder, args):

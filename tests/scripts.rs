@@ -44,7 +44,7 @@ fn gpu_check_runs_on_a_cpu() {
 #[test]
 fn the_benchmarks_run_in_small() {
     let size = ["--hidden-size", "64", "--num-hidden-layers", "2"];
-    let wants: [(&str, &[&str], &[&str]); 3] = [
+    let wants: [(&str, &[&str], &[&str]); 4] = [
         (
             "bench_train",
             &["--only", "small", "--only", "small-moe", "--rounds", "1", "--repeat", "1"],
@@ -52,13 +52,31 @@ fn the_benchmarks_run_in_small() {
         ),
         ("bench_decode", &["--repeat", "1"], &["decode", "prefill", "rollout", "PyTorch"]),
         (
+            "bench_busy",
+            &[
+                "--only=train-tiny",
+                "--only=decode-tiny",
+                "--only=serve-tiny",
+                "--situation=alone",
+                "--situation=busy",
+                "--situation=two",
+                "--rounds=1",
+                "--seconds=0.5",
+            ],
+            &["train-tiny", "decode-tiny", "serve-tiny", "pytorch", "two"],
+        ),
+        (
             "bench_grpo",
             &["--rounds", "1", "--repeat", "2", "--new-tokens", "8"],
             &["ours", "pytorch", "a step:"],
         ),
     ];
     for (name, args, rows) in wants {
-        let sized = if name == "bench_train" { args.to_vec() } else { [args, &size].concat() };
+        let sized = if ["bench_train", "bench_busy"].contains(&name) {
+            args.to_vec()
+        } else {
+            [args, &size].concat()
+        };
         let Some(table) = printed(name, &sized) else { return };
         for row in rows {
             assert!(table.contains(row), "{name}:\n{table}");
