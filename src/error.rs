@@ -8,6 +8,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::terminal::{cut, in_line, visible};
+
+/// Lines of a part of a message, and characters of a line: more of what a program or a file says helps nobody.
+const MOST_LINES: usize = 60;
+const MOST_CHARS: usize = 2000;
+
 /// The result of anything that can fail for a reason the user should read.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -52,7 +58,7 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        write!(f, "{}", in_line(&self.file.display().to_string()))?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
             if let Some(column) = self.column {
@@ -106,16 +112,23 @@ impl Error {
 
     /// An I/O fault on `path`; a full disk and a missing file get their own hint.
     pub fn io(doing: &str, path: &Path, error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{InvalidInput, NotFound};
         let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => Some("check the path"),
+            NotFound => Some("check the path"),
+            InvalidInput => {
+                Some("name a file of its kind; what a pipe or a device gives, write into a file first")
+            }
             std::io::ErrorKind::PermissionDenied => Some("check the permissions of the file and its folder"),
+            std::io::ErrorKind::FileTooLarge => {
+                Some("look at the system's limit (ulimit -f); what was saved before is untouched")
+            }
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Some(
                 "free some space; what was saved before is untouched, and the same command goes on from it",
             ),
             _ => None,
         };
-        // A file that is not there was named wrongly; everything else is the machine's doing.
-        let kind = if error.kind() == std::io::ErrorKind::NotFound { Kind::Input } else { Kind::Failed };
+        // A file that is not there, and a thing that is none, were named wrongly; all else is the machine's doing.
+        let kind = if matches!(error.kind(), NotFound | InvalidInput) { Kind::Input } else { Kind::Failed };
         let fault = Self::new(kind, format!("cannot {doing}")).at(Place::file(path)).because(error);
         match hint {
             Some(hint) => fault.hint(hint),
@@ -196,12 +209,14 @@ impl fmt::Display for Error {
         if let Some(place) = &self.0.place {
             write!(f, "{place}: ")?;
         }
-        write!(f, "{}", self.0.what)?;
+        // Much of it was written by others: it neither floods nor steers a terminal.
+        let shown = |text: &str| visible(&cut(text, MOST_LINES, MOST_CHARS)).into_owned();
+        write!(f, "{}", shown(&self.0.what))?;
         if let Some(cause) = &self.0.cause {
-            write!(f, "\n  cause: {cause}")?;
+            write!(f, "\n  cause: {}", shown(cause))?;
         }
         if let Some(hint) = &self.0.hint {
-            write!(f, "\nhint: {hint}")?;
+            write!(f, "\nhint: {}", shown(hint))?;
         }
         for other in &self.0.others {
             write!(f, "\n{other}")?;
@@ -243,5 +258,19 @@ mod tests {
         );
         assert_eq!((fault.exit_code(), fault.count()), (2, 2));
         assert_eq!(Error::interrupted(2, "x").exit_code(), 130);
+    }
+
+    #[test]
+    fn what_others_wrote_neither_floods_nor_steers() {
+        let flood = "\x1b[2J\x07 and more of it\n".repeat(100_000);
+        let fault = Error::failed(format!("a\u{202e}b {flood}"))
+            .at(Place::line("odd\n\x1b]0;x\x07.jsonl", 3))
+            .because(&flood)
+            .hint("x".repeat(1 << 20));
+        let text = fault.to_string();
+        assert!(text.len() < 12_000, "{}", text.len());
+        assert!(text.starts_with(r"error: odd\n\x1b]0;x\x07.jsonl:3: a\u{202e}b \x1b[2J\x07 and"), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
+        assert!(text.contains("(99940 lines more)"), "{text}");
     }
 }

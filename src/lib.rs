@@ -4,12 +4,17 @@
 //! which the stages carry out with [`data`], [`model`] and the other leaves; [`checkpoint`] and
 //! [`report`] keep what came of it. Nothing below `plan` knows a recipe.
 
+// First: its macros stand in for the standard library's in all that follows.
+#[macro_use]
+pub mod terminal;
+
 pub mod checkpoint;
 pub mod cli;
 pub mod data;
 pub mod engine;
 pub mod error;
 pub mod export;
+pub mod files;
 pub mod hash;
 pub mod hub;
 pub mod loss;

@@ -2,7 +2,6 @@
 //!
 //! Next: `load`, which reads the weights.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +22,7 @@ pub fn said(path: &Path) -> Result<Option<Json>> {
         return file.map_or(Ok(None), |file| said(&file));
     }
     let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(9).read_to_end(&mut head));
+    let read = crate::files::open(path).and_then(|file| file.take(9).read_to_end(&mut head));
     read.map_err(|e| Error::io("read the weights", path, e))?;
     if head.starts_with(gguf::MAGIC) {
         return Ok(None); // its byte 8 is a count and may be any

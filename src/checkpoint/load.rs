@@ -4,7 +4,6 @@
 //! `config.json` beside it, else what names and shapes tell. Next: `architecture`, `resolve`.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
@@ -49,7 +48,7 @@ fn json(path: &Path, bytes: &[u8]) -> Result<Json> {
 }
 
 pub(super) fn read_json(path: &Path) -> Result<Json> {
-    json(path, &fs::read(path).map_err(|e| Error::io("read", path, e))?)
+    json(path, &crate::files::read(path).map_err(|e| Error::io("read", path, e))?)
 }
 
 /// The tensors of a tree: a state dict, or a resume file's `model`.
@@ -65,7 +64,7 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
     if path.is_dir() {
         return folder::read(path);
     }
-    let head = fs::File::open(path).and_then(|f| {
+    let head = crate::files::open(path).and_then(|f| {
         let mut head = Vec::new();
         std::io::Read::read_to_end(&mut std::io::Read::take(f, 9), &mut head).map(|_| head)
     });

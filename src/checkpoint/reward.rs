@@ -70,7 +70,7 @@ fn folder_config(path: &Path) -> Result<Option<Json>> {
     if !path.is_dir() || !file.is_file() {
         return Ok(None);
     }
-    let bytes = std::fs::read(&file).map_err(|e| Error::io("read", &file, e))?;
+    let bytes = crate::files::read(&file).map_err(|e| Error::io("read", &file, e))?;
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|e| Error::failed("this JSON cannot be read").at(Place::file(&file)).because(e))

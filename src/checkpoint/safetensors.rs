@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,7 +45,7 @@ pub fn read(path: &Path) -> Result<Contents> {
             .because(e)
             .hint("copy or download it again; a Git LFS pointer needs `git lfs pull`")
     };
-    let map = Arc::new(native::map_file(&File::open(path).map_err(io)?).map_err(io)?);
+    let map = Arc::new(native::map_file(&crate::files::open(path).map_err(io)?).map_err(io)?);
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(wrong)?;
     SafeTensors::deserialize(&map).map_err(wrong)?;
     let data = header + 8;

@@ -1,6 +1,5 @@
 //! `minimind generate`: one prompt, one answer.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -9,6 +8,7 @@ use super::open::{OpenArgs, Opened, SamplingArgs, open, stream};
 use crate::data::tokenizer::{RenderOptions, StreamDecoder};
 use crate::error::{Error, Place, Result};
 use crate::rollout::{Constraint, GenerateConfig, Grammars};
+use crate::terminal;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -66,7 +66,7 @@ fn prompt_ids(args: &Args, opened: &Opened) -> Result<Vec<u32>> {
 
 /// The constraint that a file with a JSON Schema states.
 fn schema(file: &Path, opened: &Opened) -> Result<Box<dyn Constraint + Send>> {
-    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read the JSON Schema", file, e))?;
+    let text = crate::files::read_to_string(file).map_err(|e| Error::io("read the JSON Schema", file, e))?;
     let schema = serde_json::from_str(&text)
         .map_err(|e| Error::input("the JSON Schema is not JSON").at(Place::file(file)).because(e))?;
     let tokenizer = opened.tokenizer()?;
@@ -87,7 +87,6 @@ pub fn run(args: Args) -> Result<()> {
         eos_id: (!args.ignore_eos).then_some(eos),
     };
     let mut decoder = StreamDecoder::new(true);
-    let mut out = std::io::stdout();
     let constraint = args.json_schema.as_deref().map(|file| schema(file, &opened)).transpose()?;
     let mut generator = opened.generator(Some(prompt.len() + args.max_new_tokens))?;
     let made = stream(&mut generator, &prompt, &config, constraint, &mut |id| {
@@ -98,15 +97,12 @@ pub fn run(args: Args) -> Result<()> {
             Some(tokenizer) => decoder.push(tokenizer, id)?,
             None => format!("{id} "),
         };
-        write!(out, "{text}")
-            .and_then(|()| out.flush())
-            .map_err(|e| Error::failed("cannot write").because(e))?;
+        terminal::answer(&text)?;
         Ok(true)
     })?;
     if !args.json {
         let rest = opened.tokenizer.as_ref().map(|t| decoder.finish(t)).transpose()?.unwrap_or_default();
-        println!("{rest}");
-        return Ok(());
+        return terminal::answer(&format!("{rest}\n"));
     }
     let text = opened.tokenizer.as_ref().map(|t| t.decode(&made.ids, true)).transpose()?;
     let value = json!({

@@ -29,9 +29,14 @@ mod threads;
 pub mod tokenizer;
 pub mod validate;
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::terminal;
 
 /// Train a small language model through its whole life from one YAML recipe.
 #[derive(Debug, Parser)]
@@ -93,8 +98,30 @@ enum Command {
 impl Cli {
     /// Carries the command out.
     pub fn run(self) -> Result<()> {
-        logging::start(self.verbose, self.log_format);
-        match self.command {
+        // Operations that need no check of their own panic where memory ends; that is no fault of the program.
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !is_out_of_memory(info.payload()) {
+                usual(info);
+            }
+        }));
+        catch_unwind(AssertUnwindSafe(|| self.command())).unwrap_or_else(|payload| {
+            if !is_out_of_memory(&*payload) {
+                resume_unwind(payload);
+            }
+            Err(Error::failed("memory ran out")
+                .because(said(&*payload).lines().next().unwrap_or_default())
+                .hint("lower batch_size or max_seq_len and raise accumulation_steps by as much; what was saved is kept"))
+        })
+    }
+
+    fn command(self) -> Result<()> {
+        let serves = matches!(self.command, Command::Serve(_));
+        if serves || matches!(self.command, Command::Run(_)) {
+            terminal::keep_going();
+        }
+        logging::start(self.verbose, self.log_format, serves);
+        let done = match self.command {
             Command::Run(args) => run::run(args),
             Command::Plan(args) => plan::run(args),
             Command::Validate(args) => validate::run(args),
@@ -113,6 +140,30 @@ impl Cli {
             Command::Report(args) => report::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Doctor(args) => doctor::run(args),
-        }
+        };
+        done.and_then(|()| terminal::finish())
+    }
+}
+
+/// What a panic says.
+fn said(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default()
+}
+
+/// Whether libtorch's word for it is in a panic's message, on the CPU or a GPU.
+fn is_out_of_memory(payload: &(dyn Any + Send)) -> bool {
+    let text = said(payload);
+    text.contains("can't allocate memory") || text.contains("out of memory")
+}
+
+/// Shows what the command line's reader says: help or the version on stdout, a fault on stderr.
+pub fn usage(said: &clap::Error) -> ExitCode {
+    match (said.use_stderr(), said.print()) {
+        // Without anyone to read it there is still the exit code.
+        (true, _) => ExitCode::from(2),
+        (false, Ok(())) => ExitCode::SUCCESS,
+        (false, Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        (false, Err(_)) => ExitCode::FAILURE,
     }
 }

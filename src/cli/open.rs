@@ -131,7 +131,7 @@ pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result
 /// A config.json that the user named.
 pub fn read_config(path: &Path) -> Result<ModelConfig> {
     let at = |e: Error| e.at(Place::file(path));
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read the model config", path, e))?;
+    let text = crate::files::read_to_string(path).map_err(|e| Error::io("read the model config", path, e))?;
     let value = serde_json::from_str(&text)
         .map_err(|e| Error::input("the model config is not JSON").at(Place::file(path)).because(e))?;
     ModelOverrides::from_json(&value).map_err(at)?.resolve().map_err(at)

@@ -45,10 +45,6 @@ pub fn run(args: Args) -> Result<()> {
     }
     launch::follow();
     let ranks = Ranks::from_env()?;
-    if !ranks.is_alone() {
-        // Another rank's end is to be an error, not this one's.
-        native::ignore_broken_pipe();
-    }
     let machine = Machine::detect();
     let command = command(&args);
     let mut plan = plan::load(&args.recipe, &args.sets)?;

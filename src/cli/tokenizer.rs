@@ -3,7 +3,7 @@
 //! `render` and `decode` print the exact text; `encode` prints ids with spaces between, or JSON.
 //! The work is in [`crate::data::tokenizer`].
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -122,12 +122,9 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// Standard output may be a closed pipe: a fault, not a panic.
+/// A pipe or a file gets the text byte for byte.
 fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| Error::failed("cannot write to standard output").because(error))
+    crate::terminal::answer(text)
 }
 
 fn stdin() -> Result<String> {
@@ -139,7 +136,7 @@ fn stdin() -> Result<String> {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io("read the file", path, error))?;
+    let bytes = crate::files::read(path).map_err(|error| Error::io("read the file", path, error))?;
     serde_json::from_slice(&bytes).map_err(|error| {
         Error::input("this is not JSON")
             .at(Place::line_column(path, error.line(), error.column()))

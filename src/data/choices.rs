@@ -116,7 +116,7 @@ fn csv_rows(path: &Path) -> Result<Rows> {
         };
         Error::input("the file is not csv").at(place).because(e)
     };
-    let file = std::fs::File::open(path).map_err(|e| jsonl::missing(path, e))?;
+    let file = crate::files::open(path).map_err(|e| jsonl::missing(path, e))?;
     let mut reader = csv::Reader::from_reader(std::io::BufReader::new(file));
     let heads: Vec<String> = reader
         .headers()

@@ -53,7 +53,7 @@ pub struct Lines {
 impl Lines {
     /// Opens a file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| missing(path, e))?;
+        let file = crate::files::open(path).map_err(|e| missing(path, e))?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
             return Err(Error::input("a folder, not a file")
                 .at(Place::file(path))

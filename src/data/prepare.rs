@@ -2,7 +2,6 @@
 //!
 //! Next: `loader`.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -324,7 +323,7 @@ fn content(source: &DataSource, format: DataFormat) -> Result<(String, u64)> {
             }
             let mut buffer = vec![0u8; 1 << 20];
             for path in paths {
-                let mut file = File::open(path).map_err(|e| jsonl::missing(path, e))?;
+                let mut file = crate::files::open(path).map_err(|e| jsonl::missing(path, e))?;
                 let mut len = 0u64;
                 loop {
                     let read = file.read(&mut buffer).map_err(|e| Error::io("read", path, e))?;

@@ -5,7 +5,6 @@
 //! Pairs are `chosen_ids`, `chosen_mask`, `rejected_ids`, `rejected_mask`; a mask of 1 marks a token whose
 //! log-probability counts.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -59,7 +58,7 @@ pub struct Tokens {
 impl Tokens {
     /// Opens and checks a file.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map_file(&File::open(path).map_err(|e| missing(path, e))?)
+        let map = map_file(&crate::files::open(path).map_err(|e| missing(path, e))?)
             .map_err(|e| Error::io("map", path, e))?;
         let columns = columns(&map).map_err(|e| e.at(Place::file(path)))?;
         let (shape, row_len) = match &columns {

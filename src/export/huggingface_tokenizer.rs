@@ -21,7 +21,7 @@ pub fn write(from: &Path, to: &Path, positions: i64) -> Result<SpecialIds> {
     std::fs::create_dir_all(to).map_err(|e| Error::io("create the folder", to, e))?;
     let read = |name: &str| -> Result<Option<Vec<u8>>> {
         let path = from.join(name);
-        match std::fs::read(&path) {
+        match crate::files::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read the tokenizer", &path, e)),

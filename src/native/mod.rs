@@ -31,7 +31,7 @@ pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
 pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};
 pub use ranks::{Group, HAS_RANKS, Meeting, Reduce, Reducer, gpu_uuid, nccl_version};
 pub use system::{
-    die_on_broken_pipe, die_with_parent, hold_broken_pipe, ignore_broken_pipe, leave, peak_memory_bytes,
+    die_with_parent, faults_of_writing_are_errors, kill_group, leave, most_open_files, peak_memory_bytes,
     processor_seconds, send_signal,
 };
 pub use tensor_bytes::{Strided, tensor_bytes, tensor_floats, tensor_from_bytes};

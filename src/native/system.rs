@@ -1,32 +1,13 @@
 //! Calls to the operating system.
 
-/// Ends the process quietly when the reader of its output goes away (`minimind ... | head`), as Unix tools do.
-pub fn die_on_broken_pipe() {
-    // SAFETY: sets a signal's default disposition before any thread is started.
-    #[cfg(unix)]
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-    }
-}
-
-/// Lets a write to a client that went away fail as an error: a server must outlive its readers.
-pub fn ignore_broken_pipe() {
+/// Lets a write that cannot be done fail as an error, where the system would end the process: to a reader that went
+/// away, and beyond the size that files may have (`ulimit -f`).
+pub fn faults_of_writing_are_errors() {
     // SAFETY: ignoring a signal installs no handler and touches no memory.
     #[cfg(unix)]
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-    }
-}
-
-/// Lets this thread's writes to a program that went away fail as errors, whatever the process does elsewhere.
-pub fn hold_broken_pipe() {
-    // SAFETY: `set` is a plain struct that sigemptyset fills; blocking a signal in this thread touches no other memory.
-    #[cfg(unix)]
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGPIPE);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 
@@ -45,6 +26,34 @@ pub fn leave(code: u8) -> ! {
     let _ = std::io::Write::flush(&mut std::io::stdout());
     // SAFETY: does not come back, and runs nothing of this process.
     unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Ends a process group that this process made, whatever is left of it.
+pub fn kill_group(leader: u32) {
+    // SAFETY: touches no memory of ours; -1 and 0 name other groups than one of our making.
+    #[cfg(unix)]
+    if let Ok(leader @ 2..) = libc::pid_t::try_from(leader) {
+        unsafe {
+            libc::kill(-leader, libc::SIGKILL);
+        }
+    }
+}
+
+/// Files that this process may have open at once; the soft limit is raised to the hard one first.
+pub fn most_open_files() -> Option<usize> {
+    // SAFETY: `limit` is a plain struct that the first call fills and the second reads.
+    #[cfg(unix)]
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            let wanted = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) == 0 {
+                limit = wanted;
+            }
+            return Some(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX));
+        }
+    }
+    None
 }
 
 /// Sends a signal to a process that this one started and has not waited for yet.

@@ -379,7 +379,7 @@ fn era_of(era: EraName) -> Era {
 }
 
 fn read_config(file: &Path) -> Result<ModelOverrides, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let text = crate::files::read_to_string(file).map_err(|error| error.to_string())?;
     let value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     ModelOverrides::from_json(&value).map_err(|error| error.what().to_owned())
 }

@@ -17,6 +17,9 @@ use crate::error::{Error, Place, Result};
 /// No recipe has more faults than this worth reading.
 const MOST_FAULTS: usize = 200;
 
+/// Bytes that no recipe needs.
+const MOST_BYTES: u64 = 16 << 20;
+
 /// Open brackets that no recipe needs, and that the parser would take minutes over.
 const MOST_DEPTH: usize = 500;
 
@@ -49,7 +52,7 @@ pub fn read(path: &Path, sets: &[String]) -> Result<Recipe> {
 /// # Errors
 /// Where nothing can be read: no file, no YAML, no map.
 pub fn read_all(path: &Path, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
-    let bytes = std::fs::read(path).map_err(|error| {
+    let bytes = crate::files::read_most(path, MOST_BYTES).map_err(|error| {
         Error::input("cannot read the recipe")
             .at(Place::file(path))
             .because(error)

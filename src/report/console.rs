@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::format;
 use super::left::Recent;
+use crate::terminal::in_line;
 
 /// Seconds between two plain lines.
 const LINE_INTERVAL_SECS: u64 = 10;
@@ -57,7 +58,7 @@ impl Console {
                 ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             bar.set_style(style.progress_chars("━╸─"));
-            bar.set_prefix(stage.to_owned());
+            bar.set_prefix(in_line(stage).into_owned());
             bar
         });
         Self {

@@ -12,6 +12,7 @@ pub mod generator;
 pub mod grammar;
 mod grouped;
 pub mod http;
+pub mod keeper;
 pub mod lanes;
 pub mod number;
 pub mod pages;

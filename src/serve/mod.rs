@@ -161,7 +161,6 @@ pub fn run(settings: Settings, sources: Vec<Source>) -> Result<()> {
         ))
         .hint("give --api-key KEY, listen on 127.0.0.1, or say --insecure"));
     }
-    crate::native::ignore_broken_pipe();
     let address = (settings.host, settings.port);
     let listener = TcpListener::bind(address).map_err(|e| {
         Error::input(format!("cannot listen on {}:{}", settings.host, settings.port))

@@ -45,12 +45,14 @@ pub fn start_weights(context: &Context<'_>, init: &Init) -> Result<Option<PathBu
     })
 }
 
-/// A path as a weight file of the run names it: relative where it lies in the run, so that a run's folder can be
-/// moved.
+/// A path as a weight file of the run names it: relative, so that a run's folder can be moved and tells nobody where
+/// things lie on this machine; a full path where there is no other way.
 pub fn relative(context: &Context<'_>, path: &Path) -> PathBuf {
     match path.strip_prefix(&context.plan.output) {
         Ok(inside) => inside.to_path_buf(),
-        Err(_) => std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+        Err(_) => crate::files::way(&context.plan.output, path)
+            .or_else(|| std::fs::canonicalize(path).ok())
+            .unwrap_or_else(|| path.to_owned()),
     }
 }
 
@@ -298,7 +300,7 @@ fn path_hash(path: &Path) -> Result<String> {
 pub fn file_hash(path: &Path) -> Result<String> {
     use std::io::Read;
     let read = |e| Error::io("read", path, e).at(Place::file(path));
-    let mut file = std::fs::File::open(path).map_err(read)?;
+    let mut file = crate::files::open(path).map_err(read)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

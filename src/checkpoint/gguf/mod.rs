@@ -64,7 +64,7 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
 /// Whether a file begins as this format does.
 pub fn is_gguf(path: &Path) -> bool {
     let mut head = [0; 4];
-    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut head));
+    let read = crate::files::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut head));
     read.is_ok() && head == *MAGIC
 }
 

@@ -4,7 +4,6 @@
 //! costs nothing. Next: `blocks`.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -216,7 +215,7 @@ impl<'a> Cursor<'a> {
 impl Gguf {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::io("read the weights", path, e);
-        let map = Arc::new(native::map_file(&File::open(path).map_err(io)?).map_err(io)?);
+        let map = Arc::new(native::map_file(&crate::files::open(path).map_err(io)?).map_err(io)?);
         let mut cursor = Cursor { bytes: &map, at: 0 };
         if cursor.take(4).ok() != Some(MAGIC) {
             return Err(Error::failed("this file is not a GGUF"));

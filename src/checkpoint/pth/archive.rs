@@ -79,7 +79,7 @@ impl Archive {
 
     /// The same for checkpoints and TorchScript, whose source text alone may be compressed.
     pub fn open_any(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("read the checkpoint", path, e))?;
+        let file = crate::files::open(path).map_err(|e| Error::io("read the checkpoint", path, e))?;
         let map = Arc::new(native::map_file(&file).map_err(|e| Error::io("read the checkpoint", path, e))?);
         if !map.starts_with(b"PK") {
             return Err(not_a_zip(&map));

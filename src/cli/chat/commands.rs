@@ -128,7 +128,7 @@ pub(super) fn save(session: &Session, path: &str) -> Result<()> {
 /// `/load FILE`: the conversation of the file's first line.
 pub(super) fn load(session: &mut Session, path: &str) -> Result<()> {
     let path = named(path)?;
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read the conversation", path, e))?;
+    let text = crate::files::read_to_string(path).map_err(|e| Error::io("read the conversation", path, e))?;
     let row: Value = serde_json::from_str(text.lines().next().unwrap_or_default())
         .map_err(|e| Error::input("the first line is not JSON").at(Place::line(path, 1)).because(e))?;
     let sound = |m: &Value| m["role"].is_string() && m["content"].is_string();

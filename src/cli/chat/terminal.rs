@@ -1,6 +1,6 @@
 //! Where lines come from and how answers look: a terminal with editing and history, or a pipe.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,7 @@ use signal_hook::flag;
 use crate::error::{Error, Result};
 use crate::plan::machine::Machine;
 use crate::serve::split::{Piece, Reading, Splitter};
+use crate::terminal::{answer, raw, visible};
 
 /// Where lines come from.
 #[derive(Debug)]
@@ -111,7 +112,8 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Streams an answer. On a terminal thinking is dimmed and its tags are left out; a pipe gets the text as it is.
+/// Streams an answer. On a terminal thinking is dimmed, its tags are left out and control
+/// characters are shown; a pipe gets the text as it is.
 #[derive(Debug)]
 pub(super) struct Printer {
     splitter: Splitter,
@@ -136,7 +138,7 @@ impl Printer {
     pub(super) fn show(&mut self, text: &str) -> Result<()> {
         let pieces = self.splitter.push(text);
         self.pieces(pieces)?;
-        if self.pretty { Ok(()) } else { write(text) }
+        if self.pretty { Ok(()) } else { raw(text) }
     }
 
     fn pieces(&mut self, pieces: Vec<Piece>) -> Result<()> {
@@ -145,15 +147,15 @@ impl Printer {
                 Piece::Reasoning(text) => {
                     self.reasoned = true;
                     if self.pretty {
-                        write(&format!("\x1b[2m{text}\x1b[0m"))?;
+                        raw(&format!("\x1b[2m{}\x1b[0m", visible(&text)))?;
                     }
                 }
                 Piece::Content(text) => {
                     if self.pretty && std::mem::take(&mut self.reasoned) {
-                        write("\n\n")?;
+                        raw("\n\n")?;
                     }
                     if self.pretty {
-                        write(&text)?;
+                        answer(&text)?;
                     }
                     self.content.push_str(&text);
                 }
@@ -168,14 +170,7 @@ impl Printer {
     pub(super) fn finish(mut self) -> Result<String> {
         let pieces = self.splitter.finish(false);
         self.pieces(pieces)?;
-        write("\n")?;
+        raw("\n")?;
         Ok(self.content.trim().to_owned())
     }
-}
-
-fn write(text: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::failed("cannot write").because(e))
 }

@@ -70,7 +70,7 @@ fn named(tokenizer: &Value) -> Option<&'static str> {
 pub fn vocabulary(dir: &Path) -> Result<Vocabulary> {
     let path = dir.join("tokenizer.json");
     let at = |e: Error| e.at(Place::file(&path));
-    let bytes = std::fs::read(&path).map_err(|e| Error::io("read the tokenizer", &path, e))?;
+    let bytes = crate::files::read(&path).map_err(|e| Error::io("read the tokenizer", &path, e))?;
     let json: Value = serde_json::from_slice(&bytes)
         .map_err(|e| at(Error::input("this is not a tokenizer file").because(e)))?;
     let foreign = |why: &str| {

@@ -72,7 +72,8 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let config_path = dir.join("tokenizer_config.json");
         let template_path = dir.join("chat_template.jinja");
-        let bytes = std::fs::read(&path).map_err(|error| Error::io("read the tokenizer", &path, error))?;
+        let bytes =
+            crate::files::read(&path).map_err(|error| Error::io("read the tokenizer", &path, error))?;
         let mut hash = Sha256::new();
         hash.update(&bytes);
 
@@ -250,7 +251,7 @@ fn broken(path: &Path, error: impl fmt::Display) -> Error {
 }
 
 fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
+    match crate::files::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read the tokenizer's configuration", path, error)),

@@ -178,7 +178,7 @@ fn read_table(table: &Table) -> Result<HashMap<String, String>> {
             .collect()),
         Table::File(path) if path.extension().is_some_and(|e| e == "jsonl") => read_rows(path),
         Table::File(path) => {
-            let bytes = std::fs::read(path).map_err(|e| Error::io("read the table", path, e))?;
+            let bytes = crate::files::read(path).map_err(|e| Error::io("read the table", path, e))?;
             let value: Value = serde_json::from_slice(&bytes).map_err(|e| {
                 Error::input("the table is not JSON")
                     .at(Place::line_column(path, e.line(), e.column()))
