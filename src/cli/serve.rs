@@ -67,6 +67,12 @@ struct LimitArgs {
     /// Longest time of a request.
     #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     timeout_secs: u64,
+    /// Longest time that a client may take nothing of its answer.
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    write_timeout_secs: u64,
+    /// Most open connections, within what the system allows (ulimit -n); idle ones make room for others.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    connections: u32,
     /// Time for what runs when the server is told to stop.
     #[arg(long, value_name = "S", default_value_t = 30)]
     drain_secs: u64,
@@ -84,6 +90,8 @@ impl LimitArgs {
             body_bytes: self.max_body_bytes,
             request: Duration::from_secs(self.timeout_secs),
             drain: Duration::from_secs(self.drain_secs),
+            write: Duration::from_secs(self.write_timeout_secs),
+            connections: self.connections as usize,
             ..defaults
         }
     }
@@ -157,7 +165,7 @@ fn based<'a>(spec: &'a str, models: &'a [(String, &'a str)]) -> Result<(&'a str,
 }
 
 fn first_line(file: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read the API key", file, e))?;
+    let text = crate::files::read_to_string(file).map_err(|e| Error::io("read the API key", file, e))?;
     match text.lines().next().map(str::trim) {
         Some(key) if !key.is_empty() => Ok(key.to_owned()),
         _ => Err(Error::input("the file's first line holds no key").at(Place::file(file))),

@@ -42,6 +42,26 @@ pub struct AskLimits {
     pub zero_tokens: bool,
 }
 
+/// Tokens with their log-probabilities, likelier ones beside them counted, that one answer may hold in memory; in a
+/// chat's form each takes four times as much.
+const LOGPROBS: usize = 400_000;
+
+/// Refuses log-probabilities of so many `tokens` with `top` others beside each, where memory would not hold them.
+pub fn check_logprobs(tokens: usize, top: Option<usize>, is_chat: bool) -> Result<(), Fault> {
+    let most = if is_chat { LOGPROBS / 4 } else { LOGPROBS };
+    let asked = top.map_or(0, |top| tokens.saturating_mul(1 + top));
+    if asked <= most {
+        return Ok(());
+    }
+    Err(Fault::param(
+        "logprobs",
+        format!(
+            "up to {asked} log-probabilities are asked for in one piece, at most {most} are given; ask for fewer tokens, \
+             answers or likely tokens, or for a stream"
+        ),
+    ))
+}
+
 impl Ask {
     /// Reads the settings.
     pub fn read(fields: &Fields, limits: &AskLimits) -> Result<Self, Fault> {
@@ -122,6 +142,20 @@ mod tests {
         let limits = AskLimits { choices: 4, new_tokens: 100, vocab_size: 50, zero_tokens: false };
         Ask::read(&Fields::read(text.as_bytes()).unwrap(), &limits)
             .map_err(|f| f.body()["error"]["param"].as_str().unwrap_or("-").to_owned())
+    }
+
+    #[test]
+    fn log_probabilities_are_bounded() {
+        assert!(check_logprobs(usize::MAX, None, true).is_ok());
+        // One of the longest answers, or sixteen plain ones.
+        assert!(
+            check_logprobs(4096, Some(20), true).is_ok() && check_logprobs(16 * 4096, Some(0), true).is_ok()
+        );
+        assert!(check_logprobs(16 * 4096, Some(20), true).is_err());
+        // A harness's batch of prompts.
+        assert!(check_logprobs(64 * 2048, Some(1), false).is_ok());
+        assert!(check_logprobs(64 * 8192, Some(20), false).is_err());
+        assert!(check_logprobs(usize::MAX, Some(usize::MAX - 1), false).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::answer::Answer;
-use super::ask::Ask;
+use super::ask::{Ask, check_logprobs};
 use super::assemble::Assembler;
 use super::demand::Demand;
 use super::engine::Order;
@@ -88,6 +88,7 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
         None => Reading::NoCalls,
     };
     let voice = Voice::new(opened && demand.is_none(), reading, tools.parallel, top.is_some());
+    live.fits(prompt.len(), "messages")?;
     let ids = live.tokenizer.encode(&prompt)?;
     let room = shared.room(&live, ids.len(), "messages")?;
     let order = Order {
@@ -96,6 +97,9 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
         logprobs: top,
         ..Order::new(0, ids, ask.max_tokens.unwrap_or(shared.settings.limits.default_new_tokens).min(room))
     };
+    if !ask.stream {
+        check_logprobs(ask.n.saturating_mul(order.max_new_tokens), top, true)?;
+    }
     let mut orders: Vec<Order> = (0..ask.n).map(|i| order.again(i)).collect();
     for order in &mut orders {
         order.constraint = match &demand {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Update};
-use super::ask::Ask;
+use super::ask::{Ask, check_logprobs};
 use super::assemble::{Assembler, PlainLogprobs, Shown, TextPlace};
 use super::chat::stop_ids;
 use super::engine::{Order, Scored};
@@ -93,6 +93,9 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
             choices.push(Plain::new(echo.then(|| text.clone()), logprobs.is_some(), ids));
         }
     }
+    let new = |order: &Order| if ask.stream { 0 } else { order.max_new_tokens };
+    let old = |order: &Order| if order.prompt_logprobs { order.prompt.len() } else { 0 };
+    check_logprobs(orders.iter().map(|order| new(order) + old(order)).sum(), logprobs, false)?;
     Ok(Ready { live, model, ask, orders, choices, list_end: logprobs.is_some() || ids })
 }
 
@@ -105,6 +108,7 @@ pub fn prompts(fields: &Fields, live: &Live, most: usize) -> Result<Vec<(String,
     let bos = fields.flag("add_special_tokens")?.unwrap_or(false);
     let value = fields.get(name).ok_or_else(|| Fault::param(name, format!("`{name}` is missing")))?;
     let of_text = |text: &str| -> Result<(String, Vec<u32>), Fault> {
+        live.fits(text.len(), name)?;
         let mut ids = live.tokenizer.encode(text)?;
         // A model needs something to start from.
         if bos || ids.is_empty() {
@@ -114,6 +118,7 @@ pub fn prompts(fields: &Fields, live: &Live, most: usize) -> Result<Vec<(String,
     };
     let of_ids = |value: &Value| -> Result<(String, Vec<u32>), Fault> {
         let ids = token_ids(value).ok_or_else(wrong)?;
+        live.fits_tokens(ids.len(), name)?;
         known(name, &ids, live)?;
         if ids.is_empty() {
             return Err(Fault::param(name, format!("`{name}` holds no token")));

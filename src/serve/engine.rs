@@ -117,14 +117,14 @@ impl<'m> Engine<'m> {
         })
     }
 
-    /// Takes an order under the name `id`.
-    pub fn submit(&mut self, id: u64, order: Order) -> Result<()> {
+    /// Takes an order of the request `group` under the name `id`.
+    pub fn submit(&mut self, id: u64, group: u64, order: Order) -> Result<()> {
         if order.prompt_logprobs
             && let Some(&first) = order.prompt.first()
         {
             self.firsts.insert(id, first);
         }
-        match self.queue.push(Order { id, ..order }) {
+        match self.queue.push(Order { id, ..order }, group) {
             None => Ok(()),
             // It says why.
             Some(order) => self.batcher.submit(order),

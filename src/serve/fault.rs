@@ -36,6 +36,15 @@ impl Fault {
         Self { param: Some(param.into()), ..Self::bad(message) }
     }
 
+    /// 400: a prompt of so many tokens (or `at_least` so many) is longer than a model sees.
+    pub fn too_long(param: &str, tokens: usize, at_least: bool, context: usize) -> Self {
+        let tokens = if at_least { format!("at least {tokens}") } else { tokens.to_string() };
+        let message = format!(
+            "the prompt has {tokens} tokens; this model's maximum context length is {context}, answer included"
+        );
+        Self::param(param, message).code("context_length_exceeded")
+    }
+
     /// 401: no key, or a wrong one.
     pub fn no_key() -> Self {
         let message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`";
@@ -97,6 +106,12 @@ impl Fault {
     pub fn late(limit_secs: u64) -> Self {
         let message = format!("the request took longer than {limit_secs} s");
         Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", message).code("timeout")
+    }
+
+    /// What a layer below said in another form.
+    pub fn of_status(status: StatusCode, message: impl Into<String>) -> Self {
+        let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        Self::new(status, kind, message)
     }
 
     /// Adds a code that programs can look at.

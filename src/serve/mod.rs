@@ -24,6 +24,7 @@ pub mod page;
 pub mod queue;
 pub mod reply;
 pub mod routes;
+pub mod seat;
 pub mod split;
 pub mod state;
 pub mod stream;
@@ -108,7 +109,7 @@ impl Default for Limits {
             request: Duration::from_secs(600),
             header: Duration::from_secs(15),
             body: Duration::from_secs(30),
-            write: Duration::from_secs(60),
+            write: Duration::from_secs(30),
             drain: Duration::from_secs(30),
         }
     }
@@ -176,7 +177,7 @@ pub fn run(settings: Settings, sources: Vec<Source>) -> Result<()> {
         .map_err(|e| Error::failed("cannot start a thread").because(e))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(8)
+        .max_blocking_threads(4)
         .enable_all()
         .build()
         .map_err(|e| Error::failed("cannot start the server's threads").because(e))?;

@@ -27,8 +27,9 @@ impl Head {
         let mut value = json!({
             "id": self.id, "object": self.object, "created": self.created, "model": self.model,
             "system_fingerprint": concat!("minimind-", env!("CARGO_PKG_VERSION")),
-            "choices": choices,
         });
+        // Put in rather than written above: the macro copies, and log-probabilities are large.
+        value["choices"] = choices;
         if let Some(usage) = usage {
             value["usage"] = usage;
         }
@@ -146,14 +147,14 @@ impl Voice {
         if !self.calls.is_empty() {
             message.insert("tool_calls".into(), self.calls.into());
         }
-        let logprobs = if self.wants_logprobs {
-            json!({"content": self.logprobs, "refusal": null})
-        } else {
-            Value::Null
-        };
-        json!({
-            "index": index, "message": message, "logprobs": logprobs, "finish_reason": self.finish.unwrap_or("stop"),
-        })
+        let mut choice = json!({
+            "index": index, "message": message, "logprobs": null, "finish_reason": self.finish.unwrap_or("stop"),
+        });
+        if self.wants_logprobs {
+            choice["logprobs"] = json!({"content": null, "refusal": null});
+            choice["logprobs"]["content"] = self.logprobs.into();
+        }
+        choice
     }
 
     /// The chunk that opens a choice.

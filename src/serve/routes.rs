@@ -81,10 +81,18 @@ fn card(shared: &Shared, slot: &Slot) -> Value {
         "id": slot.name, "object": "model", "owned_by": "minimind",
         "created": live.as_ref().map_or(0, |l| l.created),
         "max_model_len": live.as_ref().map(|l| shared.context(l)),
-        "root": live.as_ref().map(|l| l.origin.clone()),
+        "root": live.as_ref().map(|l| relative(&l.origin).to_owned()),
         "has_report": slot.run.is_some(),
         "chat": live.as_ref().is_some_and(|l| l.tokenizer.has_template()),
     })
+}
+
+/// Where a model comes from as far as clients are told: folders of this machine are not their affair.
+fn relative(origin: &str) -> &str {
+    match origin.trim_end_matches('/').rsplit_once('/') {
+        Some((folder, name)) if folder.is_empty() || folder.starts_with(['/', '~', '.']) => name,
+        _ => origin,
+    }
 }
 
 async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -175,9 +183,14 @@ async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result
                 let options = RenderOptions { add_generation_prompt, open_thinking: false };
                 let tools = messages::tools(&fields)?.list;
                 let tools = (!tools.is_empty()).then(|| Value::from(tools));
-                live.tokenizer.encode(&live.tokenizer.render(&list, tools.as_ref(), options)?)?
+                let text = live.tokenizer.render(&list, tools.as_ref(), options)?;
+                live.fits(text.len(), "messages")?;
+                live.tokenizer.encode(&text)?
             }
-            (None, Some(text)) => live.tokenizer.encode(text)?,
+            (None, Some(text)) => {
+                live.fits(text.len(), "prompt")?;
+                live.tokenizer.encode(text)?
+            }
             (None, None) => return Err(Fault::param("prompt", "give `prompt` or `messages`")),
         };
         if fields.flag("add_special_tokens")?.unwrap_or(false) {
@@ -195,14 +208,18 @@ async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result
 
 async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Value>, Fault> {
     let bytes = body::read(request, &shared.settings.limits).await?;
-    let fields = Fields::read(&bytes)?;
-    let (_, live) = shared.model(fields.text("model")?)?;
-    if fields.get("tokens").is_none() {
-        return Err(Fault::param("tokens", "`tokens` is missing"));
-    }
-    let ids = fields.ids("tokens")?;
-    known("tokens", &ids, &live)?;
-    Ok(Json(json!({"prompt": live.tokenizer.decode(&ids, false)?})))
+    body::apart(move || {
+        let fields = Fields::read(&bytes)?;
+        let (_, live) = shared.model(fields.text("model")?)?;
+        if fields.get("tokens").is_none() {
+            return Err(Fault::param("tokens", "`tokens` is missing"));
+        }
+        let ids = fields.ids("tokens")?;
+        live.fits_tokens(ids.len(), "tokens")?;
+        known("tokens", &ids, &live)?;
+        Ok(Json(json!({"prompt": live.tokenizer.decode(&ids, false)?})))
+    })
+    .await
 }
 
 /// What an evaluation harness needs to use this server's tokenizer instead of one of its own.

@@ -1,5 +1,6 @@
 //! What all handlers share: settings, models by name, counters, and the way to the loader.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use super::ask::AskLimits;
+use super::body::Bodies;
 use super::engine::Room;
 use super::fault::Fault;
 use super::metrics::Metrics;
@@ -39,6 +41,8 @@ impl Slot {
 pub struct Reload {
     name: Option<String>,
     to: Option<oneshot::Sender<Result<Vec<String>>>>,
+    /// Whether its thread has died: without it the server cannot go on.
+    must: bool,
 }
 
 /// What all handlers share.
@@ -52,6 +56,8 @@ pub struct Shared {
     pub tools: Tools,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The room for all bodies together.
+    pub bodies: Bodies,
     /// Becomes true when the server shall end.
     pub stop: watch::Sender<bool>,
     stopping: AtomicBool,
@@ -64,6 +70,7 @@ impl Shared {
     pub fn new(settings: Settings, sources: &[Source], reloads: Sender<Reload>) -> Self {
         let slot = |s: &Source| Slot { name: s.name.clone(), run: s.run.clone(), live: RwLock::new(None) };
         Self {
+            bodies: Bodies::new(settings.limits.body_bytes),
             settings,
             slots: sources.iter().map(slot).collect(),
             tools: Tools::built_in(),
@@ -103,19 +110,16 @@ impl Shared {
 
     /// Tokens that a model sees, prompt and answer together.
     pub fn context(&self, live: &Live) -> usize {
-        (live.config.max_position_embeddings as usize).min(self.settings.limits.context)
+        live.context
     }
 
     /// New tokens that still fit behind a prompt; a prompt that leaves no room is refused.
     pub fn room(&self, live: &Live, prompt_tokens: usize, param: &str) -> Result<usize, Fault> {
         let context = self.context(live);
-        if prompt_tokens < context {
-            return Ok(context - prompt_tokens);
+        match context.checked_sub(prompt_tokens) {
+            Some(room @ 1..) => Ok(room),
+            _ => Err(Fault::too_long(param, prompt_tokens, false, context)),
         }
-        let message = format!(
-            "the prompt has {prompt_tokens} tokens; this model's maximum context length is {context}, answer included"
-        );
-        Err(Fault::param(param, message).code("context_length_exceeded"))
     }
 
     /// Places for `count` generations, or 429.
@@ -155,13 +159,13 @@ impl Shared {
 
     /// Asks for models to be read again, without waiting.
     pub fn reload_all(&self) {
-        self.send(Reload { name: None, to: None });
+        self.send(Reload { name: None, to: None, must: false });
     }
 
     /// Has models read again; their names when they serve.
     pub async fn reload(&self, name: Option<String>) -> Result<Vec<String>> {
         let (to, answer) = oneshot::channel();
-        self.send(Reload { name, to: Some(to) });
+        self.send(Reload { name, to: Some(to), must: false });
         answer.await.unwrap_or_else(|_| Err(Error::failed("the loader ended")))
     }
 
@@ -170,7 +174,10 @@ impl Shared {
     }
 
     fn load(&self, index: usize, source: &Source) -> Result<()> {
-        let Loaded { model, tokenizer, storage } = (source.load)()?;
+        // A fault inside libtorch unwinds, and must not end the loader.
+        let loaded = catch_unwind(AssertUnwindSafe(|| (source.load)()));
+        let failed = |_| Err(Error::failed(format!("reading the model `{}` failed", source.name)));
+        let Loaded { model, tokenizer, storage } = loaded.unwrap_or_else(failed)?;
         let limits = &self.settings.limits;
         let positions = (model.config().max_position_embeddings as usize).min(limits.context);
         let origin = source.origin.clone();
@@ -180,7 +187,12 @@ impl Shared {
             new_tokens: limits.new_tokens,
             default_new_tokens: limits.default_new_tokens,
         };
-        let live = Live::start(model, tokenizer, origin, room, decoder, Arc::clone(&self.metrics))?;
+        let (reloads, name) = (self.reloads.clone(), source.name.clone());
+        let died = move || {
+            tracing::error!("the thread of model `{name}` ended; the model is read again");
+            let _ = reloads.send(Reload { name: Some(name), to: None, must: true });
+        };
+        let live = Live::start(model, tokenizer, origin, room, decoder, Arc::clone(&self.metrics), died)?;
         // Requests that hold the old one are finished by it; it leaves when the last of them is done.
         *self.slots[index].live.write().unwrap_or_else(|e| e.into_inner()) = Some(Arc::new(live));
         self.metrics.loads.add(1);
@@ -190,14 +202,19 @@ impl Shared {
 
     /// The loader's thread: reads every model once, then again when asked. One at a time.
     pub fn run_loader(&self, sources: &[Source], reloads: &Receiver<Reload>) {
-        for (index, source) in sources.iter().enumerate() {
-            if let Err(error) = self.load(index, source) {
-                *self.fatal.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
-                self.begin_stop();
-                return;
-            }
+        let done = catch_unwind(AssertUnwindSafe(|| self.load_all(sources, reloads)));
+        if let Err(error) = done.unwrap_or_else(|_| Err(Error::failed("the loader's thread ended"))) {
+            // Half a server is none.
+            *self.fatal.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
+            self.begin_stop();
         }
-        while let Ok(Reload { name, to }) = reloads.recv() {
+    }
+
+    fn load_all(&self, sources: &[Source], reloads: &Receiver<Reload>) -> Result<()> {
+        for (index, source) in sources.iter().enumerate() {
+            self.load(index, source)?;
+        }
+        while let Ok(Reload { name, to, must }) = reloads.recv() {
             let mut loaded = Ok(Vec::new());
             for (index, source) in sources.iter().enumerate() {
                 if name.as_ref().is_none_or(|n| *n == source.name) {
@@ -205,6 +222,7 @@ impl Shared {
                         Ok(()) => {
                             loaded.iter_mut().for_each(|l: &mut Vec<String>| l.push(source.name.clone()))
                         }
+                        Err(error) if must => return Err(error),
                         Err(error) => {
                             // What served before goes on serving.
                             tracing::error!("model `{}` was not swapped\n{error}", source.name);
@@ -218,5 +236,6 @@ impl Shared {
                 let _ = to.send(loaded);
             }
         }
+        Ok(())
     }
 }

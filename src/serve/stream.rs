@@ -16,7 +16,7 @@ use super::answer::{Answer, Update};
 use super::reply::{Head, Voice};
 
 /// A comment goes out this often while a request waits, so that a dead connection is noticed.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// What a stream is made of.
 struct Source<F> {

@@ -1,8 +1,9 @@
 //! The thread that owns a model: it takes orders, steps the engine, and hands out what was generated.
 //!
-//! Handlers hold a [`Live`] and get events through a channel of their own. A channel whose reader went away
-//! is a cancelled request: its slot is free before the next step. When the last [`Live`] is dropped (the
-//! model was swapped, the server ends), the thread finishes what it has and leaves.
+//! Handlers hold a [`Live`] and get events through a channel of their own. A channel whose reader went away, or does
+//! not read, is a cancelled request: its slot is free before the next step. When the last [`Live`] is dropped (the
+//! model was swapped, the server ends), the thread finishes what it has and leaves. Where it has to leave before
+//! that, it says so, and the model is read again.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,16 +14,23 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, oneshot};
 
 use super::engine::{Engine, Order, Room, Said};
+use super::fault::Fault;
 use super::metrics::Metrics;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelConfig};
 use crate::rollout::{DecoderConfig, Grammars};
 
+/// A special token's text is at most so long; the tokenizer does not tell.
+const SPECIAL_BYTES: usize = 64;
+
+/// Memory of events that a request's reader may be behind; an answer of the usual length fits in several times.
+const UNREAD_BYTES: usize = 4 << 20;
+
 /// What a handler sends to the thread.
 #[derive(Debug)]
 enum Command {
-    Generate { id: u64, order: Order, open: Open },
+    Generate { id: u64, group: u64, order: Order, open: Open },
     Cancel(u64),
     Embed(Embedding),
 }
@@ -38,6 +46,10 @@ pub struct Live {
     pub origin: String,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
+    /// Tokens that it sees, prompt and answer together.
+    pub context: usize,
+    /// Bytes of the longest token: a text of N bytes has N / `longest` tokens at least.
+    longest: usize,
     /// Made when the first request wants one.
     grammars: OnceLock<Grammars>,
     commands: Sender<Command>,
@@ -54,8 +66,11 @@ impl Live {
         room: Room,
         decoder: DecoderConfig,
         metrics: Arc<Metrics>,
+        died: impl FnOnce() + Send + 'static,
     ) -> Result<Self> {
         let config = model.config().clone();
+        let context = decoder.positions.unwrap_or(config.max_position_embeddings as usize);
+        let longest = tokenizer.token_bytes().iter().flatten().map(Vec::len).max().unwrap_or(1);
         let (commands, orders) = channel();
         let (ready, started) = channel();
         std::thread::Builder::new()
@@ -66,7 +81,11 @@ impl Live {
                     Err(error) => return drop(ready.send(Err(error))),
                 };
                 drop(ready.send(Ok(())));
-                work(engine, &orders, metrics);
+                // Whatever happens there, nobody goes on asking a thread that is gone.
+                let ended = catch_unwind(AssertUnwindSafe(|| work(engine, &orders, metrics)));
+                if !matches!(ended, Ok(Ended::NotWanted)) {
+                    died();
+                }
             })
             .map_err(|e| Error::failed("cannot start the model's thread").because(e))?;
         started.recv().unwrap_or_else(|_| Err(gone()))?;
@@ -75,6 +94,8 @@ impl Live {
             config,
             origin,
             created: super::now_secs(),
+            context,
+            longest: longest.max(SPECIAL_BYTES),
             grammars: OnceLock::new(),
             commands,
             next: AtomicU64::new(0),
@@ -89,6 +110,17 @@ impl Live {
         }
         let made = Grammars::new(&self.tokenizer.token_bytes(), self.tokenizer.eos_id())?;
         Ok(self.grammars.get_or_init(|| made))
+    }
+
+    /// Refuses a text that cannot fit, before anything is made of it.
+    pub fn fits(&self, bytes: usize, param: &str) -> std::result::Result<(), Fault> {
+        let least = bytes / self.longest;
+        if least <= self.context { Ok(()) } else { Err(Fault::too_long(param, least, true, self.context)) }
+    }
+
+    /// The same of tokens.
+    pub fn fits_tokens(&self, tokens: usize, param: &str) -> std::result::Result<(), Fault> {
+        if tokens <= self.context { Ok(()) } else { Err(Fault::too_long(param, tokens, false, self.context)) }
     }
 
     /// Generations at work or waiting.
@@ -113,11 +145,12 @@ impl Live {
         let (to, events) = tokio::sync::mpsc::unbounded_channel();
         let first = self.next.fetch_add(orders.len() as u64, Ordering::SeqCst);
         let ids: Vec<u64> = (first..).take(orders.len()).collect();
+        let unread = Arc::new(AtomicUsize::new(0));
         for (tag, ((order, &id), place)) in orders.into_iter().zip(&ids).zip(places).enumerate() {
-            let open = Open { to: to.clone(), tag, _place: place };
-            self.send(Command::Generate { id, order, open });
+            let open = Open { to: to.clone(), tag, unread: Arc::clone(&unread), _place: place };
+            self.send(Command::Generate { id, group: first, order, open });
         }
-        Running { events, ids, live: Arc::clone(self) }
+        Running { events, ids, unread, live: Arc::clone(self) }
     }
 
     /// The mean of the last hidden state over the tokens of each input.
@@ -129,7 +162,11 @@ impl Live {
 }
 
 fn gone() -> Error {
-    Error::failed("the model's thread ended")
+    Error::failed("the model's thread ended; it is started again")
+}
+
+fn behind_too_far() -> Error {
+    Error::input("the answer was not read as fast as it was made, and was ended")
 }
 
 /// A place in the queue, given back when it is dropped: when its generation is done, read or not.
@@ -147,13 +184,20 @@ impl Drop for Place {
 pub struct Running {
     events: UnboundedReceiver<(usize, Said)>,
     ids: Vec<u64>,
+    unread: Arc<AtomicUsize>,
     live: Arc<Live>,
 }
 
 impl Running {
     /// The next event: the order's place and what is said of it.
     pub async fn next(&mut self) -> (usize, Said) {
-        self.events.recv().await.unwrap_or_else(|| (0, Said::Failed(gone())))
+        let (tag, said) = self.events.recv().await.unwrap_or_else(|| (0, Said::Failed(gone())));
+        // The end is not counted where it was said without room.
+        let bytes = bytes_of(&said);
+        let _ = self
+            .unread
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| Some(now.saturating_sub(bytes)));
+        (tag, said)
     }
 
     /// Ends one of them early.
@@ -175,13 +219,31 @@ impl Drop for Running {
 struct Open {
     to: UnboundedSender<(usize, Said)>,
     tag: usize,
+    /// Bytes of its request's events that were not read yet.
+    unread: Arc<AtomicUsize>,
     _place: Place,
 }
 
 impl Open {
     /// Whether it was heard.
     fn say(&self, said: Said) -> bool {
+        self.unread.fetch_add(bytes_of(&said), Ordering::SeqCst);
         self.to.send((self.tag, said)).is_ok()
+    }
+
+    /// Whether its reader is too far behind.
+    fn is_behind(&self) -> bool {
+        self.unread.load(Ordering::SeqCst) > UNREAD_BYTES
+    }
+}
+
+/// What an event takes of memory, roughly.
+fn bytes_of(said: &Said) -> usize {
+    let of = |scored: &super::engine::Scored| 64 + 8 * scored.top.len();
+    match said {
+        Said::Prompt(list) => list.iter().map(of).sum(),
+        Said::Token(scored) => of(scored),
+        Said::Done(..) | Said::Failed(_) => 64,
     }
 }
 
@@ -203,7 +265,15 @@ struct Worker<'m> {
     shown: (i64, i64),
 }
 
-fn work(engine: Engine<'_>, commands: &Receiver<Command>, metrics: Arc<Metrics>) {
+/// Why the thread left.
+enum Ended {
+    /// The last [`Live`] was dropped.
+    NotWanted,
+    /// It could not begin anew after a fault.
+    Broken,
+}
+
+fn work(engine: Engine<'_>, commands: &Receiver<Command>, metrics: Arc<Metrics>) -> Ended {
     let mut worker =
         Worker { engine, open: HashMap::new(), embeddings: VecDeque::new(), metrics, shown: (0, 0) };
     loop {
@@ -212,7 +282,7 @@ fn work(engine: Engine<'_>, commands: &Receiver<Command>, metrics: Arc<Metrics>)
             worker.show();
             match commands.recv() {
                 Ok(command) => worker.take(command),
-                Err(_) => return,
+                Err(_) => return Ended::NotWanted,
             }
         }
         while let Ok(command) = commands.try_recv() {
@@ -234,8 +304,9 @@ fn work(engine: Engine<'_>, commands: &Receiver<Command>, metrics: Arc<Metrics>)
         if let Some(error) = fault
             && !worker.begin_anew(&error)
         {
-            // Requests from now on are told that the thread has ended; a reload starts another.
-            return worker.show();
+            // Requests from now on are told that the thread has ended, until the model was read again.
+            worker.show();
+            return Ended::Broken;
         }
         worker.show();
     }
@@ -244,7 +315,7 @@ fn work(engine: Engine<'_>, commands: &Receiver<Command>, metrics: Arc<Metrics>)
 impl Worker<'_> {
     fn take(&mut self, command: Command) {
         match command {
-            Command::Generate { id, order, open } => match self.engine.submit(id, order) {
+            Command::Generate { id, group, order, open } => match self.engine.submit(id, group, order) {
                 Ok(()) => {
                     self.open.insert(id, open);
                 }
@@ -291,10 +362,11 @@ impl Worker<'_> {
                 self.metrics.generated_tokens.add(1);
             }
             let last = matches!(said, Said::Done(..) | Said::Failed(_));
-            let heard = open.say(said);
+            let behind = !last && open.is_behind();
+            let heard = open.say(if behind { Said::Failed(behind_too_far()) } else { said });
             if last {
                 self.open.remove(&id);
-            } else if !heard {
+            } else if !heard || behind {
                 self.cancel(id);
             }
         }
