@@ -170,6 +170,24 @@ fn bytes_that_do_not_match_are_not_kept() {
 }
 
 #[test]
+fn more_bytes_than_were_promised_are_not_read() {
+    let root = tempfile::tempdir().expect("a folder");
+    let home = root.path().join("hf");
+    let repo = BTreeMap::from([("w.pth".to_owned(), b"2!".to_vec())]);
+    let server = Server::start(repos(&[("models/o/n", repo)]));
+    server.set(|b| b.flood = 1 << 30);
+    let (code, _, err) = run(at(&server.url, &home).args(["pull", "hf:o/n/w.pth"]));
+    assert!(code == Some(1) && err.contains("more than the 2 bytes that were promised"), "{err}");
+    let kept: u64 = files(&home).iter().map(|file| std::fs::metadata(file).expect("a file").len()).sum();
+    assert!(kept <= 2, "{kept}");
+    // The rest of what was on the way; the system's buffers take some megabytes.
+    let flooded = || server.behaviour.lock().expect("the behaviour").flooded.clone();
+    assert!(flooded().load(std::sync::atomic::Ordering::SeqCst) < 64 << 20);
+    server.set(|b| b.flood = 0);
+    succeed(at(&server.url, &home).args(["pull", "hf:o/n/w.pth"]));
+}
+
+#[test]
 fn refusals_are_told_in_words_and_tokens_stay_with_the_hub() {
     let root = tempfile::tempdir().expect("a folder");
     let home = root.path().join("hf");

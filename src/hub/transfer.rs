@@ -236,6 +236,16 @@ impl Transfer {
         }
         let announced = answer.body().content_length().map(|n| n + at);
         let total = size.or(announced);
+        // Cut where the promise ends: what comes beyond it is not read, and what came before is of no use.
+        let too_much = |file: &mut File, promised: u64| {
+            let why = format!("more than the {promised} bytes that were promised came");
+            restart(file).map(|()| Piece::Fatal(mismatch(source, &why)))
+        };
+        if let (Some(size), Some(announced)) = (size, announced)
+            && announced > size
+        {
+            return too_much(file, size);
+        }
         let mut body = answer.into_body().into_reader();
         let mut buffer = vec![0; 1 << 18];
         watch(at, total);
@@ -243,6 +253,9 @@ impl Transfer {
             match body.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => {
+                    if let Some(size) = size.filter(|size| at + n as u64 > *size) {
+                        return too_much(file, size);
+                    }
                     file.write_all(&buffer[..n])
                         .map_err(|e| Error::failed("cannot write a download").because(e))?;
                     at += n as u64;

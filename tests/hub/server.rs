@@ -22,6 +22,10 @@ pub struct Behaviour {
     pub ignore_ranges: bool,
     /// A byte of every large file is wrong.
     pub corrupt: bool,
+    /// Large files are followed by this many more bytes, whose end no header tells.
+    pub flood: usize,
+    /// How many of them were taken.
+    pub flooded: Arc<std::sync::atomic::AtomicUsize>,
     /// Only this token opens it.
     pub token: Option<String>,
     /// The first so many requests are answered with 503.
@@ -234,6 +238,9 @@ fn body(stream: TcpStream, request: &Request, state: &Behaviour, bytes: &[u8]) {
     let start = from.unwrap_or(0).min(bytes.len());
     let whole = bytes.len() - start;
     let sent = state.cut_after.map_or(whole, |cut| cut.min(whole));
+    if state.flood > 0 && request.method == "GET" {
+        return flood(stream, &bytes, state);
+    }
     let mut headers = vec![("Content-Length", whole.to_string())];
     let status = match from {
         Some(from) => {
@@ -244,4 +251,22 @@ fn body(stream: TcpStream, request: &Request, state: &Behaviour, bytes: &[u8]) {
         None => "200 OK",
     };
     send(stream, status, &headers, &bytes[start..start + sent], request.method == "GET");
+}
+
+/// The bytes and more than anybody asked for, until the client goes away.
+fn flood(mut stream: TcpStream, bytes: &[u8], state: &Behaviour) {
+    let junk = vec![0; 1 << 20];
+    let mut sent = 0;
+    let mut left = state.flood;
+    if stream
+        .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        .and_then(|()| stream.write_all(bytes))
+        .is_ok()
+    {
+        while left > 0 && stream.write_all(&junk).is_ok() {
+            sent += junk.len();
+            left = left.saturating_sub(junk.len());
+        }
+    }
+    state.flooded.fetch_max(sent, std::sync::atomic::Ordering::SeqCst);
 }
