@@ -61,6 +61,12 @@ pub fn run(args: Args) -> Result<()> {
         verify: !args.no_verify,
         max_shard_bytes: args.max_shard_bytes,
     };
+    let within = matches!(args.format, Format::Huggingface | Format::Gguf);
+    if !within && !source.names_tokenizer(&out) {
+        tracing::info!(
+            "the export does not name its tokenizer, which lies elsewhere: copy it beside the export"
+        );
+    }
     let report = export::export(args.format, &source, &out, &options)?;
     let text = if args.json {
         serde_json::to_string(&report).map_err(|e| Error::failed("cannot write JSON").because(e))?

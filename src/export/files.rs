@@ -12,7 +12,7 @@ use crate::error::Result;
 /// A plain dict of tensors; tied weights stay one storage.
 pub fn pth(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let value = weights_value(&source.model, precision.kind())?;
-    pth::write(path, &value, &[(METADATA, source.describe().to_string().as_bytes())])
+    pth::write(path, &value, &[(METADATA, source.describe(path).to_string().as_bytes())])
 }
 
 /// The same without a tied output layer, which the format cannot tell from a copy and readers restore.
@@ -26,7 +26,7 @@ pub fn safetensors(source: &Source, precision: Precision, path: &Path) -> Result
     let about = [
         // Hugging Face's readers ask for the framework.
         ("format".to_owned(), "pt".to_owned()),
-        (METADATA.to_owned(), source.describe().to_string()),
+        (METADATA.to_owned(), source.describe(path).to_string()),
     ];
     safetensors::write(path, &tensors, HashMap::from(about))
 }

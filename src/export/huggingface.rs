@@ -211,7 +211,7 @@ pub fn write(source: &Source, precision: Precision, max_shard_bytes: u64, folder
         Some(from) => huggingface_tokenizer::write(from, folder, config.max_position_embeddings)?,
         None => SpecialIds::default(),
     };
-    let mut about = source.describe();
+    let mut about = source.describe(folder);
     if let Some(about) = about.as_object_mut() {
         // A folder's config.json and tokenizer speak for it, also after the user has changed them.
         about.remove("config");

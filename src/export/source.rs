@@ -8,6 +8,7 @@ use tch::{Device, Kind};
 
 use crate::checkpoint::load;
 use crate::error::Result;
+use crate::files;
 use crate::model::{CausalLm, ModelConfig, Params};
 
 /// A model to export.
@@ -68,17 +69,40 @@ impl Source {
         Ok(CausalLm::new(config, Params::from_named(config, named, Device::Cpu, kind)?))
     }
 
-    /// What an exported file says of itself: what its source said, where it came from, how to build it.
-    pub fn describe(&self) -> Value {
+    /// What an exported file says of itself: what its source said, where it came from, how to build it. `file` is where
+    /// it will lie.
+    pub fn describe(&self, file: &Path) -> Value {
         let mut about = self.metadata.clone();
         about.insert("config".into(), self.model.config().to_json());
         about.remove("tokenizer");
-        if let Some(folder) = &self.tokenizer {
-            // The export may lie anywhere, so the way to the tokenizer is a full path.
-            about.insert("tokenizer".into(), json!(folder.canonicalize().unwrap_or_else(|_| folder.clone())));
+        // An export may go to others, whom the folders of this machine do not concern.
+        if let Some(folder) = &self.tokenizer
+            && let Some(way) = files::way(file.parent().unwrap_or(Path::new("")), folder)
+        {
+            about.insert("tokenizer".into(), json!(way));
         }
+        about.values_mut().for_each(name_only);
         about.insert("exported_from".into(), json!(self.path.file_name().map(|n| n.to_string_lossy())));
         about.insert("exported_by".into(), json!(concat!("minimind ", env!("CARGO_PKG_VERSION"))));
         Value::Object(about)
+    }
+
+    /// Whether an export to `file` will name the tokenizer that there is.
+    pub fn names_tokenizer(&self, file: &Path) -> bool {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        self.tokenizer.as_ref().is_none_or(|tokenizer| files::way(folder, tokenizer).is_some())
+    }
+}
+
+/// Of a full path, wherever it stands, only the last name.
+fn name_only(value: &mut Value) {
+    match value {
+        Value::String(text) if Path::new(&*text).is_absolute() => {
+            *text =
+                Path::new(&*text).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        }
+        Value::Array(list) => list.iter_mut().for_each(name_only),
+        Value::Object(map) => map.values_mut().for_each(name_only),
+        _ => {}
     }
 }

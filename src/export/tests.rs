@@ -109,11 +109,17 @@ fn an_export_names_its_tokenizer_in_every_form() {
     let mut source = source(folder.path(), &configs()[0]);
     std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
     source.tokenizer = Some(folder.path().to_owned());
+    source.metadata.insert("base".into(), serde_json::json!({"path": ["/home/somebody/base.pth", "a/b"]}));
     for format in [Format::Pth, Format::Safetensors, Format::Torchscript] {
         let out = other.path().join(format.file_name("out"));
         export(format, &source, &out, &Options { verify: false, ..Options::default() }).unwrap();
         let found = crate::checkpoint::about::tokenizer(&out).unwrap();
+        let found = found.and_then(|found| found.canonicalize().ok());
         assert_eq!(found, Some(folder.path().canonicalize().unwrap()), "{}", format.name());
+        let said = crate::checkpoint::about::said(&out).unwrap().unwrap()["tokenizer"].clone();
+        let all = crate::checkpoint::about::said(&out).unwrap().unwrap();
+        assert_eq!(all["base"], serde_json::json!({"path": ["base.pth", "a/b"]}));
+        assert!(said.as_str().is_some_and(|way| way.starts_with("../")), "{said}");
     }
 }
 

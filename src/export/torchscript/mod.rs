@@ -38,7 +38,7 @@ pub fn write(source: &Source, precision: Precision, freeze: bool, path: &Path) -
     let mut builder = Builder { script: &mut script, config: model.config(), seen: HashMap::new() };
     let root = builder.build(&mut Vec::new(), &Node::from_names(named))?;
     let keep = if freeze { &METHODS[..] } else { &[] };
-    script.save(root, path, keep, (METADATA, &source.describe().to_string()))
+    script.save(root, path, keep, (METADATA, &source.describe(path).to_string()))
 }
 
 struct Builder<'a> {
