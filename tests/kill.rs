@@ -1,4 +1,5 @@
-//! A run killed at any moment goes on to the same bits as one that was not: pretraining, an adapter, preferences.
+//! A run killed at any moment goes on to the same bits as one that was not: every kind of stage that learns from rows
+//! (those that learn from rewards: `kill_policy`).
 //!
 //! Short in the suite; `MINIMIND_KILLS=50 cargo test --test kill` is the full form.
 
@@ -59,6 +60,25 @@ fn killed_runs_end_with_the_same_bits() {
 
 #[test]
 fn killed_adapters_and_preferences_end_with_the_same_bits() {
+    kinds_survive(&[
+        ("lora", "rank: 4, dropout: 0.1, data: {synthetic: {rows: 400}, validation: 0.05}"),
+        ("dpo", "beta: 0.5, data: {synthetic: {rows: 200}, validation: 0.05}"),
+    ]);
+}
+
+#[test]
+fn every_other_kind_ends_with_the_same_bits() {
+    let chats = "data: {synthetic: {rows: 300}, format: chat, validation: 0.05}";
+    kinds_survive(&[
+        ("sft", chats),
+        ("reason", chats),
+        ("distill", &format!("teacher: \"INIT\", {chats}")),
+        ("reward", "data: {synthetic: {rows: 200}, validation: 0.05}"),
+    ]);
+}
+
+/// Kinds of stages with their own settings (`INIT`: weights to start from), each run whole and with kills.
+fn kinds_survive(kinds: &[(&str, &str)]) {
     let prepared = tempfile::tempdir().expect("a folder");
     let start = "  - tokenizer: {name: tok, data: {synthetic: {rows: 400}}, vocab_size: 400}\n\
                  \x20 - pretrain: {init: scratch, data: {synthetic: {rows: 64}}, epochs: 1, batch_size: 8}\n";
@@ -66,10 +86,8 @@ fn killed_adapters_and_preferences_end_with_the_same_bits() {
     succeed(minimind().current_dir(prepared.path()).arg("run").arg(recipe));
     let run = prepared.path().join("run");
     let (tokenizer, init) = (run.join("tok"), format!("{}:pretrain", run.display()));
-    for (stage, own) in [
-        ("lora", "rank: 4, dropout: 0.1, data: {synthetic: {rows: 400}, validation: 0.05}"),
-        ("dpo", "beta: 0.5, data: {synthetic: {rows: 200}, validation: 0.05}"),
-    ] {
+    for (stage, own) in kinds {
+        let own = own.replace("INIT", &init);
         let folder = tempfile::tempdir().expect("a folder");
         let stages = format!(
             "  - {stage}: {{init: \"{init}\", {own}, epochs: 2, batch_size: 8, accumulation_steps: 2, max_seq_len: 64,\n\
