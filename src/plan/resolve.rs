@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::machine;
 use super::types::*;
 use crate::error::{Error, Result};
 use crate::recipe::schema::*;
@@ -15,7 +16,7 @@ use crate::recipe::{Recipe, Steps};
 /// # Errors
 /// Every fault, joined.
 pub fn load(path: &Path, sets: &[String]) -> Result<Plan> {
-    let (recipe, faults) = crate::recipe::read_all(path, sets)?;
+    let (recipe, faults) = crate::recipe::read_all(path, sets, &machine::given)?;
     finish(&recipe, faults)
 }
 

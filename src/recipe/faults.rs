@@ -6,6 +6,7 @@ use serde_yaml::Value;
 
 use super::places::Places;
 use super::stages::KINDS;
+use super::upstream;
 use crate::error::Error;
 
 /// The nearest of `known`, if it is near.
@@ -85,14 +86,16 @@ pub fn explain(
         }
         let parent = &path[..path.len() - 1];
         let what = format!("unknown key `{first}`{}", section(parent));
-        let hint = hint(first, words.get(1..).unwrap_or_default(), "keys");
+        let hint = upstream::key(first, parent)
+            .unwrap_or_else(|| hint(first, words.get(1..).unwrap_or_default(), "keys"));
         return (Error::input(what).at(places.key(&path)).hint(hint), path);
     }
     if message.starts_with("stage kind") {
         path.truncate(2);
         let mut key = path.clone();
         key.push(first.to_owned());
-        let fault = Error::input(format!("unknown stage kind `{first}`")).hint(hint(first, &KINDS, "kinds"));
+        let hint = upstream::script(first).unwrap_or_else(|| hint(first, &KINDS, "kinds"));
+        let fault = Error::input(format!("unknown stage kind `{first}`")).hint(hint);
         return (fault.at(places.key(&key)), path);
     }
     if message.starts_with("second key") {

@@ -105,6 +105,16 @@ impl Places {
         self.sets.push((path, flag));
     }
 
+    /// Notes that what is written at `path` is read at its key `name`.
+    pub fn lower(&mut self, path: &[String], name: &str) {
+        let below = |(at, spot): (&Steps, &Spot)| {
+            let rest = at.strip_prefix(path)?;
+            Some((path.iter().cloned().chain([name.to_owned()]).chain(rest.iter().cloned()).collect(), *spot))
+        };
+        let lowered: Vec<(Steps, Spot)> = self.spots.iter().filter_map(below).collect();
+        self.spots.extend(lowered);
+    }
+
     fn flag(&self, path: &[String]) -> Option<Place> {
         self.sets.iter().rev().find(|(at, _)| path.starts_with(at)).map(|(_, flag)| Place::file(flag))
     }

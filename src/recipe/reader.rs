@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_path_to_error::Segment;
 use serde_yaml::{Mapping, Value};
 
+use super::expand::{self, Lookup, Masked};
 use super::faults::explain;
 use super::places::{Places, Steps};
 use super::schema::Root;
@@ -28,7 +29,7 @@ const MOST_DEPTH: usize = 500;
 pub struct Recipe {
     /// The file as named.
     pub path: PathBuf,
-    /// Its text, with `--set` applied.
+    /// Its text, with `--set` applied; variables of the environment stand in it by their names alone.
     pub text: String,
     /// The keys.
     pub root: Root,
@@ -38,12 +39,12 @@ pub struct Recipe {
     pub aside: HashSet<Steps>,
 }
 
-/// Reads a recipe.
+/// Reads a recipe; `lookup` knows the variables that it may name.
 ///
 /// # Errors
 /// Every fault of its syntax, keys and types, joined.
-pub fn read(path: &Path, sets: &[String]) -> Result<Recipe> {
-    let (recipe, faults) = read_all(path, sets)?;
+pub fn read(path: &Path, sets: &[String], lookup: Lookup<'_>) -> Result<Recipe> {
+    let (recipe, faults) = read_all(path, sets, lookup)?;
     Error::all(faults).map_or(Ok(recipe), Err)
 }
 
@@ -51,7 +52,7 @@ pub fn read(path: &Path, sets: &[String]) -> Result<Recipe> {
 ///
 /// # Errors
 /// Where nothing can be read: no file, no YAML, no map.
-pub fn read_all(path: &Path, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
+pub fn read_all(path: &Path, sets: &[String], lookup: Lookup<'_>) -> Result<(Recipe, Vec<Error>)> {
     let bytes = crate::files::read_most(path, MOST_BYTES).map_err(|error| {
         Error::input("cannot read the recipe")
             .at(Place::file(path))
@@ -63,14 +64,30 @@ pub fn read_all(path: &Path, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
             error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         Error::input("the recipe is not UTF-8 text").at(Place::line(path, line))
     })?;
-    parse(path, &text, sets)
+    parse_with(path, &text, sets, lookup)
+}
+
+/// [`parse_with`] where no variable is set.
+///
+/// # Errors
+/// Where nothing can be read.
+pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
+    parse_with(path, text, sets, &|_| None)
 }
 
 /// [`read_all`] of a text that is at hand; `path` is for messages.
 ///
 /// # Errors
 /// Where nothing can be read.
-pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
+pub fn parse_with(
+    path: &Path,
+    text: &str,
+    sets: &[String],
+    lookup: Lookup<'_>,
+) -> Result<(Recipe, Vec<Error>)> {
+    let written = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let masked = expand::mask(written);
+    let text = masked.text.as_str();
     if depth(text) > MOST_DEPTH {
         return Err(Error::input("the recipe is nested too deep")
             .at(Place::file(path))
@@ -106,16 +123,27 @@ pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<(Recipe, Vec<Er
             .hint("see `minimind recipes show quickstart`"));
     };
     let mut faults = Vec::new();
+    shorthand(&mut value, &mut places);
     for set in sets {
-        if let Err(error) = apply(&mut value, &mut places, set) {
+        if let Err(error) = apply(&mut value, &mut places, set, &masked) {
             faults.push(error);
         }
     }
-    let text = if sets.is_empty() {
-        text.to_owned()
+    let kept = if sets.is_empty() {
+        written.to_owned()
     } else {
         let flags: String = sets.iter().map(|set| format!("# --set {}\n", set.replace('\n', " "))).collect();
-        format!("{flags}{}", serde_yaml::to_string(&value).unwrap_or_else(|_| text.to_owned()))
+        let text = serde_yaml::to_string(&masked.written(&value)).unwrap_or_else(|_| written.to_owned());
+        format!("{flags}{text}")
+    };
+    shorthand(&mut value, &mut places);
+    let mut expanded = expand::expand(&mut value, &masked, &places, lookup);
+    faults.append(&mut expanded.faults);
+    // Names alone: a value may be a secret. What they came to stands in plan.json.
+    let used: Vec<String> = expanded.used.into_iter().collect();
+    let text = match used.is_empty() {
+        true => kept,
+        false => format!("# from the environment: {}\n{kept}", used.join(", ")),
     };
     let mut aside = HashSet::new();
     let root = loop {
@@ -131,6 +159,12 @@ pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<(Recipe, Vec<Er
                         Segment::Enum { .. } | Segment::Unknown => None,
                     })
                     .collect();
+                if let Some(text) = expanded.texts.remove(&steps)
+                    && let Some(value) = get_mut(&mut value, &steps)
+                {
+                    *value = text; // this key wants a text
+                    continue;
+                }
                 let message = error.inner().to_string();
                 let (fault, steps) = explain(&message, steps.clone(), get(&value, &steps), &places);
                 faults.push(fault);
@@ -224,8 +258,30 @@ fn remove(value: &mut Value, steps: &[String]) -> bool {
     }
 }
 
+/// `data: FILE` and `data: [FILE, ...]` become `{path: FILE}` and `{paths: [FILE, ...]}`.
+fn shorthand(recipe: &mut Value, places: &mut Places) {
+    let stages = recipe.get_mut("stages").and_then(Value::as_sequence_mut);
+    for (index, stage) in stages.into_iter().flatten().enumerate() {
+        let Some((kind, body)) = stage.as_mapping_mut().and_then(|stage| stage.iter_mut().next()) else {
+            continue;
+        };
+        for key in ["data", "heldout"] {
+            let Some(data) = body.get_mut(key) else { continue };
+            let name = match data {
+                Value::String(_) => "path",
+                Value::Sequence(_) => "paths",
+                _ => continue,
+            };
+            let kind = kind.as_str().unwrap_or_default();
+            let path = ["stages", &index.to_string(), kind, key].map(str::to_owned);
+            places.lower(&path, name);
+            *data = Value::Mapping(Mapping::from_iter([(Value::from(name), std::mem::take(data))]));
+        }
+    }
+}
+
 /// Applies `a.b=v`; a stage goes by name, kind or number.
-fn apply(value: &mut Value, places: &mut Places, set: &str) -> Result<()> {
+fn apply(value: &mut Value, places: &mut Places, set: &str, masked: &Masked) -> Result<()> {
     let (key, new) = set
         .split_once('=')
         .ok_or_else(|| Error::input(format!("--set {set}: no `=`")).hint("write --set a.b=value"))?;
@@ -253,7 +309,8 @@ fn apply(value: &mut Value, places: &mut Places, set: &str) -> Result<()> {
             steps.insert(2, names[index].0.clone());
         }
     }
-    let new = serde_yaml::from_str(new).map_or_else(|_| Value::String(new.to_owned()), plain);
+    let new = masked.like(new);
+    let new = serde_yaml::from_str(&new).map_or_else(|_| Value::String(new.clone()), plain);
     let mut at = &mut *value;
     for (depth, step) in steps.iter().enumerate() {
         if at.is_null() {

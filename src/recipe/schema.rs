@@ -117,9 +117,11 @@ pub struct ModelSection {
     pub seq_aux: Option<bool>,
 }
 
-/// Rows and how they become batches. Give one of path, paths, synthetic.
+/// Rows and how they become batches. Give one of path, paths, synthetic; a file's name alone, or a list of names, is
+/// the same as path or paths.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = or_files)]
 pub struct DataSection {
     /// One file.
     pub path: Option<String>,
@@ -137,6 +139,16 @@ pub struct DataSection {
     pub batching: Option<BatchingName>,
     /// Stop at a row that cannot be used, or skip and count it (error).
     pub on_bad_row: Option<OnBadRowName>,
+}
+
+/// The reader makes a map of a file's name and of a list of names.
+fn or_files(schema: &mut schemars::Schema) {
+    let map = schema.clone();
+    *schema = schemars::json_schema!({"anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        map,
+    ]});
 }
 
 /// Learns a byte-level BPE tokenizer.
@@ -167,7 +179,7 @@ pub struct EvalSection {
     pub tokenizer: Option<String>,
     /// What to measure on.
     pub data: Option<DataSection>,
-    /// loss and exact_match; or multiple_choice (also by a benchmark's name); or math (loss).
+    /// loss and exact_match; or multiple_choice (also by a benchmark's name); or math (math where the rows hold `gt`, else loss).
     pub tasks: Option<Vec<Option<TaskName>>>,
     /// Rows a batch (16).
     pub batch_size: Option<i64>,

@@ -21,7 +21,8 @@ pub struct ServiceConfig {
     pub timeout_secs: f64,
     /// Tries after the first.
     pub retries: usize,
-    /// More headers.
+    /// More headers. They may be keys: names alone are written to the run's folder.
+    #[serde(serialize_with = "names")]
     pub headers: BTreeMap<String, String>,
     /// Sent as a bearer token; never written to the run's folder.
     #[serde(skip)]
@@ -33,6 +34,10 @@ impl ServiceConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self { url: url.into(), timeout_secs: 60.0, retries: 3, headers: BTreeMap::new(), api_key: None }
     }
+}
+
+fn names<S: serde::Serializer>(headers: &BTreeMap<String, String>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(headers.keys().map(|name| (name, "(not kept)")))
 }
 
 /// A text that is never printed.
