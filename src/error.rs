@@ -142,6 +142,15 @@ impl Error {
         self
     }
 
+    /// The same fault where a file was read in place of another: places in `from` are places in `to`.
+    pub fn moved(mut self, from: &Path, to: &Path) -> Self {
+        if let Some(place) = self.0.place.as_mut().filter(|place| place.file == from) {
+            place.file = to.to_owned();
+        }
+        self.0.others = self.0.others.into_iter().map(|other| other.moved(from, to)).collect();
+        self
+    }
+
     /// Adds the underlying cause.
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
         self.0.cause = Some(cause.to_string());

@@ -43,13 +43,30 @@ pub fn states_architecture(path: &Path) -> Result<bool> {
     Ok(gguf::is_gguf(path) || said(path)?.is_some_and(|said| said.get("config").is_some()))
 }
 
-/// The folder of the tokenizer that belongs to a weight file: named in it, its own folder, or a folder below.
+/// Where MiniMind keeps its tokenizer, from the folder of its weights: `out` beside `model`, of either year.
+const UPSTREAM: [&str; 4] = ["../model", "model", "../model/minimind_tokenizer", "model/minimind_tokenizer"];
+
+/// The folder of the tokenizer that belongs to a weight file: named in it, its own folder, a folder below, or where
+/// upstream's layout has it.
 pub fn tokenizer(path: &Path) -> Result<Option<PathBuf>> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    let said = said(path)?;
-    let named = said.as_ref().and_then(|said| said["tokenizer"].as_str()).map(|name| folder.join(name));
+    let named = tokenizer_named(path)?.map(|name| folder.join(name));
     let near = [folder.to_owned(), folder.join("tokenizer"), folder.join("tok")];
-    Ok(named.into_iter().chain(near).find(|folder| folder.join("tokenizer.json").exists()))
+    let found = named.into_iter().chain(near).find(|folder| folder.join("tokenizer.json").exists());
+    if found.is_some() {
+        return Ok(found);
+    }
+    let found =
+        UPSTREAM.iter().map(|near| folder.join(near)).find(|near| near.join("tokenizer.json").exists());
+    if let Some(found) = &found {
+        tracing::info!("the tokenizer is the one in {}", found.display());
+    }
+    Ok(found)
+}
+
+/// The folder of the tokenizer as the weight file names it, there or not.
+pub fn tokenizer_named(path: &Path) -> Result<Option<String>> {
+    Ok(said(path)?.as_ref().and_then(|said| said["tokenizer"].as_str()).map(str::to_owned))
 }
 
 #[cfg(test)]
@@ -89,6 +106,12 @@ mod tests {
         std::fs::write(path("b.gguf"), b"GGUF\x03\0\0\0{\0\0\0\0\0\0\0").unwrap();
         for name in ["a.safetensors", "b.gguf"] {
             assert_eq!(tokenizer(&path(name)).unwrap(), None);
+        }
+        // Upstream's layout, then beside the weights, which wins.
+        std::fs::create_dir_all(root.path().join("model")).unwrap();
+        std::fs::write(root.path().join("model/tokenizer.json"), "{}").unwrap();
+        for name in ["a.safetensors", "b.gguf"] {
+            assert_eq!(tokenizer(&path(name)).unwrap(), Some(folder.join("../model")));
         }
         std::fs::write(path("tokenizer.json"), "{}").unwrap();
         for name in ["a.safetensors", "b.gguf"] {

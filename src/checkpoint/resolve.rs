@@ -55,12 +55,32 @@ fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
         }
     }
     found.sort();
+    // A run's folder has an order, its stages'; any other only has files.
+    if stage.is_none() && found.len() > 1 && !is_run(run) {
+        let mut names: Vec<String> = found
+            .iter()
+            .filter_map(|(_, path)| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        names.sort();
+        return Err(Error::input(format!(
+            "this folder holds {} weight files: {}",
+            names.len(),
+            names.join(", ")
+        ))
+        .at(Place::file(run))
+        .hint(format!("name the one that is meant, such as {}", run.join(&names[0]).display())));
+    }
     found.pop().map(|(_, path)| path).ok_or_else(|| {
         let what = stage.map_or("no weights".to_owned(), |s| format!("no weights of a stage `{s}`"));
         Error::input(format!("this folder holds {what}"))
             .at(Place::file(run))
             .hint("a run's weights are called <stage>_<hidden>.pth")
     })
+}
+
+/// Whether a folder is one that `minimind run` writes.
+fn is_run(folder: &Path) -> bool {
+    folder.join("plan.json").is_file()
 }
 
 /// Whether a run's weights can be talked to: a reward model cannot, nor an adapter that does not say where its weights
@@ -95,6 +115,14 @@ mod tests {
         }
         assert_eq!(resolve_model_path(&format!("{spec}:sft")).unwrap(), run.join("sft_8.pth"));
         assert_eq!(resolve_model_path(&format!("{spec}:lora")).unwrap(), run.join("lora_8.pth"));
+        let several = resolve_model_path(spec).unwrap_err();
+        assert_eq!(several.exit_code(), 2);
+        let told = several.to_string();
+        assert!(
+            told.contains("2 weight files: sft_8.pth, sft_long_8.pth") && told.contains("sft_8.pth"),
+            "{told}"
+        );
+        std::fs::write(run.join("plan.json"), "{}").unwrap();
         let newest = resolve_model_path(spec).unwrap();
         assert!(newest == run.join("sft_8.pth") || newest == run.join("sft_long_8.pth"));
         assert!(resolve_model_path("nowhere:sft").is_err());

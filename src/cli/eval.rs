@@ -19,8 +19,8 @@ pub struct Args {
     /// multiple-choice questions (.csv or .jsonl, or a folder of them).
     #[arg(long)]
     data: PathBuf,
-    /// What to measure; without it: multiple_choice where the rows are such questions, else loss, and
-    /// exact_match where rows hold an `answer`. The names ceval, cmmlu, arc, piqa, openbookqa and hellaswag
+    /// What to measure; without it: multiple_choice where the rows are such questions, math where they hold `gt` or
+    /// `question` and `answer`, else loss, and exact_match where conversations hold an `answer`. The names ceval, cmmlu, arc, piqa, openbookqa and hellaswag
     /// mean multiple_choice, gsm8k means math.
     #[arg(long, value_name = "NAME", value_enum)]
     task: Vec<EvalTask>,
@@ -33,7 +33,7 @@ pub struct Args {
     /// Longest answer in tokens.
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
-    /// Most questions; of multiple choice, most a file.
+    /// Use at most this many rows; of multiple choice, this many a file.
     #[arg(long)]
     limit: Option<usize>,
     /// Answered examples before each question of multiple choice.
@@ -64,15 +64,19 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::input("multiple_choice has files of its own and stands alone")
             .hint("measure the other tasks with a second call"));
     }
+    let math = !choice && args.task.is_empty() && crate::data::source::is_math(&args.data);
+    if math {
+        tracing::info!("the rows hold `gt` or an answer: measured as math (--task loss for their loss)");
+    }
     let (format, has_answers) =
-        if choice { (DataFormat::Chat, false) } else { crate::data::source::sniff(&args.data)? };
+        if choice || math { (DataFormat::Chat, false) } else { crate::data::source::sniff(&args.data)? };
     if format != DataFormat::Tokens && opened.tokenizer.is_none() {
-        return Err(
-            Error::input("no tokenizer was found beside the model").hint("name one with --tokenizer DIR")
-        );
+        return Err(Error::input("no tokenizer was found beside the model")
+            .hint("name one: --tokenizer DIR, or minimind3 or minimind2 for MiniMind's own"));
     }
     let tasks = match (args.task.is_empty(), has_answers) {
         _ if choice => vec![EvalTask::MultipleChoice],
+        _ if math => vec![EvalTask::Math],
         (false, _) => args.task,
         (true, true) => vec![EvalTask::Loss, EvalTask::ExactMatch],
         (true, false) => vec![EvalTask::Loss],

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::open::ReadArgs;
-use super::{open, pull, threads};
-use crate::checkpoint::about;
+use super::{open, pull, threads, vocabulary};
+use crate::checkpoint::gguf;
 use crate::error::{Error, Result};
 use crate::export::{self, Format, Options, Precision, Report, Source};
 use crate::plan::machine::Machine;
@@ -46,11 +46,16 @@ pub fn run(args: Args) -> Result<()> {
     threads::use_threads(&machine, machine.cores);
     let path = pull::locate(&args.model)?;
     let given = args.read.config.as_deref().map(open::read_config).transpose()?;
-    let tokenizer = match args.read.tokenizer {
-        Some(folder) => Some(folder),
-        None => about::tokenizer(&path)?,
-    };
-    let source = Source::open(&path, given.as_ref(), args.read.yarn, tokenizer)?;
+    let tokenizer = args.read.tokenizer.as_deref().map(vocabulary::named).transpose()?;
+    let mut source = Source::open(&path, given.as_ref(), args.read.yarn, tokenizer)?;
+    if source.tokenizer.is_none() && !gguf::is_gguf(&path) {
+        source.tokenizer = vocabulary::of(&path, source.model.config())?;
+    }
+    if args.format == Format::Huggingface && source.tokenizer.is_none() {
+        tracing::warn!(
+            "no tokenizer was found beside the model: the folder has none (--tokenizer DIR names one)"
+        );
+    }
     for note in &source.notes {
         tracing::info!("{note}");
     }

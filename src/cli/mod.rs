@@ -28,6 +28,7 @@ pub mod serve;
 mod threads;
 pub mod tokenizer;
 pub mod validate;
+mod vocabulary;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -7,9 +7,9 @@ use std::time::Instant;
 use tch::Kind;
 
 use super::precision::ModelPrecision;
-use super::{pull, threads};
+use super::{pull, threads, vocabulary};
 use crate::checkpoint::adapter::adapted;
-use crate::checkpoint::{about, gguf, load};
+use crate::checkpoint::{gguf, load};
 use crate::data::Tokenizer;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
@@ -18,6 +18,7 @@ use crate::native::{Storage, libtorch_dir, peak_memory_bytes};
 use crate::plan::machine::Machine;
 use crate::plan::{Wanted, settings};
 use crate::rollout::{Constraint, DecoderConfig, GenerateConfig, Generation, Generator};
+use crate::stage::inputs;
 
 /// Which model, and where it runs.
 #[derive(Debug, clap::Args)]
@@ -35,7 +36,7 @@ pub struct OpenArgs {
 /// What a model's files do not say.
 #[derive(Debug, clap::Args)]
 pub struct ReadArgs {
-    /// Folder with tokenizer.json; without it, the one beside the model.
+    /// Folder with tokenizer.json, minimind2 or minimind3; without it the one beside the model, or in ../model.
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
     /// A config.json that states the architecture.
@@ -86,7 +87,8 @@ impl Opened {
     /// The tokenizer, or what to do without one.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
-            Error::input("no tokenizer was found beside the model").hint("name one with --tokenizer DIR")
+            Error::input("no tokenizer was found beside the model")
+                .hint("name one: --tokenizer DIR, or minimind3 or minimind2 for MiniMind's own")
         })
     }
 }
@@ -122,8 +124,12 @@ pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result
     tracing::debug!("architecture from {}", loaded.architecture_from);
     let model = if args.read.yarn { loaded.model.with_yarn() } else { loaded.model };
     let tokenizer = match &args.read.tokenizer {
-        Some(folder) => Some(Tokenizer::load(folder)?),
-        None => own_tokenizer(&path)?,
+        Some(given) => {
+            let tokenizer = Tokenizer::load(&vocabulary::named(given)?)?;
+            inputs::say_smaller(&path, &tokenizer, model.config())?;
+            Some(tokenizer)
+        }
+        None => own_tokenizer(&path, model.config())?,
     };
     Ok(Opened { model, tokenizer, compute, storage: args.precision.storage() })
 }
@@ -137,15 +143,18 @@ pub fn read_config(path: &Path) -> Result<ModelConfig> {
     ModelOverrides::from_json(&value).map_err(at)?.resolve().map_err(at)
 }
 
-/// The tokenizer inside a GGUF, else the one that the weights name or that lies beside them.
-fn own_tokenizer(path: &Path) -> Result<Option<Tokenizer>> {
+/// The tokenizer inside a GGUF, else the one that goes with the weights.
+fn own_tokenizer(path: &Path, config: &ModelConfig) -> Result<Option<Tokenizer>> {
     if gguf::is_gguf(path)
         && let Some(vocabulary) =
             gguf::Vocabulary::of(&gguf::open(path)?).map_err(|e| e.at(Place::file(path)))?
     {
         return Tokenizer::from_vocabulary(&vocabulary, path).map(Some);
     }
-    about::tokenizer(path)?.map(|folder| Tokenizer::load(&folder)).transpose()
+    let Some(folder) = vocabulary::of(path, config)? else { return Ok(None) };
+    let tokenizer = Tokenizer::load(&folder)?;
+    inputs::say_smaller(path, &tokenizer, config)?;
+    Ok(Some(tokenizer))
 }
 
 /// Generates, giving each token to `take` as it comes; `take` ends it with `false`, and its first fault ends

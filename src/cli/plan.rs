@@ -13,6 +13,7 @@ use crate::data::{Batching, DataConfig, DataFormat, DataSource, Tokenizer, sourc
 use crate::error::{Error, Result};
 use crate::plan::cost::{self, Facts};
 use crate::plan::{Machine, Plan, StageConfig, StagePlan, TokenizerSource};
+use crate::stage::{look, shapes};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -38,15 +39,36 @@ const BYTES_PER_TOKEN: usize = 3;
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
-    let plan = crate::plan::load(&args.recipe, &args.sets)?;
-    show(&plan, args.json, &|stage| count(&plan, stage))
+    let mut plan = crate::plan::load(&args.recipe, &args.sets)?;
+    look::look(&plan, None)?;
+    let mut notes = shapes::fill(&mut plan);
+    notes.extend(open_vocabulary(&plan));
+    show(&plan, &notes, args.json, &|stage| count(&plan, stage))
 }
 
-/// Prints the plan to stdout; `facts` counts rows and tokens.
+/// What is said where a model's vocabulary is what a tokenizer stage will find.
+fn open_vocabulary(plan: &Plan) -> Option<String> {
+    let open = |stage: &StagePlan| {
+        let train = stage.config.training()?;
+        let fresh = train.model.as_ref().is_some_and(|model| !model.vocab_size_given);
+        (fresh && matches!(train.tokenizer, Some(TokenizerSource::Stage(_)))).then_some(())
+    };
+    let found = plan.stages.iter().any(|stage| open(stage).is_some());
+    found.then(|| {
+        "parameters are the most that there can be: a text with few different words has merges for fewer tokens than vocab_size asks".to_owned()
+    })
+}
+
+/// Prints the plan to stdout, with `notes`; `facts` counts rows and tokens.
 ///
 /// # Errors
 /// Only where the plan cannot be written as JSON.
-pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>) -> Result<()> {
+pub fn show(
+    plan: &Plan,
+    notes: &[String],
+    json: bool,
+    facts: &dyn Fn(&StagePlan) -> Option<Facts>,
+) -> Result<()> {
     let machine = Machine::detect();
     threads::use_among(&machine, plan.runtime.threads.unwrap_or(machine.cores), 1, !json);
     let gpu = match plan.runtime.device {
@@ -58,7 +80,9 @@ pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>
     let costs = cost::estimate(plan, &machine, facts, flops_per_s);
     let total: f64 = costs.iter().filter_map(|c| c.seconds).sum();
     if json {
-        let value = json!({"plan": plan, "costs": costs, "seconds": total, "flops_per_s": flops_per_s});
+        let value = json!({
+            "plan": plan, "costs": costs, "seconds": total, "flops_per_s": flops_per_s, "notes": notes,
+        });
         let text = serde_json::to_string_pretty(&value)
             .map_err(|error| Error::failed("cannot write the plan as JSON").because(error))?;
         println!("{text}");
@@ -88,6 +112,9 @@ pub fn show(plan: &Plan, json: bool, facts: &dyn Fn(&StagePlan) -> Option<Facts>
         c.peak_memory.map_or(0, |m| m.total).max(phase)
     };
     let peak = costs.iter().map(peak).max().unwrap_or(0);
+    for note in notes {
+        println!("{note}");
+    }
     for reference in crate::plan::hubs::absent(plan)? {
         println!("not in the cache yet: {reference}; `minimind run` brings it");
     }

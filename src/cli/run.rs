@@ -71,6 +71,9 @@ pub fn run(args: Args) -> Result<()> {
         cache_dir: machine.cache_dir.clone(),
         command,
     };
+    if ranks.is_first() {
+        crate::stage::look::look(&plan, options.only.as_deref())?;
+    }
     let signals = Signals::install()?;
     if device == tch::Device::Cpu {
         native::keep_memory();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::vocabulary;
 use crate::data::tokenizer::{RenderOptions, Tokenizer, train};
 use crate::data::{DataConfig, DataFormat, source};
 use crate::error::{Error, Place, Result};
@@ -87,7 +88,10 @@ pub fn run(args: Args) -> Result<()> {
             let texts = source::texts(&DataConfig::files(data, DataFormat::Text))?;
             let report = train(texts, vocab_size, &out)?;
             if report.vocab_size < vocab_size {
-                eprintln!("note: the corpus has pairs for {} ids only, not {vocab_size}", report.vocab_size);
+                eprintln!(
+                    "note: the text has merges for {} tokens only, not {vocab_size}",
+                    report.vocab_size
+                );
             }
             let (texts, bytes) = (report.texts, report.bytes);
             print(&format!(
@@ -97,7 +101,7 @@ pub fn run(args: Args) -> Result<()> {
             ))
         }
         Command::Encode { tokenizer, text, json } => {
-            let tokenizer = Tokenizer::load(&tokenizer)?;
+            let tokenizer = Tokenizer::load(&vocabulary::named(&tokenizer)?)?;
             let text = text.map_or_else(stdin, Ok)?;
             let ids = tokenizer.encode(&text)?;
             if json {
@@ -106,14 +110,14 @@ pub fn run(args: Args) -> Result<()> {
             print(&(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ") + "\n"))
         }
         Command::Decode { tokenizer, ids, skip_special, json } => {
-            let text = Tokenizer::load(&tokenizer)?.decode(&ids, skip_special)?;
+            let text = Tokenizer::load(&vocabulary::named(&tokenizer)?)?.decode(&ids, skip_special)?;
             if json {
                 return print(&format!("{}\n", json!({ "text": text })));
             }
             print(&text)
         }
         Command::Render { tokenizer, messages, tools, add_generation_prompt, thinking } => {
-            let tokenizer = Tokenizer::load(&tokenizer)?;
+            let tokenizer = Tokenizer::load(&vocabulary::named(&tokenizer)?)?;
             let messages = read_json(&messages)?;
             let tools = tools.as_deref().map(read_json).transpose()?;
             let options = RenderOptions { add_generation_prompt, open_thinking: thinking };

@@ -1,4 +1,4 @@
-//! `minimind validate`: every fault of every recipe at once.
+//! `minimind validate`: every fault of every recipe at once, and of the first rows of its data.
 //!
 //! Faults go to stderr through the returned error (exit 2); sound recipes are named on stdout.
 
@@ -21,8 +21,9 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut faults = Vec::new();
     for path in &args.recipes {
-        match crate::plan::load(path, &args.sets) {
-            Ok(_) => println!("{}: ok", path.display()),
+        let plan = crate::plan::load(path, &args.sets);
+        match plan.and_then(|plan| crate::stage::look::look(&plan, None)) {
+            Ok(()) => println!("{}: ok", path.display()),
             Err(fault) => faults.push(fault),
         }
     }

@@ -10,6 +10,7 @@ pub mod chat;
 pub mod choices;
 pub mod config;
 pub mod episode;
+pub mod head;
 pub mod jsonl;
 pub mod loader;
 pub mod pack;

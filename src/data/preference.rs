@@ -106,7 +106,7 @@ pub fn encode(
                     "`{field}` has {whole} tokens; of its answer none is left in max_seq_len {}",
                     options.max_seq_len
                 ),
-                "raise max_seq_len, shorten the prompt, or set on_bad_row: skip",
+                "raise max_seq_len, shorten the prompt, or set data.on_bad_row: skip",
             )));
         }
         if field == "chosen" {

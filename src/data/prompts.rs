@@ -259,6 +259,14 @@ fn lines(source: &DataSource, agent: bool) -> Result<(Vec<Numbered>, String)> {
     Ok((found, crate::hash::hex(&hash.finalize())))
 }
 
+/// Whether a row can be asked; what it takes in tokens is another matter.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(row: Value, agent: bool) -> Result<(), RowFault> {
+    prompt_row(0, row, agent).map(|_| ())
+}
+
 /// The conversation up to the answer, with its tools.
 fn prompt_row(number: usize, row: Value, agent: bool) -> Result<PromptRow, RowFault> {
     let expected = row.get("gt").and_then(Value::as_array);

@@ -56,6 +56,14 @@ impl Rows {
         Self { store: self.store.clone(), pick: Some(Arc::new(units)), pairs: self.pairs }
     }
 
+    /// The first `count` rows; of a file that fixes micro-batches, the first ones that hold so many.
+    pub fn first(&self, count: usize) -> Self {
+        let unit = self.micro_batch().unwrap_or(1);
+        let units = self.len() / unit;
+        let all = (0..units as u32).map(|at| self.pick.as_ref().map_or(at, |pick| pick[at as usize]));
+        self.picked(all.take(count.div_ceil(unit)).collect())
+    }
+
     /// Of a token file: the first row (from 0) with an id or label that a vocabulary of `vocab` has not, and that id.
     /// Rows that a tokenizer made hold its own ids.
     pub fn stray(&self, vocab: i64) -> Option<(usize, i64)> {

@@ -93,6 +93,18 @@ pub fn sniff(path: &Path) -> Result<(DataFormat, bool)> {
     Ok((format_of(&row).unwrap_or(DataFormat::Text), row.get("answer").is_some()))
 }
 
+/// Whether a file's first row is a sum in words with its answer: `gt`, or `question` and `answer` without choices.
+pub fn is_math(path: &Path) -> bool {
+    if !path.is_file() || path.extension().is_some_and(|e| e == "safetensors") {
+        return false;
+    }
+    let first = file_rows(path.to_owned(), false).ok().and_then(|mut rows| rows.next()?.ok());
+    first.is_some_and(|row| {
+        let given = |field: &str| row.get(field).is_some_and(labels::is_given);
+        given("gt") || (given("question") && given("answer") && !given("choices") && !given("conversations"))
+    })
+}
+
 /// The format that a row's fields show.
 pub fn format_of(row: &Value) -> Option<DataFormat> {
     let has = |field: &str| row.get(field).is_some();

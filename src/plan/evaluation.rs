@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::resolve::{Resolver, join};
 use super::types::*;
+use crate::data::source;
 use crate::recipe::schema::{EvalSection, TaskName};
 
 impl Resolver<'_> {
@@ -61,7 +62,14 @@ impl Resolver<'_> {
             }
         }
         if tasks.is_empty() {
-            tasks.push(EvalTask::Loss);
+            // As `minimind eval`: sums in words are answered, not read.
+            let math = match &data.source {
+                DataSource::Paths(paths) => {
+                    !paths.is_empty() && paths.iter().all(|path| source::is_math(path))
+                }
+                DataSource::Synthetic(_) => false,
+            };
+            tasks.push(if math { EvalTask::Math } else { EvalTask::Loss });
         }
         if tasks.contains(&EvalTask::ExactMatch) && data.format != DataFormat::Chat {
             self.fault(

@@ -3,9 +3,12 @@
 //! A name means a stage above first, then a path. Next: `settings`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
+use super::machine::Machine;
 use super::resolve::{Makes, Resolver, join};
 use super::types::*;
+use crate::data::tokenizer::standard::Standard;
 use crate::recipe::faults::nearest;
 use crate::recipe::schema::ModelSection;
 
@@ -24,8 +27,15 @@ impl Resolver<'_> {
             }
             return Init::Stage(given.to_owned());
         }
+        let (given, weights_alone) = match given.strip_prefix("weights:") {
+            Some(file) => (file, true),
+            None => (given, false),
+        };
         if let Some(local) = self.on_hub(path, given) {
             return Init::Path(local);
+        }
+        if !weights_alone && let Some(stem) = resumes(given) {
+            self.resume_file(path, given, &stem);
         }
         if !Path::new(given).exists() && !names_a_run(given) {
             let key = path.last().map_or("init", |k| k.as_str()).to_owned();
@@ -43,6 +53,36 @@ impl Resolver<'_> {
             self.fault(path, format!("`{key}: {given}` is no stage above and no file"), hint);
         }
         Init::Path(PathBuf::from(given))
+    }
+
+    /// A file to go on from is no start, or one has to say so.
+    fn resume_file(&mut self, path: &[String], given: &str, stem: &str) {
+        let name = path.last().map_or("init", String::as_str).to_owned();
+        let output = self.recipe.root.output.as_deref().unwrap_or("OUTPUT").trim_end_matches('/');
+        let prefix = stem.trim_end_matches("_moe").rsplit_once('_').map_or(stem, |(prefix, _)| prefix);
+        self.fault(
+            path,
+            format!("`{given}` is where a run stopped: with its weights, its optimizer and its place"),
+            format!(
+                "to go on with that run: name the stage `{prefix}`, copy the file to {output}/{stem}_resume.pth, give `{name}` what it started from, and run with --resume must; \
+                 to start a new run from its weights: `{name}: weights:{given}`"
+            ),
+        );
+    }
+
+    /// The folder of a tokenizer that the program carries; said once.
+    fn standard(&mut self, path: &[String], standard: Standard) -> PathBuf {
+        static SAID: Once = Once::new();
+        let name = standard.name();
+        SAID.call_once(|| tracing::info!("`tokenizer: {name}` is MiniMind's own, from this program"));
+        standard.folder(&Machine::detect().cache_dir).unwrap_or_else(|error| {
+            self.fault(
+                path,
+                format!("the tokenizer {name} cannot be written out: {}", error.what()),
+                "see `minimind doctor`",
+            );
+            PathBuf::from(name)
+        })
     }
 
     pub(super) fn stage_model(
@@ -110,7 +150,7 @@ impl Resolver<'_> {
                         base,
                         "tokenizer",
                         "this stage needs a tokenizer",
-                        "set `tokenizer:` to a folder with tokenizer.json, or add a tokenizer stage above",
+                        "set `tokenizer:` to a folder with tokenizer.json, minimind3 or minimind2 (MiniMind's own), or add a tokenizer stage above",
                     );
                 }
                 return found;
@@ -122,6 +162,9 @@ impl Resolver<'_> {
         if let Some(local) = self.on_hub(&path, given) {
             return Some(TokenizerSource::Folder(local));
         }
+        if let Some(standard) = Standard::named(Path::new(given)) {
+            return Some(TokenizerSource::Folder(self.standard(&path, standard)));
+        }
         if !Path::new(given).join("tokenizer.json").is_file() {
             let known = self.above.iter().filter(|a| a.makes == Makes::Tokenizer).map(|a| a.name.as_str());
             let hint = match nearest(given, known) {
@@ -129,7 +172,8 @@ impl Resolver<'_> {
                 None if below.iter().any(|name| name == given) => {
                     format!("stage `{given}` stands below; move it up")
                 }
-                None => "give a tokenizer stage above, or a folder with tokenizer.json".to_owned(),
+                None => "give a tokenizer stage above, a folder with tokenizer.json, minimind3 or minimind2"
+                    .to_owned(),
             };
             self.fault(
                 &path,
@@ -139,6 +183,13 @@ impl Resolver<'_> {
         }
         Some(TokenizerSource::Folder(PathBuf::from(given)))
     }
+}
+
+/// The name before `_resume.pth` of a file that is there.
+fn resumes(given: &str) -> Option<String> {
+    let path = Path::new(given);
+    let stem = path.file_name()?.to_str()?.strip_suffix("_resume.pth")?;
+    path.is_file().then(|| stem.to_owned())
 }
 
 /// Whether `given` is `RUN:stage` with a run's folder before the colon.

@@ -83,9 +83,10 @@ pub fn measure(
             }
             all.add(&own);
             tracing::info!(
-                "{}: {} questions, accuracy {:.3}",
+                "{}: {} question{}, accuracy {:.3}",
                 subject.name,
                 own.questions,
+                if own.questions == 1 { "" } else { "s" },
                 own.sum as f64 / own.questions as f64
             );
             subjects.push(json!({"subject": subject.name, "questions": own.questions, "accuracy": own.sum as f64 / own.questions as f64}));

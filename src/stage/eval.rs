@@ -10,9 +10,10 @@ use super::measure::{self, Question};
 use super::runner::{Context, Finished};
 use super::solve;
 
+use crate::data::head::Head;
 use crate::data::source;
 use crate::data::{
-    Batching, DataConfig, DataSource, Loader, LoaderConfig, PrepareContext, Tokenizer, prepare,
+    Batching, DataConfig, DataSource, Loader, LoaderConfig, PrepareContext, Rows, Tokenizer, prepare,
 };
 use crate::engine::{Compute, Ranks};
 use crate::error::{Error, Result};
@@ -32,7 +33,7 @@ pub struct Measurement<'a> {
     pub max_seq_len: usize,
     /// Longest answer in tokens.
     pub max_new_tokens: usize,
-    /// Most questions.
+    /// Most rows; of multiple choice, most a file.
     pub limit: Option<usize>,
     /// How questions of multiple choice are put.
     pub choice: &'a ChoicePlan,
@@ -55,7 +56,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
             system_prompt_ratio: 0.0,
             empty_think_ratio: 0.0,
         };
-        let rows = prepare(what.data, &context)?.train;
+        let rows = limited(what, &context)?;
         inputs::check_rows(model.config(), &rows, &what.data.source)?;
         let settings = LoaderConfig {
             batch_size: what.batch_size,
@@ -104,6 +105,19 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
     Ok(measured)
 }
 
+/// The rows of a loss: the first ones where there is a limit.
+fn limited(what: &Measurement<'_>, context: &PrepareContext<'_>) -> Result<Rows> {
+    let Some(limit) = what.limit else { return Ok(prepare(what.data, context)?.train) };
+    let rows = match Head::together(what.data, limit)? {
+        Some((head, data)) => {
+            let own = PrepareContext { cache_dir: head.folder(), ..*context };
+            prepare(&data, &own).map_err(|fault| head.back(fault))?.train
+        }
+        None => prepare(what.data, context)?.train,
+    };
+    Ok(rows.first(limit))
+}
+
 fn needed<'a>(tokenizer: Option<&'a Tokenizer>, task: &str) -> Result<&'a Tokenizer> {
     tokenizer.ok_or_else(|| {
         Error::input(format!("{task} needs a tokenizer")).hint("name one, or measure `tasks: [loss]` alone")
@@ -146,6 +160,8 @@ pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<Finished> {
     let tokenizer = inputs::tokenizer(context, config.tokenizer.as_ref())?;
     let model = inputs::model(context, &config.init, config.model.as_ref(), tokenizer.as_ref(), 0.0)?;
     inputs::check_vocabulary(&model, tokenizer.as_ref())?;
+    let from = (&config.init, config.tokenizer.as_ref());
+    inputs::say_smaller_of(context, from, tokenizer.as_ref(), model.config())?;
     let what = Measurement {
         data: &config.data,
         tasks: &config.tasks,

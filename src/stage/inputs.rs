@@ -128,6 +128,49 @@ pub fn check_vocabulary(model: &CausalLm, tokenizer: Option<&Tokenizer>) -> Resu
     Ok(())
 }
 
+/// Says that a tokenizer has fewer tokens than the weights at `path` have rows: most likely they were trained with
+/// another. Rows that are rounded up beside the weights' own tokenizer are none of it.
+pub fn say_smaller(path: &Path, tokenizer: &Tokenizer, config: &ModelConfig) -> Result<()> {
+    let (have, rows) = (tokenizer.vocab_size() as i64, config.vocab_size);
+    if have >= rows {
+        return Ok(());
+    }
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let named = about::tokenizer_named(path)?.map(|name| folder.join(name));
+    // A folder with both is of one making; a fiftieth more rows than tokens is rounding.
+    let beside = (path.is_dir() && (rows - have) * 50 <= rows).then(|| path.to_owned());
+    for own in [named, beside].into_iter().flatten() {
+        if Tokenizer::load(&own).is_ok_and(|own| own.same_vocabulary(tokenizer)) {
+            return Ok(());
+        }
+    }
+    tracing::warn!(
+        "the tokenizer has {have} tokens, {} has {rows} rows: if these weights were trained with another tokenizer, all text is nonsense to them",
+        path.display()
+    );
+    Ok(())
+}
+
+/// [`say_smaller`] of a stage's start weights; those of a stage above with the same tokenizer are its own.
+pub fn say_smaller_of(
+    context: &Context<'_>,
+    (init, source): (&Init, Option<&TokenizerSource>),
+    tokenizer: Option<&Tokenizer>,
+    config: &ModelConfig,
+) -> Result<()> {
+    let Some(tokenizer) = tokenizer else { return Ok(()) };
+    if let Init::Stage(name) = init {
+        let above = context.plan.stages.iter().find(|stage| stage.name == *name);
+        if above.and_then(|stage| stage.config.training()?.tokenizer.as_ref()) == source {
+            return Ok(());
+        }
+    }
+    match start_weights(context, init)? {
+        Some(path) => say_smaller(&path, tokenizer, config),
+        None => Ok(()),
+    }
+}
+
 /// Checks that a model reads the rows of token files, those for validation too: ids of its vocabulary, at positions
 /// it has.
 pub fn check_prepared(config: &ModelConfig, prepared: &Prepared, data: &DataConfig) -> Result<()> {

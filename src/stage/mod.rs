@@ -2,7 +2,7 @@
 //! distill, dpo, reward, grpo, ppo, spo (over `policy`), eval; `runner` walks through them, skips what is done, and keeps
 //! each stage's record; `verdict` says what becomes of a stage that was made before (`trace`, `changes`, `legacy`, `aside`).
 //!
-//! Read `runner` first, then `session` (what all training stages share) and `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
+//! `look` reads the first rows of all data before anything trains. Read `runner` first, then `session` (what all training stages share) and `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
 
 pub mod aside;
 pub mod campaign;
@@ -15,6 +15,7 @@ pub mod export;
 pub mod grpo;
 pub mod inputs;
 pub mod legacy;
+pub mod look;
 pub mod lora;
 pub mod measure;
 pub mod merge;
@@ -27,6 +28,7 @@ mod recorded;
 pub mod reward;
 pub mod runner;
 pub mod session;
+pub mod shapes;
 pub mod solve;
 pub mod spo;
 pub mod tokenizer;

@@ -130,6 +130,8 @@ impl<'a> Session<'a> {
         let (config, tokenizer) = (self.config, self.tokenizer.as_ref());
         let model = inputs::model(self.context, &config.init, config.model.as_ref(), tokenizer, dropout)?;
         inputs::check_vocabulary(&model, tokenizer)?;
+        let from = (&config.init, config.tokenizer.as_ref());
+        inputs::say_smaller_of(self.context, from, tokenizer, model.config())?;
         Ok(model)
     }
 

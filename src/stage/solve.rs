@@ -27,6 +27,19 @@ fn messages(row: &Value) -> Option<Vec<Value>> {
     Some(vec![json!({"role": "user", "content": asked})])
 }
 
+/// What a row must hold.
+const FORM: &str = "math wants `question` and `answer`, or `conversations` and `gt`";
+
+/// Whether a row is a question with its answer.
+///
+/// # Errors
+/// What is missing.
+pub fn check(row: &Value) -> Result<()> {
+    let asked = messages(row).ok_or_else(|| Error::input("the row asks nothing").hint(FORM))?;
+    let input = RewardInput { prompt_messages: &asked, prompt: "", completion: "", row };
+    answers::math(&input, &MathConfig::default()).map(|_| ()).map_err(|what| Error::input(what).hint(FORM))
+}
+
 /// An expected answer as a text.
 fn shown_answer(value: &Value) -> String {
     match value {
@@ -45,15 +58,12 @@ pub fn measure(
     let mut rows = Vec::new();
     for row in source::rows(what.data)?.take(what.limit.unwrap_or(usize::MAX)) {
         let row = row?;
-        let asked = messages(&row).ok_or_else(|| {
-            Error::input(format!("row {} asks nothing", rows.len() + 1))
-                .hint("math wants `question` and `answer`, or `conversations` and `gt`")
-        })?;
+        let asked = messages(&row)
+            .ok_or_else(|| Error::input(format!("row {} asks nothing", rows.len() + 1)).hint(FORM))?;
         rows.push((row, asked));
     }
     if rows.is_empty() {
-        return Err(Error::input("there is no question")
-            .hint("math wants `question` and `answer`, or `conversations` and `gt`"));
+        return Err(Error::input("there is no question").hint(FORM));
     }
     let prompts = rows
         .iter()

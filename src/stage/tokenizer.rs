@@ -37,6 +37,13 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
             Error::input("the tokenizer's data holds no text").hint("look at it with minimind data stats")
         );
     }
+    let mut notes = Vec::new();
+    if report.vocab_size < config.vocab_size {
+        let (asked, found) = (config.vocab_size, report.vocab_size);
+        let note = format!("vocab_size is {asked}, but the text has merges for {found} tokens only");
+        tracing::warn!("{note}; more text, or other text, has more");
+        notes.push(note);
+    }
     let source = match &config.data.source {
         DataSource::Synthetic(_) => "synthetic".to_owned(),
         DataSource::Paths(paths) => {
@@ -48,6 +55,7 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
         outputs: vec![format!("{name}/tokenizer.json"), format!("{name}/tokenizer_config.json")],
         summary: json!({
             "metrics": {"vocab_size": report.vocab_size},
+            "notes": notes,
             "data": {"source": source, "rows": report.texts, "bytes": report.bytes},
         }),
         ..Finished::default()

@@ -8,6 +8,7 @@ mod bytes;
 pub mod gguf;
 pub mod labels;
 mod pyjson;
+pub mod standard;
 pub mod stream;
 pub mod template;
 pub mod train;

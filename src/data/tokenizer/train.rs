@@ -18,10 +18,10 @@ use super::ChatTemplate;
 use crate::error::{Error, Result};
 
 /// Our chat template.
-const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
+pub(super) const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
 
 /// The reserved ids from 0 on; those before [`PLAIN_FROM`] are special (hidden by `skip_special`).
-const RESERVED: [&str; 36] = [
+pub(super) const RESERVED: [&str; 36] = [
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
@@ -59,7 +59,7 @@ const RESERVED: [&str; 36] = [
     "<|buffer8|>",
     "<|buffer9|>",
 ];
-const PLAIN_FROM: usize = 21;
+pub(super) const PLAIN_FROM: usize = 21;
 
 /// The smallest vocabulary: the reserved ids and every byte.
 pub const MIN_VOCAB_SIZE: usize = RESERVED.len() + 256;

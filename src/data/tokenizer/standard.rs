@@ -1,0 +1,263 @@
+//! MiniMind's two tokenizers, which the program carries: their 6400 ids are those of the released weights.
+//!
+//! The merges are upstream's data (`assets/tokenizers/NOTICE.md`); ids follow from them: the special tokens, the 256
+//! bytes, then a token a merge. The chat templates are our own text and render the same prompts. Files are written into
+//! a folder like any other tokenizer's, so that everything that reads folders reads these.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use super::train;
+use crate::checkpoint::atomic;
+use crate::error::{Error, Result};
+
+/// Entries of both.
+pub const VOCAB_SIZE: usize = 6400;
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standard {
+    /// Of 2025.
+    MiniMind2,
+    /// Of 2026.
+    MiniMind3,
+}
+
+impl Standard {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::MiniMind2, Self::MiniMind3];
+
+    /// The name by which a recipe or `--tokenizer` asks for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MiniMind2 => "minimind2",
+            Self::MiniMind3 => "minimind3",
+        }
+    }
+
+    /// The tokenizer of a name; a folder that is there wins over it.
+    pub fn named(name: &Path) -> Option<Self> {
+        let asked = Self::ALL.into_iter().find(|standard| name == Path::new(standard.name()));
+        asked.filter(|_| !name.exists())
+    }
+
+    fn merges(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let text = match self {
+            Self::MiniMind2 => include_str!("../../../assets/tokenizers/minimind2.merges"),
+            Self::MiniMind3 => include_str!("../../../assets/tokenizers/minimind3.merges"),
+        };
+        text.lines().filter_map(|line| line.split_once(' '))
+    }
+
+    /// Tokens before the bytes, each with whether it is special.
+    fn reserved(self) -> Vec<(&'static str, bool)> {
+        let all = train::RESERVED.iter().enumerate().map(|(id, text)| (*text, id < train::PLAIN_FROM));
+        match self {
+            Self::MiniMind2 => all.take(3).collect(),
+            Self::MiniMind3 => all.collect(),
+        }
+    }
+
+    /// `tokenizer.json`.
+    fn tokenizer(self) -> Value {
+        let mut alphabet: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
+        alphabet.sort();
+        let reserved = self.reserved();
+        let words = reserved.iter().map(|(text, _)| (*text).to_owned());
+        let words = words.chain(alphabet).chain(self.merges().map(|(left, right)| format!("{left}{right}")));
+        let vocab: Map<String, Value> = words.enumerate().map(|(id, word)| (word, json!(id))).collect();
+        let added: Vec<Value> =
+            reserved.iter().enumerate().map(|(id, (text, special))| token(id, text, *special)).collect();
+        let merges: Vec<[&str; 2]> = self.merges().map(|(left, right)| [left, right]).collect();
+        let level = |prefix: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
+        json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added,
+            "normalizer": null,
+            "pre_tokenizer": level(false),
+            "post_processor": null,
+            "decoder": level(true),
+            "model": {
+                "type": "BPE",
+                "dropout": null,
+                "unk_token": null,
+                "continuing_subword_prefix": null,
+                "end_of_word_suffix": null,
+                "fuse_unk": false,
+                "byte_fallback": false,
+                "ignore_merges": false,
+                "vocab": vocab,
+                "merges": merges,
+            },
+        })
+    }
+
+    /// `tokenizer_config.json`.
+    fn config(self) -> Value {
+        let reserved = self.reserved();
+        let decoder: Map<String, Value> = reserved
+            .iter()
+            .enumerate()
+            .map(|(id, (text, special))| {
+                let mut token = token(id, text, *special);
+                token.as_object_mut().map(|token| token.shift_remove("id"));
+                (id.to_string(), token)
+            })
+            .collect();
+        let additional: Vec<&str> = match self {
+            Self::MiniMind2 => Vec::new(),
+            Self::MiniMind3 => {
+                reserved[1..].iter().filter(|(_, special)| *special).map(|(text, _)| *text).collect()
+            }
+        };
+        let (length, template) = match self {
+            Self::MiniMind2 => (32_768, include_str!("minimind2_template.jinja")),
+            Self::MiniMind3 => (131_072, train::CHAT_TEMPLATE),
+        };
+        json!({
+            "add_bos_token": false,
+            "add_eos_token": false,
+            "add_prefix_space": false,
+            "added_tokens_decoder": decoder,
+            "additional_special_tokens": additional,
+            "bos_token": reserved[1].0,
+            "eos_token": reserved[2].0,
+            "pad_token": reserved[0].0,
+            "unk_token": reserved[0].0,
+            "clean_up_tokenization_spaces": false,
+            "spaces_between_special_tokens": false,
+            "model_max_length": length,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "chat_template": template,
+        })
+    }
+
+    /// Its folder below `cache`, written where it is not there yet; where that cannot be, below the system's
+    /// temporary folder.
+    pub fn folder(self, cache: &Path) -> Result<PathBuf> {
+        let files = [("tokenizer_config.json", self.config()), ("tokenizer.json", self.tokenizer())];
+        let write = |below: &Path| -> Result<PathBuf> {
+            let folder = below.join("tokenizers").join(self.name());
+            for (name, value) in &files {
+                let path = folder.join(name);
+                let text = value.to_string();
+                if std::fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+                    continue;
+                }
+                std::fs::create_dir_all(&folder).map_err(|e| Error::io("make the folder", &folder, e))?;
+                atomic::write_bytes(&path, text.as_bytes())?;
+            }
+            Ok(folder)
+        };
+        write(cache).or_else(|_| write(&std::env::temp_dir().join("minimind")))
+    }
+}
+
+fn token(id: usize, text: &str, special: bool) -> Value {
+    json!({
+        "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "special": special,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::data::Tokenizer;
+    use crate::data::tokenizer::RenderOptions;
+
+    fn load(standard: Standard) -> Tokenizer {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::load(&standard.folder(folder.path()).unwrap()).unwrap()
+    }
+
+    /// Golden values: `scripts/golden/standard_tokenizers.py`, from upstream's own `tokenizer.json`.
+    #[test]
+    fn ids_and_texts_are_upstreams() {
+        for (standard, vocabulary, ids) in GOLDEN {
+            let value = standard.tokenizer();
+            let vocab = value["model"]["vocab"].as_object().unwrap();
+            assert_eq!(
+                (vocab.len(), value["model"]["merges"].as_array().unwrap().len()),
+                (VOCAB_SIZE, 6400 - 256 - standard.reserved().len())
+            );
+            let lines: String = vocab.keys().map(|word| format!("{word}\n")).collect();
+            assert_eq!(crate::hash::hex(&Sha256::digest(lines)), vocabulary, "{standard:?}");
+            let tokenizer = load(standard);
+            assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id()), (1, 2, 0));
+            let made = tokenizer.encode("<|im_start|>user\n你好，world! 1+1=2 안녕 🙂<|im_end|>\n").unwrap();
+            assert_eq!(made, ids, "{standard:?}");
+        }
+    }
+
+    #[test]
+    fn both_speak_as_recorded() {
+        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+        for standard in Standard::ALL {
+            let tokenizer = load(standard);
+            let cases = shared.join("fixtures").join(standard.name()).join("tokenizer");
+            let read = |name: &str| -> Vec<Value> {
+                let bytes = std::fs::read(cases.join(name)).unwrap_or_else(|_| b"[]".to_vec());
+                serde_json::from_slice(&bytes).unwrap()
+            };
+            let (prompts, encodings) = (read("chat_template.json"), read("encodings.json"));
+            if prompts.is_empty() {
+                println!("skipped: no recorded prompts under {}", cases.display());
+                continue;
+            }
+            for case in &prompts {
+                let flag = |key: &str| case[key].as_bool().unwrap_or(false);
+                let options = RenderOptions {
+                    add_generation_prompt: flag("add_generation_prompt"),
+                    open_thinking: flag("open_thinking"),
+                };
+                let tools = Some(&case["tools"]).filter(|tools| !tools.is_null());
+                assert_eq!(tokenizer.render(&case["messages"], tools, options).unwrap(), case["rendered"]);
+            }
+            for case in &encodings {
+                let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+                assert_eq!(tokenizer.encode(case["text"].as_str().unwrap()).unwrap(), ids);
+                assert_eq!(tokenizer.decode(&ids, true).unwrap(), case["decoded_skip_special"]);
+            }
+            let own = Tokenizer::load(&shared.join("upstream").join(standard.name())).unwrap();
+            assert!(own.same_vocabulary(&tokenizer) && encodings.len() > 20, "{standard:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_there_wins_over_the_name() {
+        assert_eq!(Standard::named(Path::new("minimind3")), Some(Standard::MiniMind3));
+        assert_eq!(Standard::named(Path::new("tests")), None);
+        let cache = tempfile::tempdir().unwrap();
+        let folder = Standard::MiniMind2.folder(cache.path()).unwrap();
+        assert_eq!(Standard::named(&folder), None);
+        // What was cut short is made whole.
+        std::fs::write(folder.join("tokenizer.json"), "{").unwrap();
+        assert!(Tokenizer::load(&Standard::MiniMind2.folder(cache.path()).unwrap()).is_ok());
+    }
+
+    const GOLDEN: [(Standard, &str, &[u32]); 2] = [
+        (
+            Standard::MiniMind2,
+            "155e9c5573e0dacb15968f2efcc9070b5a2d54f5ff1173bb07ccf8cd1fd344a0",
+            &[
+                1, 320, 275, 201, 5134, 270, 1839, 512, 3, 730, 13, 19, 31, 20, 5191, 246, 233, 170, 230,
+                246, 223, 175, 256, 250, 227, 2, 201,
+            ],
+        ),
+        (
+            Standard::MiniMind3,
+            "98ac04969032496a816268b0f05ae3b6597f53e33039a94ea6806a29defb11c7",
+            &[
+                1, 832, 311, 234, 1968, 294, 2429, 674, 36, 482, 46, 52, 64, 53, 2095, 279, 266, 203, 263,
+                279, 256, 4544, 283, 260, 2, 234,
+            ],
+        ),
+    ];
+}

@@ -1,0 +1,203 @@
+//! Looks at the first rows of every stage's data before anything trains, by the code that will read all of them.
+//!
+//! A file that a stage cannot read is known hours before that stage begins. Lengths are looked at where the tokenizer
+//! is there already: one that a stage of the recipe trains is not. Next: `data::head`, `runner`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::solve;
+use crate::checkpoint::resolve_model_path;
+use crate::data::head::Head;
+use crate::data::{
+    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, PromptOptions, Prompts, Tokenizer, choices,
+    jsonl, prepare, prompts, source, tokens,
+};
+use crate::error::{Error, Place, Result};
+use crate::plan::{
+    EvalConfig, EvalTask, Init, Plan, PolicyConfig, StageConfig, StagePlan, TokenizerSource, TrainConfig,
+};
+use crate::rollout::tools::Tools;
+
+/// Rows of a file that are looked at.
+pub const ROWS: usize = 50;
+
+/// The largest file of questions that is read whole: a row may span lines there.
+const WHOLE_BYTES: u64 = 8 << 20;
+
+/// Looks at the data of every stage, or of `only` one.
+///
+/// # Errors
+/// Every fault found, at its file and line.
+pub fn look(plan: &Plan, only: Option<&str>) -> Result<()> {
+    let mut eyes = Eyes { plan, tokenizers: HashMap::new() };
+    let mut faults: BTreeMap<String, Error> = BTreeMap::new();
+    let mut order = Vec::new();
+    for stage in plan.stages.iter().filter(|stage| only.is_none_or(|only| stage.name == only)) {
+        if let Err(fault) = eyes.stage(stage) {
+            let fault = match &stage.place {
+                Some(place) if fault.place().is_none() => fault.at(place.clone()),
+                _ => fault,
+            };
+            let told = fault.to_string();
+            if faults.insert(told.clone(), fault).is_none() {
+                order.push(told);
+            }
+        }
+    }
+    let faults: Vec<Error> = order.iter().filter_map(|told| faults.remove(told)).collect();
+    Error::all(faults).map_or(Ok(()), Err)
+}
+
+struct Eyes<'a> {
+    plan: &'a Plan,
+    tokenizers: HashMap<PathBuf, Option<Arc<Tokenizer>>>,
+}
+
+impl Eyes<'_> {
+    fn stage(&mut self, stage: &StagePlan) -> Result<()> {
+        for (_, init, _) in stage.config.stated() {
+            if let Init::Path(path) = init
+                && path.exists()
+            {
+                resolve_model_path(&path.to_string_lossy())?;
+            }
+        }
+        match &stage.config {
+            StageConfig::Tokenizer(c) => {
+                look_at(&c.data, &mut |data, _| source::texts(data)?.try_for_each(|text| text.map(|_| ())))
+            }
+            StageConfig::Eval(c) => self.eval(c),
+            StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) | StageConfig::Agent(c) => {
+                self.policy(c)
+            }
+            other => other.training().map_or(Ok(()), |c| self.training(c, &c.data)),
+        }
+    }
+
+    /// A tokenizer that is there now.
+    fn tokenizer(&mut self, source: Option<&TokenizerSource>) -> Option<Arc<Tokenizer>> {
+        let Some(TokenizerSource::Folder(folder)) = source else { return None };
+        let load = || Tokenizer::load(folder).ok().map(Arc::new);
+        self.tokenizers.entry(folder.clone()).or_insert_with(load).clone()
+    }
+
+    fn training(&mut self, c: &TrainConfig, data: &DataConfig) -> Result<()> {
+        let tokenizer = self.tokenizer(c.tokenizer.as_ref());
+        let ratios = (c.system_prompt_ratio, c.empty_think_ratio);
+        self.rows(data, tokenizer.as_deref(), c.max_seq_len, ratios)
+    }
+
+    fn rows(
+        &self,
+        data: &DataConfig,
+        tokenizer: Option<&Tokenizer>,
+        max_seq_len: usize,
+        (system_prompt_ratio, empty_think_ratio): (f64, f64),
+    ) -> Result<()> {
+        look_at(data, &mut |data, head| {
+            let Some(tokenizer) = tokenizer else {
+                return source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
+                    prepare::check(&row?, data.format).map_err(|fault| fault.at(&path, line))
+                });
+            };
+            let settings = PrepareContext {
+                tokenizer: Some(tokenizer),
+                max_seq_len,
+                seed: self.plan.seed,
+                cache_dir: head.folder(),
+                system_prompt_ratio,
+                empty_think_ratio,
+            };
+            let facts = prepare(data, &settings)?.facts;
+            // Rows further down may teach; that of these none does is told when all are read.
+            let none = facts.rows_without_loss == facts.rows && data.format != DataFormat::Preference;
+            if none && !head.is_cut() { facts.teaching(data.format, max_seq_len) } else { Ok(()) }
+        })
+    }
+
+    fn policy(&mut self, c: &PolicyConfig) -> Result<()> {
+        let t = &c.train;
+        let tokenizer = self.tokenizer(t.tokenizer.as_ref());
+        let tools = c.agent.as_ref().map(|agent| Tools::new(&agent.tools)).transpose()?;
+        let options = PromptOptions {
+            max_tokens: t.max_seq_len,
+            seed: self.plan.seed,
+            thinking_ratio: c.thinking_ratio,
+            system_prompt_ratio: 0.0,
+            tools: tools.as_ref().map(Tools::schemas),
+        };
+        for data in [Some(&t.data), c.heldout.as_ref()].into_iter().flatten() {
+            look_at(data, &mut |data, _| match &tokenizer {
+                Some(tokenizer) => Prompts::load(data, tokenizer, &options).map(|_| ()),
+                None => {
+                    let agent = data.format == DataFormat::Agent;
+                    source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
+                        prompts::check(row?, agent).map_err(|fault| fault.at(&path, line))
+                    })
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn eval(&mut self, c: &EvalConfig) -> Result<()> {
+        if c.tasks.contains(&EvalTask::MultipleChoice) {
+            let DataSource::Paths(paths) = &c.data.source else { return Ok(()) };
+            for path in paths {
+                let small = |file: &PathBuf| file.is_file() && size(file) <= WHOLE_BYTES;
+                for file in choices::files(path)?.iter().filter(|file| small(file)) {
+                    choices::read(file)?;
+                }
+            }
+            return Ok(());
+        }
+        if c.tasks.contains(&EvalTask::Math) {
+            look_at(&c.data, &mut |data, _| {
+                source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
+                    solve::check(&row?).map_err(|fault| fault.at(Place::line(path, line)))
+                })
+            })?;
+        }
+        if c.tasks.iter().all(|task| *task == EvalTask::Math) {
+            return Ok(());
+        }
+        let tokenizer = self.tokenizer(c.tokenizer.as_ref());
+        self.rows(&c.data, tokenizer.as_deref(), c.max_seq_len, (0.0, 0.0))
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |about| about.len())
+}
+
+/// File and line of each row that can be read.
+fn places(data: &DataConfig) -> Result<impl Iterator<Item = (PathBuf, usize)> + use<>> {
+    let DataSource::Paths(paths) = &data.source else { unreachable!("a head is of files") };
+    let skip = data.on_bad_row == OnBadRow::Skip;
+    let mut all = Vec::new();
+    for path in paths {
+        for line in jsonl::Lines::open(path)? {
+            let line = line?;
+            if !skip || jsonl::parse(&line.bytes).is_ok() {
+                all.push((path.clone(), line.number));
+            }
+        }
+    }
+    Ok(all.into_iter())
+}
+
+/// Asks `read` of the first rows of `data`, whose faults are told at the files themselves.
+fn look_at(data: &DataConfig, read: &mut dyn FnMut(&DataConfig, &Head) -> Result<()>) -> Result<()> {
+    if let (DataFormat::Tokens, DataSource::Paths(paths)) = (data.format, &data.source) {
+        let there = paths.iter().filter(|path| path.is_file());
+        return there.map(|path| tokens::Tokens::open(path)).try_for_each(|file| file.map(|_| ()));
+    }
+    let Some((head, own)) = Head::of(data, ROWS)? else { return Ok(()) };
+    match read(&own, &head).map_err(|fault| head.back(fault)) {
+        // The bad ones are left out, and better ones may follow.
+        Err(_) if data.on_bad_row == OnBadRow::Skip && head.is_cut() => Ok(()),
+        done => done,
+    }
+}
