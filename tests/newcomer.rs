@@ -285,7 +285,7 @@ fn an_interrupted_run_of_upstreams_is_no_start() {
     home.write("r.yaml", stage("up/pretrain_32_resume.pth"));
     let text = refused(&mut home.run(&["validate", "r.yaml"]));
     for part in [
-        "r.yaml:5:40: `up/pretrain_32_resume.pth` is where a run stopped",
+        "r.yaml:5:38: `up/pretrain_32_resume.pth` is where a run stopped",
         "name the stage `pretrain`, copy the file to runs/goes-on/pretrain_32_resume.pth",
         "`init: weights:up/pretrain_32_resume.pth`",
     ] {
@@ -353,6 +353,20 @@ fn sums_in_words_are_answered_and_limits_hold() {
         assert_eq!(metrics["questions"], 2, "{metrics}");
         assert!(metrics["math_accuracy"].is_number() && text.contains("measured as math"), "{text}");
     }
+    // A pipe is read once, whatever is asked of it.
+    let mut piped = home.run(&[
+        "eval",
+        "--model",
+        "out/full_sft_32.pth",
+        "--data",
+        "-",
+        "--limit",
+        "1",
+        "--max-new-tokens",
+        "4",
+    ]);
+    let text = told(&succeed(piped.stdin(std::fs::File::open(home.path("gt.jsonl")).unwrap())));
+    assert!(text.contains("math_accuracy"), "{text}");
     // The third row cannot be read: it is not, within the limit.
     let (metrics, _) = eval("chat.jsonl");
     assert!(metrics["loss"].is_number(), "{metrics}");

@@ -1,10 +1,11 @@
 //! `minimind eval`: measure a model on a file.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use super::open::{OpenArgs, open};
 use crate::data::{DataConfig, DataFormat};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::native::Storage;
 use crate::plan::machine::Machine;
 use crate::plan::{ChoicePlan, EvalTask};
@@ -16,7 +17,7 @@ pub struct Args {
     #[command(flatten)]
     open: OpenArgs,
     /// Rows to measure on: .jsonl with `text` or `conversations`, .safetensors with ids and labels, or
-    /// multiple-choice questions (.csv or .jsonl, or a folder of them).
+    /// multiple-choice questions (.csv or .jsonl, or a folder of them); - for standard input.
     #[arg(long)]
     data: PathBuf,
     /// What to measure; without it: multiple_choice where the rows are such questions, math where they hold `gt` or
@@ -50,8 +51,27 @@ pub struct Args {
     json: bool,
 }
 
+/// What standard input or a pipe gives, as a file: it can be read once, and is read several times.
+fn kept(data: &Path) -> Result<Option<tempfile::NamedTempFile>> {
+    let input = data == Path::new("-");
+    if !input && (data.is_file() || data.is_dir() || !data.exists()) {
+        return Ok(None);
+    }
+    let fault = |e: std::io::Error| Error::failed("cannot keep the data").at(Place::file(data)).because(e);
+    let mut source: Box<dyn Read> = if input {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(std::fs::File::open(data).map_err(fault)?)
+    };
+    let mut file = tempfile::Builder::new().suffix(".jsonl").tempfile().map_err(fault)?;
+    std::io::copy(&mut source, &mut file).map_err(fault)?;
+    Ok(Some(file))
+}
+
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
+    let kept = kept(&args.data)?;
+    let args = Args { data: kept.as_ref().map_or(args.data.clone(), |kept| kept.path().to_owned()), ..args };
     let machine = Machine::detect();
     let opened = open(&args.open)?;
     if opened.storage == Some(Storage::Int8) {

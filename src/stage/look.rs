@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::solve;
-use crate::checkpoint::resolve_model_path;
+use crate::checkpoint::{resolve_model_path, safetensors};
 use crate::data::head::Head;
 use crate::data::{
-    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, PromptOptions, Prompts, Tokenizer, choices,
-    jsonl, prepare, prompts, source, tokens,
+    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, PromptOptions, Prompts, Recorded,
+    Tokenizer, choices, jsonl, prepare, prompts, source, tokens,
 };
 use crate::error::{Error, Place, Result};
 use crate::plan::{
-    EvalConfig, EvalTask, Init, Plan, PolicyConfig, StageConfig, StagePlan, TokenizerSource, TrainConfig,
+    EvalConfig, EvalTask, Init, Plan, PolicyConfig, RolloutPlan, StageConfig, StagePlan, TokenizerSource,
+    TrainConfig,
 };
 use crate::rollout::tools::Tools;
 
@@ -119,6 +120,10 @@ impl Eyes<'_> {
 
     fn policy(&mut self, c: &PolicyConfig) -> Result<()> {
         let t = &c.train;
+        if let RolloutPlan::Replay { path } = &c.rollout {
+            let known = safetensors::read(path)?.tensors.contains_key("output_ids");
+            return if known { Ok(()) } else { Recorded::open(path, false).map(|_| ()) };
+        }
         let tokenizer = self.tokenizer(t.tokenizer.as_ref());
         let tools = c.agent.as_ref().map(|agent| Tools::new(&agent.tools)).transpose()?;
         let options = PromptOptions {
