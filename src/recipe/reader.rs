@@ -171,6 +171,11 @@ pub fn parse_with(
                 if !remove(&mut value, &steps) || faults.len() >= MOST_FAULTS {
                     break Root::default();
                 }
+                if let Some((last, parent)) = steps.split_last()
+                    && let Some(own) = super::upstream::same(last)
+                {
+                    aside.insert(parent.iter().cloned().chain([own.to_owned()]).collect());
+                }
                 aside.insert(steps);
             }
         }

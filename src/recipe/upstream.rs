@@ -148,23 +148,42 @@ const STAGE: [&str; 12] = [
     "num_generations",
 ];
 
-/// Scripts and prefixes of weights, and the stage that does the same.
-pub const SCRIPTS: [(&str, &str); 14] = [
-    ("train_tokenizer", "`tokenizer`"),
-    ("train_pretrain", "`pretrain`"),
-    ("full_sft", "`sft`, with name: full_sft for upstream's file name"),
-    ("train_lora", "`lora`"),
-    ("rlhf", "`dpo`"),
-    ("train_dpo", "`dpo`"),
-    ("distillation", "`distill`, with name: full_dist for upstream's file name"),
-    ("full_dist", "`distill`, with name: full_dist for upstream's file name"),
-    ("distill_reason", "`reason`"),
-    ("ppo_actor", "`ppo`, with name: ppo_actor for upstream's file name"),
-    ("cispo", "`grpo` with loss_type: cispo, its default"),
-    ("eval_llm", "`eval`; to talk to a model: minimind chat --model FILE"),
-    ("convert_model", "`export`; for one file: minimind export huggingface --model FILE --out FOLDER"),
-    ("eval_toolcall", "`eval`"),
+/// Scripts and prefixes of weights, the stage that does the same, and what else to say.
+pub const SCRIPTS: [(&str, &str, &str); 14] = [
+    ("train_tokenizer", "tokenizer", ""),
+    ("train_pretrain", "pretrain", ""),
+    ("full_sft", "sft", "; name: full_sft gives upstream's file name"),
+    ("train_lora", "lora", ""),
+    ("rlhf", "dpo", "; name: rlhf gives upstream's older file name"),
+    ("train_dpo", "dpo", ""),
+    ("distillation", "distill", "; name: full_dist gives upstream's file name"),
+    ("full_dist", "distill", "; name: full_dist gives upstream's file name"),
+    ("distill_reason", "reason", ""),
+    ("ppo_actor", "ppo", "; name: ppo_actor gives upstream's file name"),
+    ("cispo", "grpo", " with loss_type: cispo, its default"),
+    ("eval_llm", "eval", "; to talk to a model: minimind chat --model FILE"),
+    ("convert_model", "export", "; for one file: minimind export huggingface --model FILE --out FOLDER"),
+    ("eval_toolcall", "eval", ""),
 ];
+
+/// Arguments that are a key of ours by another name: what is written under them is not missing.
+const SAME: [(&str, &str); 9] = [
+    ("from_weight", "init"),
+    ("from_student_weight", "init"),
+    ("from_teacher_weight", "teacher"),
+    ("model_path", "init"),
+    ("load_from", "init"),
+    ("weight", "init"),
+    ("data_path", "data"),
+    ("tokenizer_path", "tokenizer"),
+    ("lora_weight", "adapter"),
+];
+
+/// The key of ours that an unknown one stands for.
+pub fn same(key: &str) -> Option<&'static str> {
+    let plain = key.replace('-', "_");
+    SAME.iter().find(|(name, _)| *name == plain).map(|(_, own)| *own)
+}
 
 /// The hint for an unknown key below `parent`, where upstream's users know it.
 pub fn key(key: &str, parent: &[String]) -> Option<String> {
@@ -189,10 +208,10 @@ pub fn script(kind: &str) -> Option<String> {
     let plain = kind.replace('-', "_");
     let plain = plain.strip_suffix(".py").unwrap_or(&plain);
     let bare = plain.strip_prefix("train_").unwrap_or(plain);
-    let listed = SCRIPTS.iter().find(|(name, _)| *name == plain || *name == bare).map(|(_, stage)| *stage);
-    let own = super::stages::KINDS.into_iter().find(|own| *own == bare).map(|own| format!("`{own}`"));
-    let stage = listed.map(str::to_owned).or(own)?;
-    Some(format!("`{kind}` is {stage} here"))
+    let listed = SCRIPTS.iter().find(|(name, ..)| *name == plain || *name == bare);
+    let own = super::stages::KINDS.into_iter().find(|own| *own == bare).map(|own| (own, ""));
+    let (stage, more) = listed.map(|(_, stage, more)| (*stage, *more)).or(own)?;
+    Some(format!("`{kind}` is `{stage}` here{more}"))
 }
 
 #[cfg(test)]
@@ -255,6 +274,14 @@ mod tests {
     }
 
     #[test]
+    fn what_has_another_name_is_not_missing_too() {
+        let text = "stages:\n  - sft: {from_weight: pretrain, data_path: x.jsonl, tokenizer_path: t}\n";
+        let (recipe, faults) = parse(Path::new("r.yaml"), text, &[]).unwrap();
+        let told = crate::plan::resolve::finish(&recipe, faults).unwrap_err().to_string();
+        assert_eq!(told.matches("error: ").count(), 3, "{told}");
+    }
+
+    #[test]
     fn hints_name_what_is_there() {
         for (name, hint) in ARGUMENTS {
             assert!(hint.contains(&format!("`{name}")) || hint.starts_with("leave it out: "), "{hint}");
@@ -267,13 +294,13 @@ mod tests {
             ("stages:\n  - pretrain: {hidden_size: 512}\n", "`hidden_size` belongs in `model`"),
             ("hidden_size: 512\n", "`hidden_size` belongs in `model`"),
             ("epochs: 2\n", "`epochs` belongs in a stage"),
-            ("stages:\n  - full_sft: {}\n", "`full_sft` is `sft`, with name: full_sft"),
+            ("stages:\n  - full_sft: {}\n", "`full_sft` is `sft` here; name: full_sft gives"),
             ("stages:\n  - train_full_sft.py: {}\n", "`train_full_sft.py` is `sft`"),
             ("stages:\n  - train_grpo: {}\n", "`train_grpo` is `grpo` here"),
             ("stages:\n  - train_distillation: {}\n", "`train_distillation` is `distill`"),
             ("stages:\n  - train_distill_reason: {}\n", "`train_distill_reason` is `reason` here"),
             ("stages:\n  - train_ppo: {}\n", "`train_ppo` is `ppo` here"),
-            ("stages:\n  - cispo: {}\n", "`cispo` is `grpo` with loss_type: cispo"),
+            ("stages:\n  - cispo: {}\n", "`cispo` is `grpo` here with loss_type: cispo"),
             ("stages:\n  - frob: {}\n", "kinds: tokenizer"),
             ("stages:\n  - sft: {learning_rat: 1}\n", "did you mean `learning_rate`?"),
         ] {

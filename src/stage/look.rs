@@ -53,7 +53,7 @@ pub fn look(plan: &Plan, only: Option<&str>) -> Result<()> {
 
 struct Eyes<'a> {
     plan: &'a Plan,
-    tokenizers: HashMap<PathBuf, Option<Arc<Tokenizer>>>,
+    tokenizers: HashMap<PathBuf, Arc<Tokenizer>>,
 }
 
 impl Eyes<'_> {
@@ -78,14 +78,21 @@ impl Eyes<'_> {
     }
 
     /// A tokenizer that is there now.
-    fn tokenizer(&mut self, source: Option<&TokenizerSource>) -> Option<Arc<Tokenizer>> {
-        let Some(TokenizerSource::Folder(folder)) = source else { return None };
-        let load = || Tokenizer::load(folder).ok().map(Arc::new);
-        self.tokenizers.entry(folder.clone()).or_insert_with(load).clone()
+    fn tokenizer(&mut self, source: Option<&TokenizerSource>) -> Result<Option<Arc<Tokenizer>>> {
+        let Some(TokenizerSource::Folder(folder)) = source else { return Ok(None) };
+        if !folder.is_dir() {
+            return Ok(None); // on a hub, not brought yet
+        }
+        if let Some(known) = self.tokenizers.get(folder) {
+            return Ok(Some(known.clone()));
+        }
+        let loaded = Arc::new(Tokenizer::load(folder)?);
+        self.tokenizers.insert(folder.clone(), loaded.clone());
+        Ok(Some(loaded))
     }
 
     fn training(&mut self, c: &TrainConfig, data: &DataConfig) -> Result<()> {
-        let tokenizer = self.tokenizer(c.tokenizer.as_ref());
+        let tokenizer = self.tokenizer(c.tokenizer.as_ref())?;
         let ratios = (c.system_prompt_ratio, c.empty_think_ratio);
         self.rows(data, tokenizer.as_deref(), c.max_seq_len, ratios)
     }
@@ -124,7 +131,7 @@ impl Eyes<'_> {
             let known = safetensors::read(path)?.tensors.contains_key("output_ids");
             return if known { Ok(()) } else { Recorded::open(path, false).map(|_| ()) };
         }
-        let tokenizer = self.tokenizer(t.tokenizer.as_ref());
+        let tokenizer = self.tokenizer(t.tokenizer.as_ref())?;
         let tools = c.agent.as_ref().map(|agent| Tools::new(&agent.tools)).transpose()?;
         let options = PromptOptions {
             max_tokens: t.max_seq_len,
@@ -168,7 +175,7 @@ impl Eyes<'_> {
         if c.tasks.iter().all(|task| *task == EvalTask::Math) {
             return Ok(());
         }
-        let tokenizer = self.tokenizer(c.tokenizer.as_ref());
+        let tokenizer = self.tokenizer(c.tokenizer.as_ref())?;
         self.rows(&c.data, tokenizer.as_deref(), c.max_seq_len, (0.0, 0.0))
     }
 }
