@@ -93,6 +93,10 @@ fn upstreams_layout_works_as_it_lies() {
     let text =
         refused(&mut home.run(&[&["generate", "--model", "small/full_sft_32.pth"][..], &GREET].concat()));
     assert!(text.contains("no tokenizer was found") && text.contains("--tokenizer DIR"), "{text}");
+    home.write("two.yaml", "stages:\n  - sft: {init: out2/full_sft_32.pth, data: {synthetic: true}}\n");
+    assert!(told(&succeed(&mut home.run(&["validate", "two.yaml"]))).contains("taken for minimind2's"));
+    home.write("none.yaml", "stages:\n  - sft: {init: small/full_sft_32.pth, data: {synthetic: true}}\n");
+    assert!(refused(&mut home.run(&["validate", "none.yaml"])).contains("this stage needs a tokenizer"));
     // Upstream's own place.
     home.tokenizer("model", Standard::MiniMind3);
     let text = generate(&home, file, &[]);
@@ -105,6 +109,17 @@ fn upstreams_layout_works_as_it_lies() {
     let mut output = output;
     let text = told(&succeed(output.current_dir(home.path("out"))));
     assert!(text.contains("the tokenizer is the one in ../model"), "{text}");
+    // A recipe that starts from the weights finds it too.
+    let recipe = |init: &str| {
+        format!(
+            "output: run-{init}\nstages:\n  - sft: {{init: {init}/full_sft_32.pth, data: {{synthetic: {{rows: 8}}}}, max_steps: 1}}\n"
+        )
+    };
+    home.write("out.yaml", recipe("out"));
+    assert!(
+        told(&succeed(&mut home.run(&["run", "out.yaml"])))
+            .contains("the tokenizer is the one in out/../model")
+    );
     // Beside the weights wins over both.
     home.tokenizer("out", Standard::MiniMind3);
     let text = generate(&home, file, &[]);

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::about;
-use crate::data::tokenizer::standard::{Standard, VOCAB_SIZE};
+use crate::data::tokenizer::standard::Standard;
 use crate::error::Result;
 use crate::model::{Era, ModelConfig};
 use crate::plan::machine::Machine;
@@ -27,22 +27,6 @@ pub fn of(path: &Path, config: &ModelConfig) -> Result<Option<PathBuf>> {
     if let Some(folder) = about::tokenizer(path)? {
         return Ok(Some(folder));
     }
-    if config.vocab_size != VOCAB_SIZE as i64 {
-        return Ok(None);
-    }
-    let standard = match about::tokenizer_named(path)? {
-        // A tokenizer of its own that is not there any more: MiniMind's would read it as other text.
-        Some(named) => match Standard::ALL.into_iter().find(|s| Path::new(&named).ends_with(s.name())) {
-            Some(standard) => standard,
-            None => return Ok(None),
-        },
-        None if config.era == Era::MiniMind2 => Standard::MiniMind2,
-        None => Standard::MiniMind3,
-    };
-    tracing::info!(
-        "no tokenizer lies beside {}; its {VOCAB_SIZE} rows are taken for {}'s: the tokenizer is the one this program carries (--tokenizer DIR names another)",
-        path.display(),
-        standard.name()
-    );
-    standard.folder(&Machine::detect().cache_dir).map(Some)
+    let standard = Standard::of_weights(path, config.vocab_size, config.era == Era::MiniMind3)?;
+    standard.map(|standard| standard.folder(&Machine::detect().cache_dir)).transpose()
 }

@@ -13,7 +13,7 @@ use super::config::{DataConfig, DataFormat, DataSource, Validation};
 use super::jsonl::MAX_LINE_BYTES;
 use crate::error::{Error, Result};
 
-/// The most bytes that are copied of a file, but for its first row, which is always whole.
+/// The most bytes that are looked at of a file, but for its first row, which is always whole.
 const MOST_BYTES: u64 = 16 << 20;
 
 /// The beginning of some files.
@@ -22,6 +22,8 @@ pub struct Head {
     folder: TempDir,
     /// A copy, and what it is a copy of.
     files: Vec<(PathBuf, PathBuf)>,
+    /// The most bytes of a file, but for its first row.
+    most_bytes: u64,
     /// Whether something was left out.
     cut: bool,
 }
@@ -32,7 +34,7 @@ impl Head {
     /// # Errors
     /// A file that cannot be read, a disk that is full.
     pub fn of(data: &DataConfig, rows: usize) -> Result<Option<(Self, DataConfig)>> {
-        Self::copy(data, rows, &mut |_| rows)
+        Self::copy(data, rows, MOST_BYTES, &mut |_| rows)
     }
 
     /// The first `rows` of all files together.
@@ -40,12 +42,13 @@ impl Head {
     /// # Errors
     /// As [`Self::of`].
     pub fn together(data: &DataConfig, rows: usize) -> Result<Option<(Self, DataConfig)>> {
-        Self::copy(data, rows, &mut |taken| rows.saturating_sub(taken))
+        Self::copy(data, rows, u64::MAX, &mut |taken| rows.saturating_sub(taken))
     }
 
     fn copy(
         data: &DataConfig,
         rows: usize,
+        most_bytes: u64,
         want: &mut dyn FnMut(usize) -> usize,
     ) -> Result<Option<(Self, DataConfig)>> {
         let DataSource::Paths(paths) = &data.source else { return Ok(None) };
@@ -54,7 +57,7 @@ impl Head {
         }
         let folder = tempfile::tempdir()
             .map_err(|e| Error::failed("cannot make a temporary folder").because(e).hint("set TMPDIR"))?;
-        let mut head = Self { folder, files: Vec::new(), cut: false };
+        let mut head = Self { folder, files: Vec::new(), most_bytes, cut: false };
         let (mut taken, mut copies) = (0, Vec::new());
         for path in paths {
             let most = want(taken);
@@ -87,7 +90,7 @@ impl Head {
         let mut reader = BufReader::with_capacity(1 << 16, File::open(path).map_err(read)?);
         let mut writer = BufWriter::new(File::create(&copy).map_err(write)?);
         let (mut found, mut bytes, mut line) = (0, 0, Vec::new());
-        while found < rows && (found == 0 || bytes < MOST_BYTES) {
+        while found < rows && (found == 0 || bytes < self.most_bytes) {
             line.clear();
             let length = (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(read)?;
             if length == 0 {

@@ -8,7 +8,7 @@ use std::sync::Once;
 use super::machine::Machine;
 use super::resolve::{Makes, Resolver, join};
 use super::types::*;
-use crate::data::tokenizer::standard::Standard;
+use crate::data::tokenizer::standard::{self, Standard};
 use crate::recipe::faults::nearest;
 use crate::recipe::schema::ModelSection;
 
@@ -141,7 +141,15 @@ impl Resolver<'_> {
                         .find(|a| a.makes == Makes::Tokenizer)
                         .map(|a| TokenizerSource::Stage(a.name.clone()))
                 };
-                let found = inherited.or_else(last);
+                let beside = || match init {
+                    Init::Path(path) if format != DataFormat::Tokens && path.exists() => {
+                        standard::belonging(&path.to_string_lossy(), &Machine::detect().cache_dir)
+                            .ok()
+                            .flatten()
+                    }
+                    _ => None,
+                };
+                let found = inherited.or_else(last).or_else(|| beside().map(TokenizerSource::Folder));
                 if found.is_none()
                     && format != DataFormat::Tokens
                     && !self.recipe.aside.contains(&vec!["tokenizer".to_owned()])

@@ -148,6 +148,8 @@ impl Masked {
 pub struct Expanded {
     /// Faults, each at its place.
     pub faults: Vec<Error>,
+    /// Paths of the values that have them.
+    pub faulty: Vec<Steps>,
     /// Variables that were asked for and set.
     pub used: BTreeSet<String>,
     /// What a value is as a text, where it was taken for a number or a truth.
@@ -185,8 +187,7 @@ impl Walk<'_> {
                     Ok(expanded) => expanded,
                     Err(Wrong { nth, what, hint }) => {
                         self.found.faults.push(Error::input(what).at(masked.spot(place(), nth)).hint(hint));
-                        // What the fault is about is not looked at again.
-                        *text = masked.unmask(text);
+                        self.found.faulty.push(path.clone());
                         return;
                     }
                 };
@@ -195,7 +196,8 @@ impl Walk<'_> {
                     Ok(whole) => whole,
                     Err((what, hint)) => {
                         self.found.faults.push(Error::input(what).at(place()).hint(hint));
-                        expanded
+                        self.found.faulty.push(path.clone());
+                        return;
                     }
                 };
                 let typed = serde_yaml::from_str::<Value>(&whole).ok();
@@ -415,6 +417,12 @@ mod tests {
             let (_, faults) = read(text, &[]);
             assert!(faults.iter().any(|f| f.starts_with(wanted)), "{text}\n{wanted}\n{}", faults.join("\n"));
         }
+        // One fault is enough for one value.
+        let text =
+            "stages:\n  - sft: {init: ~bob/x, data: \"${NONE}\", epochs: ${NONE}, tokenizer: a/${NONE}}\n";
+        let (recipe, faults) = read(text, &[]);
+        let told = crate::plan::resolve::finish(&recipe, Vec::new()).err().map(|e| e.to_string());
+        assert_eq!((faults.len(), told), (4, None));
         let (_, faults) = read("name: a\n", &["output=${NONE}"]);
         assert!(faults[0].starts_with("--set output: the variable `NONE` is not set"), "{faults:?}");
         let (_, faults) = read("x: {a: \"${NONE}\"}\nname: a\n", &[]);

@@ -145,7 +145,12 @@ pub fn parse_with(
         true => kept,
         false => format!("# from the environment: {}\n{kept}", used.join(", ")),
     };
+    // What has a fault already is not looked at again.
     let mut aside = HashSet::new();
+    for steps in expanded.faulty {
+        remove(&mut value, &steps);
+        aside.insert(steps);
+    }
     let root = loop {
         match serde_path_to_error::deserialize::<_, Root>(value.clone()) {
             Ok(root) => break root,

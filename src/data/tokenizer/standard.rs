@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::train;
-use crate::checkpoint::atomic;
+use crate::checkpoint::{about, atomic, load, resolve_model_path};
 use crate::error::{Error, Result};
 
 /// Entries of both.
@@ -41,6 +41,32 @@ impl Standard {
     pub fn named(name: &Path) -> Option<Self> {
         let asked = Self::ALL.into_iter().find(|standard| name == Path::new(standard.name()));
         asked.filter(|_| !name.exists())
+    }
+
+    /// The one whose vocabulary weights have that come with no tokenizer; `rows` are their embedding's, `norms` whether
+    /// queries and keys are normed, as minimind3's are. What is found is said.
+    ///
+    /// # Errors
+    /// A weight file that cannot be read.
+    pub fn of_weights(path: &Path, rows: i64, norms: bool) -> Result<Option<Self>> {
+        if rows != VOCAB_SIZE as i64 {
+            return Ok(None);
+        }
+        let standard = match about::tokenizer_named(path)? {
+            // A tokenizer of its own that is not there any more: MiniMind's would read it as other text.
+            Some(named) => match Self::ALL.into_iter().find(|s| Path::new(&named).ends_with(s.name())) {
+                Some(standard) => standard,
+                None => return Ok(None),
+            },
+            None if norms => Self::MiniMind3,
+            None => Self::MiniMind2,
+        };
+        tracing::info!(
+            "no tokenizer lies beside {}; its {VOCAB_SIZE} rows are taken for {}'s: the tokenizer is the one this program carries",
+            path.display(),
+            standard.name()
+        );
+        Ok(Some(standard))
     }
 
     fn merges(self) -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -155,6 +181,23 @@ impl Standard {
         };
         write(cache).or_else(|_| write(&std::env::temp_dir().join("minimind")))
     }
+}
+
+/// The folder of the tokenizer that goes with the weights that `--model` or `init` names, MiniMind's below `cache` if
+/// there is no other; `None` where none is known.
+///
+/// # Errors
+/// There are no such weights, or they cannot be read.
+pub fn belonging(weights: &str, cache: &Path) -> Result<Option<PathBuf>> {
+    let path = resolve_model_path(weights)?;
+    if let Some(folder) = about::tokenizer(&path)? {
+        return Ok(Some(folder));
+    }
+    let tensors = load::read_weights(&path)?.tensors;
+    let embedding = tensors.get("model.embed_tokens.weight").or_else(|| tensors.get("lm_head.weight"));
+    let rows = embedding.and_then(|tensor| tensor.shape().first().copied()).unwrap_or(0);
+    let norms = tensors.keys().any(|name| name.ends_with("self_attn.q_norm.weight"));
+    Standard::of_weights(&path, rows, norms)?.map(|standard| standard.folder(cache)).transpose()
 }
 
 fn token(id: usize, text: &str, special: bool) -> Value {
