@@ -174,7 +174,7 @@ fn a_folder_with_several_weight_files_asks() {
     }
     let text = refused(&mut home.run(&[&["generate", "--model", "out"][..], &GREET].concat()));
     assert!(text.contains("2 weight files: full_sft_32.pth, pretrain_32.pth"), "{text}");
-    assert!(text.contains("out/full_sft_32.pth"), "{text}");
+    assert!(text.contains("such as out/"), "{text}");
     std::fs::remove_file(home.path("out/pretrain_32.pth")).unwrap();
     generate(&home, "out", &[]);
     // A recipe is told before it runs.

@@ -38,13 +38,16 @@ pub fn resolve_model_path(spec: &str) -> Result<PathBuf> {
 
 fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
     let read = |e| Error::io("look for weights", run, e);
-    let mut found = Vec::new();
+    let (mut found, mut names) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(run).map_err(read)? {
         let path = entry.map_err(read)?.path();
         let Some(stem) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".pth"))
         else {
             continue;
         };
+        if !stem.ends_with("_resume") {
+            names.push(format!("{stem}.pth"));
+        }
         let wanted = match stage {
             Some(stage) => stem.strip_prefix(stage).and_then(|s| s.strip_prefix('_')).is_some_and(is_size),
             None => !stem.ends_with("_resume") && !stem.ends_with("_resume.prev") && speaks(&path, stem),
@@ -57,18 +60,15 @@ fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
     found.sort();
     // A run's folder has an order, its stages'; any other only has files.
     if stage.is_none() && found.len() > 1 && !is_run(run) {
-        let mut names: Vec<String> = found
-            .iter()
-            .filter_map(|(_, path)| Some(path.file_name()?.to_string_lossy().into_owned()))
-            .collect();
         names.sort();
+        let meant = &found[found.len() - 1].1;
         return Err(Error::input(format!(
             "this folder holds {} weight files: {}",
             names.len(),
             names.join(", ")
         ))
         .at(Place::file(run))
-        .hint(format!("name the one that is meant, such as {}", run.join(&names[0]).display())));
+        .hint(format!("name the one that is meant, such as {}", meant.display())));
     }
     found.pop().map(|(_, path)| path).ok_or_else(|| {
         let what = stage.map_or("no weights".to_owned(), |s| format!("no weights of a stage `{s}`"));
@@ -119,7 +119,8 @@ mod tests {
         assert_eq!(several.exit_code(), 2);
         let told = several.to_string();
         assert!(
-            told.contains("2 weight files: sft_8.pth, sft_long_8.pth") && told.contains("sft_8.pth"),
+            told.contains("3 weight files: lora_8.pth, sft_8.pth, sft_long_8.pth")
+                && told.contains("sft_8.pth"),
             "{told}"
         );
         std::fs::write(run.join("plan.json"), "{}").unwrap();
