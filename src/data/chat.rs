@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::cache::Encoded;
 use super::jsonl::{RowFault, kind};
 use super::random::{chance, mix};
-use super::tokenizer::{Tokenizer, labels};
+use super::tokenizer::labels::{self, TOOL_KEYS};
+use super::tokenizer::{Masked, Tokenizer};
 use crate::error::Result;
 
 /// Our own system prompts, five Chinese and five English.
@@ -80,14 +81,16 @@ pub(super) fn messages<'a>(
     Ok(list)
 }
 
-/// Puts a system prompt first, where chance has it and the row neither has one nor tools.
+/// Puts a system prompt first, where chance has it and the row neither has one nor tools. Whether the template shows
+/// one is the caller's to ask.
 pub fn with_system_prompt(row: &Value, number: usize, options: &ChatOptions) -> Value {
     let mut row = row.clone();
     if chance(options.seed, number as u64, 1) >= options.system_prompt_ratio {
         return row;
     }
+    let tools = TOOL_KEYS.iter().any(|key| row.get(key).is_some_and(labels::is_given));
     if let Some(list) = row.get_mut("conversations").and_then(Value::as_array_mut) {
-        let tools = list.iter().any(|m| m.get("tools").is_some_and(|t| !t.is_null()));
+        let tools = tools || list.iter().any(|m| m.get("tools").is_some_and(|t| !t.is_null()));
         if !tools && list.first().is_some_and(|m| m["role"] != "system") {
             let which = mix(mix(options.seed ^ 2) ^ number as u64) as usize % SYSTEM_PROMPTS.len();
             list.insert(0, json!({"role": "system", "content": SYSTEM_PROMPTS[which]}));
@@ -96,15 +99,27 @@ pub fn with_system_prompt(row: &Value, number: usize, options: &ChatOptions) -> 
     row
 }
 
-/// Ids of one conversation; `number` is the row's line.
-pub fn encode(tokenizer: &Tokenizer, row: &Value, number: usize, options: &ChatOptions) -> Result<Encoded> {
-    let row = with_system_prompt(row, number, options);
+/// Ids of one conversation; `number` is the row's line. The inner fault: the template refuses the row, or leaves part
+/// of it out.
+pub fn encode(
+    tokenizer: &Tokenizer,
+    row: &Value,
+    number: usize,
+    options: &ChatOptions,
+) -> Result<Result<Encoded, RowFault>> {
     let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
-    let text = labels::remove_empty_think(labels::render_conversation(tokenizer, &row)?, keep);
-    let mut ids = tokenizer.encode(&text)?;
+    let masked = if tokenizer.shows_system() {
+        labels::masked(tokenizer, "conversations", &with_system_prompt(row, number, options), keep)?
+    } else {
+        labels::masked(tokenizer, "conversations", row, keep)?
+    };
+    let Masked { mut ids, mut loss } = match masked {
+        Ok(masked) => masked,
+        Err(fault) => return Ok(Err(fault)),
+    };
     ids.truncate(options.max_seq_len);
-    let loss: Vec<bool> = labels::sft_labels(tokenizer, &ids).iter().map(|&l| l >= 0).collect();
+    loss.truncate(options.max_seq_len);
     let spoken: Vec<u32> = ids.iter().zip(&loss).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
     let loss_bytes = tokenizer.decode(&spoken, true)?.len();
-    Ok(Encoded { ids, loss, loss_bytes })
+    Ok(Ok(Encoded { ids, loss, loss_bytes }))
 }

@@ -15,7 +15,8 @@ use super::jsonl::RowFault;
 use super::loader::Loader;
 use super::random::chance;
 use super::rows::Row;
-use super::tokenizer::{Tokenizer, labels};
+use super::tokenizer::labels::{self, TOOL_KEYS};
+use super::tokenizer::{Masked, Tokenizer};
 use crate::error::Result;
 
 const FORM: &str = "a preference row is {\"chosen\": [...], \"rejected\": [...]}: the same turns, then two different assistant turns";
@@ -84,7 +85,7 @@ pub fn sides(row: &Value) -> Result<[&Vec<Value>; 2], RowFault> {
 
 /// Ids of both conversations; `number` is the row's line. Empty think blocks stay in both or in none.
 ///
-/// The inner fault: an answer that the cut leaves nothing of.
+/// The inner fault: the template refuses the row or leaves part of it out, or the cut leaves nothing of an answer.
 pub fn encode(
     tokenizer: &Tokenizer,
     row: &Value,
@@ -94,12 +95,19 @@ pub fn encode(
     let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
     let mut both = Encoded::default();
     for field in ["chosen", "rejected"] {
-        let side = json!({"conversations": row[field]});
-        let text = labels::remove_empty_think(labels::render_conversation(tokenizer, &side)?, keep);
-        let mut ids = tokenizer.encode(&text)?;
+        let mut side = json!({"conversations": row[field]});
+        for key in TOOL_KEYS {
+            if let Some(tools) = row.get(key) {
+                side[key] = tools.clone();
+            }
+        }
+        let Masked { mut ids, mut loss } = match labels::masked(tokenizer, field, &side, keep)? {
+            Ok(masked) => masked,
+            Err(fault) => return Ok(Err(fault)),
+        };
         let whole = ids.len();
         ids.truncate(options.max_seq_len);
-        let loss: Vec<bool> = labels::sft_labels(tokenizer, &ids).iter().map(|&l| l >= 0).collect();
+        loss.truncate(options.max_seq_len);
         if !loss.iter().any(|l| *l) {
             return Ok(Err(RowFault::new(
                 format!(
@@ -132,8 +140,11 @@ pub fn batch(loader: &Loader, epoch: u64, index: u64) -> Result<PairBatch> {
             mask[[i, t]] = i64::from(t > 0 && *label != IGNORE);
         }
     }
-    // What counts tells where a row ends: a conversation ends with its answer, and a token file is padded already.
-    let end = |row: &Row| row.labels.iter().rposition(|l| *l != IGNORE).unwrap_or(row.ids.len() - 1);
+    // A conversation ends where its text does, which is where a score is read; a token file is padded already, so what
+    // counts tells where its row ends.
+    let padded = loader.rows().width().is_some();
+    let counts = |row: &Row| row.labels.iter().rposition(|l| *l != IGNORE).filter(|_| padded);
+    let end = |row: &Row| counts(row).unwrap_or(row.ids.len() - 1);
     Ok(PairBatch {
         input_ids,
         mask,

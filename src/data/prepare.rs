@@ -76,8 +76,7 @@ impl DataFacts {
         let why = match format {
             DataFormat::Tokens => "all their labels are -100".to_owned(),
             _ if cut => format!("rows are cut at max_seq_len {max_seq_len}, and no answer begins before it"),
-            _ => "the chat template marks no turn as the assistant's (bos token, `assistant`, line end)"
-                .to_owned(),
+            _ => "in no row does the chat template mark anything as said by the assistant".to_owned(),
         };
         if self.rows_without_loss == self.rows {
             return Err(Error::input("the data teaches nothing: no token of it carries loss")
@@ -85,7 +84,7 @@ impl DataFacts {
                 .hint(if cut {
                     "raise max_seq_len; `minimind data stats` counts tokens"
                 } else {
-                    "look at the rows with `minimind data show`"
+                    "`minimind data show --tokenizer DIR FILE` shows which tokens carry loss"
                 }));
         }
         tracing::warn!("{} of {} rows teach nothing: {why}", self.rows_without_loss, self.rows);
@@ -210,7 +209,8 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
     let mut key = Sha256::new();
     let skip = config.on_bad_row == OnBadRow::Skip;
     let form = config.format;
-    key.update(format!("2|{hash}|{}|{form:?}|{}|{skip}", tokenizer.fingerprint(), ctx.max_seq_len));
+    // 3: the loss mask is found from the template, tools beside a conversation reach it, what it drops is a fault.
+    key.update(format!("3|{hash}|{}|{form:?}|{}|{skip}", tokenizer.fingerprint(), ctx.max_seq_len));
     if form != DataFormat::Text {
         key.update(format!("|{}|{}|{}", ctx.seed, ctx.system_prompt_ratio, ctx.empty_think_ratio));
     }
@@ -258,6 +258,11 @@ fn build(
             (vec![PathBuf::from("synthetic")], Box::new(lines))
         }
     };
+    if matches!(format, DataFormat::Chat) && ctx.system_prompt_ratio > 0.0 && !tokenizer.shows_system() {
+        tracing::info!(
+            "the chat template shows no system prompt before an answer: none is put in front of rows"
+        );
+    }
     let options = ChatOptions {
         max_seq_len: ctx.max_seq_len,
         seed: ctx.seed,
@@ -278,7 +283,7 @@ fn build(
     })
 }
 
-fn encode(
+pub(super) fn encode(
     tokenizer: &Tokenizer,
     row: &Value,
     number: usize,
@@ -288,7 +293,7 @@ fn encode(
     match format {
         // Rows of rollouts are read by `prompts`; seen as rows, they are conversations.
         DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => {
-            chat::encode(tokenizer, row, number, options).map(Ok)
+            chat::encode(tokenizer, row, number, options)
         }
         DataFormat::Preference => preference::encode(tokenizer, row, number, options),
         DataFormat::Text | DataFormat::Tokens => {
@@ -396,5 +401,37 @@ mod tests {
         assert!(some.teaching(DataFormat::Chat, 100).is_ok());
         assert_eq!(facts(DataFormat::Chat, 400).rows_without_loss, 0);
         assert_eq!(facts(DataFormat::Text, 6).rows_without_loss, 0);
+    }
+
+    #[test]
+    fn a_row_that_the_template_refuses_is_named_or_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let tok = dir.path().join("tok");
+        tokenizer::train::train(std::iter::once(Ok("ab".to_owned())), 300, &tok).unwrap();
+        let template = "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}";
+        std::fs::write(tok.join("chat_template.jinja"), template).unwrap();
+        let tokenizer = Tokenizer::load(&tok).unwrap();
+        let turn = |role: &str| serde_json::json!({"role": role, "content": "a"});
+        let rows =
+            [vec![turn("user"), turn("assistant")], vec![turn("user"), turn("user"), turn("assistant")]];
+        let line = |turns: &Vec<Value>| serde_json::json!({"conversations": turns}).to_string() + "\n";
+        let file = dir.path().join("rows.jsonl");
+        std::fs::write(&file, rows.iter().map(line).collect::<String>()).unwrap();
+        let mut config = DataConfig::files(vec![file.clone()], DataFormat::Chat);
+        let ctx = PrepareContext {
+            tokenizer: Some(&tokenizer),
+            max_seq_len: 100,
+            seed: 7,
+            cache_dir: dir.path(),
+            // The template refuses a system prompt: none is put in front.
+            system_prompt_ratio: 1.0,
+            empty_think_ratio: 0.0,
+        };
+        let fault = prepare(&config, &ctx).unwrap_err();
+        assert_eq!(fault.place().unwrap().line, Some(2));
+        assert!(fault.to_string().contains("roles must alternate"), "{fault}");
+        config.on_bad_row = OnBadRow::Skip;
+        let facts = prepare(&config, &ctx).unwrap().facts;
+        assert_eq!((facts.rows, facts.skipped_rows, facts.rows_without_loss), (1, 1, 0));
     }
 }

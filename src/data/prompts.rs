@@ -17,7 +17,8 @@ use super::config::{
 use super::jsonl::{self, Lines, RowFault, kind};
 use super::random::{Stream, chance};
 use super::synthetic::{self, SyntheticKind};
-use super::tokenizer::{RenderOptions, Tokenizer, labels};
+use super::tokenizer::labels::{self, TOOL_KEYS};
+use super::tokenizer::{RenderOptions, Tokenizer};
 use crate::error::{Error, Place, Result};
 
 /// What shapes a prompt beside its row.
@@ -176,7 +177,7 @@ impl Prompts {
             empty_think_ratio: 0.0,
         };
         let tools = row.tools.clone().or_else(|| self.options.tools.clone());
-        let messages = if tools.is_some() {
+        let messages = if tools.is_some() || !tokenizer.shows_system() {
             row.messages.clone()
         } else {
             let with =
@@ -308,7 +309,14 @@ fn prompt_row(number: usize, row: Value, agent: bool) -> Result<PromptRow, RowFa
     {
         return Err(RowFault::new(format!("message {} has no text `content`", empty + 1), FORM));
     }
-    let (messages, tools) = labels::prepare(&json!({"conversations": messages[..end]}))
+    let mut asked = json!({"conversations": messages[..end]});
+    for key in TOOL_KEYS {
+        // A row may also name tools of the stage, for its rewards: those are the stage's to show.
+        if let Some(tools) = row.get(key).filter(|tools| !labels::names_tools(tools)) {
+            asked[key] = tools.clone();
+        }
+    }
+    let (messages, tools) = labels::prepare(&asked)
         .map_err(|error| RowFault::new(error.what(), "write `tools` as JSON, or as JSON in a string"))?;
     let messages = messages.as_array().cloned().unwrap_or_default();
     Ok(PromptRow { number, messages, tools, row })
@@ -328,6 +336,9 @@ fn render(
 fn fits(tokenizer: &Tokenizer, row: &PromptRow, options: &PromptOptions) -> Result<()> {
     let tools = row.tools.as_ref().or(options.tools.as_ref());
     let tokens = tokenizer.encode(&render(tokenizer, &row.messages, tools, false)?)?.len();
+    tokenizer
+        .rendered_whole("conversations", &row.messages, tools)?
+        .map_err(|fault| Error::input(fault.what).hint(fault.hint))?;
     if tokens > options.max_tokens {
         return Err(Error::input(format!(
             "the prompt has {tokens} tokens, the budget is {}",

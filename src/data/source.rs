@@ -71,7 +71,8 @@ fn row_text(row: &Value, template: &ChatTemplate) -> Result<String, RowFault> {
         let keys: &[&str] = if turn["role"] == "system" { &["tools", "functions"] } else { &["tool_calls"] };
         keys.iter().any(|key| turn.get(key).is_some_and(labels::is_given))
     };
-    if turns.iter().any(has_tools) {
+    let beside = |key: &&str| row.get(key).is_some_and(|t| labels::is_given(t) && !labels::names_tools(t));
+    if turns.iter().any(has_tools) || labels::TOOL_KEYS.iter().any(beside) {
         let rendered = labels::prepare(row).and_then(|(messages, tools)| {
             template.render(&messages, tools.as_ref(), RenderOptions::default(), &BTreeMap::new())
         });

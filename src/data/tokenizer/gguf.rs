@@ -218,6 +218,8 @@ impl Tokenizer {
                 .push(("default".to_owned(), ChatTemplate::parse(text, &PathBuf::from(file)).map_err(at)?));
         }
         let fingerprint = crate::hash::hex(&hash.finalize());
-        Self::assemble(inner, &config, templates, fingerprint).map_err(at)
+        let mut tokenizer = Self::assemble(inner, &config, templates, fingerprint).map_err(at)?;
+        tokenizer.place = Some(Place::file(file));
+        Ok(tokenizer)
     }
 }

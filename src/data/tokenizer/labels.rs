@@ -1,13 +1,13 @@
-//! A conversation to ids with labels: which tokens an SFT step learns.
+//! A row's conversation to messages, tools and text, and the labels that tokens around an answer give.
 //!
 //! Ports upstream's SFT data set. The random changes (a system prompt put in front, the chance that empty
-//! think blocks go) are the caller's, who owns the generator; here is what they decide about.
+//! think blocks go) are the caller's, who owns the generator; here is what they decide about. Next: [`super::mask`],
+//! which finds the answers in any template.
 
 use serde_json::Value;
 
-use super::{RenderOptions, Tokenizer};
-use crate::data::IGNORE;
-use crate::data::jsonl::RowFault;
+use super::{Masked, RenderOptions, Tokenizer};
+use crate::data::jsonl::{RowFault, kind};
 use crate::error::{Error, Result};
 
 /// What a template writes for a turn without thoughts.
@@ -22,6 +22,8 @@ pub fn render_conversation(tokenizer: &Tokenizer, row: &Value) -> Result<String>
 }
 
 /// The messages and tools of a row, JSON strings parsed, as a template wants them.
+///
+/// Tools stand on the system message, as upstream has them, or beside the conversation, as most other data does.
 pub fn prepare(row: &Value) -> Result<(Value, Option<Value>)> {
     let conversation = row["conversations"].as_array().ok_or_else(|| {
         Error::input("the row has no `conversations` list")
@@ -35,12 +37,7 @@ pub fn prepare(row: &Value) -> Result<(Value, Option<Value>)> {
             .as_object_mut()
             .ok_or_else(|| Error::input("a message of `conversations` is not an object"))?;
         if fields.get("role").and_then(Value::as_str) == Some("system") {
-            for key in ["tools", "functions"] {
-                if let Some(value) = fields.get(key).filter(|value| is_given(value)) {
-                    tools = Some(parsed(key, value)?);
-                    break;
-                }
-            }
+            tools = given_tools(|key| fields.get(key))?.or(tools);
         }
         if let Some(calls) = fields.get("tool_calls").filter(|value| is_given(value)) {
             let calls = parsed("tool_calls", calls)?;
@@ -48,12 +45,48 @@ pub fn prepare(row: &Value) -> Result<(Value, Option<Value>)> {
         }
         messages.push(message);
     }
+    if tools.is_none() {
+        tools = given_tools(|key| row.get(key))?;
+    }
     Ok((Value::Array(messages), tools))
+}
+
+/// The keys that tools are given under.
+pub(crate) const TOOL_KEYS: [&str; 2] = ["tools", "functions"];
+
+/// Whether tools are named only, not described.
+pub(crate) fn names_tools(tools: &Value) -> bool {
+    tools.as_array().is_some_and(|list| list.iter().any(Value::is_string))
+}
+
+fn given_tools<'a>(field: impl Fn(&str) -> Option<&'a Value>) -> Result<Option<Value>> {
+    for key in TOOL_KEYS {
+        if let Some(value) = field(key).filter(|value| is_given(value)) {
+            let tools = parsed(key, value)?;
+            let list = tools.as_array().map_or(std::slice::from_ref(&tools), Vec::as_slice);
+            if let Some(other) = list.iter().find(|tool| !tool.is_object()) {
+                let what = format!("`{key}` holds {}, not the description of a tool", kind(other));
+                return Err(Error::input(what));
+            }
+            return Ok(is_given(&tools).then_some(tools));
+        }
+    }
+    Ok(None)
 }
 
 /// The fault of a row that [`prepare`] or a template does not take.
 pub(crate) fn row_fault(error: &Error) -> RowFault {
     RowFault::new(error.what(), "write `tools` and `tool_calls` as JSON, or as JSON in a string")
+}
+
+/// The fault of a row that a template refuses, with the template's own words.
+pub(crate) fn template_fault(error: &Error) -> RowFault {
+    let said = error.cause_text().map(|said| format!(": {said}")).unwrap_or_default();
+    RowFault::new(
+        format!("{}{said}", error.what()),
+        "change the row to what the template takes, or set data.on_bad_row: skip; `minimind data check --tokenizer` finds \
+         all such rows",
+    )
 }
 
 /// Python's truth: null, "", [] and {} are not given.
@@ -81,14 +114,30 @@ pub fn remove_empty_think(text: String, keep: bool) -> String {
     if keep || !text.contains(EMPTY_THINK) { text } else { text.replace(EMPTY_THINK, "") }
 }
 
-/// The label of each id: itself in an assistant's answer up to and with `<eos>\n`, [`IGNORE`] elsewhere.
+/// Ids and loss of a row's conversation; empty think blocks stay if `keep`. The inner fault is the row's.
 ///
-/// An answer that the cut left open is learned to the end of `ids`.
-pub fn sft_labels(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<i64> {
-    let (open, close) = (tokenizer.answer_open.as_slice(), tokenizer.answer_close.as_slice());
-    let mut labels = vec![IGNORE; ids.len()];
+/// # Errors
+/// There is no template, or which tokens are the assistant's cannot be told from it.
+pub fn masked(
+    tokenizer: &Tokenizer,
+    field: &str,
+    row: &Value,
+    keep: bool,
+) -> Result<Result<Masked, RowFault>> {
+    match prepare(row) {
+        Ok((Value::Array(messages), tools)) => tokenizer.masked(field, &messages, tools.as_ref(), keep),
+        Ok(_) => Err(Error::failed("messages are no list")),
+        Err(fault) => Ok(Err(row_fault(&fault))),
+    }
+}
+
+/// Which of `ids` carry loss: all from behind `open` up to and with `close`, and how many answers that is.
+///
+/// An answer that is left open is learned to the end of `ids`.
+pub(super) fn labels_between(ids: &[u32], open: &[u32], close: &[u32]) -> (Vec<bool>, usize) {
+    let (mut loss, mut answers) = (vec![false; ids.len()], 0);
     if open.is_empty() || close.is_empty() {
-        return labels;
+        return (loss, answers);
     }
     let mut i = 0;
     while i < ids.len() {
@@ -101,10 +150,9 @@ pub fn sft_labels(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<i64> {
             .windows(close.len())
             .position(|window| window == close)
             .map_or(ids.len(), |found| start + found + close.len());
-        for j in start..end {
-            labels[j] = i64::from(ids[j]);
-        }
+        loss[start..end].fill(true);
+        answers += 1;
         i = end;
     }
-    labels
+    (loss, answers)
 }

@@ -5,14 +5,20 @@
 //! `encode`: the stages say where they want them. Next: [`template`], [`labels`], [`stream`], [`mod@train`].
 
 mod bytes;
+mod generation;
 pub mod gguf;
 pub mod labels;
+mod mask;
 mod pyjson;
+pub(crate) mod shown;
 pub mod standard;
 pub mod stream;
 pub mod template;
 pub mod train;
+mod turns;
 
+#[cfg(test)]
+mod mask_tests;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +32,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Place, Result};
 
-pub use labels::{remove_empty_think, render_conversation, sft_labels};
+pub use labels::{remove_empty_think, render_conversation};
+pub use mask::Masked;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderOptions};
 pub use train::{TrainReport, train};
@@ -46,10 +53,11 @@ pub struct Tokenizer {
     bos: Special,
     eos: Special,
     pad: Special,
-    /// `<bos>assistant\n` and `<eos>\n` as ids, what the SFT labels look for.
-    answer_open: Vec<u32>,
-    answer_close: Vec<u32>,
     templates: Vec<(String, ChatTemplate)>,
+    /// Of each template, how its answers are found.
+    learned: Vec<mask::Learned>,
+    /// Where the tokenizer was read.
+    place: Option<Place>,
     byte_level: bool,
     vocab_size: usize,
     fingerprint: String,
@@ -106,7 +114,10 @@ impl Tokenizer {
         }
 
         let fingerprint = crate::hash::hex(&hash.finalize());
-        Self::assemble(inner, &config, templates, fingerprint).map_err(|error| error.at(Place::file(&path)))
+        let mut tokenizer = Self::assemble(inner, &config, templates, fingerprint)
+            .map_err(|error| error.at(Place::file(&path)))?;
+        tokenizer.place = Some(Place::file(dir));
+        Ok(tokenizer)
     }
 
     fn assemble(
@@ -130,22 +141,19 @@ impl Tokenizer {
         // Ids may have holes; the embedding must reach the highest.
         let highest = inner.get_vocab(true).values().copied().max().map_or(0, |id| id as usize + 1);
         let byte_level = matches!(inner.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_)));
-        let mut tokenizer = Self {
+        Ok(Self {
             vocab_size: highest.max(inner.get_vocab_size(true)),
             inner,
             roles,
             bos,
             eos,
             pad,
-            answer_open: Vec::new(),
-            answer_close: Vec::new(),
+            learned: templates.iter().map(|_| mask::Learned::default()).collect(),
             templates,
+            place: None,
             byte_level,
             fingerprint,
-        };
-        tokenizer.answer_open = tokenizer.encode(&format!("{}assistant\n", tokenizer.bos.text))?;
-        tokenizer.answer_close = tokenizer.encode(&format!("{}\n", tokenizer.eos.text))?;
-        Ok(tokenizer)
+        })
     }
 
     /// The ids of a text; no special token is added, but those written in the text are recognised.
@@ -227,17 +235,19 @@ impl Tokenizer {
 
     /// The prompt of a conversation, by the tokenizer's chat template.
     pub fn render(&self, messages: &Value, tools: Option<&Value>, options: RenderOptions) -> Result<String> {
-        let named = |name: &str| self.templates.iter().find(|(other, _)| other == name).map(|(_, t)| t);
-        let template = tools
-            .and_then(|_| named("tool_use"))
-            .or_else(|| named("default"))
-            .or_else(|| self.templates.first().map(|(_, template)| template))
-            .ok_or_else(|| {
-                Error::input("the tokenizer has no chat template").hint(
-                    "put a `chat_template.jinja` beside `tokenizer.json`, or a `chat_template` in `tokenizer_config.json`",
-                )
-            })?;
+        let (_, template) = &self.templates[self.template_index(tools.is_some())?];
         template.render(messages, tools, options, &self.roles)
+    }
+
+    /// Which template renders a conversation, with or without tools.
+    fn template_index(&self, tools: bool) -> Result<usize> {
+        let named = |name: &str| self.templates.iter().position(|(other, _)| other == name);
+        let index = tools.then(|| named("tool_use")).flatten().or_else(|| named("default"));
+        index.or_else(|| (!self.templates.is_empty()).then_some(0)).ok_or_else(|| {
+            Error::input("the tokenizer has no chat template").hint(
+                "put a `chat_template.jinja` beside `tokenizer.json`, or a `chat_template` in `tokenizer_config.json`",
+            )
+        })
     }
 
     /// The token of an id unless it is unknown, or special and `skip_special`.

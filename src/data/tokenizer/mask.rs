@@ -1,0 +1,367 @@
+//! Which tokens of a conversation carry loss: what the assistant says, its end mark included.
+//!
+//! Found from the chat template itself, once for a tokenizer, and checked on a conversation of plain words before any
+//! row is trained on. Three ways give the same places where they apply: the template's own `{% generation %}` blocks;
+//! the tokens that open and close every answer, looked for in the ids (upstream's way, and the fast one; only where it
+//! agrees with the next on every probe, and in a row whose texts hold no such mark); rendering the conversation with
+//! and without each turn ([`turns`](super::turns)).
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use super::labels::{EMPTY_THINK, labels_between, template_fault};
+use super::shown::{Shown, tool, tool_turns};
+use super::turns::{ASKED, Frame, SAID, probe, probed};
+use super::{ChatTemplate, RenderOptions, Tokenizer, generation};
+use crate::data::jsonl::RowFault;
+use crate::error::{Error, Result};
+
+/// A conversation as ids.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Masked {
+    /// Token ids of the rendered text.
+    pub ids: Vec<u32>,
+    /// Whether the label at a place (the id itself) carries loss.
+    pub loss: Vec<bool>,
+}
+
+/// A text and its template's own blocks in it.
+type Blocks = (String, Vec<Range<usize>>);
+
+/// What is known of a template, found out when it is first needed.
+#[derive(Debug, Default)]
+pub(super) struct Learned {
+    shown: OnceLock<Shown>,
+    rule: OnceLock<Result<Rule>>,
+}
+
+/// How the answers of a template are found.
+#[derive(Debug)]
+enum Rule {
+    /// By the blocks that this copy of the template marks.
+    Blocks(Box<ChatTemplate>),
+    /// By rendering.
+    Turns(Frame),
+    /// By the tokens around an answer, rendering where a row is unusual.
+    Marks(Frame, Marks),
+}
+
+/// The ids that open and close an answer, and the text of each one's first token.
+#[derive(Debug)]
+struct Marks {
+    open: Vec<u32>,
+    close: Vec<u32>,
+    texts: [String; 2],
+}
+
+impl Tokenizer {
+    /// The template of a conversation with or without tools.
+    fn masking(&self, tools: bool) -> Result<Masking<'_>> {
+        let index = self.template_index(tools)?;
+        Ok(Masking { tokenizer: self, template: &self.templates[index].1, learned: &self.learned[index] })
+    }
+
+    /// Ids and loss of a conversation; `field` is what the messages are called in messages. Empty think blocks stay if
+    /// `keep`. The inner fault is the row's: the template refuses it, or leaves part of it out.
+    ///
+    /// # Errors
+    /// There is no template, or which tokens are the assistant's cannot be told from it.
+    pub fn masked(
+        &self,
+        field: &str,
+        messages: &[Value],
+        tools: Option<&Value>,
+        keep: bool,
+    ) -> Result<Result<Masked, RowFault>> {
+        let masking = self.masking(tools.is_some())?;
+        let rule = masking.rule()?;
+        masking.masked(rule, (field, messages), tools, keep)
+    }
+
+    /// Whether the template shows a system prompt.
+    pub fn shows_system(&self) -> bool {
+        self.masking(false).is_ok_and(|masking| masking.shown().system)
+    }
+
+    /// The text of a conversation, all of which is in it.
+    ///
+    /// # Errors
+    /// There is no template. The inner fault is the row's.
+    pub fn rendered_whole(
+        &self,
+        field: &str,
+        messages: &[Value],
+        tools: Option<&Value>,
+    ) -> Result<Result<String, RowFault>> {
+        let masking = self.masking(tools.is_some())?;
+        let render = masking.render();
+        Ok(masking.shown().rendered(&render, (field, messages), tools))
+    }
+}
+
+struct Masking<'a> {
+    tokenizer: &'a Tokenizer,
+    template: &'a ChatTemplate,
+    learned: &'a Learned,
+}
+
+impl<'a> Masking<'a> {
+    fn render(&self) -> impl Fn(&[Value], Option<&Value>, bool) -> Result<String> + use<'a> {
+        let (template, roles) = (self.template, &self.tokenizer.roles);
+        move |messages, tools, prompt| {
+            let options = RenderOptions { add_generation_prompt: prompt, ..RenderOptions::default() };
+            template.render(&Value::from(messages), tools, options, roles)
+        }
+    }
+
+    fn shown(&self) -> &'a Shown {
+        self.learned.shown.get_or_init(|| Shown::probe(&self.render()))
+    }
+
+    fn rule(&self) -> Result<&'a Rule> {
+        let rule = self.learned.rule.get_or_init(|| {
+            self.learn().map_err(|why| {
+                let fault = Error::input("which tokens carry loss cannot be told from the chat template")
+                    .because(why.what().to_owned() + &why.cause_text().map(|c| format!(": {c}")).unwrap_or_default())
+                    .hint(
+                        "mark what the assistant says with {% generation %} ... {% endgeneration %} in the template; \
+                         `minimind data show --tokenizer DIR FILE` shows which tokens carry loss",
+                    );
+                match &self.tokenizer.place {
+                    Some(place) => fault.at(place.clone()),
+                    None => fault,
+                }
+            })
+        });
+        rule.as_ref().map_err(Clone::clone)
+    }
+
+    /// Finds the rule and holds it to a conversation of plain words.
+    fn learn(&self) -> Result<Rule> {
+        let render = self.render();
+        let (text, turns) = probed(&render)?;
+        let messages = probe(turns);
+        if let Some(source) = generation::marked(self.template.source()) {
+            let file = self.tokenizer.place.as_ref().map(|place| place.file.clone()).unwrap_or_default();
+            let marked = Box::new(ChatTemplate::parse(&source, &file)?);
+            let found = self.blocks(&marked, &messages, None)?;
+            let (blocked, spans) = found.map_err(|fault| Error::input(fault.what))?;
+            if blocked != text {
+                return Err(Error::input("its {% generation %} blocks change the text"));
+            }
+            // A template may mark the last answer alone.
+            let held = holds(&text, &spans, &SAID[turns - 1..turns]);
+            held.map_err(|why| Error::input(format!("by its {{% generation %}} blocks {}", why.what())))?;
+            return Ok(Rule::Blocks(marked));
+        }
+        let tokens = self.tokenizer.added_tokens();
+        let frame = Frame::probe(&render, &tokens)?;
+        let spans = frame.turns(&render, ("messages", &messages), None, &text);
+        holds(&text, &spans.map_err(|fault| Error::input(fault.what))?, &SAID[..turns])?;
+        if frame.end.trim().is_empty() {
+            tracing::warn!(
+                "the chat template writes no end mark after an answer: a model will not learn to stop"
+            );
+        }
+        let first =
+            |text: &str| tokens.iter().filter(|token| text.starts_with(*token)).max_by_key(|t| t.len());
+        let open = if frame.header.is_empty() { &frame.prompt } else { &frame.header };
+        let (Some(opens), Some(closes)) = (first(open), first(&frame.end)) else {
+            return Ok(Rule::Turns(frame));
+        };
+        let marks = Marks {
+            open: self.tokenizer.encode(open)?,
+            close: self.tokenizer.encode(&frame.end)?,
+            texts: [opens.clone(), closes.clone()],
+        };
+        Ok(if self.agree(&frame, &marks)? { Rule::Marks(frame, marks) } else { Rule::Turns(frame) })
+    }
+
+    /// Whether marks and turns give the same tokens in conversations of each kind that the template takes.
+    fn agree(&self, frame: &Frame, marks: &Marks) -> Result<bool> {
+        let render = self.render();
+        let system = json!({"role": "system", "content": "be brief"});
+        let thinking: Vec<Value> = probe(2)
+            .into_iter()
+            .map(|mut turn| {
+                if let ("assistant", Some(said)) =
+                    (turn["role"].as_str().unwrap_or(""), turn["content"].as_str())
+                {
+                    turn["content"] = json!(format!("<think>\nhm\n</think>\n\n{said}"));
+                }
+                turn
+            })
+            .collect();
+        let with_system = [vec![system], probe(2)].concat();
+        let more = [probe(2), vec![json!({"role": "user", "content": "and?"})]].concat();
+        let kinds = [(probe(2), false), (with_system, false), (thinking, false), (more, false)];
+        for (messages, tools) in kinds.into_iter().chain([(tool_turns("add", "3"), true)]) {
+            let tools = tools.then(|| json!([tool("add")]));
+            let Ok(text) = render(&messages, tools.as_ref(), false) else { continue };
+            for keep in [true, false] {
+                let fast = self.by_marks(marks, &messages, &text, keep)?;
+                let spans = frame.turns(&render, ("messages", &messages), tools.as_ref(), &text);
+                let slow = match spans {
+                    Ok(spans) => Some(self.by_spans(&text, &spans, keep)?),
+                    Err(_) => None,
+                };
+                if fast.is_none() || fast != slow {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn masked(
+        &self,
+        rule: &Rule,
+        turns: (&str, &[Value]),
+        tools: Option<&Value>,
+        keep: bool,
+    ) -> Result<Result<Masked, RowFault>> {
+        let render = self.render();
+        if let Rule::Blocks(marked) = rule {
+            let (text, spans) = match self.blocks(marked, turns.1, tools)? {
+                Ok(found) => found,
+                Err(fault) => return Ok(Err(fault)),
+            };
+            return match self.shown().check(&render, turns, tools, &text) {
+                Ok(()) => self.by_spans(&text, &spans, keep).map(Ok),
+                Err(fault) => Ok(Err(fault)),
+            };
+        }
+        let text = match self.shown().rendered(&render, turns, tools) {
+            Ok(text) => text,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let frame = match rule {
+            Rule::Marks(frame, marks) => {
+                if let Some(masked) = self.by_marks(marks, turns.1, &text, keep)? {
+                    return Ok(Ok(masked));
+                }
+                frame
+            }
+            Rule::Turns(frame) => frame,
+            Rule::Blocks(_) => unreachable!("answered above"),
+        };
+        match frame.turns(&render, turns, tools, &text) {
+            Ok(spans) => self.by_spans(&text, &spans, keep).map(Ok),
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    /// The text of a conversation and the template's own blocks in it.
+    fn blocks(
+        &self,
+        marked: &ChatTemplate,
+        messages: &[Value],
+        tools: Option<&Value>,
+    ) -> Result<Result<Blocks, RowFault>> {
+        let rendered =
+            marked.render(&Value::from(messages), tools, RenderOptions::default(), &self.tokenizer.roles);
+        Ok(match rendered {
+            Err(error) => Err(template_fault(&error)),
+            Ok(rendered) => generation::blocks(&rendered).ok_or_else(|| {
+                RowFault::new(
+                    "the template's {% generation %} blocks do not open and close in turn",
+                    "close each with {% endgeneration %}, and put none inside another",
+                )
+            }),
+        })
+    }
+
+    /// By the tokens around an answer; none where a text of the row holds a mark, or an answer has no mark.
+    fn by_marks(&self, marks: &Marks, messages: &[Value], text: &str, keep: bool) -> Result<Option<Masked>> {
+        if messages.iter().any(|message| holds_mark(message, &marks.texts)) {
+            return Ok(None);
+        }
+        let ids = match keep || !text.contains(EMPTY_THINK) {
+            true => self.tokenizer.encode(text)?,
+            false => self.tokenizer.encode(&text.replace(EMPTY_THINK, ""))?,
+        };
+        let (loss, answers) = labels_between(&ids, &marks.open, &marks.close);
+        let turns = messages.iter().filter(|message| message["role"] == "assistant").count();
+        Ok((answers == turns).then_some(Masked { ids, loss }))
+    }
+
+    /// By places in the text: a token that holds part of one carries loss.
+    fn by_spans(&self, text: &str, spans: &[Range<usize>], keep: bool) -> Result<Masked> {
+        let (text, spans) =
+            if keep { (text.to_owned(), spans.to_vec()) } else { without_empty_think(text, spans) };
+        let (ids, places) = self.tokenizer.encode_with_places(&text)?;
+        let mut loss = vec![false; ids.len()];
+        let mut spans = spans.iter().filter(|span| !span.is_empty()).peekable();
+        for (loss, place) in loss.iter_mut().zip(&places) {
+            while spans.next_if(|span| span.end <= place.start).is_some() {}
+            *loss = spans.peek().is_some_and(|span| span.start < place.end);
+        }
+        Ok(Masked { ids, loss })
+    }
+}
+
+/// Whether the places hold each of `said` whole, and nothing of what is asked.
+fn holds(text: &str, spans: &[Range<usize>], said: &[&str]) -> Result<()> {
+    for words in said {
+        let at = text
+            .find(words)
+            .ok_or_else(|| Error::input("the template does not write what the assistant says"))?;
+        if !spans.iter().any(|span| span.start <= at && at + words.len() <= span.end) {
+            return Err(Error::input("an answer is not among what the assistant says"));
+        }
+    }
+    let user = ASKED.iter().flat_map(|words| text.match_indices(words).map(|(at, _)| at..at + words.len()));
+    for asked in user {
+        if spans.iter().any(|span| span.start < asked.end && asked.start < span.end) {
+            return Err(Error::input("a question is among what the assistant says"));
+        }
+    }
+    Ok(())
+}
+
+fn holds_mark(value: &Value, marks: &[String]) -> bool {
+    match value {
+        Value::String(text) => marks.iter().any(|mark| text.contains(mark)),
+        Value::Array(items) => items.iter().any(|item| holds_mark(item, marks)),
+        Value::Object(map) => map.values().any(|item| holds_mark(item, marks)),
+        _ => false,
+    }
+}
+
+/// The text without its empty think blocks, and where the places are then.
+fn without_empty_think(text: &str, spans: &[Range<usize>]) -> (String, Vec<Range<usize>>) {
+    let gone: Vec<usize> = text.match_indices(EMPTY_THINK).map(|(at, _)| at).collect();
+    let moved = |at: usize| {
+        let before = gone.iter().map(|start| at.saturating_sub(*start).min(EMPTY_THINK.len()));
+        at - before.sum::<usize>()
+    };
+    let spans = spans.iter().map(|span| moved(span.start)..moved(span.end)).collect();
+    (text.replace(EMPTY_THINK, ""), spans)
+}
+
+impl Tokenizer {
+    /// The texts of the added tokens.
+    fn added_tokens(&self) -> Vec<String> {
+        self.inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect()
+    }
+
+    /// The ids of a text, and each one's place in it.
+    fn encode_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|error| Error::failed("the tokenizer refused a text").because(error))?;
+        let mut end = 0;
+        let places = encoding.get_offsets().iter().map(|&(from, to)| {
+            // Blanks that the place of a token leaves out lie before it.
+            let blanks = text.get(end..from).is_some_and(|gap| gap.bytes().all(|b| b == b' '));
+            let start = if blanks { end } else { from };
+            end = to.max(end);
+            start..to
+        });
+        let places = places.collect();
+        Ok((encoding.get_ids().to_vec(), places))
+    }
+}
