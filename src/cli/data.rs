@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::data::jsonl::{self, Lines};
 use crate::data::synthetic::{self, SyntheticKind};
-use crate::data::tokenizer::labels;
 use crate::data::tokens::Tokens;
-use crate::data::{DataFormat, SyntheticConfig, SyntheticSplit, SyntheticTask, Tokenizer, prepare, source};
+use crate::data::{DataFormat, RowCheck, SyntheticConfig, SyntheticSplit, SyntheticTask, Tokenizer, source};
 use crate::error::{Error, Place, Result};
 
 /// Faults shown in full; more are only counted.
@@ -32,6 +30,9 @@ enum Command {
     Check {
         /// A .jsonl or .safetensors file
         file: PathBuf,
+        /// Folder with tokenizer.json, whose chat template rows must pass; default: this program's own template
+        #[arg(long, value_name = "DIR")]
+        tokenizer: Option<PathBuf>,
         /// Print one JSON value
         #[arg(long)]
         json: bool,
@@ -47,17 +48,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the first rows
-    Show {
-        /// A .jsonl or .safetensors file
-        file: PathBuf,
-        /// Rows to print
-        #[arg(long, default_value_t = 3)]
-        rows: usize,
-        /// Print one JSON value
-        #[arg(long)]
-        json: bool,
-    },
+    /// Print the first rows; with a tokenizer, which of their tokens carry loss
+    Show(super::data_show::Args),
     /// Write rows of the built-in world
     Synth {
         /// The file to write
@@ -99,9 +91,9 @@ enum SplitArg {
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     match args.command {
-        Command::Check { file, json } => check(&file, json),
+        Command::Check { file, tokenizer, json } => check(&file, tokenizer.as_deref(), json),
         Command::Stats { file, tokenizer, json } => stats(&file, tokenizer.as_deref(), json),
-        Command::Show { file, rows, json } => show(&file, rows, json),
+        Command::Show(args) => super::data_show::run(args),
         Command::Synth { file, kind, out, rows, seed, split } => {
             let out = file.or(out).ok_or_else(|| Error::input("name the file to write"))?;
             synth(kind, &out, rows, seed, split)
@@ -109,18 +101,18 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-fn print_json(value: &impl Serialize) -> Result<()> {
+pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     let text =
         serde_json::to_string_pretty(value).map_err(|e| Error::failed("cannot write JSON").because(e))?;
     println!("{text}");
     Ok(())
 }
 
-fn is_tokens(file: &Path) -> bool {
+pub(super) fn is_tokens(file: &Path) -> bool {
     file.extension().is_some_and(|e| e == "safetensors")
 }
 
-fn kind_of(format: Option<DataFormat>) -> &'static str {
+pub(super) fn kind_of(format: Option<DataFormat>) -> &'static str {
     match format {
         Some(DataFormat::Chat) => "chat",
         Some(DataFormat::Preference) => "preference",
@@ -131,7 +123,7 @@ fn kind_of(format: Option<DataFormat>) -> &'static str {
     }
 }
 
-fn check(file: &Path, json: bool) -> Result<()> {
+fn check(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
     if is_tokens(file) {
         let tokens = Tokens::open(file)?;
         if json {
@@ -140,14 +132,18 @@ fn check(file: &Path, json: bool) -> Result<()> {
         println!("{} rows of {} tokens, no fault", tokens.rows, tokens.row_len);
         return Ok(());
     }
+    let look = RowCheck::new(tokenizer.map(Tokenizer::load).transpose()?)?;
     let (mut good, mut bad, mut faults, mut format) = (0usize, 0usize, Vec::new(), None);
     for line in Lines::open(file)? {
         let line = line?;
-        let usable = jsonl::parse(&line.bytes).and_then(|row| {
-            // A file's first row that tells decides for all.
-            format = format.or(source::format_of(&row));
-            prepare::check(&row, format.unwrap_or(DataFormat::Text))
-        });
+        let usable = match jsonl::parse(&line.bytes) {
+            Err(fault) => Err(fault),
+            Ok(row) => {
+                // A file's first row that tells decides for all.
+                format = format.or(source::format_of(&row));
+                look.check(&row, format.unwrap_or(DataFormat::Text))?
+            }
+        };
         match usable {
             Ok(()) => good += 1,
             Err(fault) => {
@@ -220,33 +216,26 @@ fn token_stats(file: &Path) -> Result<Stats> {
 }
 
 fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
-    let tokenizer = tokenizer.map(Tokenizer::load).transpose()?;
+    let look = RowCheck::new(tokenizer.map(Tokenizer::load).transpose()?)?;
     let mut found = Stats { kind: "text", ..Stats::default() };
     let (mut format, mut tokens, mut longest) = (None, 0, 0);
     for line in Lines::open(file)? {
         let line = line?;
         found.bytes += line.bytes.len() as u64 + 1;
-        let usable = jsonl::parse(&line.bytes).and_then(|row| {
-            format = format.or(source::format_of(&row));
-            prepare::check(&row, format.unwrap_or(DataFormat::Text)).map(|()| row)
-        });
-        let Ok(row) = usable else {
-            found.bad_rows += 1;
-            continue;
+        let usable = match jsonl::parse(&line.bytes) {
+            Err(fault) => Err(fault),
+            Ok(row) => {
+                format = format.or(source::format_of(&row));
+                look.length(&row, format.unwrap_or(DataFormat::Text))?
+            }
         };
-        found.rows += 1;
-        if let Some(tokenizer) = &tokenizer {
-            let rendered = |conversation: &Value| -> Result<usize> {
-                let row = serde_json::json!({"conversations": conversation});
-                Ok(tokenizer.encode(&labels::render_conversation(tokenizer, &row)?)?.len())
-            };
-            let len = match format {
-                Some(DataFormat::Chat) => rendered(&row["conversations"])?,
-                Some(DataFormat::Preference) => rendered(&row["chosen"])? + rendered(&row["rejected"])?,
-                _ => tokenizer.encode(row["text"].as_str().unwrap_or_default())?.len() + 2,
-            };
-            tokens += len;
-            longest = longest.max(len);
+        match usable {
+            Ok(len) => {
+                found.rows += 1;
+                tokens += len;
+                longest = longest.max(len);
+            }
+            Err(_) => found.bad_rows += 1,
         }
     }
     found.kind = kind_of(format);
@@ -256,47 +245,6 @@ fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
         found.mean_tokens = Some(tokens as f64 / found.rows.max(1) as f64);
     }
     Ok(found)
-}
-
-fn show(file: &Path, rows: usize, json: bool) -> Result<()> {
-    let mut shown = Vec::new();
-    if is_tokens(file) {
-        let tokens = Tokens::open(file)?;
-        for row in 0..tokens.rows.min(rows) {
-            let (ids, labels) = tokens.row(row);
-            shown.push(serde_json::json!({"input_ids": ids, "labels": labels}));
-        }
-    } else {
-        for line in Lines::open(file)?.take(rows) {
-            let line = line?;
-            shown.push(jsonl::parse(&line.bytes).map_err(|fault| fault.at(file, line.number))?);
-        }
-    }
-    if json {
-        return print_json(&shown);
-    }
-    for row in shown {
-        if let Some(text) = row["text"].as_str() {
-            println!("{text}\n");
-            continue;
-        }
-        let fields = ["conversations", "chosen", "rejected"].map(|field| (field, row[field].as_array()));
-        if fields.iter().all(|(_, messages)| messages.is_none()) {
-            println!("{row}\n");
-        }
-        for (field, messages) in fields {
-            let Some(messages) = messages else { continue };
-            if field != "conversations" {
-                println!("[{field}]");
-            }
-            for message in messages {
-                let role = message["role"].as_str().unwrap_or("?");
-                println!("{role}: {}", message["content"].as_str().unwrap_or(""));
-            }
-            println!();
-        }
-    }
-    Ok(())
 }
 
 fn synth(kind: KindArg, out: &Path, rows: Option<usize>, seed: u64, split: SplitArg) -> Result<()> {

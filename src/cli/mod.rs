@@ -9,6 +9,7 @@ mod bench_load;
 mod bench_train;
 pub mod chat;
 pub mod data;
+mod data_show;
 pub mod doctor;
 pub mod eval;
 pub mod export;

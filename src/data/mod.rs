@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod cache;
 pub mod chat;
+pub mod check;
 pub mod choices;
 pub mod config;
 pub mod episode;
@@ -30,6 +31,7 @@ pub mod tool_specs;
 mod tests;
 
 pub use batch::{Batch, IGNORE};
+pub use check::RowCheck;
 pub use config::*;
 pub use episode::{Episode, Recorded};
 pub use loader::{Loader, LoaderConfig, PaddingStats};

@@ -1,0 +1,282 @@
+//! `minimind data show`: the first rows as they stand, or (with a tokenizer) as a model reads them, with the tokens
+//! that carry loss in colour.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::data::{is_tokens, kind_of, print_json};
+use crate::data::cache::Encoded;
+use crate::data::jsonl::{self, Lines, RowFault};
+use crate::data::tokenizer::StreamDecoder;
+use crate::data::tokens::Tokens;
+use crate::data::{DataFormat, IGNORE, Row, RowCheck, Tokenizer, source};
+use crate::error::{Error, Result};
+
+/// Rows that are counted beyond those printed.
+const COUNTED: usize = 1000;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A .jsonl or .safetensors file
+    file: PathBuf,
+    /// Folder with tokenizer.json: shows the text that a model reads, the tokens that carry loss in colour
+    /// (in [brackets] where the output is no terminal; ↵ is a line end with loss), and how many they are
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// Rows to print (tokens are counted over the first 1000 rows)
+    #[arg(long, default_value_t = 3)]
+    rows: usize,
+    /// Print one JSON value
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries the command out.
+pub fn run(args: Args) -> Result<()> {
+    match args.tokenizer {
+        None => plain(&args.file, args.rows, args.json),
+        Some(dir) => masked(&args.file, RowCheck::new(Some(Tokenizer::load(&dir)?))?, args.rows, args.json),
+    }
+}
+
+/// A text with a name (empty, or `chosen` and `rejected`): ids, and which of them carry loss.
+struct Part {
+    name: &'static str,
+    ids: Vec<u32>,
+    loss: Vec<bool>,
+}
+
+impl Part {
+    /// The first token is predicted by nothing, so it carries no loss whatever its label.
+    fn new(name: &'static str, ids: Vec<u32>, mut loss: Vec<bool>) -> Self {
+        if let Some(first) = loss.first_mut() {
+            *first = false;
+        }
+        Self { name, ids, loss }
+    }
+
+    fn loss_tokens(&self) -> usize {
+        self.loss.iter().filter(|loss| **loss).count()
+    }
+
+    /// Pieces of text, each with or without loss.
+    fn pieces(&self, tokenizer: &Tokenizer) -> Result<Vec<(bool, String)>> {
+        let mut decoder = StreamDecoder::new(false);
+        let mut pieces: Vec<(bool, String)> = Vec::new();
+        let mut add = |loss: bool, text: String| match pieces.last_mut() {
+            Some((last, piece)) if *last == loss => *piece += &text,
+            _ if text.is_empty() => {}
+            _ => pieces.push((loss, text)),
+        };
+        for (id, loss) in self.ids.iter().zip(&self.loss) {
+            add(*loss, decoder.push(tokenizer, *id)?);
+        }
+        add(self.loss.last().is_some_and(|loss| *loss), decoder.finish(tokenizer)?);
+        Ok(pieces)
+    }
+
+    fn text(&self, tokenizer: &Tokenizer, colour: bool) -> Result<String> {
+        let (open, close) = if colour { ("\u{1b}[32m", "\u{1b}[0m") } else { ("[", "]") };
+        let mut text = String::new();
+        for (loss, piece) in self.pieces(tokenizer)? {
+            if !loss {
+                text += &piece;
+                continue;
+            }
+            let body = piece.trim_end_matches('\n');
+            let ends = piece.len() - body.len();
+            text += &format!("{open}{body}{}{close}{}", "↵".repeat(ends), "\n".repeat(ends));
+        }
+        Ok(text)
+    }
+
+    fn json(&self, tokenizer: &Tokenizer) -> Result<Value> {
+        let labels: Vec<i64> = self.labels().collect();
+        let text = self.pieces(tokenizer)?.into_iter().map(|(_, piece)| piece).collect::<String>();
+        Ok(json!({
+            "text": text, "tokens": self.ids.len(), "loss_tokens": self.loss_tokens(),
+            "input_ids": self.ids, "labels": labels,
+        }))
+    }
+
+    fn labels(&self) -> impl Iterator<Item = i64> {
+        self.ids.iter().zip(&self.loss).map(|(id, loss)| if *loss { i64::from(*id) } else { IGNORE })
+    }
+}
+
+/// The parts of a row as it lies in a cache.
+fn parts(row: Encoded, format: DataFormat) -> Vec<Part> {
+    let Encoded { mut ids, mut loss, loss_bytes } = row;
+    if format != DataFormat::Preference {
+        return vec![Part::new("", ids, loss)];
+    }
+    let rejected = Part::new("rejected", ids.split_off(loss_bytes), loss.split_off(loss_bytes));
+    vec![Part::new("chosen", ids, loss), rejected]
+}
+
+fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let mut printer =
+        Printer { look, rows, json, colour, shown: Vec::new(), faults: Vec::new(), seen: [0; 4] };
+    let counted = if json { rows } else { rows.max(COUNTED) };
+    let mut more = false;
+    if is_tokens(file) {
+        let tokens = Tokens::open(file)?;
+        more = tokens.rows > counted;
+        for row in 0..tokens.rows.min(counted) {
+            let parts = if tokens.are_pairs() {
+                let pair = tokens.pair(row);
+                let side = |name, row: Row| stored(name, row.ids, &row.labels);
+                vec![side("chosen", pair.chosen), side("rejected", pair.rejected)]
+            } else {
+                let (ids, labels) = tokens.row(row);
+                vec![stored("", ids, &labels)]
+            };
+            printer.row(row + 1, "tokens", &parts)?;
+        }
+    } else {
+        let mut format = None;
+        for (i, line) in Lines::open(file)?.enumerate() {
+            if i == counted {
+                more = true;
+                break;
+            }
+            let line = line?;
+            let encoded = match jsonl::parse(&line.bytes) {
+                Err(fault) => Err(fault),
+                Ok(row) => {
+                    format = format.or(source::format_of(&row));
+                    printer.look.encode(&row, format.unwrap_or(DataFormat::Text))?
+                }
+            };
+            let known = format.unwrap_or(DataFormat::Text);
+            match encoded {
+                Ok(row) => printer.row(line.number, kind_of(format), &parts(row, known))?,
+                Err(fault) => printer.fault(fault, file, line.number),
+            }
+        }
+    }
+    printer.finish(more)
+}
+
+/// A row of a token file.
+fn stored(name: &'static str, ids: Vec<i64>, labels: &[i64]) -> Part {
+    let ids = ids.into_iter().map(|id| u32::try_from(id).unwrap_or(u32::MAX)).collect();
+    Part::new(name, ids, labels.iter().map(|label| *label != IGNORE).collect())
+}
+
+struct Printer {
+    look: RowCheck,
+    /// Rows to print; those after them are counted.
+    rows: usize,
+    json: bool,
+    colour: bool,
+    shown: Vec<Value>,
+    faults: Vec<Error>,
+    /// Rows, rows that cannot be used, tokens, tokens with loss.
+    seen: [usize; 4],
+}
+
+impl Printer {
+    fn row(&mut self, line: usize, kind: &str, parts: &[Part]) -> Result<()> {
+        let Some(tokenizer) = self.look.tokenizer() else { return Ok(()) };
+        let print = self.seen[0] + self.seen[1] < self.rows;
+        self.seen[0] += 1;
+        if self.json {
+            let mut row = json!({"line": line, "kind": kind});
+            for part in parts {
+                match (part.json(tokenizer)?, part.name) {
+                    (Value::Object(part), "") => {
+                        row.as_object_mut().into_iter().for_each(|r| r.extend(part.clone()))
+                    }
+                    (part, name) => row[name] = part,
+                }
+            }
+            self.shown.push(row);
+        }
+        for part in parts {
+            let (tokens, loss) = (part.ids.len(), part.loss_tokens());
+            self.seen[2] += tokens;
+            self.seen[3] += loss;
+            if print && !self.json {
+                let name = if part.name.is_empty() { String::new() } else { format!("{}, ", part.name) };
+                let text = part.text(tokenizer, self.colour)?;
+                println!(
+                    "line {line}: {name}{tokens} tokens, {loss} with loss\n{}\n",
+                    text.trim_end_matches('\n')
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, fault: RowFault, file: &Path, line: usize) {
+        if self.seen[0] + self.seen[1] < self.rows {
+            if !self.json {
+                println!("line {line}: cannot be used: {}\n", fault.what);
+            }
+            self.faults.push(fault.at(file, line));
+        }
+        self.seen[1] += 1;
+    }
+
+    fn finish(self, more: bool) -> Result<()> {
+        if self.json {
+            print_json(&self.shown)?;
+        } else {
+            let [rows, bad, tokens, loss] = self.seen;
+            let first = if more { format!("the first {}: ", rows + bad) } else { String::new() };
+            let bad = if bad > 0 {
+                format!("; {bad} cannot be used, `minimind data check` names them")
+            } else {
+                String::new()
+            };
+            println!("{first}{rows} rows, {tokens} tokens, {loss} with loss{bad}");
+        }
+        Error::all(self.faults).map_or(Ok(()), Err)
+    }
+}
+
+fn plain(file: &Path, rows: usize, json: bool) -> Result<()> {
+    let mut shown = Vec::new();
+    if is_tokens(file) {
+        let tokens = Tokens::open(file)?;
+        for row in 0..tokens.rows.min(rows) {
+            let (ids, labels) = tokens.row(row);
+            shown.push(json!({"input_ids": ids, "labels": labels}));
+        }
+    } else {
+        for line in Lines::open(file)?.take(rows) {
+            let line = line?;
+            shown.push(jsonl::parse(&line.bytes).map_err(|fault| fault.at(file, line.number))?);
+        }
+    }
+    if json {
+        return print_json(&shown);
+    }
+    for row in shown {
+        if let Some(text) = row["text"].as_str() {
+            println!("{text}\n");
+            continue;
+        }
+        let fields = ["conversations", "chosen", "rejected"].map(|field| (field, row[field].as_array()));
+        if fields.iter().all(|(_, messages)| messages.is_none()) {
+            println!("{row}\n");
+        }
+        for (field, messages) in fields {
+            let Some(messages) = messages else { continue };
+            if field != "conversations" {
+                println!("[{field}]");
+            }
+            for message in messages {
+                let role = message["role"].as_str().unwrap_or("?");
+                println!("{role}: {}", message["content"].as_str().unwrap_or(""));
+            }
+            println!();
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Whether a row can be trained on, and what it becomes: for looking at data before a run does.
+//!
+//! Without a tokenizer the program's own chat template stands for the one to come: a row that it leaves part of out is
+//! told of too. Next: `prepare`, which does the same for every row of a stage.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::cache::Encoded;
+use super::chat::ChatOptions;
+use super::config::DataFormat;
+use super::jsonl::RowFault;
+use super::prepare;
+use super::tokenizer::labels::{self, TOOL_KEYS, row_fault};
+use super::tokenizer::shown::Shown;
+use super::tokenizer::{ChatTemplate, RenderOptions, Tokenizer, train};
+use crate::error::Result;
+
+/// Looks at rows one by one.
+#[derive(Debug)]
+pub struct RowCheck {
+    tokenizer: Option<Tokenizer>,
+    own: ChatTemplate,
+    shown: Shown,
+}
+
+/// The conversations of a row.
+fn fields(format: DataFormat) -> &'static [&'static str] {
+    match format {
+        DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => &["conversations"],
+        DataFormat::Preference => &["chosen", "rejected"],
+        DataFormat::Text | DataFormat::Tokens => &[],
+    }
+}
+
+/// One of them, with the row's tools.
+fn side(row: &Value, field: &str) -> Result<(Vec<Value>, Option<Value>), RowFault> {
+    let mut side = json!({"conversations": row[field]});
+    for (key, tools) in TOOL_KEYS.iter().filter_map(|key| Some((key, row.get(key)?))) {
+        side[key] = tools.clone();
+    }
+    let (messages, tools) = labels::prepare(&side).map_err(|error| row_fault(&error))?;
+    Ok((messages.as_array().cloned().unwrap_or_default(), tools))
+}
+
+fn own_render(own: &ChatTemplate) -> impl Fn(&[Value], Option<&Value>, bool) -> Result<String> {
+    |messages, tools, prompt| {
+        let options = RenderOptions { add_generation_prompt: prompt, ..RenderOptions::default() };
+        own.render(&Value::from(messages), tools, options, &BTreeMap::new())
+    }
+}
+
+impl RowCheck {
+    /// With the tokenizer that a stage will have, or with the program's own template.
+    pub fn new(tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let own = train::template()?;
+        let shown = Shown::probe(&own_render(&own));
+        Ok(Self { tokenizer, own, shown })
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Whether a row has what its format needs, and all of it reaches the model. The inner fault is the row's.
+    ///
+    /// # Errors
+    /// The tokenizer has no chat template, or one that does not tell which tokens carry loss.
+    pub fn check(&self, row: &Value, format: DataFormat) -> Result<Result<(), RowFault>> {
+        if self.tokenizer.is_some() {
+            return Ok(self.encode(row, format)?.map(|_| ()));
+        }
+        Ok(prepare::check(row, format).and_then(|()| self.whole(row, format)))
+    }
+
+    /// A row's tokens, whole; 0 without a tokenizer. The inner fault is the row's.
+    ///
+    /// # Errors
+    /// The tokenizer has no chat template.
+    pub fn length(&self, row: &Value, format: DataFormat) -> Result<Result<usize, RowFault>> {
+        let Some(tokenizer) = &self.tokenizer else { return Ok(self.check(row, format)?.map(|()| 0)) };
+        if let Err(fault) = prepare::check(row, format) {
+            return Ok(Err(fault));
+        }
+        if fields(format).is_empty() {
+            return Ok(Ok(tokenizer.encode(row["text"].as_str().unwrap_or_default())?.len() + 2));
+        }
+        let mut tokens = 0;
+        for field in fields(format) {
+            let text = match side(row, field) {
+                Ok((messages, tools)) => tokenizer.rendered_whole(field, &messages, tools.as_ref())?,
+                Err(fault) => Err(fault),
+            };
+            match text {
+                Ok(text) => tokens += tokenizer.encode(&text)?.len(),
+                Err(fault) => return Ok(Err(fault)),
+            }
+        }
+        Ok(Ok(tokens))
+    }
+
+    fn whole(&self, row: &Value, format: DataFormat) -> Result<(), RowFault> {
+        for field in fields(format) {
+            let (messages, tools) = side(row, field)?;
+            let rendered = self.shown.rendered(&own_render(&self.own), (field, &messages), tools.as_ref());
+            rendered.map_err(|fault| RowFault {
+                hint: "this is what MiniMind's own template makes of the row; --tokenizer DIR asks another one's. Name the \
+                       role as the template does (system, user, assistant, tool), or remove the row",
+                ..fault
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A row's tokens and which of them carry loss, whole and without the random changes of training; empty think
+    /// blocks are left out. The inner fault is the row's.
+    ///
+    /// # Errors
+    /// There is no tokenizer, it has no chat template, or which tokens carry loss cannot be told from it.
+    pub fn encode(&self, row: &Value, format: DataFormat) -> Result<Result<Encoded, RowFault>> {
+        let Some(tokenizer) = &self.tokenizer else {
+            return Err(crate::error::Error::input("tokens need a tokenizer").hint("give --tokenizer DIR"));
+        };
+        if let Err(fault) = prepare::check(row, format) {
+            return Ok(Err(fault));
+        }
+        let options = ChatOptions {
+            max_seq_len: usize::MAX,
+            seed: 0,
+            system_prompt_ratio: 0.0,
+            empty_think_ratio: 0.0,
+        };
+        prepare::encode(tokenizer, row, 1, &options, format)
+    }
+}
