@@ -134,7 +134,7 @@ fn hold(python: &str, model: &Path, tokenizer: &Path, prompts: &[Vec<u32>], plai
         {"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"},
         {"role": "assistant", "content": "hello"}, {"role": "user", "content": "and now?"},
     ]);
-    let options = RenderOptions { add_generation_prompt: true, open_thinking: false };
+    let options = RenderOptions::prompt();
     for precision in ["f32", "f16", "q8_0", "q4_0"] {
         let file = model.with_extension(format!("{precision}.gguf"));
         export(model, tokenizer, precision, &file);
@@ -155,9 +155,9 @@ fn hold(python: &str, model: &Path, tokenizer: &Path, prompts: &[Vec<u32>], plai
         for (messages, theirs) in
             [chat.clone(), long.clone()].iter().zip(said["rendered"].as_array().expect("prompts"))
         {
-            let ours = words.render(messages, None, options).expect("a prompt");
+            let ours = words.render(messages, None, options.clone()).expect("a prompt");
             assert_eq!(Some(ours.as_str()), theirs.as_str(), "the chat template renders otherwise");
-            assert_eq!(ours, inside.render(messages, None, options).expect("a prompt"));
+            assert_eq!(ours, inside.render(messages, None, options.clone()).expect("a prompt"));
         }
         let (mut same, mut all) = (0, 0);
         for (ids, theirs) in prompts.iter().zip(said["answers"].as_array().expect("answers")) {

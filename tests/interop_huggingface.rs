@@ -74,7 +74,7 @@ fn texts(folder: &Path) {
     ];
     let texts: Vec<_> =
         said.iter().map(|text| json!({"text": text, "ids": tokenizer.encode(text).expect("ids")})).collect();
-    let options = RenderOptions { add_generation_prompt: true, open_thinking: false };
+    let options = RenderOptions::prompt();
     let chats: Vec<_> = [
         json!([{"role": "user", "content": "hi"}]),
         json!([{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"},
@@ -82,7 +82,7 @@ fn texts(folder: &Path) {
     ]
     .into_iter()
     .map(|messages| {
-        let prompt = tokenizer.render(&messages, None, options).expect("a prompt");
+        let prompt = tokenizer.render(&messages, None, options.clone()).expect("a prompt");
         json!({"messages": messages, "prompt": prompt})
     })
     .collect();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::open::{OpenArgs, Opened, SamplingArgs, open, stream};
+use super::tokenizer::template_kwargs;
 use crate::data::tokenizer::{RenderOptions, StreamDecoder};
 use crate::error::{Error, Place, Result};
 use crate::rollout::{Constraint, GenerateConfig, Grammars};
@@ -30,6 +31,9 @@ pub struct Args {
     /// Let the model think first.
     #[arg(long, conflicts_with_all = ["ids", "raw"])]
     thinking: bool,
+    /// Variables for the chat template, a JSON object: '{"enable_thinking": false}'.
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["ids", "raw"])]
+    chat_template_kwargs: Option<String>,
     /// Most new tokens.
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
@@ -60,7 +64,9 @@ fn prompt_ids(args: &Args, opened: &Opened) -> Result<Vec<u32>> {
     let mut messages = Vec::new();
     messages.extend(args.system.as_ref().map(|text| json!({"role": "system", "content": text})));
     messages.push(json!({"role": "user", "content": prompt}));
-    let options = RenderOptions { add_generation_prompt: true, open_thinking: args.thinking };
+    let kwargs = template_kwargs(args.chat_template_kwargs.as_deref())?;
+    let options =
+        RenderOptions { open_thinking: args.thinking, ..RenderOptions::prompt() }.with_kwargs(kwargs);
     tokenizer.encode(&tokenizer.render(&json!(messages), None, options)?)
 }
 

@@ -6,10 +6,10 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::vocabulary;
-use crate::data::tokenizer::{RenderOptions, Tokenizer, train};
+use crate::data::tokenizer::{RenderOptions, Tokenizer, parse_kwargs, train};
 use crate::data::{DataConfig, DataFormat, source};
 use crate::error::{Error, Place, Result};
 
@@ -78,6 +78,9 @@ enum Command {
         /// Open a think block in that turn
         #[arg(long)]
         thinking: bool,
+        /// Variables for the template, a JSON object: '{"enable_thinking": false}'
+        #[arg(long, value_name = "JSON")]
+        chat_template_kwargs: Option<String>,
     },
 }
 
@@ -116,14 +119,27 @@ pub fn run(args: Args) -> Result<()> {
             }
             print(&text)
         }
-        Command::Render { tokenizer, messages, tools, add_generation_prompt, thinking } => {
+        Command::Render {
+            tokenizer,
+            messages,
+            tools,
+            add_generation_prompt,
+            thinking,
+            chat_template_kwargs,
+        } => {
             let tokenizer = Tokenizer::load(&vocabulary::named(&tokenizer)?)?;
             let messages = read_json(&messages)?;
             let tools = tools.as_deref().map(read_json).transpose()?;
-            let options = RenderOptions { add_generation_prompt, open_thinking: thinking };
+            let kwargs = template_kwargs(chat_template_kwargs.as_deref())?;
+            let options = RenderOptions { add_generation_prompt, open_thinking: thinking, kwargs };
             print(&tokenizer.render(&messages, tools.as_ref(), options)?)
         }
     }
+}
+
+/// What `--chat-template-kwargs` states.
+pub(super) fn template_kwargs(text: Option<&str>) -> Result<Map<String, Value>> {
+    text.map(parse_kwargs).transpose().map(Option::unwrap_or_default)
 }
 
 /// A pipe or a file gets the text byte for byte.

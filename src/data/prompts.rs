@@ -328,7 +328,7 @@ fn render(
     tools: Option<&Value>,
     thinking: bool,
 ) -> Result<String> {
-    let options = RenderOptions { add_generation_prompt: true, open_thinking: thinking };
+    let options = RenderOptions { open_thinking: thinking, ..RenderOptions::prompt() };
     tokenizer.render(&Value::from(messages.to_vec()), tools, options)
 }
 

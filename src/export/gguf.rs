@@ -121,8 +121,8 @@ pub fn modelfile(source: &Source, file: &Path) -> Result<PathBuf> {
 /// renders is compared with what the template itself does, and a template of another form is left out.
 fn template(words: &Tokenizer) -> Option<String> {
     let (open, close) = (words.bos_token(), words.eos_token());
-    let options = RenderOptions { add_generation_prompt: true, open_thinking: false };
-    let render = |messages: &serde_json::Value| words.render(messages, None, options).ok();
+    let options = RenderOptions::prompt();
+    let render = |messages: &serde_json::Value| words.render(messages, None, options.clone()).ok();
     let turn = |role: &str, text: &str| format!("{open}{role}\n{text}{close}\n");
     let answer = format!("{open}assistant\n");
 

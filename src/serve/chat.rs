@@ -72,7 +72,7 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
         let message = "this model has no chat template; use /v1/completions";
         return Err(Fault::param("model", message));
     }
-    let options = RenderOptions { add_generation_prompt: true, open_thinking: thinking };
+    let options = RenderOptions { open_thinking: thinking, ..RenderOptions::prompt() };
     let offered = (!tools.list.is_empty()).then(|| Value::from(tools.list.clone()));
     let mut prompt = live.tokenizer.render(&list, offered.as_ref(), options)?;
     let opened = prompt.trim_end().ends_with("<think>");

@@ -180,7 +180,7 @@ async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result
             (Some(_), _) => {
                 let list = messages::messages(&fields)?;
                 let add_generation_prompt = fields.flag("add_generation_prompt")?.unwrap_or(true);
-                let options = RenderOptions { add_generation_prompt, open_thinking: false };
+                let options = RenderOptions { add_generation_prompt, ..RenderOptions::default() };
                 let tools = messages::tools(&fields)?.list;
                 let tools = (!tools.is_empty()).then(|| Value::from(tools));
                 let text = live.tokenizer.render(&list, tools.as_ref(), options)?;

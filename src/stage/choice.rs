@@ -195,7 +195,7 @@ fn encoded(
 ) -> Result<(Vec<u32>, Vec<Vec<u32>>)> {
     let plain = format!("{examples}{}", item.prompt);
     let (context, before) = if chat {
-        let options = RenderOptions { add_generation_prompt: true, open_thinking: false };
+        let options = RenderOptions::prompt();
         (tokenizer.render(&json!([{"role": "user", "content": plain}]), None, options)?, "")
     } else {
         (plain, " ")

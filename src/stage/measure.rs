@@ -154,7 +154,7 @@ pub fn exact_match(
 
 /// Ids of a conversation that waits for the assistant.
 pub fn prompt_ids(tokenizer: &Tokenizer, messages: &serde_json::Value) -> Result<Vec<u32>> {
-    let options = RenderOptions { add_generation_prompt: true, open_thinking: false };
+    let options = RenderOptions::prompt();
     tokenizer.encode(&tokenizer.render(messages, None, options)?)
 }
 

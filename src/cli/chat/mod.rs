@@ -8,9 +8,10 @@ mod terminal;
 
 use std::io::IsTerminal;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::open::{OpenArgs, Opened, SamplingArgs, open, stream};
+use super::tokenizer::template_kwargs;
 use crate::data::tokenizer::{RenderOptions, StreamDecoder};
 use crate::error::{Error, Result};
 use crate::rollout::{Finish, GenerateConfig, Generator};
@@ -28,6 +29,9 @@ pub struct Args {
     /// Let the model think first.
     #[arg(long)]
     thinking: bool,
+    /// Variables for the chat template, a JSON object: '{"enable_thinking": false}'.
+    #[arg(long, value_name = "JSON")]
+    chat_template_kwargs: Option<String>,
     /// Most new tokens an answer.
     #[arg(long, default_value_t = 512)]
     max_new_tokens: usize,
@@ -42,6 +46,7 @@ struct Session<'m> {
     generator: Generator<'m>,
     config: GenerateConfig,
     thinking: bool,
+    kwargs: Map<String, Value>,
     system: Option<String>,
     turns: Vec<Value>,
 }
@@ -53,6 +58,7 @@ pub fn run(args: Args) -> Result<()> {
         sampling: args.sampling.sampling()?,
         eos_id: None,
     };
+    let kwargs = template_kwargs(args.chat_template_kwargs.as_deref())?;
     let opened = open(&args.open)?;
     let config = GenerateConfig { eos_id: Some(opened.tokenizer()?.eos_id()), ..config };
     let generator = opened.generator(None)?;
@@ -61,6 +67,7 @@ pub fn run(args: Args) -> Result<()> {
         generator,
         config,
         thinking: args.thinking,
+        kwargs,
         system: args.system,
         turns: Vec::new(),
     };
@@ -121,12 +128,13 @@ impl Session<'_> {
     /// Ids of the conversation; its oldest turns are forgotten where it no longer fits the model.
     fn prompt_ids(&mut self) -> Result<Vec<u32>> {
         let tokenizer = self.opened.tokenizer()?;
-        let options = RenderOptions { add_generation_prompt: true, open_thinking: self.thinking };
+        let options = RenderOptions { open_thinking: self.thinking, ..RenderOptions::prompt() }
+            .with_kwargs(self.kwargs.clone());
         loop {
             let mut messages = Vec::new();
             messages.extend(self.system.as_ref().map(|text| json!({"role": "system", "content": text})));
             messages.extend(self.turns.iter().cloned());
-            let ids = tokenizer.encode(&tokenizer.render(&json!(messages), None, options)?)?;
+            let ids = tokenizer.encode(&tokenizer.render(&json!(messages), None, options.clone())?)?;
             if self.turns.len() < 3 || (ids.len() as i64) < self.opened.model.config().max_position_embeddings
             {
                 return Ok(ids);

@@ -35,7 +35,7 @@ use crate::error::{Error, Place, Result};
 pub use labels::{remove_empty_think, render_conversation};
 pub use mask::Masked;
 pub use stream::StreamDecoder;
-pub use template::{ChatTemplate, RenderOptions};
+pub use template::{ChatTemplate, RenderOptions, parse_kwargs};
 pub use train::{TrainReport, train};
 
 /// A special token: its text and its id.

@@ -10,20 +10,53 @@ use std::path::Path;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, Value as Jinja, context};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::pyjson::{Dump, python_str};
 use crate::error::{Error, Place, Result};
 
 const NAME: &str = "chat";
 
-/// What a prompt ends with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What a prompt ends with, and what else its template is told.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct RenderOptions {
     /// Opens an assistant turn for the model to fill.
     pub add_generation_prompt: bool,
     /// Opens a think block in that turn (templates that know `open_thinking`).
     pub open_thinking: bool,
+    /// Variables for the template by name (`enable_thinking`, `reasoning_effort`, `documents`, ...), as the
+    /// keyword arguments of transformers' `apply_chat_template`. They win over the two above and over special
+    /// tokens; `messages` cannot be given here.
+    pub kwargs: Map<String, Value>,
+}
+
+impl RenderOptions {
+    /// Opens an assistant turn, and nothing else.
+    pub fn prompt() -> Self {
+        Self { add_generation_prompt: true, ..Self::default() }
+    }
+
+    /// The same with variables for the template.
+    pub fn with_kwargs(self, kwargs: Map<String, Value>) -> Self {
+        Self { kwargs, ..self }
+    }
+}
+
+/// The variables that a text states as one JSON object.
+///
+/// # Errors
+/// Text that is no JSON object, or one that names `messages`.
+pub fn parse_kwargs(text: &str) -> Result<Map<String, Value>> {
+    const FORM: &str = r#"an object, as {"enable_thinking": false}"#;
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| Error::input("the template's variables are not JSON").because(error).hint(FORM))?;
+    let Value::Object(kwargs) = value else {
+        return Err(Error::input("the template's variables are not a JSON object").hint(FORM));
+    };
+    if kwargs.contains_key("messages") {
+        return Err(Error::input("`messages` is the conversation itself, not a variable of its template"));
+    }
+    Ok(kwargs)
 }
 
 /// A parsed template.
@@ -77,8 +110,15 @@ impl ChatTemplate {
             add_generation_prompt => options.add_generation_prompt,
             open_thinking => options.open_thinking,
         };
+        let kwargs = Jinja::from_pairs(
+            options
+                .kwargs
+                .iter()
+                .filter(|(name, _)| *name != "messages")
+                .map(|(k, v)| (k.clone(), to_jinja(v))),
+        );
         let template = self.env.get_template(NAME).map_err(refused)?;
-        template.render(context! { ..given, ..Jinja::from_pairs(roles.clone()) }).map_err(refused)
+        template.render(context! { ..kwargs, ..given, ..Jinja::from_pairs(roles.clone()) }).map_err(refused)
     }
 }
 

@@ -64,6 +64,7 @@ fn rendered(tokenizer: &Tokenizer, case: &Value) -> String {
     let options = RenderOptions {
         add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap(),
         open_thinking: case["open_thinking"].as_bool().unwrap(),
+        ..RenderOptions::default()
     };
     let tools = Some(&case["tools"]).filter(|tools| !tools.is_null());
     tokenizer.render(&case["messages"], tools, options).unwrap()
@@ -156,6 +157,29 @@ fn templates_print_as_python_does() {
         text,
         "{\"y\": 1e-05, \"z\": [null, true, \"a'b\"], \"한\": \"<&\\n\"}|1e-05|[None, True, \"a'b\"]|g"
     );
+}
+
+#[test]
+fn keyword_arguments_reach_the_template() {
+    let source = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}\
+                  {{ reasoning_effort }}{{ documents | length if documents }}{{ open_thinking }}{{ bos_token }}";
+    let template = ChatTemplate::parse(source, Path::new("t")).unwrap();
+    let roles = BTreeMap::from([("bos_token".to_owned(), "<s>".to_owned())]);
+    let render = |kwargs: &str| {
+        let options = RenderOptions::prompt().with_kwargs(parse_kwargs(kwargs).unwrap());
+        template.render(&json!([]), None, options, &roles).unwrap()
+    };
+    assert_eq!(render("{}"), "False<s>");
+    assert_eq!(
+        render(
+            r#"{"enable_thinking": false, "reasoning_effort": "low", "documents": [{}, {}], "bos_token": "b"}"#
+        ),
+        "<think></think>low2Falseb"
+    );
+    assert_eq!(render(r#"{"open_thinking": true}"#), "True<s>");
+    for wrong in ["[]", "{", r#"{"messages": []}"#] {
+        assert_eq!(parse_kwargs(wrong).unwrap_err().exit_code(), 2);
+    }
 }
 
 proptest! {

@@ -111,7 +111,7 @@ fn after_turn(tokenizer: &Tokenizer, prompt: &Prompt, results: &[Value]) -> Resu
     let mut messages = prompt.messages.clone();
     messages.push(json!({"role": "assistant", "content": MARK}));
     messages.extend(results.iter().cloned());
-    let options = RenderOptions { add_generation_prompt: true, open_thinking: false };
+    let options = RenderOptions::prompt();
     let text = tokenizer.render(&Value::from(messages), prompt.tools.as_ref(), options)?;
     let after = text.rsplit_once(MARK).map_or("", |(_, after)| after);
     Ok(after.strip_prefix(tokenizer.eos_token()).unwrap_or(after).to_owned())
