@@ -7,9 +7,9 @@
 mod bytes;
 mod generation;
 pub mod gguf;
+mod jinja;
 pub mod labels;
 mod mask;
-mod pyjson;
 pub(crate) mod shown;
 pub mod standard;
 pub mod stream;
@@ -35,6 +35,7 @@ use crate::error::{Error, Place, Result};
 pub use labels::{remove_empty_think, render_conversation};
 pub use mask::Masked;
 pub use stream::StreamDecoder;
+pub use jinja::{Fault as TemplateFault, FaultKind as TemplateFaultKind, Rendered};
 pub use template::{ChatTemplate, RenderOptions, parse_kwargs};
 pub use train::{TrainReport, train};
 

@@ -1,21 +1,26 @@
-//! Chat templates: Jinja text written for Python, rendered to the same bytes.
+//! Chat templates: a conversation to the text of a prompt, byte for byte as transformers renders it.
 //!
-//! minijinja with Python's string methods and what Hugging Face adds around Jinja: `tojson` as
-//! `json.dumps`, `raise_exception`, `strftime_now`, `break`/`continue` and the `generation` tag (which only
-//! marks tokens for masks there, so here it is an empty block). Not the choice of template: see [`super`].
+//! The language is in [`super::jinja`]; here is what transformers puts around it (`apply_chat_template`): the
+//! variables, messages without their null fields, thoughts under each of their names. Not the choice of
+//! template: see [`super`].
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, Value as Jinja, context};
 use serde_json::{Map, Value};
 
-use super::pyjson::{Dump, python_str};
+use super::jinja::{Fault, FaultKind, Limits, Rendered, Template};
 use crate::error::{Error, Place, Result};
 
-const NAME: &str = "chat";
+/// Steps that a template may take beside those for what it is given.
+const FUEL: u64 = 20_000_000;
+/// Steps for each byte that it is given.
+const FUEL_PER_BYTE: u64 = 16;
+/// Bytes of text that it may make, beside those for what it is given.
+const TEXT: usize = 64 << 20;
+
+/// The names a message's thoughts go by; a template may read any of them.
+const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// What a prompt ends with, and what else its template is told.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -60,34 +65,28 @@ pub fn parse_kwargs(text: &str) -> Result<Map<String, Value>> {
 }
 
 /// A parsed template.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    template: Template,
     source: String,
+    file: PathBuf,
 }
 
 impl ChatTemplate {
     /// Parses a template; `file` is where it was found, for messages.
     pub fn parse(source: &str, file: &Path) -> Result<Self> {
-        let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()
-            .map_err(|error| Error::failed("the template engine refused its settings").because(error))?;
-        env.set_syntax(syntax);
-        env.set_auto_escape_callback(|_| AutoEscape::None);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        env.set_formatter(format_as_python);
-        env.add_filter("tojson", to_json);
-        env.add_function("raise_exception", |text: String| -> Result<Jinja, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
-        });
-        env.add_function("strftime_now", strftime_now);
-        env.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| {
-            Error::input("the chat template cannot be parsed").at(Place::file(file)).because(error)
+        let template = Template::parse(source).map_err(|fault| {
+            let own = file.extension().is_some_and(|extension| extension == "jinja");
+            let place = match fault.line {
+                Some(line) if own => Place::line(file, line),
+                _ => Place::file(file),
+            };
+            Error::input("the chat template cannot be read")
+                .at(place)
+                .because(fault)
+                .hint("it is Jinja2, as transformers' chat templates are; put a corrected one in `chat_template.jinja`")
         })?;
-        Ok(Self { env, source: source.to_owned() })
+        Ok(Self { template, source: source.to_owned(), file: file.to_owned() })
     }
 
     /// The template's text.
@@ -95,7 +94,15 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// Where the template was found.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Renders; `roles` are the special tokens that the template may name (`bos_token`, ...).
+    ///
+    /// # Errors
+    /// What the template refuses: its own sentence is in the message. What it cannot do, and its limits.
     pub fn render(
         &self,
         messages: &Value,
@@ -103,133 +110,89 @@ impl ChatTemplate {
         options: RenderOptions,
         roles: &BTreeMap<String, String>,
     ) -> Result<String> {
-        let given = context! {
-            messages => to_jinja(messages),
-            tools => tools.map(to_jinja),
-            documents => (),
-            add_generation_prompt => options.add_generation_prompt,
-            open_thinking => options.open_thinking,
-        };
-        let kwargs = Jinja::from_pairs(
-            options
-                .kwargs
-                .iter()
-                .filter(|(name, _)| *name != "messages")
-                .map(|(k, v)| (k.clone(), to_jinja(v))),
-        );
-        let template = self.env.get_template(NAME).map_err(refused)?;
-        template.render(context! { ..kwargs, ..given, ..Jinja::from_pairs(roles.clone()) }).map_err(refused)
+        let rendered = self.try_render(messages, tools, &options, roles);
+        rendered.map(|rendered| rendered.text).map_err(|fault| self.refused(fault))
     }
-}
 
-fn refused(error: minijinja::Error) -> Error {
-    Error::input("the chat template refused the conversation")
-        .because(error)
-        .hint("every message needs a `role` and a text `content`; see `minimind data check`")
-}
-
-/// Prints as Python's `str`: `None`, `True`, `1e-05`.
-fn format_as_python(out: &mut Output, _: &mut State, value: &Jinja) -> Result<(), minijinja::Error> {
-    match value.kind() {
-        ValueKind::Undefined => Ok(()),
-        ValueKind::String => {
-            out.write_str(value.as_str().unwrap_or_default()).map_err(minijinja::Error::from)
-        }
-        _ => match from_jinja(value) {
-            Ok(plain) => out.write_str(&python_str(&plain)).map_err(minijinja::Error::from),
-            Err(_) => out.write_str(&value.to_string()).map_err(minijinja::Error::from),
-        },
+    /// [`Self::render`] with the places of `{% generation %}` blocks, and the template's fault as it is:
+    /// of [`FaultKind::Raised`] the message is the template's own sentence.
+    pub fn try_render(
+        &self,
+        messages: &Value,
+        tools: Option<&Value>,
+        options: &RenderOptions,
+        roles: &BTreeMap<String, String>,
+    ) -> std::result::Result<Rendered, Fault> {
+        let messages = normalized(messages);
+        let null = Value::Null;
+        let roles: Vec<(&str, Value)> =
+            roles.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))).collect();
+        let flags = [options.add_generation_prompt, options.open_thinking].map(Value::from);
+        let kwargs = options.kwargs.iter().filter(|(name, _)| *name != "messages");
+        let given = [
+            ("tools", tools.unwrap_or(&null)),
+            ("documents", &null),
+            ("add_generation_prompt", &flags[0]),
+            ("open_thinking", &flags[1]),
+        ];
+        let variables = roles.iter().map(|(name, value)| (*name, value)).chain(given);
+        let variables = variables.chain(kwargs.map(|(name, value)| (name.as_str(), value)));
+        let variables = variables.chain([("messages", &messages)]);
+        let bytes = bytes_of(&messages) + tools.map_or(0, bytes_of);
+        let limits = Limits { fuel: FUEL + FUEL_PER_BYTE * bytes as u64, max_text_bytes: TEXT + 8 * bytes };
+        self.template.render(variables, &limits)
     }
-}
 
-fn to_json(value: &Jinja, indent: Option<usize>, kwargs: Kwargs) -> Result<Jinja, minijinja::Error> {
-    let separators: Option<Vec<String>> = kwargs.get("separators")?;
-    let mut separators = separators.unwrap_or_default().into_iter();
-    let dump = Dump {
-        indent: indent.or(kwargs.get("indent")?),
-        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        item_separator: separators.next(),
-        key_separator: separators.next(),
-    };
-    kwargs.assert_all_used()?;
-    Ok(Jinja::from(dump.dumps(&from_jinja(value)?)))
-}
-
-fn strftime_now(format: String) -> Result<Jinja, minijinja::Error> {
-    let fault = |text: String| minijinja::Error::new(ErrorKind::InvalidOperation, text);
-    let items = time::format_description::parse_strftime_owned(&format).map_err(|e| fault(e.to_string()))?;
-    let now = time::OffsetDateTime::now_local().unwrap_or_else(|_| time::OffsetDateTime::now_utc());
-    now.format(&items).map(Jinja::from).map_err(|error| fault(error.to_string()))
-}
-
-/// `{% generation %}` becomes `{% if true %}`, so that its whitespace control still counts.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inside = &rest[start + 2..start + length];
-        let bare = inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        let replacement = match bare {
-            "generation" => Some("if true"),
-            "endgeneration" => Some("endif"),
-            _ => None,
-        };
-        out.push_str(&rest[..start + 2]);
-        match replacement {
-            Some(tag) => out.push_str(&inside.replacen(bare, tag, 1)),
-            None => out.push_str(inside),
-        }
-        out.push_str("%}");
-        rest = &rest[start + length + 2..];
-    }
-    out.push_str(rest);
-    out
-}
-
-/// JSON as the engine's value; key order is kept.
-fn to_jinja(value: &Value) -> Jinja {
-    match value {
-        Value::Null => Jinja::from(()),
-        Value::Bool(flag) => Jinja::from(*flag),
-        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(whole), _) => Jinja::from(whole),
-            (None, Some(whole)) => Jinja::from(whole),
-            _ => Jinja::from(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(text) => Jinja::from(text.as_str()),
-        Value::Array(items) => items.iter().map(to_jinja).collect(),
-        Value::Object(map) => {
-            Jinja::from_pairs(map.iter().map(|(key, value)| (key.clone(), to_jinja(value))))
-        }
-    }
-}
-
-/// The engine's value as JSON, where it is one.
-fn from_jinja(value: &Jinja) -> Result<Value, minijinja::Error> {
-    let not_json = || {
-        let text = format!("a value of kind `{}` is not JSON", value.kind());
-        minijinja::Error::new(ErrorKind::BadSerialization, text)
-    };
-    match value.kind() {
-        ValueKind::None => Ok(Value::Null),
-        ValueKind::Bool => Ok(Value::Bool(value.is_true())),
-        ValueKind::String => Ok(Value::from(value.as_str().unwrap_or_default())),
-        ValueKind::Number if !value.is_integer() => Ok(Value::from(f64::try_from(value.clone())?)),
-        ValueKind::Number => match i64::try_from(value.clone()) {
-            Ok(whole) => Ok(Value::from(whole)),
-            Err(_) => Ok(Value::from(u64::try_from(value.clone())?)),
-        },
-        ValueKind::Seq | ValueKind::Iterable => value.try_iter()?.map(|item| from_jinja(&item)).collect(),
-        ValueKind::Map => {
-            let mut map = serde_json::Map::new();
-            for key in value.try_iter()? {
-                let name = key.as_str().map_or_else(|| key.to_string(), str::to_owned);
-                map.insert(name, from_jinja(&value.get_item(&key)?)?);
+    /// A template's fault as an error of ours.
+    pub fn refused(&self, fault: Fault) -> Error {
+        let place = Place::file(&self.file);
+        match fault.kind {
+            FaultKind::Raised => {
+                Error::input(format!("the chat template refuses the conversation: {}", fault.message))
+                    .at(place)
+                    .hint("the sentence is the template's own; change the messages, or give another `chat_template.jinja`")
             }
-            Ok(Value::Object(map))
+            FaultKind::Limit => Error::input(format!("the chat template was stopped at {fault}"))
+                .at(place)
+                .hint("a template that renders a conversation needs far less; look at what it does there"),
+            _ => Error::input(format!("the chat template failed on the conversation at {fault}"))
+                .at(place)
+                .hint("every message needs a `role` and a text `content`; see `minimind data check`"),
         }
-        _ => Err(not_json()),
+    }
+}
+
+/// Messages as transformers gives them to a template: fields that are null are left out, and thoughts go by
+/// `reasoning_content` and `thinking`, whatever name they came under.
+fn normalized(messages: &Value) -> Value {
+    let Value::Array(list) = messages else { return messages.clone() };
+    let message = |message: &Value| -> Value {
+        let Value::Object(fields) = message else { return message.clone() };
+        let kept: Map<String, Value> = fields
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let Some(thoughts) = THOUGHTS.iter().find_map(|name| kept.get(*name)).cloned() else {
+            return Value::Object(kept);
+        };
+        let mut whole = Map::new();
+        whole.insert("thinking".to_owned(), thoughts.clone());
+        whole.extend(kept);
+        whole.insert("reasoning_content".to_owned(), thoughts);
+        Value::Object(whole)
+    };
+    list.iter().map(message).collect()
+}
+
+/// About how many bytes a value is.
+fn bytes_of(value: &Value) -> usize {
+    match value {
+        Value::String(text) => 8 + text.len(),
+        Value::Array(items) => 8 + items.iter().map(bytes_of).sum::<usize>(),
+        Value::Object(map) => {
+            8 + map.iter().map(|(key, value)| 8 + key.len() + bytes_of(value)).sum::<usize>()
+        }
+        _ => 8,
     }
 }
