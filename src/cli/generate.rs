@@ -57,8 +57,11 @@ fn prompt_ids(args: &Args, opened: &Opened) -> Result<Vec<u32>> {
     let prompt = args.prompt.as_deref().unwrap_or_default();
     let tokenizer = opened.tokenizer()?;
     if args.raw || !tokenizer.has_template() {
-        let mut ids = vec![tokenizer.bos_id()];
-        ids.extend(tokenizer.encode(prompt)?);
+        let mut ids = tokenizer.encode_raw(prompt)?;
+        // A model needs something to start from.
+        if ids.is_empty() {
+            ids.push(tokenizer.prefix_id());
+        }
         return Ok(ids);
     }
     let mut messages = Vec::new();

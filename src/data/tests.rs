@@ -315,7 +315,7 @@ fn text_and_chat_rows_are_cached_and_a_broken_cache_is_remade() {
     let row = text.train.row(0);
     assert_eq!(
         (row.ids[0], *row.ids.last().unwrap()),
-        (tokenizer.bos_id().into(), tokenizer.eos_id().into())
+        (tokenizer.bos_id().unwrap().into(), tokenizer.eos_id().into())
     );
     assert_eq!(row.labels, row.ids);
     assert!(text.facts.longest <= 64 && text.facts.loss_tokens == text.facts.tokens - 400);

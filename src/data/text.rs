@@ -1,6 +1,6 @@
 //! `{"text"}` to ids: bos, the text cut to `max_seq_len - 2` tokens, eos; every id carries loss.
 //!
-//! Upstream's pretraining row. Next: `chat`.
+//! Upstream's pretraining row; a tokenizer without a begin or end mark gets none. Next: `chat`.
 
 use serde_json::Value;
 
@@ -34,9 +34,9 @@ pub fn encode(tokenizer: &Tokenizer, text: &str, max_seq_len: usize) -> Result<E
         loss_bytes = tokenizer.decode(&body, true)?.len();
     }
     let mut ids = Vec::with_capacity(body.len() + 2);
-    ids.push(tokenizer.bos_id());
+    ids.extend(tokenizer.bos_id());
     ids.append(&mut body);
-    ids.push(tokenizer.eos_id());
+    ids.extend(tokenizer.has_eos().then(|| tokenizer.eos_id()));
     let loss = vec![true; ids.len()];
     Ok(Encoded { ids, loss, loss_bytes })
 }

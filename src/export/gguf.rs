@@ -120,7 +120,7 @@ pub fn modelfile(source: &Source, file: &Path) -> Result<PathBuf> {
 /// The chat template in Ollama's language (Go's `text/template`), where it is turns between marks: what it
 /// renders is compared with what the template itself does, and a template of another form is left out.
 fn template(words: &Tokenizer) -> Option<String> {
-    let (open, close) = (words.bos_token(), words.eos_token());
+    let (open, close) = (words.bos_token().unwrap_or("<|im_start|>"), words.eos_token());
     let options = RenderOptions::prompt();
     let render = |messages: &serde_json::Value| words.render(messages, None, options.clone()).ok();
     let turn = |role: &str, text: &str| format!("{open}{role}\n{text}{close}\n");

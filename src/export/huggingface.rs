@@ -24,7 +24,7 @@ use crate::model::{CausalLm, Era, ModelConfig};
 #[derive(Debug, Clone, Copy)]
 pub struct SpecialIds {
     /// Opens a turn.
-    pub bos: u32,
+    pub bos: Option<u32>,
     /// Ends it.
     pub eos: u32,
     /// Fills a row.
@@ -34,7 +34,7 @@ pub struct SpecialIds {
 impl Default for SpecialIds {
     /// MiniMind's, of both eras.
     fn default() -> Self {
-        Self { bos: 1, eos: 2, pad: 0 }
+        Self { bos: Some(1), eos: 2, pad: 0 }
     }
 }
 

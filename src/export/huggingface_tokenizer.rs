@@ -27,7 +27,11 @@ pub fn write(from: &Path, to: &Path, positions: i64) -> Result<SpecialIds> {
             Err(e) => Err(Error::io("read the tokenizer", &path, e)),
         }
     };
-    for name in ["tokenizer.json", "special_tokens_map.json"] {
+    if !from.join("tokenizer.json").is_file() {
+        // SentencePiece's file alone: the same as the library reads it.
+        atomic::write_bytes(&to.join("tokenizer.json"), tokenizer.to_json()?.as_bytes())?;
+    }
+    for name in ["tokenizer.json", "special_tokens_map.json", "added_tokens.json"] {
         if let Some(bytes) = read(name)? {
             atomic::write_bytes(&to.join(name), &bytes)?;
         }

@@ -132,7 +132,7 @@ impl Reference {
         };
         let small = [".json", ".jinja", ".model", "merges.txt", "vocab.txt"];
         let aside = |entry: &Entry| {
-            top(entry)
+            (top(entry) || entry.path.starts_with("additional_chat_templates/"))
                 && small.iter().any(|ending| entry.path.ends_with(ending))
                 && !entry.path.ends_with(".index.json")
         };

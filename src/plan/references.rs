@@ -173,7 +173,7 @@ impl Resolver<'_> {
         if let Some(standard) = Standard::named(Path::new(given)) {
             return Some(TokenizerSource::Folder(self.standard(&path, standard)));
         }
-        if !Path::new(given).join("tokenizer.json").is_file() {
+        if crate::data::tokenizer::load::file(Path::new(given)).is_none() {
             let known = self.above.iter().filter(|a| a.makes == Makes::Tokenizer).map(|a| a.name.as_str());
             let hint = match nearest(given, known) {
                 Some(name) => format!("did you mean `{name}`?"),

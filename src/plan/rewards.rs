@@ -234,7 +234,7 @@ impl Resolver<'_> {
             }
         };
         let tokenizer = s.tokenizer.as_ref().map(|folder| {
-            if !Path::new(folder).join("tokenizer.json").is_file() {
+            if crate::data::tokenizer::load::file(Path::new(folder)).is_none() {
                 self.fault(
                     &join(at, "tokenizer"),
                     format!("{folder} has no tokenizer.json"),

@@ -109,10 +109,10 @@ pub fn prompts(fields: &Fields, live: &Live, most: usize) -> Result<Vec<(String,
     let value = fields.get(name).ok_or_else(|| Fault::param(name, format!("`{name}` is missing")))?;
     let of_text = |text: &str| -> Result<(String, Vec<u32>), Fault> {
         live.fits(text.len(), name)?;
-        let mut ids = live.tokenizer.encode(text)?;
+        let mut ids = if bos { live.tokenizer.encode_raw(text)? } else { live.tokenizer.encode(text)? };
         // A model needs something to start from.
-        if bos || ids.is_empty() {
-            ids.insert(0, live.tokenizer.bos_id());
+        if ids.is_empty() {
+            ids.push(live.tokenizer.prefix_id());
         }
         Ok((text.to_owned(), ids))
     };

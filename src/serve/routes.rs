@@ -194,7 +194,7 @@ async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result
             (None, None) => return Err(Fault::param("prompt", "give `prompt` or `messages`")),
         };
         if fields.flag("add_special_tokens")?.unwrap_or(false) {
-            ids.insert(0, live.tokenizer.bos_id());
+            ids.splice(0..0, live.tokenizer.bos_id());
         }
         let mut value = json!({"count": ids.len(), "max_model_len": shared.context(&live), "tokens": ids});
         if fields.flag("return_token_strs")?.unwrap_or(false) {

@@ -223,7 +223,7 @@ fn likelihoods(
     for (question, item) in subject.items.iter().enumerate() {
         let (mut prompt, answers) = encoded(tokenizer, item, examples, settings.chat)?;
         if prompt.is_empty() {
-            prompt.push(tokenizer.bos_id());
+            prompt.push(tokenizer.prefix_id());
         }
         found.push(Likelihoods {
             sums: vec![0.0; answers.len()],

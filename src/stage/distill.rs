@@ -144,7 +144,9 @@ fn same_vocabulary(
         return fault(format!("the teacher has {have} tokens, the student {want}"));
     }
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    let Some(own) = tokenizer.filter(|_| folder.join("tokenizer.json").is_file()) else { return Ok(()) };
+    let Some(own) = tokenizer.filter(|_| crate::data::tokenizer::load::file(folder).is_some()) else {
+        return Ok(());
+    };
     if own.same_vocabulary(&Tokenizer::load(folder)?) {
         return Ok(());
     }

@@ -222,8 +222,7 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
                     let path = model.from.locate(&context.plan.output)?;
                     let own = about::tokenizer(&path)?;
                     let tokenizer = model.tokenizer.as_ref().or(own.as_ref());
-                    let spoken =
-                        tokenizer.map(|folder| file_hash(&folder.join("tokenizer.json"))).transpose()?;
+                    let spoken = tokenizer.map(|folder| file_hash(&tokenizer_file(folder))).transpose()?;
                     let scores = format!("{} {}", weights_hash(&path)?, spoken.unwrap_or_default());
                     inputs.add(&format!("reward {}", reward.name), scores);
                 }
@@ -248,7 +247,7 @@ pub fn describe(context: &Context<'_>, config: &StageConfig) -> Result<Inputs> {
     }
     if let Some(source) = source {
         let folder = tokenizer_folder(context, source);
-        inputs.add("tokenizer", file_hash(&folder.join("tokenizer.json"))?);
+        inputs.add("tokenizer", file_hash(&tokenizer_file(&folder))?);
         inputs.add("chat template", template_hash(&folder)?);
     }
     if let Some(init) = init
@@ -353,4 +352,9 @@ pub fn file_hash(path: &Path) -> Result<String> {
         }
         hasher.update(&buffer[..n]);
     }
+}
+
+/// The file that a tokenizer's folder holds it in.
+fn tokenizer_file(folder: &Path) -> PathBuf {
+    crate::data::tokenizer::load::file(folder).unwrap_or_else(|| folder.join("tokenizer.json"))
 }

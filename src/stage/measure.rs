@@ -172,9 +172,7 @@ pub fn samples(
             if chat {
                 return prompt_ids(tokenizer, &serde_json::json!([{"role": "user", "content": prompt}]));
             }
-            let mut ids = vec![tokenizer.bos_id()];
-            ids.extend(tokenizer.encode(prompt)?);
-            Ok(ids)
+            Ok(tokenizer.bos_id().into_iter().chain(tokenizer.encode(prompt)?).collect())
         })
         .collect::<Result<Vec<_>>>()?;
     if ids.iter().any(Vec::is_empty) {

@@ -4,7 +4,7 @@ use super::Tokenizer;
 use super::stream::byte_of;
 
 /// A token of a SentencePiece vocabulary.
-fn piece_bytes(token: &str) -> Vec<u8> {
+pub(super) fn piece_bytes(token: &str) -> Vec<u8> {
     let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
     match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
         Some(byte) => vec![byte],

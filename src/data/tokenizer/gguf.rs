@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{ChatTemplate, Tokenizer, configured_templates, read_optional};
+use super::load::configured_templates;
+use super::{ChatTemplate, Tokenizer, read_optional};
 use crate::checkpoint::gguf::{TokenKind, Vocabulary};
 use crate::error::{Error, Place, Result};
 
@@ -103,7 +104,7 @@ pub fn vocabulary(dir: &Path) -> Result<Vocabulary> {
             String::from_utf8(bytes)
                 .map_err(|e| Error::input("the template is not text").at(Place::file(&jinja)).because(e))?,
         ),
-        None => configured_templates(&config)
+        None => configured_templates(config.as_object().unwrap_or(&serde_json::Map::new()))
             .into_iter()
             .find(|(name, _)| name == "default")
             .map(|(_, text)| text),
@@ -115,7 +116,7 @@ pub fn vocabulary(dir: &Path) -> Result<Vocabulary> {
         kinds,
         merges,
         pre: pre.to_owned(),
-        bos: Some(tokenizer.bos_id()),
+        bos: tokenizer.bos_id(),
         eos: Some(tokenizer.eos_id()),
         pad: Some(tokenizer.pad_id()),
         unknown,
@@ -199,6 +200,11 @@ impl Tokenizer {
         let inner =
             tokenizers::Tokenizer::from_bytes(whole.as_bytes()).map_err(|e| refused(e.to_string()))?;
         let mut config = json!({});
+        // MiniMind's tokenizers and ours cut words as GPT-2 does; what another one wants is in the file.
+        if vocabulary.pre != "gpt-2" || vocabulary.add_bos {
+            config["add_bos_token"] = json!(vocabulary.add_bos);
+            config["tokenizer_class"] = json!("GGUF");
+        }
         for (role, id) in [
             ("bos_token", vocabulary.bos),
             ("eos_token", vocabulary.eos),
@@ -218,7 +224,8 @@ impl Tokenizer {
                 .push(("default".to_owned(), ChatTemplate::parse(text, &PathBuf::from(file)).map_err(at)?));
         }
         let fingerprint = crate::hash::hex(&hash.finalize());
-        let mut tokenizer = Self::assemble(inner, &config, templates, fingerprint).map_err(at)?;
+        let config = config.as_object().cloned().unwrap_or_default();
+        let mut tokenizer = Self::assemble(inner, &config.into(), templates, fingerprint).map_err(at)?;
         tokenizer.place = Some(Place::file(file));
         Ok(tokenizer)
     }

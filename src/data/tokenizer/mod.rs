@@ -1,15 +1,20 @@
 //! Text to ids and back, with the chat template that turns messages into text.
 //!
-//! Reads what Hugging Face tools write: `tokenizer.json`, and beside it `tokenizer_config.json` (special
-//! tokens, template) and `chat_template.jinja` where they exist. Special tokens are never added by
-//! `encode`: the stages say where they want them. Next: [`template`], [`labels`], [`stream`], [`mod@train`].
+//! Reads what Hugging Face tools write: `tokenizer.json` (or SentencePiece's `tokenizer.model`), and beside it
+//! `tokenizer_config.json` (special tokens, template) and `chat_template.jinja` where they exist. Special tokens
+//! are never added by `encode`: the stages say where they want them. Next: [`load`], [`template`], [`labels`],
+//! [`stream`], [`mod@train`].
 
+mod added;
 mod bytes;
 mod generation;
 pub mod gguf;
+mod guard;
 mod jinja;
 pub mod labels;
+pub mod load;
 mod mask;
+mod sentencepiece;
 pub(crate) mod shown;
 pub mod standard;
 pub mod stream;
@@ -17,6 +22,8 @@ pub mod template;
 pub mod train;
 mod turns;
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod mask_tests;
 #[cfg(test)]
@@ -28,14 +35,13 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
 
+pub use jinja::{Fault as TemplateFault, FaultKind as TemplateFaultKind, Rendered};
 pub use labels::{remove_empty_think, render_conversation};
 pub use mask::Masked;
 pub use stream::StreamDecoder;
-pub use jinja::{Fault as TemplateFault, FaultKind as TemplateFaultKind, Rendered};
 pub use template::{ChatTemplate, RenderOptions, parse_kwargs};
 pub use train::{TrainReport, train};
 
@@ -46,14 +52,27 @@ struct Special {
     id: u32,
 }
 
+/// What belongs around a raw text.
+#[derive(Debug, Clone, Copy)]
+enum Raw {
+    /// What the file's post-processor adds.
+    Processor,
+    /// These marks.
+    Marks { bos: Option<u32>, eos: Option<u32> },
+}
+
 /// A tokenizer with its chat template.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// The configured special tokens by role (`bos_token`, `pad_token`, ...), as a template sees them.
     roles: BTreeMap<String, String>,
-    bos: Special,
+    /// What opens a text, where the tokenizer has such a mark.
+    bos: Option<Special>,
     eos: Special,
+    /// Whether the files name the end mark.
+    has_eos: bool,
     pad: Special,
+    raw: Raw,
     templates: Vec<(String, ChatTemplate)>,
     /// Of each template, how its answers are found.
     learned: Vec<mask::Learned>,
@@ -77,86 +96,6 @@ impl fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a folder.
-    pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        let config_path = dir.join("tokenizer_config.json");
-        let template_path = dir.join("chat_template.jinja");
-        let bytes =
-            crate::files::read(&path).map_err(|error| Error::io("read the tokenizer", &path, error))?;
-        let mut hash = Sha256::new();
-        hash.update(&bytes);
-
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
-            Error::input("this is not a tokenizer file").at(Place::file(&path)).because(error)
-        })?;
-        // A file may carry its own cutting and filling; both are ours to do.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| broken(&path, error))?;
-
-        let mut config = Value::Null;
-        if let Some(bytes) = read_optional(&config_path)? {
-            hash.update(&bytes);
-            config = serde_json::from_slice(&bytes).map_err(|error| {
-                Error::input("the tokenizer's configuration is not JSON")
-                    .at(Place::line_column(&config_path, error.line(), error.column()))
-                    .because(error)
-            })?;
-        }
-        let mut templates = Vec::new();
-        if let Some(bytes) = read_optional(&template_path)? {
-            hash.update(&bytes);
-            let text = String::from_utf8(bytes).map_err(|error| broken(&template_path, error))?;
-            templates.push(("default".to_owned(), ChatTemplate::parse(&text, &template_path)?));
-        } else {
-            for (name, text) in configured_templates(&config) {
-                templates.push((name, ChatTemplate::parse(&text, &config_path)?));
-            }
-        }
-
-        let fingerprint = crate::hash::hex(&hash.finalize());
-        let mut tokenizer = Self::assemble(inner, &config, templates, fingerprint)
-            .map_err(|error| error.at(Place::file(&path)))?;
-        tokenizer.place = Some(Place::file(dir));
-        Ok(tokenizer)
-    }
-
-    fn assemble(
-        inner: tokenizers::Tokenizer,
-        config: &Value,
-        templates: Vec<(String, ChatTemplate)>,
-        fingerprint: String,
-    ) -> Result<Self> {
-        let roles = configured_roles(config);
-        let special = |role: &str, names: &[&str], id: u32| -> Special {
-            let named = roles.get(role).map(String::as_str);
-            named
-                .into_iter()
-                .chain(names.iter().copied())
-                .find_map(|text| inner.token_to_id(text).map(|id| Special { text: text.to_owned(), id }))
-                .unwrap_or_else(|| Special { text: inner.id_to_token(id).unwrap_or_default(), id })
-        };
-        let bos = special("bos_token", &["<|im_start|>", "<s>"], 1);
-        let eos = special("eos_token", &["<|im_end|>", "</s>"], 2);
-        let pad = special("pad_token", &["<|endoftext|>", "<pad>"], 0);
-        // Ids may have holes; the embedding must reach the highest.
-        let highest = inner.get_vocab(true).values().copied().max().map_or(0, |id| id as usize + 1);
-        let byte_level = matches!(inner.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_)));
-        Ok(Self {
-            vocab_size: highest.max(inner.get_vocab_size(true)),
-            inner,
-            roles,
-            bos,
-            eos,
-            pad,
-            learned: templates.iter().map(|_| mask::Learned::default()).collect(),
-            templates,
-            place: None,
-            byte_level,
-            fingerprint,
-        })
-    }
-
     /// The ids of a text; no special token is added, but those written in the text are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self
@@ -164,6 +103,20 @@ impl Tokenizer {
             .encode_fast(text, false)
             .map_err(|error| Error::failed("the tokenizer refused a text").because(error))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text with the marks that the tokenizer puts around it, as transformers' `tokenizer(text)`:
+    /// what a model is given that goes on from plain text.
+    pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
+        match self.raw {
+            Raw::Marks { bos, eos } => Ok(bos.into_iter().chain(self.encode(text)?).chain(eos).collect()),
+            Raw::Processor => {
+                let encoding = self.inner.encode_fast(text, true);
+                let encoding =
+                    encoding.map_err(|error| Error::failed("the tokenizer refused a text").because(error))?;
+                Ok(encoding.get_ids().to_vec())
+            }
+        }
     }
 
     /// The ids of many texts, on all cores, in the order given.
@@ -183,14 +136,25 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// The id that opens a turn or a text.
-    pub fn bos_id(&self) -> u32 {
-        self.bos.id
+    /// The id that opens a turn or a text; a tokenizer without such a mark has none, and none is put.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos.as_ref().map(|mark| mark.id)
+    }
+
+    /// What a text of no token begins with, so that there is something to go on from: the begin mark, else
+    /// the end mark.
+    pub fn prefix_id(&self) -> u32 {
+        self.bos_id().unwrap_or(self.eos.id)
     }
 
     /// The id that ends a turn or a text.
     pub fn eos_id(&self) -> u32 {
         self.eos.id
+    }
+
+    /// Whether the tokenizer names its end mark; otherwise [`Self::eos_id`] is the likeliest.
+    pub fn has_eos(&self) -> bool {
+        self.has_eos
     }
 
     /// The id that fills a row.
@@ -199,13 +163,19 @@ impl Tokenizer {
     }
 
     /// The text of [`Self::bos_id`].
-    pub fn bos_token(&self) -> &str {
-        &self.bos.text
+    pub fn bos_token(&self) -> Option<&str> {
+        self.bos.as_ref().map(|mark| mark.text.as_str())
     }
 
     /// The text of [`Self::eos_id`].
     pub fn eos_token(&self) -> &str {
         &self.eos.text
+    }
+
+    /// The tokenizer as the text of a `tokenizer.json`, added tokens included.
+    pub fn to_json(&self) -> Result<String> {
+        let text = self.inner.to_string(true);
+        text.map_err(|error| Error::failed("the tokenizer cannot be written").because(error))
     }
 
     /// The id of a token by its exact name in the vocabulary.
@@ -258,40 +228,10 @@ impl Tokenizer {
     }
 }
 
-fn broken(path: &Path, error: impl fmt::Display) -> Error {
-    Error::input("this file cannot be used").at(Place::file(path)).because(error)
-}
-
 fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     match crate::files::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read the tokenizer's configuration", path, error)),
     }
-}
-
-/// `chat_template` is a text, or a list of `{name, template}`.
-fn configured_templates(config: &Value) -> Vec<(String, String)> {
-    match &config["chat_template"] {
-        Value::String(text) => vec![("default".to_owned(), text.clone())],
-        Value::Array(list) => list
-            .iter()
-            .filter_map(|entry| {
-                Some((entry["name"].as_str()?.to_owned(), entry["template"].as_str()?.to_owned()))
-            })
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// Every `*_token` of the configuration; a token is a text, or an object with `content`.
-fn configured_roles(config: &Value) -> BTreeMap<String, String> {
-    let Some(keys) = config.as_object() else { return BTreeMap::new() };
-    keys.iter()
-        .filter(|(key, _)| key.ends_with("_token"))
-        .filter_map(|(key, value)| {
-            let text = value.as_str().or_else(|| value["content"].as_str())?;
-            Some((key.clone(), text.to_owned()))
-        })
-        .collect()
 }

@@ -12,7 +12,8 @@ pub struct StreamDecoder {
     skip_special: bool,
     /// Bytes of a character that is not whole yet.
     bytes: Vec<u8>,
-    /// Where the decoder is not byte-level: the ids, and how many bytes of their text were given.
+    /// Where the decoder is not byte-level: the ids since the piece before the last, and how many of them were
+    /// given. A piece is what they add to the text of those before them.
     ids: Vec<u32>,
     given: usize,
 }
@@ -40,8 +41,9 @@ impl StreamDecoder {
     /// Ends the text; bytes that never became a character show as U+FFFD.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String> {
         if !tokenizer.byte_level {
+            let before = tokenizer.decode(&self.ids[..self.given], self.skip_special)?;
             let text = tokenizer.decode(&self.ids, self.skip_special)?;
-            let rest = text.get(self.given..).unwrap_or_default().to_owned();
+            let rest = text.get(before.len()..).unwrap_or_default().to_owned();
             self.ids.clear();
             self.given = 0;
             return Ok(rest);
@@ -68,12 +70,15 @@ impl StreamDecoder {
 
     fn push_window(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         self.ids.push(id);
+        let before = tokenizer.decode(&self.ids[..self.given], self.skip_special)?;
         let text = tokenizer.decode(&self.ids, self.skip_special)?;
-        if text.ends_with('\u{fffd}') {
+        let fresh = text.get(before.len()..).unwrap_or_default().to_owned();
+        // Part of a character waits for the rest, and a token without a text for one that has.
+        if text.ends_with('\u{fffd}') || fresh.is_empty() {
             return Ok(String::new());
         }
-        let fresh = text.get(self.given..).unwrap_or_default().to_owned();
-        self.given = text.len();
+        self.ids.drain(..self.given);
+        self.given = self.ids.len();
         Ok(fresh)
     }
 }
@@ -89,7 +94,7 @@ impl Tokenizer {
         }
         match self.byte_level {
             true => token.into_bytes(),
-            false => self.decode(&[id], false).unwrap_or(token).into_bytes(),
+            false => super::bytes::piece_bytes(&token),
         }
     }
 }

@@ -54,7 +54,7 @@ impl ModelReward {
                 .hint("leave `tokenizer` out: the reward model brings its own"));
         }
         let tokenizer = given.or(own).ok_or_else(|| {
-            Error::input("the reward model has no tokenizer.json beside it").at(Place::file(&path)).hint(
+            Error::input("the reward model has no tokenizer.json or tokenizer.model beside it").at(Place::file(&path)).hint(
                 "name its folder with `tokenizer`; a model that only has tokenizer.model must be converted first",
             )
         })?;
