@@ -182,6 +182,40 @@ fn keyword_arguments_reach_the_template() {
     }
 }
 
+#[test]
+fn a_templates_own_sentence_is_in_the_error() {
+    let source = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No system turns here!') }}{% endif %}{{ m.content + 1 }}{% endfor %}";
+    let template = ChatTemplate::parse(source, Path::new("folder/chat_template.jinja")).unwrap();
+    let render = |role: &str| {
+        let messages = json!([{"role": role, "content": "x"}]);
+        template.render(&messages, None, RenderOptions::default(), &BTreeMap::new()).unwrap_err()
+    };
+    let fault = render("system");
+    assert_eq!(fault.what(), "the chat template refuses the conversation: No system turns here!");
+    assert!(fault.to_string().contains("folder/chat_template.jinja"), "{fault}");
+    let fault = render("user");
+    assert!(fault.what().contains("line 1: can only concatenate str (not \"int\") to str"), "{fault}");
+    let fault = ChatTemplate::parse("a\n{% if %}", Path::new("t.jinja")).unwrap_err().to_string();
+    assert!(fault.contains("t.jinja:2: ") && fault.contains("Expected an expression"), "{fault}");
+    let messages = json!([{"role": "system", "content": "x"}]);
+    let raised =
+        template.try_render(&messages, None, &RenderOptions::default(), &BTreeMap::new()).unwrap_err();
+    assert_eq!((raised.kind, &*raised.message), (TemplateFaultKind::Raised, "No system turns here!"));
+}
+
+#[test]
+fn messages_reach_the_template_as_transformers_gives_them() {
+    let template = ChatTemplate::parse("{{ messages | tojson }}", Path::new("t")).unwrap();
+    let messages = json!([
+        {"role": "user", "content": null, "x": {"y": null}},
+        {"role": "assistant", "reasoning": "why", "tool_calls": [{"id": "1", "function": {"arguments": {"a": 1}}}]},
+    ]);
+    assert_eq!(
+        template.render(&messages, None, RenderOptions::default(), &BTreeMap::new()).unwrap(),
+        r#"[{"role": "user", "x": {"y": null}}, {"thinking": "why", "role": "assistant", "reasoning": "why", "tool_calls": [{"id": "1", "function": {"arguments": {"a": 1}}}], "reasoning_content": "why"}]"#
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

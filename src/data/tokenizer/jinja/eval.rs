@@ -149,6 +149,11 @@ impl Engine {
         self.spend(bytes as u64 / 64)
     }
 
+    /// Takes the fuel of so many items, before they are made.
+    pub(super) fn spend_items(&self, count: usize) -> Res<()> {
+        self.spend((count as u64).saturating_mul(4))
+    }
+
     /// Takes the fuel of `more` bytes behind `have`, before they are written.
     pub(super) fn grow(&self, have: usize, more: usize) -> Res<()> {
         if have.saturating_add(more) > self.max_text {

@@ -187,10 +187,9 @@ impl Step {
                         }
                     }
                     if !matches!(fill, Value::None) {
-                        while (batch.len() as i128) < *count {
-                            engine.spend(1)?;
-                            batch.push(fill.clone());
-                        }
+                        let missing = usize::try_from(*count).unwrap_or(usize::MAX) - batch.len();
+                        engine.spend_items(missing)?;
+                        batch.extend(std::iter::repeat_n(fill.clone(), missing));
                     }
                     return Value::list(batch).map(Some);
                 }

@@ -62,11 +62,11 @@ pub(super) fn binary(engine: &Engine, operator: Operator, left: &Value, right: &
             Ok(Value::text([&*a, &*b].concat(), markup))
         }
         (Operator::Add, Value::List(a), Value::List(b)) => {
-            engine.spend((a.items.len() + b.items.len()) as u64)?;
+            engine.spend_items(a.items.len() + b.items.len())?;
             Value::list(a.items.iter().chain(&b.items).cloned().collect())
         }
         (Operator::Add, Value::Tuple(a), Value::Tuple(b)) => {
-            engine.spend((a.items.len() + b.items.len()) as u64)?;
+            engine.spend_items(a.items.len() + b.items.len())?;
             Value::tuple(a.items.iter().chain(&b.items).cloned().collect())
         }
         (Operator::Mul, Value::Str(_) | Value::List(_) | Value::Tuple(_), times)
@@ -94,7 +94,7 @@ fn repeated(engine: &Engine, value: &Value, times: i128) -> Res<Value> {
             Ok(Value::text(text.repeat(times), text.markup))
         }
         Value::List(items) | Value::Tuple(items) => {
-            engine.spend(items.items.len().saturating_mul(times) as u64)?;
+            engine.spend_items(items.items.len().saturating_mul(times))?;
             let made = std::iter::repeat_n(&items.items, times).flatten().cloned().collect();
             if matches!(value, Value::List(_)) { Value::list(made) } else { Value::tuple(made) }
         }
@@ -416,14 +416,14 @@ pub(super) fn slice(engine: &Engine, value: &Value, bounds: &[Value; 3]) -> Res<
         }
         Value::List(items) | Value::Tuple(items) => {
             let Some(places) = places(bounds, items.items.len() as i128)? else { return Err(wrong()) };
-            engine.spend(places.len() as u64)?;
+            engine.spend_items(places.len())?;
             let part = places.into_iter().map(|at| items.items[at as usize].clone()).collect();
             if matches!(value, Value::List(_)) { Value::list(part) } else { Value::tuple(part) }
         }
         Value::Range(range) => {
             let length = range.len();
             let Some(places) = places(bounds, length)? else { return Err(wrong()) };
-            engine.spend(places.len() as u64)?;
+            engine.spend_items(places.len())?;
             let step = bounds[2].as_int().unwrap_or(1) * range.step;
             let start = places.first().map_or(range.start, |at| range.get(*at));
             let stop = start + step * places.len() as i128;
