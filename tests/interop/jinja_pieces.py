@@ -36,7 +36,7 @@ class Maker:
 
     def atom(self):
         return self.pick(self.string, self.string, self.number, self.integer, lambda: self.pick("true", "false", "none", "nope", "n", "x", "text", "empty", "flag", "ratio", "pairs", "words", "mixed", "messages", "tools", "documents"),
-                         lambda: "messages[%s]" % self.integer(), lambda: "messages[%d].%s" % (self.r.randrange(5), self.pick("role", "content", "name", "tool_calls", "nope", "items()")),
+                         lambda: "messages[%s]" % self.integer(), lambda: "messages[%d].%s" % (self.r.randrange(5), self.pick("role", "content", "name", "tool_calls", "nope", "get('role')")),
                          lambda: "messages[2].tool_calls[0].function.%s" % self.pick("name", "arguments", "arguments.a", "arguments.s", "arguments.nope"), lambda: "tools[0].function.%s" % self.pick("parameters", "name", "parameters.properties"))()
 
     def sequence(self, depth):
@@ -86,7 +86,7 @@ class Maker:
     def tested(self, depth):
         v = self.expr(depth - 1)
         return "%s is %s%s" % (v, self.pick("", "", "not "), self.pick("defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "mapping", "sequence", "iterable", "callable", "odd", "even", "lower", "upper", "true", "false", "escaped", "divisibleby 3", "divisibleby(2)",
-                               "sameas none", "sameas(true)", "in [1, 'a']", "in(words)", "eq 1", "equalto('a')", "gt 2", "lt 1.5", "ge 0", "le 3", "ne none", "filter", "test", "nope"))
+                               "sameas none", "sameas(true)", "in [1, 'a']", "in(words)", "eq 1", "equalto('a')", "gt 2", "lt 1.5", "ge 0", "le 3", "ne none", "filter", "test"))
 
     def method(self, depth):
         text = lambda: self.pick(self.string(), "messages[1].content", "text")

@@ -176,6 +176,9 @@ pub(super) fn apply(engine: &Engine, name: &str, value: Value, given: &Given) ->
 
 /// `attr`: the attribute, and never the item.
 fn attribute_alone(engine: &Engine, value: &Value, name: &Text) -> Res<Value> {
+    if value.is_undefined() && name.len() >= 4 && name.starts_with("__") && name.ends_with("__") {
+        return Ok(Value::undefined(format!("access to attribute '{}' is unsafe.", &**name)));
+    }
     if let Value::Dict(dict) = value
         && dict.get_str(name).is_some()
         && !matches!(&**name, "get" | "items" | "keys" | "values" | "copy" | "fromkeys")

@@ -369,15 +369,13 @@ pub(super) fn contains(engine: &Engine, container: &Value, item: &Value) -> Res<
     }
 }
 
-/// The places `start:stop:step` names in a sequence of `length`.
-fn places(bounds: &[Value; 3], length: i128) -> Res<Option<Vec<i128>>> {
-    let whole = |value: &Value| -> Res<Option<Option<i128>>> {
-        Ok(match value {
-            Value::None => Some(None),
-            other => other.as_int().map(Some),
-        })
+/// `slice(start, stop, step).indices(length)`; `None` where a bound is no integer.
+fn indices(bounds: &[Value; 3], length: i128) -> Res<Option<(i128, i128, i128)>> {
+    let whole = |value: &Value| match value {
+        Value::None => Some(None),
+        other => other.as_int().map(Some),
     };
-    let (Some(start), Some(stop), Some(step)) = (whole(&bounds[0])?, whole(&bounds[1])?, whole(&bounds[2])?)
+    let (Some(start), Some(stop), Some(step)) = (whole(&bounds[0]), whole(&bounds[1]), whole(&bounds[2]))
     else {
         return Ok(None);
     };
@@ -392,14 +390,18 @@ fn places(bounds: &[Value; 3], length: i128) -> Res<Option<Vec<i128>>> {
         Some(at) => at.min(high),
     };
     let start = clamp(start, if step < 0 { high } else { low });
-    let stop = clamp(stop, if step < 0 { low } else { high });
+    Ok(Some((start, clamp(stop, if step < 0 { low } else { high }), step)))
+}
+
+/// The places that indices name.
+fn places((start, stop, step): (i128, i128, i128)) -> Vec<i128> {
     let mut found = Vec::new();
     let mut at = start;
     while if step < 0 { at > stop } else { at < stop } {
         found.push(at);
         at = at.saturating_add(step);
     }
-    Ok(Some(found))
+    found
 }
 
 /// `value[start:stop:step]`
@@ -410,24 +412,21 @@ pub(super) fn slice(engine: &Engine, value: &Value, bounds: &[Value; 3]) -> Res<
         Value::Str(text) => {
             let chars: Vec<char> = text.chars().collect();
             engine.spend(chars.len() as u64 / 16)?;
-            let Some(places) = places(bounds, chars.len() as i128)? else { return Err(wrong()) };
-            let part: String = places.into_iter().map(|at| chars[at as usize]).collect();
+            let indices = indices(bounds, chars.len() as i128)?.ok_or_else(wrong)?;
+            let part: String = places(indices).into_iter().map(|at| chars[at as usize]).collect();
             Ok(Value::text(part, text.markup))
         }
         Value::List(items) | Value::Tuple(items) => {
-            let Some(places) = places(bounds, items.items.len() as i128)? else { return Err(wrong()) };
+            let places = places(indices(bounds, items.items.len() as i128)?.ok_or_else(wrong)?);
             engine.spend_items(places.len())?;
             let part = places.into_iter().map(|at| items.items[at as usize].clone()).collect();
             if matches!(value, Value::List(_)) { Value::list(part) } else { Value::tuple(part) }
         }
         Value::Range(range) => {
-            let length = range.len();
-            let Some(places) = places(bounds, length)? else { return Err(wrong()) };
-            engine.spend_items(places.len())?;
-            let step = bounds[2].as_int().unwrap_or(1) * range.step;
-            let start = places.first().map_or(range.start, |at| range.get(*at));
-            let stop = start + step * places.len() as i128;
-            Ok(Value::Range(super::value::Range { start, stop, step }))
+            let (start, stop, step) = indices(bounds, range.len())?.ok_or_else(wrong)?;
+            let large = || limit("it computes an integer of more than 127 bits");
+            let step = step.checked_mul(range.step).ok_or_else(large)?;
+            Ok(Value::Range(super::value::Range { start: range.get(start), stop: range.get(stop), step }))
         }
         other => Err(failed(format!("'{}' object is not subscriptable by a slice", other.type_name()))),
     }
