@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::value::{Value, depth_of, nested};
+use super::value::{Part, Value, depth_of, nested};
 use super::{Res, failed};
 
 /// From how many entries on a table is kept beside them.
@@ -31,7 +31,7 @@ impl Key {
             Value::Float(value) => Self::Float(value.to_bits()),
             Value::Str(text) => Self::Str(text.text.clone()),
             Value::Tuple(items) => Self::Tuple(items.items.iter().map(Self::of).collect::<Res<_>>()?),
-            Value::List(_) | Value::Dict(_) | Value::View(..) => {
+            Value::List(_) | Value::Dict(_) | Value::View(Part::Keys | Part::Items, _) => {
                 return Err(failed(format!("unhashable type: '{}'", value.type_name())));
             }
             Value::Undefined(_) => Self::Other("undefined", 0),

@@ -2,6 +2,7 @@
 
 use super::ast::Operator;
 use super::call::Given;
+use super::dict::Key;
 use super::eval::Engine;
 use super::iter::Cursor;
 use super::value::Value;
@@ -79,10 +80,8 @@ pub(super) fn holds(engine: &Engine, name: &str, value: &Value, given: &Given) -
             let known = if name == "filter" { filters::exists } else { exists };
             match value {
                 Value::Str(name) => known(name),
-                Value::List(_) | Value::Dict(_) => {
-                    return Err(failed(format!("unhashable type: '{}'", value.type_name())));
-                }
-                _ => false,
+                // What cannot be hashed cannot be looked up.
+                other => Key::of(other).map(|_| false)?,
             }
         }
         "none" => matches!(value, Value::None),
