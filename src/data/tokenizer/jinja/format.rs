@@ -272,7 +272,7 @@ fn placed(spec: &Spec, negative: bool, prefix: &str, whole: &str, rest: &str, ev
         Some(mark) => {
             let mut out = String::new();
             for (i, c) in digits.chars().enumerate() {
-                if i > 0 && (digits.len() - i) % every == 0 {
+                if i > 0 && (digits.len() - i).is_multiple_of(every) {
                     out.push(mark);
                 }
                 out.push(c);

@@ -110,13 +110,16 @@ pub(super) fn holds(engine: &Engine, name: &str, value: &Value, given: &Given) -
             )
         }
         "iterable" => Cursor::maybe(value).is_some() || matches!(value, Value::Loop(_)),
-        "callable" => match value {
-            Value::Macro(_) | Value::Method(_) | Value::Joiner(_) | Value::Loop(_) | Value::Undefined(_) => {
-                true
-            }
-            Value::Function(_) | Value::Blocks(Some(_)) => true,
-            _ => false,
-        },
+        "callable" => matches!(
+            value,
+            Value::Macro(_)
+                | Value::Method(_)
+                | Value::Joiner(_)
+                | Value::Loop(_)
+                | Value::Undefined(_)
+                | Value::Function(_)
+                | Value::Blocks(Some(_))
+        ),
         "sameas" => value.same(&other),
         "escaped" => value.is_markup(),
         "in" => ops::contains(engine, &other, value)?,

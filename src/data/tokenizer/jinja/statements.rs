@@ -8,6 +8,9 @@ use super::parser::Parser;
 use super::value::Function;
 use super::{Res, syntax};
 
+/// Parameters, and the defaults of the last of them.
+type Signature = (Vec<(Symbol, Arc<str>)>, Vec<Expr>);
+
 /// Reads a template.
 pub(super) fn parse(source: &str) -> Res<Tree> {
     let mut parser = Parser::new(lexer::tokens(source)?);
@@ -241,7 +244,7 @@ impl Parser {
         Ok(StmtKind::With(values, body))
     }
 
-    fn signature(&mut self) -> Res<(Vec<(Symbol, Arc<str>)>, Vec<Expr>)> {
+    fn signature(&mut self) -> Res<Signature> {
         let (mut parameters, mut defaults) = (Vec::new(), Vec::new());
         self.expect_op("(")?;
         while !self.is_op(")") {
@@ -264,7 +267,7 @@ impl Parser {
     fn definition(
         &mut self,
         name: Arc<str>,
-        (parameters, defaults): (Vec<(Symbol, Arc<str>)>, Vec<Expr>),
+        (parameters, defaults): Signature,
         end: &str,
     ) -> Res<Arc<MacroDef>> {
         let line = self.line();
