@@ -196,6 +196,11 @@ impl Error {
         self.0.place.as_ref()
     }
 
+    /// The underlying cause, if one is known.
+    pub fn cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
+    }
+
     /// The fix, if one is known.
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()

@@ -333,8 +333,13 @@ fn gguf_files() {
         let hosts = bridge::borrow_all(model.params().tensors().iter()).expect("tensors");
         let weights = model.params().names().iter().cloned().zip(hosts).collect();
         let precision = [Precision::F16, Precision::Q8_0, Precision::Q4_0, Precision::F32][i];
-        let contents =
-            gguf::Contents { config: model.config(), vocabulary: Some(&vocabulary), name: "seed", precision };
+        let contents = gguf::Contents {
+            config: model.config(),
+            vocabulary: Some(&vocabulary),
+            ends: &[2],
+            name: "seed",
+            precision,
+        };
         gguf::write(path, &contents, &weights).expect("a seed");
     });
     fn read(path: &Path) {

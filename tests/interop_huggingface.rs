@@ -33,7 +33,7 @@ fn expect(folder: &Path, model: &CausalLm) {
     let ids = Tensor::randint(vocab, [2, 40], (Kind::Int64, Device::Cpu));
     let logits = model.logits(&model.hidden(&ids, Mask::Causal, false).0).to_kind(Kind::Float);
     let prompt: Vec<u32> = (3..11).collect();
-    let settings = GenerateConfig::greedy(12, None);
+    let settings = GenerateConfig::greedy(12, &[]);
     let made = generate(model, &prompt, &settings, &mut |_| ControlFlow::Continue(())).expect("ids").ids;
     let whole = |ids: &[u32]| Tensor::from_slice(&ids.iter().map(|id| i64::from(*id)).collect::<Vec<_>>());
     let tensors: Vec<_> =

@@ -77,7 +77,7 @@ fn greedy_completion() {
         let list = |key: &str| -> Vec<u32> { serde_json::from_value(recorded[key].clone()).expect("ids") };
         let model = model(&fixture, &config(&fixture));
         let want = list("greedy_completion");
-        let settings = GenerateConfig::greedy(want.len(), None);
+        let settings = GenerateConfig::greedy(want.len(), &[]);
         let all = &mut |_| ControlFlow::Continue(());
         assert_eq!(generate(&model, &list("greedy_prompt"), &settings, all).expect("ids").ids, want);
     }

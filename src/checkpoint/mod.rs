@@ -11,6 +11,7 @@ pub mod atomic;
 pub mod bridge;
 pub mod contradiction;
 pub mod critic;
+pub mod ends;
 pub mod folder;
 pub mod gguf;
 mod internlm2;

@@ -317,7 +317,7 @@ fn prefill(
     let mut speeds = Vec::new();
     for turn in 0..u64::from(args.repeat) {
         let ids = prompt(model, args.prompt_tokens, 1 + turn);
-        let one = GenerateConfig::greedy(1, None);
+        let one = GenerateConfig::greedy(1, &[]);
         let made = generator.generate(&ids, &one, &mut |_| ControlFlow::Continue(()))?;
         speeds.push(made.prefill_tokens_per_s());
     }

@@ -114,6 +114,7 @@ pub fn run(args: Args) -> Result<()> {
             shots_from: args.shots_from,
             chat_template: args.chat_template,
         },
+        ends: &opened.ends,
         compute: opened.compute,
         cache_dir: &machine.cache_dir,
     };

@@ -79,21 +79,17 @@ fn schema(file: &Path, opened: &Opened) -> Result<Box<dyn Constraint + Send>> {
     let schema = serde_json::from_str(&text)
         .map_err(|e| Error::input("the JSON Schema is not JSON").at(Place::file(file)).because(e))?;
     let tokenizer = opened.tokenizer()?;
-    Grammars::new(&tokenizer.token_bytes(), tokenizer.eos_id())?
-        .json(&schema)
-        .map_err(|e| e.at(Place::file(file)))
+    Grammars::new(&tokenizer.token_bytes(), &opened.ends)?.json(&schema).map_err(|e| e.at(Place::file(file)))
 }
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
     let opened = open(&args.open)?;
     let prompt = prompt_ids(&args, &opened)?;
-    // Upstream's end mark is 2 in both eras; a tokenizer knows its own.
-    let eos = opened.tokenizer.as_ref().map_or(2, |t| t.eos_id());
     let config = GenerateConfig {
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling.sampling()?,
-        eos_id: (!args.ignore_eos).then_some(eos),
+        ends: if args.ignore_eos { Vec::new() } else { opened.ends.clone() },
     };
     let mut decoder = StreamDecoder::new(true);
     let constraint = args.json_schema.as_deref().map(|file| schema(file, &opened)).transpose()?;

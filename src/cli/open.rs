@@ -9,8 +9,9 @@ use tch::Kind;
 use super::precision::ModelPrecision;
 use super::{pull, threads, vocabulary};
 use crate::checkpoint::adapter::adapted;
-use crate::checkpoint::{gguf, load};
+use crate::checkpoint::{ends, gguf, load};
 use crate::data::Tokenizer;
+use crate::data::tokenizer::end_ids;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides};
@@ -72,6 +73,8 @@ pub struct Opened {
     pub model: CausalLm,
     /// Its tokenizer, where one was found.
     pub tokenizer: Option<Tokenizer>,
+    /// The tokens that end an answer.
+    pub ends: Vec<u32>,
     /// The arithmetic asked for.
     pub compute: Compute,
     /// How a decoder stores the weights, where it is not as they are loaded.
@@ -131,7 +134,9 @@ pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result
         }
         None => own_tokenizer(&path, model.config())?,
     };
-    Ok(Opened { model, tokenizer, compute, storage: args.precision.storage() })
+    let ends = end_ids(tokenizer.as_ref(), &ends::named(&path)?);
+    tracing::debug!(?ends, "end marks");
+    Ok(Opened { model, tokenizer, ends, compute, storage: args.precision.storage() })
 }
 
 /// A config.json that the user named.

@@ -213,7 +213,7 @@ fn loader(model: &str, adapter: Option<PathBuf>, how: &Arc<HowArgs>) -> Load {
         let opened = open_named(&model, adapter.as_deref(), &how)?;
         opened.tokenizer()?;
         let tokenizer = opened.tokenizer.expect("a tokenizer was found");
-        Ok(Loaded { model: opened.model, tokenizer, storage: opened.storage })
+        Ok(Loaded { model: opened.model, tokenizer, ends: opened.ends, storage: opened.storage })
     })
 }
 

@@ -96,12 +96,12 @@ impl Recorded {
         Ok(Self { path, output_ids, prompt_len, mask, old, rewards, steps, rows, width, completion })
     }
 
-    /// The rows of a step. A completion ends with its first `eos`, whatever its mask says after it.
-    pub fn step(&self, step: usize, eos: i64, pad: i64) -> Result<Vec<Episode>> {
-        (0..self.rows).map(|row| self.row(step, row, eos, pad)).collect()
+    /// The rows of a step. A completion ends with the first of `ends` in it, whatever its mask says after it.
+    pub fn step(&self, step: usize, ends: &[i64], pad: i64) -> Result<Vec<Episode>> {
+        (0..self.rows).map(|row| self.row(step, row, ends, pad)).collect()
     }
 
-    fn row(&self, step: usize, row: usize, eos: i64, pad: i64) -> Result<Episode> {
+    fn row(&self, step: usize, row: usize, ends: &[i64], pad: i64) -> Result<Episode> {
         let at = |tensor: &Tensor| tensor.get(step as i64).get(row as i64);
         let ids: Vec<i64> = Vec::try_from(at(&self.output_ids))?;
         let mask: Vec<f32> = Vec::try_from(at(&self.mask))?;
@@ -122,7 +122,7 @@ impl Recorded {
             if let Some(old) = &old {
                 logprobs[start + column] = old[column];
             }
-            if ids[start + column] == eos {
+            if ends.contains(&ids[start + column]) {
                 break;
             }
         }
@@ -172,13 +172,17 @@ mod tests {
     fn rows_are_cut_at_the_first_end_and_found_behind_padding() {
         let folder = tempfile::tempdir().unwrap();
         let recorded = Recorded::open(&file(folder.path(), ""), true).unwrap();
-        let rows = recorded.step(0, 2, 0).unwrap();
+        let rows = recorded.step(0, &[2], 0).unwrap();
         assert_eq!(rows[0].learn, [false, false, true, true, false]);
         assert_eq!(rows[0].logprobs, [0.0, 0.0, 0.0, -1.0, 0.0]);
         // Not padded: begins after its one token and has no end.
         assert_eq!(rows[1].learn, [false, true, true, true, false]);
         assert_eq!(rows[2].learn, [false, false, true, true, false]);
         assert_eq!((rows[1].length(), rows[1].reward), (3, -1.0));
+        // Any of several marks ends a completion, whichever comes first.
+        let rows = recorded.step(0, &[2, 6], 0).unwrap();
+        assert_eq!(rows[0].learn, [false, false, true, false, false]);
+        assert_eq!(rows[1].learn, [false, true, false, false, false]);
     }
 
     #[test]
@@ -186,7 +190,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = file(folder.path(), "old_logprobs");
         assert!(Recorded::open(&path, true).unwrap_err().to_string().contains("old_logprobs"));
-        assert!(Recorded::open(&path, false).unwrap().step(0, 2, 0).unwrap()[0].logprobs.is_empty());
+        assert!(Recorded::open(&path, false).unwrap().step(0, &[2], 0).unwrap()[0].logprobs.is_empty());
         assert!(Recorded::open(&file(folder.path(), "rewards"), false).is_err());
     }
 }

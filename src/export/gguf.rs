@@ -10,11 +10,12 @@ use tch::{Device, Kind};
 
 use super::check::{self, Check};
 use super::{Precision, Source};
+use crate::checkpoint::ends::named;
 use crate::checkpoint::gguf::{self, Contents, Vocabulary};
 use crate::checkpoint::{atomic, bridge, load};
 use crate::data::Tokenizer;
-use crate::data::tokenizer::RenderOptions;
 use crate::data::tokenizer::gguf::vocabulary;
+use crate::data::tokenizer::{RenderOptions, end_ids};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, Params};
 
@@ -33,6 +34,15 @@ fn tokenizer(source: &Source) -> Result<Vocabulary> {
         )
         .hint("name one with --tokenizer DIR")
     })
+}
+
+/// The end marks: a GGUF as source has its tokenizer inside, which `Source` does not look at.
+fn ends(source: &Source, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
+    if source.tokenizer.is_some() {
+        return Ok(source.ends.clone());
+    }
+    let words = Tokenizer::from_vocabulary(vocabulary, &source.path)?;
+    Ok(end_ids(Some(&words), &named(&source.path)?))
 }
 
 fn stored(precision: Precision) -> gguf::Precision {
@@ -55,6 +65,7 @@ pub fn write(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let contents = Contents {
         config: source.model.config(),
         vocabulary: Some(&vocabulary),
+        ends: &ends(source, &vocabulary)?,
         name: &name,
         precision: stored(precision),
     };
@@ -111,8 +122,10 @@ pub fn modelfile(source: &Source, file: &Path) -> Result<PathBuf> {
         }
     }
     // What `minimind chat` samples with.
-    text +=
-        &format!("PARAMETER stop {}\nPARAMETER temperature 0.85\nPARAMETER top_p 0.85\n", words.eos_token());
+    for id in ends(source, &vocabulary)? {
+        text += &format!("PARAMETER stop {}\n", words.decode(&[id], false)?);
+    }
+    text += "PARAMETER temperature 0.85\nPARAMETER top_p 0.85\n";
     atomic::write_bytes(&path, text.as_bytes())?;
     Ok(path)
 }

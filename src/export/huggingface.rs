@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Precision, Source, huggingface_tokenizer};
 use crate::checkpoint::load::METADATA;
-use crate::checkpoint::{DType, HostTensor, atomic, bridge, safetensors};
+use crate::checkpoint::{DType, HostTensor, atomic, bridge, ends, safetensors};
 use crate::error::{Error, Place, Result};
 use crate::model::config::YARN_ORIGINAL_POSITIONS;
 use crate::model::rope_scaling::RopeScaling;
@@ -21,12 +21,12 @@ use crate::model::stated::yarn_is_shared;
 use crate::model::{CausalLm, Era, ModelConfig};
 
 /// Ids that a config and a generation config name.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecialIds {
     /// Opens a turn.
     pub bos: Option<u32>,
-    /// Ends it.
-    pub eos: u32,
+    /// Each of them ends it.
+    pub ends: Vec<u32>,
     /// Fills a row.
     pub pad: u32,
 }
@@ -34,7 +34,7 @@ pub struct SpecialIds {
 impl Default for SpecialIds {
     /// MiniMind's, of both eras.
     fn default() -> Self {
-        Self { bos: Some(1), eos: 2, pad: 0 }
+        Self { bos: Some(1), ends: vec![2], pad: 0 }
     }
 }
 
@@ -91,7 +91,7 @@ impl Twin {
 ///
 /// # Errors
 /// YaRN is on and the library would compute it otherwise for these heads.
-pub fn config_json(config: &ModelConfig, kind: Kind, ids: SpecialIds) -> Result<Value> {
+pub fn config_json(config: &ModelConfig, kind: Kind, ids: &SpecialIds) -> Result<Value> {
     let twin = Twin::of(config);
     let (family, class) = twin.names();
     let dtype = dtype_name(kind)?;
@@ -100,7 +100,7 @@ pub fn config_json(config: &ModelConfig, kind: Kind, ids: SpecialIds) -> Result<
         "architectures": [class],
         "model_type": family,
         "bos_token_id": ids.bos,
-        "eos_token_id": ids.eos,
+        "eos_token_id": ends::as_json(&ids.ends),
         "pad_token_id": ids.pad,
         "torch_dtype": dtype,
     });
@@ -187,10 +187,10 @@ fn dtype_name(kind: Kind) -> Result<&'static str> {
 }
 
 /// `generation_config.json`: MiniMind's own way of sampling.
-pub fn generation_json(ids: SpecialIds) -> Value {
+pub fn generation_json(ids: &SpecialIds) -> Value {
     json!({
         "bos_token_id": ids.bos,
-        "eos_token_id": ids.eos,
+        "eos_token_id": ends::as_json(&ids.ends),
         "pad_token_id": ids.pad,
         "do_sample": true,
         "temperature": 0.85,
@@ -211,14 +211,16 @@ pub fn write(source: &Source, precision: Precision, max_shard_bytes: u64, folder
         Some(from) => huggingface_tokenizer::write(from, folder, config.max_position_embeddings)?,
         None => SpecialIds::default(),
     };
+    let ids = SpecialIds { ends: source.ends.clone(), ..ids };
     let mut about = source.describe(folder);
     if let Some(about) = about.as_object_mut() {
         // A folder's config.json and tokenizer speak for it, also after the user has changed them.
         about.remove("config");
+        about.remove(ends::KEY);
         about.remove("tokenizer");
     }
     let kind = precision.kind();
-    write_model(&source.model, kind, ids, max_shard_bytes, &about, folder)
+    write_model(&source.model, kind, &ids, max_shard_bytes, &about, folder)
 }
 
 /// Writes weights, `config.json` and `generation_config.json` into `folder`; a weight file larger than
@@ -229,7 +231,7 @@ pub fn write(source: &Source, precision: Precision, max_shard_bytes: u64, folder
 pub fn write_model(
     model: &CausalLm,
     kind: Kind,
-    ids: SpecialIds,
+    ids: &SpecialIds,
     max_shard_bytes: u64,
     about: &Value,
     folder: &Path,

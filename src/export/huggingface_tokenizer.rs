@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::huggingface::{SpecialIds, write_json};
 use crate::checkpoint::atomic;
 use crate::data::Tokenizer;
+use crate::data::tokenizer::end_ids;
 use crate::error::{Error, Place, Result};
 
 /// Copies the tokenizer of `from` to `to`; `positions` is the model's longest sequence.
@@ -51,7 +52,8 @@ pub fn write(from: &Path, to: &Path, positions: i64) -> Result<SpecialIds> {
         config["chat_template"] = template.into();
     }
     write_json(&to.join("tokenizer_config.json"), &config)?;
-    Ok(SpecialIds { bos: tokenizer.bos_id(), eos: tokenizer.eos_id(), pad: tokenizer.pad_id() })
+    let ends = end_ids(Some(&tokenizer), &[]);
+    Ok(SpecialIds { bos: tokenizer.bos_id(), ends, pad: tokenizer.pad_id() })
 }
 
 /// Adds what a reader needs and the source does not state.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 
-use crate::checkpoint::load;
+use crate::checkpoint::{ends, load};
+use crate::data::Tokenizer;
+use crate::data::tokenizer::end_ids;
 use crate::error::Result;
 use crate::files;
 use crate::model::{CausalLm, ModelConfig, Params};
@@ -24,6 +26,8 @@ pub struct Source {
     pub metadata: Map<String, Value>,
     /// Folder with its tokenizer.
     pub tokenizer: Option<PathBuf>,
+    /// The tokens that end an answer.
+    pub ends: Vec<u32>,
     /// What told its architecture.
     pub architecture_from: String,
     /// What had to be assumed.
@@ -50,12 +54,15 @@ impl Source {
             _ => Map::new(),
         };
         let model = if yarn { loaded.model.with_yarn() } else { loaded.model };
+        let words = tokenizer.as_deref().map(Tokenizer::load).transpose()?;
+        let ends = end_ids(words.as_ref(), &ends::named(path)?);
         Ok(Self {
             path: path.to_owned(),
             model,
             stored,
             metadata,
             tokenizer,
+            ends,
             architecture_from: loaded.architecture_from,
             notes: loaded.notes,
         })
@@ -74,6 +81,7 @@ impl Source {
     pub fn describe(&self, file: &Path) -> Value {
         let mut about = self.metadata.clone();
         about.insert("config".into(), self.model.config().to_json());
+        about.insert(ends::KEY.into(), ends::as_json(&self.ends));
         about.remove("tokenizer");
         // An export may go to others, whom the folders of this machine do not concern.
         if let Some(folder) = &self.tokenizer

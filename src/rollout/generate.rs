@@ -16,14 +16,14 @@ pub struct GenerateConfig {
     pub max_new_tokens: usize,
     /// How to choose.
     pub sampling: Sampling,
-    /// Ends the answer; `None` goes on to the limit.
-    pub eos_id: Option<u32>,
+    /// Any of these ends the answer; none goes on to the limit.
+    pub ends: Vec<u32>,
 }
 
 impl GenerateConfig {
     /// The likeliest token each time.
-    pub fn greedy(max_new_tokens: usize, eos_id: Option<u32>) -> Self {
-        Self { max_new_tokens, sampling: Sampling::GREEDY, eos_id }
+    pub fn greedy(max_new_tokens: usize, ends: &[u32]) -> Self {
+        Self { max_new_tokens, sampling: Sampling::GREEDY, ends: ends.to_vec() }
     }
 }
 
@@ -117,7 +117,7 @@ pub fn generate_batch(
     let config = CompleteConfig {
         max_new_tokens: config.max_new_tokens,
         sampling: config.sampling.clone(),
-        eos_ids: config.eos_id.into_iter().collect(),
+        eos_ids: config.ends.clone(),
         seed: config.sampling.seed,
     };
     let made = complete(model, prompts, 1, &config)?;
@@ -152,9 +152,9 @@ mod tests {
         for moe in [false, true] {
             let model = model(moe);
             let prompts = vec![vec![1, 2, 3], vec![9, 8, 7], vec![4], vec![5, 5, 5], vec![20, 21]];
-            let probe = alone(&model, &prompts[0], &GenerateConfig::greedy(12, None));
+            let probe = alone(&model, &prompts[0], &GenerateConfig::greedy(12, &[]));
             // A token that some rows meet and others may not ends them at different times.
-            let config = GenerateConfig::greedy(12, Some(probe.ids[4]));
+            let config = GenerateConfig::greedy(12, &[49, probe.ids[4]]);
             let together = generate_batch(&model, &prompts, &config).unwrap();
             for (prompt, ids) in prompts.iter().zip(&together) {
                 assert_eq!(&alone(&model, prompt, &config).ids, ids);
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn the_cache_gives_what_a_full_forward_gives() {
         let model = model(false);
-        let config = GenerateConfig::greedy(10, None);
+        let config = GenerateConfig::greedy(10, &[]);
         let got = alone(&model, &[3, 1, 4, 1, 5], &config).ids;
         let mut ids = vec![3u32, 1, 4, 1, 5];
         for _ in 0..10 {
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn limits_are_kept_and_said() {
         let model = model(false);
-        let config = GenerateConfig::greedy(1000, None);
+        let config = GenerateConfig::greedy(1000, &[]);
         let long = alone(&model, &[1; 60], &config);
         assert_eq!((long.ids.len(), long.finish), (4, Finish::Length));
         let all = &mut |_| ControlFlow::Continue(());

@@ -61,7 +61,7 @@ impl<'m> Generator<'m> {
         let id = self.next;
         self.batcher.submit(Request {
             sampling: config.sampling.clone(),
-            stop_ids: config.eos_id.into_iter().collect(),
+            stop_ids: config.ends.clone(),
             constraint,
             ..Request::new(id, prompt.to_vec(), config.max_new_tokens)
         })?;
@@ -74,7 +74,7 @@ impl<'m> Generator<'m> {
                     Event::Prompt { .. } => {}
                     Event::Token { token, .. } => {
                         clock.token();
-                        if Some(token) == config.eos_id {
+                        if config.ends.contains(&token) {
                             continue;
                         }
                         ids.push(token);

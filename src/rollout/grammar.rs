@@ -1,37 +1,50 @@
 //! Output that must be JSON of a given schema, or match a regular expression: the grammar engine is llguidance.
-//! The caller brings the tokens' bytes (`data::Tokenizer::token_bytes`), for this room knows no text.
+//!
+//! JSON is held to one style, that of Python's `json.dumps`, with numbers of at most [`DIGITS`] digits: a weak model that
+//! is let wander between braces or digits comes to no end. The caller brings the tokens' bytes
+//! (`data::Tokenizer::token_bytes`), for this room knows no text. Next: `schema`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use super::request::Constraint;
+use super::schema;
 use crate::error::{Error, Result};
 
-/// White space between the parts of JSON: as people indent it. JSON allows any amount, in which a weak model never ends.
-const WHITESPACE: &str = r"[ \t]{1,4}|\r?\n[ \t]{0,24}";
+/// Digits of a number at the most; a whole number of so many fits every reader. Where a schema demands more, they come.
+pub const DIGITS: usize = 15;
 
 /// A vocabulary's grammars; one serves all requests.
 pub struct Grammars {
     factory: ParserFactory,
-    eos_id: u32,
+    tokens: Arc<[Option<Vec<u8>>]>,
+    ends: Vec<u32>,
 }
 
 impl std::fmt::Debug for Grammars {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grammars").field("eos_id", &self.eos_id).finish_non_exhaustive()
+        f.debug_struct("Grammars").field("ends", &self.ends).finish_non_exhaustive()
     }
 }
 
 impl Grammars {
-    /// Of a vocabulary: the bytes of every token, `None` for one that stands for no text (such as an end mark).
+    /// Of a vocabulary: the bytes of every token, `None` for one that stands for no text (such as an end mark). Any of
+    /// `ends` ends an answer that is complete, and none of them is text.
     ///
     /// # Errors
     /// The engine does not take the vocabulary.
-    pub fn new(tokens: &[Option<Vec<u8>>], eos_id: u32) -> Result<Self> {
+    pub fn new(tokens: &[Option<Vec<u8>>], ends: &[u32]) -> Result<Self> {
+        let ends: Vec<u32> = ends.iter().copied().filter(|id| (*id as usize) < tokens.len()).collect();
+        let tokens: Arc<[Option<Vec<u8>>]> = tokens
+            .iter()
+            .enumerate()
+            .map(|(id, bytes)| bytes.clone().filter(|_| !ends.contains(&(id as u32))))
+            .collect();
         let words: Vec<Vec<u8>> = tokens
             .iter()
             .enumerate()
@@ -45,37 +58,67 @@ impl Grammars {
                 }
             })
             .collect();
+        let eos_id = ends.first().copied().unwrap_or_default();
         let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, eos_id), &words);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let factory = ParserFactory::new_simple(&env)
             .map_err(|e| Error::failed("the grammar engine does not take this vocabulary").because(e))?;
-        Ok(Self { factory, eos_id })
+        Ok(Self { factory, tokens, ends })
     }
 
-    /// Text that is JSON of `schema` (a JSON Schema).
+    /// Text that is JSON of `schema` (a JSON Schema), on one line.
     ///
     /// # Errors
-    /// A schema that is wrong or uses what the engine does not know.
+    /// A schema that is wrong, that no text follows, or that uses what the engine does not know.
     pub fn json(&self, schema: &Value) -> Result<Box<dyn Constraint + Send>> {
-        let schema = with_options(schema, json!({"whitespace_pattern": WHITESPACE}));
-        self.compile(TopLevelGrammar::from_json_schema(schema), "this JSON Schema")
+        if !schema::is_finite(schema) {
+            return Err(Error::input("this JSON Schema cannot be followed: it demands itself without end"));
+        }
+        let schema = Self::fixed(schema, false);
+        self.compile(TopLevelGrammar::from_json_schema(schema), "this JSON Schema", true)
     }
 
-    /// A schema for [`Grammars::lark`] of JSON on one line, as a chat template's `tojson` writes it: at most one space,
-    /// behind commas and colons. With `lenient` what the engine does not know is left out of the rule instead of refused.
-    pub fn compact(schema: &Value, lenient: bool) -> Value {
+    /// A schema for [`Grammars::lark`] of JSON on one line, as Python's `json.dumps` and a chat template's `tojson` write it,
+    /// of declared keys alone. With `lenient` what the engine does not know is left out of the rule instead of refused.
+    pub fn fixed(schema: &Value, lenient: bool) -> Value {
         let options = json!({
-            "item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": false, "lenient": lenient,
+            "item_separator": ", ", "key_separator": ": ", "whitespace_flexible": false, "lenient": lenient,
         });
-        with_options(schema, options)
+        let mut schema = match schema {
+            // The engine's options need a place to stand.
+            Value::Bool(true) => json!({}),
+            other => schema::closed(other),
+        };
+        if let Some(schema) = schema.as_object_mut() {
+            schema.entry("x-guidance").or_insert(options);
+        }
+        schema
     }
 
-    /// Text of a grammar in the engine's dialect of Lark, with `%json {...}` where a schema stands.
+    /// Text of a grammar in the engine's dialect of Lark, with `%json {...}` where a schema stands; `numbers`: whether all
+    /// that looks like a number outside quotes is one, and kept short.
     ///
     /// # Errors
     /// A grammar that is wrong, or a schema in it that is or uses what the engine does not know.
-    pub fn lark(&self, grammar: &str) -> Result<Box<dyn Constraint + Send>> {
-        self.compile(TopLevelGrammar::from_lark(grammar.to_owned()), "this grammar")
+    pub fn lark(&self, grammar: &str, numbers: bool) -> Result<Box<dyn Constraint + Send>> {
+        self.compile(TopLevelGrammar::from_lark(grammar.to_owned()), "this grammar", numbers)
+    }
+
+    /// A text in [`Grammars::lark`]; `ids` are its tokens, of which those that stand for no text are named themselves.
+    pub fn literal(&self, ids: &[u32], text: &str) -> String {
+        let bytes = |id: &u32| self.tokens.get(*id as usize).and_then(Option::as_ref);
+        if ids.iter().all(|id| bytes(id).is_some()) {
+            return json!(text).to_string();
+        }
+        let mut parts = Vec::new();
+        for run in ids.chunk_by(|a, b| bytes(a).is_some() && bytes(b).is_some()) {
+            let said: Vec<u8> = run.iter().filter_map(bytes).flatten().copied().collect();
+            parts.push(match run {
+                [id] if bytes(id).is_none() => format!("<[{id}]>"),
+                _ => json!(String::from_utf8_lossy(&said)).to_string(),
+            });
+        }
+        parts.join(" ")
     }
 
     /// Text that is a JSON object.
@@ -91,52 +134,125 @@ impl Grammars {
     /// # Errors
     /// An expression that is wrong or uses what the engine does not know.
     pub fn regex(&self, pattern: &str) -> Result<Box<dyn Constraint + Send>> {
-        self.compile(TopLevelGrammar::from_regex(pattern), "this regular expression")
+        self.compile(TopLevelGrammar::from_regex(pattern), "this regular expression", false)
     }
 
-    fn compile(&self, grammar: TopLevelGrammar, what: &str) -> Result<Box<dyn Constraint + Send>> {
-        let parser = self
-            .factory
-            .create_parser(grammar)
-            .map_err(|e| Error::input(format!("{what} cannot be followed: {e}")))?;
-        Ok(Box::new(Guide { matcher: Matcher::new(Ok(parser)), eos_id: self.eos_id }))
+    fn compile(
+        &self,
+        grammar: TopLevelGrammar,
+        what: &str,
+        numbers: bool,
+    ) -> Result<Box<dyn Constraint + Send>> {
+        let refused = |why: &dyn std::fmt::Display| Error::input(format!("{what} cannot be followed: {why}"));
+        let made = catch_unwind(AssertUnwindSafe(|| self.factory.create_parser(grammar)));
+        let parser = made.map_err(|_| refused(&"the grammar engine gave up"))?.map_err(|e| refused(&e))?;
+        let mut matcher = Matcher::new(Ok(parser));
+        // A grammar that allows no first token is a fault of the request, and said before anything is generated.
+        let first = matcher.compute_mask_or_eos().map_err(|e| refused(&e))?;
+        if !(0..first.len()).any(|id| first.is_allowed(id as u32)) {
+            return Err(refused(&"no text does"));
+        }
+        let numbers = numbers.then(Scan::default);
+        Ok(Box::new(Guide { matcher, tokens: Arc::clone(&self.tokens), ends: self.ends.clone(), numbers }))
     }
 }
 
-/// A schema with the engine's options, where it brings none.
-fn with_options(schema: &Value, options: Value) -> Value {
-    let mut schema = schema.clone();
-    if let Some(schema) = schema.as_object_mut() {
-        schema.entry("x-guidance").or_insert(options);
+/// Where a JSON text stands: inside a string, or so many digits into a number.
+#[derive(Debug, Clone, Copy, Default)]
+struct Scan {
+    string: bool,
+    escaped: bool,
+    /// A name's digits are no number.
+    word: bool,
+    digits: usize,
+}
+
+impl Scan {
+    /// Takes a byte; whether it keeps numbers short. An exponent would make numbers that no reader has.
+    fn take(&mut self, byte: u8) -> bool {
+        if self.string {
+            (self.string, self.escaped) = (self.escaped || byte != b'"', !self.escaped && byte == b'\\');
+            return true;
+        }
+        match byte {
+            b'0'..=b'9' if self.word => true,
+            b'0'..=b'9' => {
+                self.digits += 1;
+                self.digits <= DIGITS
+            }
+            b'.' => self.digits < DIGITS,
+            b'e' | b'E' if self.digits > 0 => false,
+            _ => {
+                (self.digits, self.string) = (0, byte == b'"');
+                self.word = byte.is_ascii_alphabetic() || byte == b'_';
+                true
+            }
+        }
     }
-    schema
+
+    fn allows(mut self, bytes: &[u8]) -> bool {
+        bytes.iter().all(|byte| self.take(*byte))
+    }
 }
 
 /// A text in the making.
 struct Guide {
     matcher: Matcher,
-    eos_id: u32,
+    tokens: Arc<[Option<Vec<u8>>]>,
+    ends: Vec<u32>,
+    /// Keeps numbers short.
+    numbers: Option<Scan>,
 }
 
 fn lost(error: impl std::fmt::Display) -> Error {
     Error::failed("the grammar cannot go on from here").because(error)
 }
 
+impl Guide {
+    fn is_allowed(&self, allowed: &SimpleVob, id: usize) -> bool {
+        // A model may have more rows than the tokenizer has tokens.
+        let id = match self.ends.first() {
+            Some(eos) if self.ends.contains(&(id as u32)) => *eos as usize,
+            _ => id,
+        };
+        id < allowed.len() && allowed.is_allowed(id as u32)
+    }
+
+    /// Whether a token leaves the number it stands in short.
+    fn is_short(&self, scan: Scan, id: usize) -> bool {
+        self.tokens.get(id).and_then(Option::as_ref).is_none_or(|bytes| scan.allows(bytes))
+    }
+}
+
 impl Constraint for Guide {
     fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
         let allowed = self.matcher.compute_mask_or_eos().map_err(lost)?;
         for (id, logit) in logits.iter_mut().enumerate() {
-            // A model may have more rows than the tokenizer has tokens.
-            if id >= allowed.len() || !allowed.is_allowed(id as u32) {
+            if !self.is_allowed(&allowed, id) {
                 *logit = f32::NEG_INFINITY;
             }
+        }
+        let Some(scan) = self.numbers else { return Ok(()) };
+        let open = |(id, logit): (usize, &f32)| (*logit > f32::NEG_INFINITY).then_some(id);
+        let long: Vec<usize> =
+            logits.iter().enumerate().filter_map(open).filter(|id| !self.is_short(scan, *id)).collect();
+        // A schema may demand more digits than others are given.
+        if long.len() < logits.iter().enumerate().filter_map(open).count() {
+            long.into_iter().for_each(|id| logits[id] = f32::NEG_INFINITY);
         }
         Ok(())
     }
 
     fn accept(&mut self, token: u32) -> Result<bool> {
-        if token == self.eos_id {
+        if self.ends.contains(&token) {
             return Ok(true);
+        }
+        if let (Some(scan), Some(bytes)) =
+            (&mut self.numbers, self.tokens.get(token as usize).and_then(Option::as_ref))
+        {
+            for byte in bytes {
+                scan.take(*byte);
+            }
         }
         self.matcher.consume_token(token).map_err(lost)?;
         Ok(self.matcher.is_stopped())
@@ -194,7 +310,7 @@ mod tests {
 
     #[test]
     fn noise_within_a_schema_is_json_of_that_schema() {
-        let grammars = Grammars::new(&vocabulary(), 261).unwrap();
+        let grammars = Grammars::new(&vocabulary(), &[261]).unwrap();
         let schema = json!({
             "type": "object",
             "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}, "kind": {"enum": ["a", "b"]}},
@@ -210,23 +326,97 @@ mod tests {
             ended += 1;
         }
         assert!(ended > 5, "{ended}");
-        // A model that likes nothing better than line breaks comes to an end all the same.
-        let text = spaced(grammars.json(&json!({"enum": [[1, 2]]})).unwrap());
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!([1, 2]));
-        assert!(text.contains('\n'), "{text:?}");
-        // On one line it has the spaces of Python's `json.dumps` and no other.
-        let schema = Grammars::compact(&json!({"enum": [{"a": [1, 2], "b": {}}]}), false);
-        let text = spaced(grammars.lark(&format!("start: %json {schema}\n")).unwrap());
-        assert_eq!(text, r#"{"a": [1, 2], "b": {}}"#);
+        // A model that likes nothing better than line breaks has no place for one.
+        let schema = json!({"enum": [{"a": [1, 2], "b": {}}]});
+        let style = r#"{"a": [1, 2], "b": {}}"#;
+        assert_eq!(spaced(grammars.json(&schema).unwrap()), style);
+        let lark = format!("start: %json {}\n", Grammars::fixed(&schema, false));
+        assert_eq!(spaced(grammars.lark(&lark, true).unwrap()), style);
         let mut word = grammars.regex("(yes|no)!").unwrap();
         assert!(["yes!", "no!"].contains(&sample(&mut word, 1).unwrap().as_str()));
         assert!(sample(&mut grammars.json_object().unwrap(), 2).is_none_or(|t| t.starts_with('{')));
     }
 
+    /// What a model writes that likes `loved` best.
+    fn stubborn(mut guide: Box<dyn Constraint + Send>, loved: u8) -> String {
+        let mut text = Vec::new();
+        for _ in 0..300 {
+            let mut logits: Vec<f32> = (0..262).map(|i| -(i as f32)).collect();
+            logits[usize::from(loved)] = 9.0;
+            guide.mask(&mut logits).unwrap();
+            let token = (0..262).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+            text.extend(vocabulary()[token].iter().flatten());
+            if guide.accept(token as u32).unwrap() {
+                return String::from_utf8(text).unwrap();
+            }
+        }
+        panic!("no end: {}", String::from_utf8_lossy(&text));
+    }
+
+    #[test]
+    fn numbers_and_keys_come_to_an_end() {
+        let grammars = Grammars::new(&vocabulary(), &[261]).unwrap();
+        let object =
+            |schema: Value| json!({"type": "object", "properties": {"n": schema}, "required": ["n"]});
+        for schema in
+            [json!({"type": "integer"}), json!({"type": "number"}), json!({"type": "integer", "minimum": 3})]
+        {
+            for loved in *b"9.e0" {
+                let text = stubborn(grammars.json(&object(schema.clone())).unwrap(), loved);
+                let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+                assert!(value["n"].is_number() && value.as_object().unwrap().len() == 1, "{text}");
+                assert!(text.bytes().filter(u8::is_ascii_digit).count() <= DIGITS, "{text}");
+            }
+        }
+        // Digits in a text are text, and those that a schema demands come.
+        let text = object(json!({"type": "string", "minLength": 30, "maxLength": 30}));
+        assert_eq!(
+            stubborn(grammars.json(&text).unwrap(), b'7'),
+            format!("{{\"n\": \"{}\"}}", "7".repeat(30))
+        );
+        let long = object(json!({"const": 1_234_567_890_123_456i64}));
+        assert!(stubborn(grammars.json(&long).unwrap(), b'}').contains("1234567890123456"));
+    }
+
+    #[test]
+    fn any_end_mark_ends_a_complete_text_and_none_is_text() {
+        // The third mark is a letter.
+        let grammars = Grammars::new(&vocabulary(), &[261, 260, u32::from(b'a')]).unwrap();
+        let mut guide = grammars.json(&json!({"type": "integer"})).unwrap();
+        let masked = |guide: &mut Box<dyn Constraint + Send>| {
+            let mut logits = vec![0.0f32; 300];
+            guide.mask(&mut logits).unwrap();
+            [261, 260, 97].map(|id| logits[id] == 0.0)
+        };
+        assert_eq!(masked(&mut guide), [false; 3]);
+        assert!(!guide.accept(u32::from(b'7')).unwrap());
+        assert_eq!(masked(&mut guide), [true; 3]);
+        assert!(guide.accept(260).unwrap());
+        let mut word = grammars.regex("a*b").unwrap();
+        assert_eq!(masked(&mut word), [false; 3]);
+        assert_eq!(grammars.literal(&[98, 99, 260, 98], "bc12b"), "\"bc\" <[260]> \"b\"");
+        assert_eq!(grammars.literal(&[98], "b\n"), "\"b\\n\"");
+    }
+
     #[test]
     fn a_wrong_schema_is_said() {
-        let grammars = Grammars::new(&vocabulary(), 261).unwrap();
+        let grammars = Grammars::new(&vocabulary(), &[261]).unwrap();
         assert!(grammars.json(&json!({"type": "nonsense"})).is_err());
+        for endless in [
+            json!({"$ref": "#"}),
+            json!({"enum": []}),
+            json!(false),
+            json!({"type": "integer", "minimum": 3, "maximum": 2}),
+            json!({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}),
+            json!({"$ref": "#/$defs/none"}),
+            json!({"not": {}}),
+            json!(3),
+            json!([]),
+        ] {
+            let fault = grammars.json(&endless).err().unwrap_or_else(|| panic!("{endless} is taken"));
+            assert_eq!(fault.exit_code(), 2, "{endless}: {fault}");
+        }
+        assert!(grammars.json(&json!(true)).is_ok());
         assert!(grammars.regex("(").is_err());
     }
 }

@@ -22,6 +22,7 @@ pub mod request;
 pub mod rewards;
 mod row;
 pub mod sample;
+pub mod schema;
 pub mod service;
 pub mod tools;
 

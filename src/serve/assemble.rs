@@ -47,10 +47,11 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// An answer's start. `end_ids` end it and are not text; `list_end` lists them with their log-probability.
-    pub fn new(stop: &[String], end_ids: Vec<u32>, list_end: bool) -> Self {
+    /// An answer's start. `end_ids` end it and are not text; `list_end` lists them with their log-probability;
+    /// `shown` are special tokens that are text here, as those around a tool call.
+    pub fn new(stop: &[String], end_ids: Vec<u32>, list_end: bool, shown: Vec<u32>) -> Self {
         Self {
-            decoder: StreamDecoder::new(true),
+            decoder: StreamDecoder::new(true).showing(shown),
             stops: StopFinder::new(stop),
             end_ids,
             list_end,

@@ -18,12 +18,13 @@ use super::fault::Fault;
 use super::fields::Fields;
 use super::format::Format;
 use super::messages;
+use super::prompt::Prompt;
 use super::reply::{Head, Voice};
-use super::split::Reading;
+use super::split::{Calls, Reading};
 use super::state::Shared;
 use super::worker::Live;
 use super::{body, stream};
-use crate::data::tokenizer::RenderOptions;
+use crate::rollout::tools::calls::PYTHON_TAG;
 
 /// A request, read and made ready.
 struct Ready {
@@ -32,6 +33,8 @@ struct Ready {
     ask: Ask,
     orders: Vec<Order>,
     voice: Voice,
+    /// Special tokens that belong to calls.
+    shown: Vec<u32>,
 }
 
 /// Answers.
@@ -39,9 +42,10 @@ pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Resu
     let bytes = body::read(request, &shared.settings.limits).await?;
     let state = Arc::clone(&shared);
     let ready = body::apart(move || read(&state, &bytes)).await?;
-    let Ready { live, model, ask, orders, voice } = ready;
+    let Ready { live, model, ask, orders, voice, shown } = ready;
     let places = shared.reserve(&live, ask.n)?;
-    let assemblers = orders.iter().map(|o| Assembler::new(&ask.stop, o.stop_ids.clone(), false)).collect();
+    let assembler = |o: &Order| Assembler::new(&ask.stop, o.stop_ids.clone(), false, shown.clone());
+    let assemblers = orders.iter().map(assembler).collect();
     let limits = &shared.settings.limits;
     let answer = Answer::start(live, orders, assemblers, places, limits.request, Arc::clone(&shared.metrics));
     let voices = vec![voice; ask.n];
@@ -57,37 +61,35 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
     let fields = Fields::read(bytes)?;
     let (model, live) = shared.model(fields.text("model")?)?;
     let ask = Ask::read(&fields, &shared.ask_limits(&live, false))?;
-    let list = messages::messages(&fields)?;
-    let tools = messages::tools(&fields)?;
     let format = Format::read(&fields)?;
     let top = top_logprobs(&fields)?;
-    let demand = Demand::of(&tools);
+    let demand = Demand::of(&messages::tools(&fields)?);
     if demand.is_some() && format != Format::Text {
         let message = "a demanded tool call leaves no room for a format; leave one of the two out";
         return Err(Fault::param("response_format", message));
     }
     // A demanded call and a format start at once: there is no room for thinking.
-    let thinking = wants_thinking(&fields)? && demand.is_none() && format == Format::Text;
-    if !live.tokenizer.has_template() {
-        let message = "this model has no chat template; use /v1/completions";
-        return Err(Fault::param("model", message));
+    let may_think = demand.is_none() && format == Format::Text;
+    let Prompt { text: mut prompt, tools, thinking, continued } =
+        Prompt::read(&fields, &live.tokenizer, may_think)?;
+    if thinking && !may_think {
+        prompt.push_str("\n</think>\n\n");
     }
-    let options = RenderOptions { open_thinking: thinking, ..RenderOptions::prompt() };
-    let offered = (!tools.list.is_empty()).then(|| Value::from(tools.list.clone()));
-    let mut prompt = live.tokenizer.render(&list, offered.as_ref(), options)?;
-    let opened = prompt.trim_end().ends_with("<think>");
     if demand.is_some() {
-        if opened {
-            prompt.push_str("\n</think>\n\n");
-        }
-        prompt.push_str(Demand::START);
+        prompt.push_str(&live.calls.open);
     }
     let reading = match &demand {
-        Some(demand) => demand.reading(),
-        None if offered.is_some() => Reading::Calls,
+        Some(demand) => Reading::Demanded { name: demand.name.clone() },
+        None if !tools.list.is_empty() => Reading::Calls,
         None => Reading::NoCalls,
     };
-    let voice = Voice::new(opened && demand.is_none(), reading, tools.parallel, top.is_some());
+    let shown = match &reading {
+        Reading::NoCalls => Vec::new(),
+        _ => marks(&live)?,
+    };
+    let calls = Calls { form: Arc::clone(&live.calls), tools: Arc::new(tools.list) };
+    let voice = Voice::new(thinking && may_think, (reading, calls), tools.parallel, top.is_some());
+    let voice = if continued && demand.is_none() { voice.going_on() } else { voice };
     live.fits(prompt.len(), "messages")?;
     let ids = live.tokenizer.encode(&prompt)?;
     let room = shared.room(&live, ids.len(), "messages")?;
@@ -107,23 +109,23 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
             None => format.constraint(&live)?,
         };
     }
-    Ok(Ready { live, model, ask, orders, voice })
+    Ok(Ready { live, model, ask, orders, voice, shown })
 }
 
-/// The end mark and what the client names.
-pub fn stop_ids(ask: &Ask, live: &Live) -> Vec<u32> {
-    let own = (!ask.ignore_eos).then(|| live.tokenizer.eos_id());
-    own.into_iter().chain(ask.stop_ids.iter().copied()).collect()
-}
-
-/// `chat_template_kwargs: {open_thinking | enable_thinking}`, or `open_thinking` beside the messages.
-fn wants_thinking(fields: &Fields) -> Result<bool, Fault> {
-    let kwargs = fields.object("chat_template_kwargs")?.cloned().map(Fields::of);
-    let mut wanted = fields.flag("open_thinking")?;
-    for name in ["open_thinking", "enable_thinking"] {
-        wanted = wanted.or(kwargs.as_ref().map(|k| k.flag(name)).transpose()?.flatten());
+/// The tokens that the model writes around its calls, special ones among them, but for those that end an answer.
+fn marks(live: &Live) -> Result<Vec<u32>, Fault> {
+    let mut marks = Vec::new();
+    for text in live.calls.texts().into_iter().chain([PYTHON_TAG]) {
+        marks.extend(live.tokenizer.encode(text)?);
     }
-    Ok(wanted.unwrap_or(false))
+    marks.retain(|id| !live.ends.contains(id));
+    Ok(marks)
+}
+
+/// The model's end marks and what the client names.
+pub fn stop_ids(ask: &Ask, live: &Live) -> Vec<u32> {
+    let own: &[u32] = if ask.ignore_eos { &[] } else { &live.ends };
+    own.iter().chain(&ask.stop_ids).copied().collect()
 }
 
 fn top_logprobs(fields: &Fields) -> Result<Option<usize>, Fault> {

@@ -41,7 +41,8 @@ pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Resu
     let ready = body::apart(move || read(&state, &bytes)).await?;
     let Ready { live, model, ask, orders, mut choices, list_end } = ready;
     let places = shared.reserve(&live, orders.len())?;
-    let assemblers = orders.iter().map(|o| Assembler::new(&ask.stop, o.stop_ids.clone(), list_end)).collect();
+    let assemblers =
+        orders.iter().map(|o| Assembler::new(&ask.stop, o.stop_ids.clone(), list_end, Vec::new())).collect();
     let limits = &shared.settings.limits;
     let mut answer =
         Answer::start(live, orders, assemblers, places, limits.request, Arc::clone(&shared.metrics));

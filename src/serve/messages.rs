@@ -1,9 +1,10 @@
 //! The messages and tools of a chat request: checked, and put into the form that templates read.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::fault::Fault;
 use super::fields::Fields;
+use crate::data::tokenizer::conversation::part_text;
 
 /// What the model may call.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,63 +30,54 @@ pub struct Tools {
     pub parallel: bool,
 }
 
-/// The messages in the template's form.
-pub fn messages(fields: &Fields) -> Result<Value, Fault> {
+/// The messages, checked and otherwise as they came: `data::tokenizer::conversation` gives them the template's form.
+/// `template` is its text, which tells the roles it knows beside the usual ones.
+pub fn messages(fields: &Fields, template: &str) -> Result<Vec<Value>, Fault> {
     let list = fields.list("messages")?.ok_or_else(|| Fault::param("messages", "`messages` is missing"))?;
     if list.is_empty() {
         return Err(Fault::param("messages", "`messages` is empty: give at least one"));
     }
-    list.iter().enumerate().map(|(i, value)| message(i, value)).collect()
+    list.iter().enumerate().map(|(i, value)| message(i, value, template)).collect()
 }
 
-fn message(index: usize, value: &Value) -> Result<Value, Fault> {
+fn message(index: usize, value: &Value, template: &str) -> Result<Value, Fault> {
     let at = |field: &str| format!("messages[{index}]{field}");
     let fault = |field: &str, what: &str| Fault::param(at(field), format!("`{}` {what}", at(field)));
     let Value::Object(map) = value else { return Err(fault("", "must be an object")) };
     let Some(role) = map.get("role").and_then(Value::as_str) else {
         return Err(fault(".role", "is missing: system, developer, user, assistant or tool"));
     };
-    let content = match map.get("content") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(Value::Array(parts)) => Some(joined(parts).ok_or_else(|| {
-            fault(
+    let known =
+        |role: &str| ['\'', '"'].iter().any(|quote| template.contains(&format!("{quote}{role}{quote}")));
+    let has_content = match map.get("content") {
+        None | Some(Value::Null) => false,
+        Some(Value::String(_)) => true,
+        Some(Value::Array(parts)) if parts.iter().all(|part| part_text(part).is_some()) => true,
+        Some(Value::Array(_)) => {
+            return Err(fault(
                 ".content",
                 "holds a part that is not text; this model reads `{\"type\": \"text\", \"text\": ...}` alone",
-            )
-        })?),
+            ));
+        }
         Some(_) => return Err(fault(".content", "must be a string or an array of text parts")),
     };
-    let missing = || fault(".content", "is missing");
-    let mut out = Map::new();
+    let mut out = map.clone();
+    let mut may_be_silent = false;
     match role {
-        "system" | "developer" => {
-            out.insert("role".into(), "system".into());
-            out.insert("content".into(), content.ok_or_else(missing)?.into());
-        }
-        "user" | "tool" => {
-            out.insert("role".into(), role.into());
-            out.insert("content".into(), content.ok_or_else(missing)?.into());
-        }
+        // A template that does not know the newer name knows the older one.
+        "developer" if !known(role) => drop(out.insert("role".into(), "system".into())),
+        "system" | "developer" | "user" | "tool" => {}
         "assistant" => {
-            let calls = match map.get("tool_calls") {
-                None | Some(Value::Null) => Vec::new(),
-                Some(calls) => tool_calls(calls).ok_or_else(|| {
-                    fault(".tool_calls", "must be an array of `{id, type, function: {name, arguments}}`")
-                })?,
-            };
-            if content.is_none() && calls.is_empty() {
-                return Err(missing());
+            let calls = map.get("tool_calls").filter(|calls| !calls.is_null());
+            if calls.is_some_and(|calls| !are_calls(calls)) {
+                let form = "must be an array of `{id, type, function: {name, arguments}}`";
+                return Err(fault(".tool_calls", form));
             }
-            out.insert("role".into(), "assistant".into());
-            out.insert("content".into(), content.unwrap_or_default().into());
-            if let Some(thought) = map.get("reasoning_content").and_then(Value::as_str) {
-                out.insert("reasoning_content".into(), thought.into());
-            }
-            if !calls.is_empty() {
-                out.insert("tool_calls".into(), calls.into());
-            }
+            let given = |name: &str| map.get(name).is_some_and(Value::is_string);
+            may_be_silent = calls.is_some_and(|calls| *calls != json!([]))
+                || ["refusal", "reasoning_content", "reasoning", "thinking"].into_iter().any(given);
         }
+        other if known(other) => {}
         other => {
             let shown: String = other.chars().take(40).collect();
             return Err(fault(
@@ -94,29 +86,21 @@ fn message(index: usize, value: &Value) -> Result<Value, Fault> {
             ));
         }
     }
+    if !has_content && !may_be_silent {
+        return Err(fault(".content", "is missing"));
+    }
     Ok(Value::Object(out))
 }
 
-fn joined(parts: &[Value]) -> Option<String> {
-    parts.iter().map(|part| if part["type"] == "text" { part["text"].as_str() } else { None }).collect()
-}
-
-fn tool_calls(value: &Value) -> Option<Vec<Value>> {
+/// Whether these are tool calls: each with a name, and arguments that are an object or text.
+fn are_calls(value: &Value) -> bool {
     let call = |call: &Value| {
-        let function = call.get("function")?;
-        let name = function.get("name")?.as_str()?;
-        let arguments = match function.get("arguments") {
-            Some(Value::String(text)) if text.trim().is_empty() => "{}".to_owned(),
-            Some(Value::String(text)) => text.clone(),
-            Some(object @ Value::Object(_)) => object.to_string(),
-            None => "{}".to_owned(),
-            Some(_) => return None,
-        };
-        Some(
-            json!({"id": call["id"], "type": "function", "function": {"name": name, "arguments": arguments}}),
-        )
+        let function = &call["function"];
+        let arguments = &function["arguments"];
+        function["name"].is_string()
+            && (arguments.is_string() || arguments.is_object() || arguments.is_null())
     };
-    value.as_array()?.iter().map(call).collect()
+    value.as_array().is_some_and(|calls| calls.iter().all(call))
 }
 
 /// The tools and which of them may be called.
@@ -192,11 +176,25 @@ mod tests {
                 {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{\"a\": 1}"}}]},
             {"role": "tool", "tool_call_id": "1", "content": "3"},
         ]}));
-        let got = messages(&f).unwrap();
+        let got = messages(&f, "").unwrap();
         assert_eq!(got[0], json!({"role": "system", "content": "Be brief."}));
-        assert_eq!(got[1]["content"], "ab");
-        assert_eq!(got[2]["tool_calls"][0]["function"]["arguments"], "{\"a\": 1}");
-        assert_eq!(got[3], json!({"role": "tool", "content": "3"}));
+        let given = f.list("messages").unwrap().unwrap();
+        assert_eq!(got[1..], given[1..], "every field is kept");
+        // A template that names a role is asked for it.
+        let template = "{% if m.role == 'developer' or m.role == \"ipython\" %}";
+        assert_eq!(messages(&f, template).unwrap()[0]["role"], "developer");
+        let other = of(json!({"messages": [{"role": "ipython", "content": "3"}]}));
+        assert!(messages(&other, template).is_ok() && messages(&other, "").is_err());
+        // Null content beside what an assistant may say instead.
+        for more in [
+            json!({"tool_calls": [{"function": {"name": "f"}}]}),
+            json!({"refusal": "no"}),
+            json!({"reasoning": "hm"}),
+        ] {
+            let mut said = json!({"role": "assistant", "content": null});
+            said.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            assert!(messages(&of(json!({"messages": [said]})), "").is_ok(), "{said}");
+        }
     }
 
     #[test]
@@ -211,8 +209,9 @@ mod tests {
             (json!([{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content"),
             (json!([{"role": "user", "content": "x"}, 1]), "messages[1]"),
             (json!([{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls"),
+            (json!([{"role": "assistant", "content": null, "tool_calls": []}]), "messages[0].content"),
         ] {
-            let fault = messages(&of(json!({"messages": list}))).unwrap_err().body();
+            let fault = messages(&of(json!({"messages": list})), "").unwrap_err().body();
             assert_eq!(fault["error"]["param"], param, "{list}");
         }
     }

@@ -21,6 +21,7 @@ pub mod listen;
 pub mod messages;
 pub mod metrics;
 pub mod page;
+pub mod prompt;
 pub mod queue;
 pub mod reply;
 pub mod routes;
@@ -125,6 +126,8 @@ pub struct Loaded {
     pub model: CausalLm,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// The tokens that end an answer.
+    pub ends: Vec<u32>,
     /// How its decoder stores the weights, where it is not as they are loaded.
     pub storage: Option<Storage>,
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::Update;
 use super::assemble::chat_logprobs;
-use super::split::{Piece, Reading, Splitter};
+use super::split::{Calls, Piece, Reading, Splitter};
 use crate::data::Tokenizer;
 
 /// What every chunk of an answer repeats.
@@ -57,6 +57,7 @@ impl Head {
 pub struct Voice {
     splitter: Splitter,
     parallel: bool,
+    short_ids: bool,
     wants_logprobs: bool,
     content: String,
     reasoning: String,
@@ -74,9 +75,15 @@ struct Heard {
 
 impl Voice {
     /// A choice at its start: `parallel` for several calls, `thinking` where the prompt opened a think block.
-    pub fn new(thinking: bool, reading: Reading, parallel: bool, wants_logprobs: bool) -> Self {
+    pub fn new(
+        thinking: bool,
+        (reading, calls): (Reading, Calls),
+        parallel: bool,
+        wants_logprobs: bool,
+    ) -> Self {
         Self {
-            splitter: Splitter::new(thinking, reading),
+            short_ids: calls.form.short_ids,
+            splitter: Splitter::new(thinking, reading, calls),
             parallel,
             wants_logprobs,
             content: String::new(),
@@ -85,6 +92,11 @@ impl Voice {
             logprobs: Vec::new(),
             finish: None,
         }
+    }
+
+    /// The same for an answer that goes on with a message of the request.
+    pub fn going_on(self) -> Self {
+        Self { splitter: self.splitter.going_on(), ..self }
     }
 
     fn take(&mut self, tokenizer: &Tokenizer, update: Update) -> Heard {
@@ -105,12 +117,17 @@ impl Voice {
             broken = last.iter().any(|piece| matches!(piece, Piece::Call(call) if !is_json(&call.arguments)));
             pieces.extend(last);
         }
+        if !self.parallel {
+            // Those of a list come together.
+            let mut calls = self.calls.len();
+            pieces.retain(|piece| !matches!(piece, Piece::Call(_)) || std::mem::replace(&mut calls, 1) == 0);
+        }
         for piece in &pieces {
             match piece {
                 Piece::Reasoning(text) => self.reasoning.push_str(text),
                 Piece::Content(text) => self.content.push_str(text),
                 Piece::Call(call) => self.calls.push(json!({
-                    "id": format!("call_{:024x}", rand::random::<u128>() >> 32),
+                    "id": call_id(self.short_ids),
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 })),
@@ -197,6 +214,14 @@ impl Voice {
     }
 }
 
+/// A fresh id of a call; some families' templates take nine letters and digits alone.
+fn call_id(short: bool) -> String {
+    match short {
+        true => format!("{:09x}", rand::random::<u64>() >> 28),
+        false => format!("call_{:024x}", rand::random::<u128>() >> 32),
+    }
+}
+
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
@@ -223,7 +248,7 @@ mod tests {
         let text =
             "hm</think>\n\nI ask.\n<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
         for parallel in [true, false] {
-            let mut whole = Voice::new(true, Reading::Calls, parallel, false);
+            let mut whole = Voice::new(true, (Reading::Calls, Calls::default()), parallel, false);
             let ended = whole.hear(&tokenizer, Update::Shown(shown(text)));
             assert_eq!(ended, !parallel);
             if !ended {
@@ -241,7 +266,7 @@ mod tests {
             );
             assert_eq!(choice["finish_reason"], "tool_calls");
 
-            let mut voice = Voice::new(true, Reading::Calls, parallel, false);
+            let mut voice = Voice::new(true, (Reading::Calls, Calls::default()), parallel, false);
             let (mut said, mut arguments, mut reasons) = (String::new(), String::new(), Vec::new());
             for c in text.chars().map(Some).chain([None]) {
                 let update = match c {

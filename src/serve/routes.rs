@@ -13,9 +13,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::completions::{known, prompts};
 use super::fault::{Fault, RETRY_SECS};
 use super::fields::Fields;
+use super::prompt::Prompt;
 use super::state::{Shared, Slot};
-use super::{body, chat, completions, guard, messages, page, tools};
-use crate::data::tokenizer::RenderOptions;
+use super::{body, chat, completions, guard, page, tools};
 
 /// Every path of the server.
 pub fn router(shared: Arc<Shared>) -> Router {
@@ -178,14 +178,9 @@ async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result
         let (_, live) = shared.model(fields.text("model")?)?;
         let mut ids = match (fields.get("messages"), fields.text("prompt")?.or(fields.text("content")?)) {
             (Some(_), _) => {
-                let list = messages::messages(&fields)?;
-                let add_generation_prompt = fields.flag("add_generation_prompt")?.unwrap_or(true);
-                let options = RenderOptions { add_generation_prompt, ..RenderOptions::default() };
-                let tools = messages::tools(&fields)?.list;
-                let tools = (!tools.is_empty()).then(|| Value::from(tools));
-                let text = live.tokenizer.render(&list, tools.as_ref(), options)?;
-                live.fits(text.len(), "messages")?;
-                live.tokenizer.encode(&text)?
+                let prompt = Prompt::read(&fields, &live.tokenizer, true)?;
+                live.fits(prompt.text.len(), "messages")?;
+                live.tokenizer.encode(&prompt.text)?
             }
             (None, Some(text)) => {
                 live.fits(text.len(), "prompt")?;

@@ -3,12 +3,15 @@
 //! Both parts hold back only what may still become a mark: `StopFinder` the start of a stop string,
 //! `Splitter` the start of a tag and the line breaks beside it.
 
+use std::sync::Arc;
+
 use serde_json::Value;
+
+use crate::rollout::tools::calls::PYTHON_TAG;
+use crate::rollout::tools::{CallForm, ToolCall};
 
 const THINK: &str = "<think>";
 const END_THINK: &str = "</think>";
-const CALL: &str = "<tool_call>";
-const END_CALL: &str = "</tool_call>";
 
 /// Bytes at the end of `text` that may be the start of `mark`.
 fn partial(text: &str, mark: &str) -> usize {
@@ -71,12 +74,21 @@ pub enum Piece {
     Call(Call),
 }
 
+/// How calls are read: the model's form, and the tools, which tell what is text and what a number.
+#[derive(Debug, Clone, Default)]
+pub struct Calls {
+    /// The form.
+    pub form: Arc<CallForm>,
+    /// The tools that are offered.
+    pub tools: Arc<Vec<Value>>,
+}
+
 /// Which calls a splitter looks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reading {
     /// None: there are no tools.
     NoCalls,
-    /// Those that the model writes between tags.
+    /// Those that the model writes.
     Calls,
     /// The answer is calls and nothing else, the first of them open already; all of one name where that is known.
     Demanded {
@@ -97,6 +109,7 @@ enum Place {
 pub struct Splitter {
     place: Place,
     reading: Reading,
+    calls: Calls,
     held: String,
     /// Nothing but tags was said since the last one: line breaks are not content yet.
     fresh: bool,
@@ -106,13 +119,18 @@ pub struct Splitter {
 
 impl Splitter {
     /// A splitter at the start of an answer; `thinking`: the prompt opened a think block.
-    pub fn new(thinking: bool, reading: Reading) -> Self {
+    pub fn new(thinking: bool, reading: Reading, calls: Calls) -> Self {
         let place = match (&reading, thinking) {
             (Reading::Demanded { .. }, _) => Place::Call,
             (_, true) => Place::Thinking,
             (_, false) => Place::Content,
         };
-        Self { place, reading, held: String::new(), fresh: true, start: true }
+        Self { place, reading, calls, held: String::new(), fresh: true, start: true }
+    }
+
+    /// The same for an answer that goes on with a text: its first line breaks belong to it.
+    pub fn going_on(self) -> Self {
+        Self { fresh: false, start: false, ..self }
     }
 
     /// Whether the model is thinking.
@@ -140,30 +158,49 @@ impl Splitter {
                 let rest = if self.fresh { rest.trim_start_matches('\n') } else { &rest };
                 pieces.extend(piece(Piece::Content, rest));
             }
-            Place::Call => match self.last_call(&rest, cut) {
-                Some(call) => pieces.push(Piece::Call(call)),
+            Place::Call => match self.last_calls(&rest, cut) {
+                Some(calls) => pieces.extend(calls.into_iter().map(Piece::Call)),
                 None if !self.start && matches!(self.reading, Reading::Demanded { .. }) => {}
-                None => pieces.push(Piece::Content(format!("{CALL}{rest}"))),
+                None => pieces.extend(piece(Piece::Content, &format!("{}{rest}", self.calls.form.mark))),
             },
         }
         pieces
     }
 
-    /// The call that the answer ends in. One that is broken off has what there is of its arguments; an answer that
+    /// The calls that the answer ends in. One that is broken off has what there is of its arguments; an answer that
     /// was not cut off is the model's own, and a call that it does not end stays text.
-    fn last_call(&self, rest: &str, cut: bool) -> Option<Call> {
-        let inside = &rest[..rest.len() - partial(rest, END_CALL)];
-        let whole = parse_call(inside);
+    fn last_calls(&self, rest: &str, cut: bool) -> Option<Vec<Call>> {
+        let form = &self.calls.form;
+        let inside = &rest[..rest.len() - partial(rest, &form.end)];
+        let whole = self.read(inside);
+        let broken = || {
+            // Of several the whole ones count.
+            let block = if form.mark.is_empty() { form.whole_text(inside).unwrap_or(inside) } else { inside };
+            let read = form.read(block, &self.calls.tools).into_iter().map_while(sound);
+            let read: Vec<Call> = read.collect();
+            if !read.is_empty() {
+                return Some(read);
+            }
+            let (name, arguments) = form.read_cut(inside, &self.calls.tools)?;
+            Some(vec![Call { name, arguments }])
+        };
         match &self.reading {
             Reading::Demanded { name } => whole
-                .or_else(|| parse_partial_call(inside))
+                .or_else(broken)
                 // Of a further one nothing was said before its name is whole.
                 .or_else(|| {
-                    Some(Call { name: name.clone().filter(|_| self.start)?, arguments: String::new() })
+                    Some(vec![Call { name: name.clone().filter(|_| self.start)?, arguments: String::new() }])
                 }),
-            _ if cut => whole.or_else(|| parse_partial_call(inside)),
+            _ if cut => whole.or_else(broken),
             _ => whole,
         }
+    }
+
+    /// The calls of a block, if it holds nothing else.
+    fn read(&self, block: &str) -> Option<Vec<Call>> {
+        let form = &self.calls.form;
+        let block = if form.mark.is_empty() { form.whole_text(block)? } else { block };
+        form.read(block, &self.calls.tools).into_iter().map(sound).collect()
     }
 
     /// Handles one mark, or gives out what no mark can reach; whether there may be more to do.
@@ -199,30 +236,44 @@ impl Splitter {
             return true;
         }
         let calls = self.reading != Reading::NoCalls;
-        if calls && let Some(at) = self.held.find(CALL) {
+        let mark = self.calls.form.mark.clone();
+        if calls && mark.is_empty() {
+            let held = self.held.trim_start();
+            if self.start && (held.starts_with('{') || held.starts_with(PYTHON_TAG)) {
+                self.place = Place::Call;
+                return false;
+            }
+            if self.start && PYTHON_TAG.starts_with(held) {
+                return false;
+            }
+        } else if calls && let Some(at) = self.held.find(&mark) {
             pieces.extend(piece(Piece::Content, self.held[..at].trim_end_matches('\n')));
-            self.go(Place::Call, at + CALL.len());
+            self.go(Place::Call, at + mark.len());
             return true;
         }
         if self.start && THINK.starts_with(self.held.trim_start()) {
             return false;
         }
-        let said = if calls { self.safe(&[CALL], true) } else { self.safe(&[], false) };
+        let said = if calls { self.safe(&[&mark], true) } else { self.safe(&[], false) };
         self.start &= said.is_empty();
         pieces.extend(piece(Piece::Content, &said));
         false
     }
 
     fn call(&mut self, pieces: &mut Vec<Piece>) -> bool {
-        let Some(at) = self.held.find(END_CALL) else { return false };
+        let form = Arc::clone(&self.calls.form);
+        // Without a mark at its end, a call ends with the next one, or with the answer.
+        let end = if form.end.is_empty() { &form.mark } else { &form.end };
+        let Some(at) = self.held.find(end).filter(|_| !end.is_empty()) else { return false };
         let inside = &self.held[..at];
-        pieces.push(match parse_call(inside) {
-            Some(call) => Piece::Call(call),
+        match self.read(inside) {
+            Some(calls) => pieces.extend(calls.into_iter().map(Piece::Call)),
             // What is no call is shown as it was written.
-            None => Piece::Content(format!("{CALL}{inside}{END_CALL}")),
-        });
+            None => pieces.push(Piece::Content(format!("{}{inside}{}", form.mark, form.end))),
+        }
         self.start = false;
-        self.go(Place::Content, at + END_CALL.len());
+        let taken = if form.end.is_empty() { at } else { at + form.end.len() };
+        self.go(Place::Content, taken);
         true
     }
 
@@ -251,37 +302,16 @@ impl Splitter {
     }
 }
 
+/// A call that could be read.
+fn sound(call: ToolCall) -> Option<Call> {
+    match call.fault {
+        None => Some(Call { name: call.name, arguments: call.arguments.to_string() }),
+        Some(_) => None,
+    }
+}
+
 fn piece(kind: fn(String) -> Piece, text: &str) -> Option<Piece> {
     (!text.is_empty()).then(|| kind(text.to_owned()))
-}
-
-/// The call that stands between the tags: `{"name": ..., "arguments": {...}}`.
-pub fn parse_call(text: &str) -> Option<Call> {
-    let value: Value = serde_json::from_str(text.trim()).ok()?;
-    let name = value.get("name")?.as_str()?.to_owned();
-    let arguments = match value.get("arguments") {
-        None | Some(Value::Null) => "{}".to_owned(),
-        Some(Value::String(text)) => text.clone(),
-        Some(given @ Value::Object(_)) => given.to_string(),
-        Some(_) => return None,
-    };
-    Some(Call { name, arguments })
-}
-
-/// The start of such a call, cut off behind its name: the arguments are what was written of them.
-fn parse_partial_call(text: &str) -> Option<Call> {
-    let rest = after(after(after(text, "{")?, "\"name\"")?, ":")?;
-    let mut names = serde_json::Deserializer::from_str(rest).into_iter::<String>();
-    let name = names.next()?.ok()?;
-    let rest = &rest[names.byte_offset()..];
-    let arguments = after(rest, ",").and_then(|rest| after(after(rest, "\"arguments\"")?, ":"));
-    let arguments = arguments.unwrap_or_default().trim_start().to_owned();
-    (arguments.is_empty() || arguments.starts_with('{')).then_some(Call { name, arguments })
-}
-
-/// What stands behind `mark`, where that comes next.
-fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
-    text.trim_start().strip_prefix(mark)
 }
 
 #[cfg(test)]
@@ -308,7 +338,7 @@ mod tests {
     /// Pieces of one kind joined, whatever the cuts.
     fn split(text: &str, cuts: &[usize], thinking: bool, tools: bool) -> (String, String, Vec<Call>) {
         let reading = if tools { Reading::Calls } else { Reading::NoCalls };
-        let mut splitter = Splitter::new(thinking, reading);
+        let mut splitter = Splitter::new(thinking, reading, Calls::default());
         let chars: Vec<char> = text.chars().collect();
         let mut pieces = Vec::new();
         let mut from = 0;
@@ -353,7 +383,7 @@ mod tests {
     #[test]
     fn a_call_that_is_cut_off_keeps_its_name_and_what_there_is_of_its_arguments() {
         let end = |reading: Reading, cut: bool, text: &str| {
-            let mut splitter = Splitter::new(false, reading);
+            let mut splitter = Splitter::new(false, reading, Calls::default());
             [splitter.push(text), splitter.finish(cut)].concat()
         };
         let call = |name: &str, arguments: &str| {

@@ -177,7 +177,7 @@ impl Shared {
         // A fault inside libtorch unwinds, and must not end the loader.
         let loaded = catch_unwind(AssertUnwindSafe(|| (source.load)()));
         let failed = |_| Err(Error::failed(format!("reading the model `{}` failed", source.name)));
-        let Loaded { model, tokenizer, storage } = loaded.unwrap_or_else(failed)?;
+        let Loaded { model, tokenizer, ends, storage } = loaded.unwrap_or_else(failed)?;
         let limits = &self.settings.limits;
         let positions = (model.config().max_position_embeddings as usize).min(limits.context);
         let origin = source.origin.clone();
@@ -192,7 +192,8 @@ impl Shared {
             tracing::error!("the thread of model `{name}` ended; the model is read again");
             let _ = reloads.send(Reload { name: Some(name), to: None, must: true });
         };
-        let live = Live::start(model, tokenizer, origin, room, decoder, Arc::clone(&self.metrics), died)?;
+        let text = (tokenizer, ends);
+        let live = Live::start(model, text, origin, room, decoder, Arc::clone(&self.metrics), died)?;
         // Requests that hold the old one are finished by it; it leaves when the last of them is done.
         *self.slots[index].live.write().unwrap_or_else(|e| e.into_inner()) = Some(Arc::new(live));
         self.metrics.loads.add(1);

@@ -19,6 +19,7 @@ use super::metrics::Metrics;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelConfig};
+use crate::rollout::tools::CallForm;
 use crate::rollout::{DecoderConfig, Grammars};
 
 /// A special token's text is at most so long; the tokenizer does not tell.
@@ -40,6 +41,10 @@ enum Command {
 pub struct Live {
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// The tokens that end an answer.
+    pub ends: Vec<u32>,
+    /// How it writes tool calls.
+    pub calls: Arc<CallForm>,
     /// Its architecture.
     pub config: ModelConfig,
     /// Where it came from, for people.
@@ -61,7 +66,7 @@ impl Live {
     /// Starts the thread.
     pub fn start(
         model: CausalLm,
-        tokenizer: Tokenizer,
+        (tokenizer, ends): (Tokenizer, Vec<u32>),
         origin: String,
         room: Room,
         decoder: DecoderConfig,
@@ -90,7 +95,9 @@ impl Live {
             .map_err(|e| Error::failed("cannot start the model's thread").because(e))?;
         started.recv().unwrap_or_else(|_| Err(gone()))?;
         Ok(Self {
+            calls: Arc::new(CallForm::of(&tokenizer, &ends)),
             tokenizer,
+            ends,
             config,
             origin,
             created: super::now_secs(),
@@ -108,7 +115,7 @@ impl Live {
         if let Some(grammars) = self.grammars.get() {
             return Ok(grammars);
         }
-        let made = Grammars::new(&self.tokenizer.token_bytes(), self.tokenizer.eos_id())?;
+        let made = Grammars::new(&self.tokenizer.token_bytes(), &self.ends)?;
         Ok(self.grammars.get_or_init(|| made))
     }
 

@@ -37,6 +37,8 @@ pub struct Measurement<'a> {
     pub limit: Option<usize>,
     /// How questions of multiple choice are put.
     pub choice: &'a ChoicePlan,
+    /// The tokens that end an answer.
+    pub ends: &'a [u32],
     /// Arithmetic.
     pub compute: Compute,
     /// Where tokenised rows are kept.
@@ -80,7 +82,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
     if what.tasks.contains(&EvalTask::ExactMatch) {
         let tokenizer = needed(tokenizer, "exact_match")?;
         let questions = questions(what)?;
-        let answered = measure::exact_match(model, tokenizer, &questions, what.max_new_tokens)?;
+        let answered = measure::exact_match(model, tokenizer, &questions, (what.max_new_tokens, what.ends))?;
         let correct = answered.iter().filter(|a| a.correct).count();
         metrics.insert("exact_match".into(), json!(correct as f64 / answered.len() as f64));
         metrics.insert("questions".into(), json!(answered.len()));
@@ -162,6 +164,7 @@ pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<Finished> {
     inputs::check_vocabulary(&model, tokenizer.as_ref())?;
     let from = (&config.init, config.tokenizer.as_ref());
     inputs::say_smaller_of(context, from, tokenizer.as_ref(), model.config())?;
+    let ends = inputs::ends(context, &config.init, tokenizer.as_ref())?;
     let what = Measurement {
         data: &config.data,
         tasks: &config.tasks,
@@ -170,6 +173,7 @@ pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<Finished> {
         max_new_tokens: config.max_new_tokens,
         limit: config.limit,
         choice: &config.choice,
+        ends: &ends,
         compute: context.compute,
         cache_dir: &context.cache_dir,
     };

@@ -7,7 +7,8 @@ use tch::Kind;
 
 use super::record::Inputs;
 use super::runner::Context;
-use crate::checkpoint::{about, load, resolve_model_path};
+use crate::checkpoint::{about, ends, load, resolve_model_path};
+use crate::data::tokenizer::end_ids;
 use crate::data::{DataConfig, DataSource, Prepared, Rows, Tokenizer, Validation};
 use crate::error::{Error, Place, Result};
 use crate::hash::hex;
@@ -43,6 +44,12 @@ pub fn start_weights(context: &Context<'_>, init: &Init) -> Result<Option<PathBu
         Init::Stage(name) => Some(stage_weights(context, name)?),
         Init::Path(path) => Some(resolve_model_path(&path.to_string_lossy())?),
     })
+}
+
+/// The tokens that end an answer of a stage's model: those that its start weights name, and the tokenizer's.
+pub fn ends(context: &Context<'_>, init: &Init, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+    let named = start_weights(context, init)?.map(|path| ends::named(&path)).transpose()?;
+    Ok(end_ids(tokenizer, &named.unwrap_or_default()))
 }
 
 /// A path as a weight file of the run names it: relative, so that a run's folder can be moved and tells nobody where

@@ -123,18 +123,18 @@ pub struct Answered {
     pub correct: bool,
 }
 
-/// Greedy answers to all questions.
+/// Greedy answers to all questions, each of at most so many tokens and up to one of `ends`.
 pub fn exact_match(
     model: &CausalLm,
     tokenizer: &Tokenizer,
     questions: &[Question],
-    max_new_tokens: usize,
+    (max_new_tokens, ends): (usize, &[u32]),
 ) -> Result<Vec<Answered>> {
     let prompts = questions
         .iter()
         .map(|q| prompt_ids(tokenizer, &serde_json::Value::Array(q.messages.clone())))
         .collect::<Result<Vec<_>>>()?;
-    let config = GenerateConfig::greedy(max_new_tokens, Some(tokenizer.eos_id()));
+    let config = GenerateConfig::greedy(max_new_tokens, ends);
     let answers = generate_batch(model, &prompts, &config)?;
     questions
         .iter()
@@ -164,7 +164,7 @@ pub fn samples(
     tokenizer: &Tokenizer,
     prompts: &[String],
     chat: bool,
-    max_new_tokens: usize,
+    (max_new_tokens, ends): (usize, &[u32]),
 ) -> Result<Vec<String>> {
     let ids = prompts
         .iter()
@@ -178,6 +178,6 @@ pub fn samples(
     if ids.iter().any(Vec::is_empty) {
         return Err(Error::input("a sample prompt is empty").hint("give `samples` non-empty texts"));
     }
-    let config = GenerateConfig::greedy(max_new_tokens, Some(tokenizer.eos_id()));
+    let config = GenerateConfig::greedy(max_new_tokens, ends);
     generate_batch(model, &ids, &config)?.iter().map(|ids| tokenizer.decode(ids, true)).collect()
 }

@@ -15,6 +15,7 @@ use super::record::Inputs;
 use super::runner::{Context, Finished};
 use super::verdict::Start;
 use super::watch::Watch;
+use crate::checkpoint::ends;
 use crate::data::{Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
 use crate::engine::{Compute, Files, LoopConfig, Objective, resume, train};
 use crate::error::{Error, Place, Result};
@@ -151,7 +152,7 @@ impl<'a> Session<'a> {
             resume: context.plan.output.join(format!("{stem}_resume.pth")),
             folder: folder.to_owned(),
         };
-        let metadata = self.describe(model, &ending);
+        let metadata = self.describe(model, &ending)?;
         let per_epoch = objective.steps_per_epoch();
         let loop_config = loop_config(context, self.config, per_epoch, metadata, self.inputs)?;
         let loaded = find_resume(context, name, &files, &loop_config)?;
@@ -197,17 +198,26 @@ impl<'a> Session<'a> {
     }
 
     /// What the weight file says about itself.
-    fn describe(&self, model: &CausalLm, ending: &Ending) -> String {
+    fn describe(&self, model: &CausalLm, ending: &Ending) -> Result<String> {
         let mut said = describe(self.context, self.name, self.config.tokenizer.as_ref(), model);
+        said.insert(ends::KEY.to_owned(), ends::as_json(&self.ends()?));
         said.extend(provenance(self.inputs));
         said.extend(ending.metadata.clone());
-        Value::Object(said).to_string()
+        Ok(Value::Object(said).to_string())
+    }
+
+    /// The tokens that end an answer: the recipe's, or those of the start weights and the tokenizer.
+    fn ends(&self) -> Result<Vec<u32>> {
+        match self.config.eos_token_id {
+            Some(id) => Ok(vec![id as u32]),
+            None => inputs::ends(self.context, &self.config.init, self.tokenizer.as_ref()),
+        }
     }
 
     fn sample(&self, model: &CausalLm, chat: bool) -> Result<Vec<String>> {
         match &self.tokenizer {
             Some(tokenizer) if !self.config.samples.is_empty() && self.context.ranks.is_first() => {
-                measure::samples(model, tokenizer, &self.config.samples, chat, SAMPLE_TOKENS)
+                measure::samples(model, tokenizer, &self.config.samples, chat, (SAMPLE_TOKENS, &self.ends()?))
             }
             _ => Ok(Vec::new()),
         }

@@ -69,7 +69,7 @@ pub fn measure(
         .iter()
         .map(|(_, asked)| prompt_ids(tokenizer, &Value::from(asked.clone())))
         .collect::<Result<Vec<_>>>()?;
-    let config = GenerateConfig::greedy(what.max_new_tokens, Some(tokenizer.eos_id()));
+    let config = GenerateConfig::greedy(what.max_new_tokens, what.ends);
     let said = generate_batch(model, &prompts, &config)?;
     let (mut right, mut shown) = (0, Vec::new());
     for ((row, asked), ids) in rows.iter().zip(said) {

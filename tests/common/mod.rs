@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use minimind::checkpoint::load::named_tensors;
+use minimind::export::huggingface::{SpecialIds, write_model};
+use minimind::model::config::preset;
+use minimind::model::{CausalLm, Params};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// The program under test.
 pub fn minimind() -> Command {
@@ -31,6 +34,26 @@ pub fn succeed(command: &mut Command) -> Output {
         String::from_utf8_lossy(&output.stderr)
     );
     output
+}
+
+/// A Hugging Face folder of random weights, with the fixtures' tokenizer and, where one is given, another chat template.
+pub fn random_folder(folder: &Path, template: Option<&str>) {
+    let mut stated = preset("minimind3").expect("a preset");
+    (stated.hidden_size, stated.num_hidden_layers, stated.num_attention_heads) = (Some(64), Some(2), Some(4));
+    (stated.num_key_value_heads, stated.vocab_size) = (Some(2), Some(6400));
+    stated.max_position_embeddings = Some(2048);
+    let config = stated.resolve().expect("a model");
+    tch::manual_seed(3);
+    let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).expect("weights"));
+    write_model(&model, Kind::Float, &SpecialIds::default(), u64::MAX, &serde_json::json!({}), folder)
+        .expect("a folder");
+    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(tokenizer.join(name), folder.join(name)).expect("copied");
+    }
+    if let Some(template) = template {
+        std::fs::write(folder.join("chat_template.jinja"), template).expect("written");
+    }
 }
 
 /// The full fixtures beside the checkout, else the small copy in the repository.

@@ -20,6 +20,7 @@ mod tests;
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::ends::GGUF_KEYS;
 use super::load::Weights;
 use super::value::HostTensor;
 use crate::error::{Error, Place, Result};
@@ -68,6 +69,19 @@ pub fn is_gguf(path: &Path) -> bool {
     read.is_ok() && head == *MAGIC
 }
 
+/// End marks beside the tokenizer's own: llama.cpp has keys for two more.
+fn put_ends(head: &mut writer::Head, eos: Option<u32>, ends: &[u32]) -> Result<()> {
+    let more: Vec<u32> = ends.iter().copied().filter(|id| Some(*id) != eos).collect();
+    let keys = if eos.is_some() { &GGUF_KEYS[1..] } else { &GGUF_KEYS[..] };
+    for (key, id) in keys.iter().zip(&more) {
+        head.int(key, i64::from(*id))?;
+    }
+    for id in more.iter().skip(keys.len()) {
+        tracing::warn!("a GGUF has no key for another end mark: token {id} is left out");
+    }
+    Ok(())
+}
+
 /// What a GGUF is made of beside the weights.
 #[derive(Debug)]
 pub struct Contents<'a> {
@@ -75,6 +89,8 @@ pub struct Contents<'a> {
     pub config: &'a ModelConfig,
     /// The tokenizer; llama.cpp needs one to take text.
     pub vocabulary: Option<&'a Vocabulary>,
+    /// The tokens that end an answer.
+    pub ends: &'a [u32],
     /// A name for people.
     pub name: &'a str,
     /// How weights are stored.
@@ -93,6 +109,7 @@ pub fn write(path: &Path, contents: &Contents<'_>, weights: &HashMap<String, Hos
     metadata::put(&mut head, contents, arch)?;
     if let Some(vocabulary) = contents.vocabulary {
         vocabulary.put(&mut head, contents.config.vocab_size)?;
+        put_ends(&mut head, vocabulary.eos, contents.ends)?;
     }
     writer::write(path, head, &plan).map_err(|e: Error| e.at(Place::file(path)))
 }

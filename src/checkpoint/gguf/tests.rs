@@ -50,7 +50,7 @@ pub fn write_model(
     precision: Precision,
 ) -> (ModelConfig, HashMap<String, HostTensor>) {
     let (config, weights) = model(name);
-    let contents = Contents { config: &config, vocabulary: Some(&words()), name, precision };
+    let contents = Contents { config: &config, vocabulary: Some(&words()), ends: &[], name, precision };
     write(path, &contents, &weights).unwrap();
     (config, weights)
 }
@@ -110,12 +110,31 @@ fn the_tokenizer_and_the_head_come_back() {
         &Contents {
             config: &model("minimind2-moe").0,
             vocabulary: None,
+            ends: &[],
             name: "x",
             precision: Precision::F32,
         },
         &HashMap::new(),
     );
     assert!(err.unwrap_err().to_string().contains("shared experts"));
+}
+
+#[test]
+fn end_marks_have_three_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.gguf");
+    let (config, weights) = model("minimind3");
+    let words = words();
+    let contents = Contents {
+        config: &config,
+        vocabulary: Some(&words),
+        ends: &[7, 2, 9, 11],
+        name: "x",
+        precision: Precision::F32,
+    };
+    super::write(&path, &contents, &weights).unwrap();
+    // The tokenizer's own first; of more than two others the rest has no key.
+    assert_eq!(crate::checkpoint::ends::named(&path).unwrap(), [2, 7, 9]);
 }
 
 #[test]

@@ -56,11 +56,12 @@ pub fn run(args: Args) -> Result<()> {
     let config = GenerateConfig {
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling.sampling()?,
-        eos_id: None,
+        ends: Vec::new(),
     };
     let kwargs = template_kwargs(args.chat_template_kwargs.as_deref())?;
     let opened = open(&args.open)?;
-    let config = GenerateConfig { eos_id: Some(opened.tokenizer()?.eos_id()), ..config };
+    opened.tokenizer()?;
+    let config = GenerateConfig { ends: opened.ends.clone(), ..config };
     let generator = opened.generator(None)?;
     let mut session = Session {
         opened: &opened,

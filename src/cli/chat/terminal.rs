@@ -12,7 +12,7 @@ use signal_hook::flag;
 
 use crate::error::{Error, Result};
 use crate::plan::machine::Machine;
-use crate::serve::split::{Piece, Reading, Splitter};
+use crate::serve::split::{Calls, Piece, Reading, Splitter};
 use crate::terminal::{answer, raw, visible};
 
 /// Where lines come from.
@@ -127,7 +127,7 @@ impl Printer {
     pub(super) fn new(thinking: bool) -> Self {
         let pretty = std::io::stdout().is_terminal();
         Self {
-            splitter: Splitter::new(thinking, Reading::NoCalls),
+            splitter: Splitter::new(thinking, Reading::NoCalls, Calls::default()),
             pretty,
             reasoned: false,
             content: String::new(),

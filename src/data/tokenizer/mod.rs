@@ -7,6 +7,8 @@
 
 mod added;
 mod bytes;
+pub mod conversation;
+pub mod ends;
 mod generation;
 pub mod gguf;
 mod guard;
@@ -38,6 +40,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
+pub use ends::end_ids;
 pub use jinja::{Fault as TemplateFault, FaultKind as TemplateFaultKind, Rendered};
 pub use labels::{remove_empty_think, render_conversation};
 pub use mask::Masked;

@@ -10,6 +10,8 @@ use crate::error::Result;
 #[derive(Debug, Clone, Default)]
 pub struct StreamDecoder {
     skip_special: bool,
+    /// Special tokens that are shown all the same.
+    shown: Vec<u32>,
     /// Bytes of a character that is not whole yet.
     bytes: Vec<u8>,
     /// Where the decoder is not byte-level: the ids since the piece before the last, and how many of them were
@@ -24,12 +26,21 @@ impl StreamDecoder {
         Self { skip_special, ..Self::default() }
     }
 
+    /// The same with some special tokens in the text.
+    pub fn showing(self, shown: Vec<u32>) -> Self {
+        Self { shown, ..self }
+    }
+
+    fn skips(&self, id: u32) -> bool {
+        self.skip_special && !self.shown.contains(&id)
+    }
+
     /// Takes an id; returns the text that became whole, often empty.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         if !tokenizer.byte_level {
             return self.push_window(tokenizer, id);
         }
-        if let Some(token) = tokenizer.token(id, self.skip_special) {
+        if let Some(token) = tokenizer.token(id, self.skips(id)) {
             match token.chars().map(byte_of).collect::<Option<Vec<u8>>>() {
                 Some(bytes) => self.bytes.extend(bytes),
                 None => self.bytes.extend(token.as_bytes()),
@@ -41,8 +52,8 @@ impl StreamDecoder {
     /// Ends the text; bytes that never became a character show as U+FFFD.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String> {
         if !tokenizer.byte_level {
-            let before = tokenizer.decode(&self.ids[..self.given], self.skip_special)?;
-            let text = tokenizer.decode(&self.ids, self.skip_special)?;
+            let before = tokenizer.decode(&self.ids[..self.given], false)?;
+            let text = tokenizer.decode(&self.ids, false)?;
             let rest = text.get(before.len()..).unwrap_or_default().to_owned();
             self.ids.clear();
             self.given = 0;
@@ -69,9 +80,12 @@ impl StreamDecoder {
     }
 
     fn push_window(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
+        if tokenizer.token(id, self.skips(id)).is_none() {
+            return Ok(String::new());
+        }
         self.ids.push(id);
-        let before = tokenizer.decode(&self.ids[..self.given], self.skip_special)?;
-        let text = tokenizer.decode(&self.ids, self.skip_special)?;
+        let before = tokenizer.decode(&self.ids[..self.given], false)?;
+        let text = tokenizer.decode(&self.ids, false)?;
         let fresh = text.get(before.len()..).unwrap_or_default().to_owned();
         // Part of a character waits for the rest, and a token without a text for one that has.
         if text.ends_with('\u{fffd}') || fresh.is_empty() {

@@ -11,7 +11,7 @@ use super::config::{JsonToolConfig, MathConfig, SyntheticReward};
 use super::{RewardInput, text};
 use crate::data::synthetic;
 use crate::rollout::number::Number;
-use crate::rollout::tools::{ToolCall, parse_tool_calls};
+use crate::rollout::tools::{CallForm, ToolCall};
 
 /// `right` where the completion's final answer is the row's, else `wrong`; with several expected answers, each
 /// that occurs in the answer counts its share.
@@ -144,12 +144,13 @@ pub fn world(input: &RewardInput<'_>, config: &SyntheticReward) -> Result<f64, S
 }
 
 /// `right` for the expected calls in order, `valid` for others that the row's tools allow, else `wrong`.
-pub fn json_tool(input: &RewardInput<'_>, config: &JsonToolConfig) -> Result<f64, String> {
+pub fn json_tool(input: &RewardInput<'_>, config: &JsonToolConfig, form: &CallForm) -> Result<f64, String> {
     // A row that expects nothing is a fault of the data, whatever the completion says.
     let expected = expected_calls(input, &config.field)?.ok_or_else(|| {
         format!("neither the row's `{}` nor its last assistant turn holds the expected call", config.field)
     })?;
-    let calls = parse_tool_calls(input.completion);
+    let tools = known_tools(input);
+    let calls = form.parse(input.completion, tools.as_deref().unwrap_or_default());
     if calls.is_empty() || calls.iter().any(|call| call.fault.is_some()) {
         return Ok(config.wrong);
     }
@@ -157,7 +158,6 @@ pub fn json_tool(input: &RewardInput<'_>, config: &JsonToolConfig) -> Result<f64
     if expected.len() == calls.len() && expected.iter().zip(&calls).all(same) {
         return Ok(config.right);
     }
-    let tools = known_tools(input);
     let valid = calls.iter().all(|call| tools.as_ref().is_none_or(|tools| allows(tools, call)));
     Ok(if valid { config.valid } else { config.wrong })
 }
@@ -291,7 +291,7 @@ mod tests {
             let completion = format!("<tool_call>{said}</tool_call>");
             let input =
                 RewardInput { prompt_messages: &system, prompt: "", completion: &completion, row: &row };
-            json_tool(&input, &JsonToolConfig::default()).unwrap()
+            json_tool(&input, &JsonToolConfig::default(), &CallForm::default()).unwrap()
         };
         assert_eq!(value(r#"{"name": "add", "arguments": {"b": ["x"], "a": 1.0}}"#), 1.0);
         assert_eq!(value(r#"{"name": "add", "arguments": {"a": 2}}"#), 0.25);
@@ -304,12 +304,24 @@ mod tests {
             completion: "<tool_call>{\"name\": \"a\"}</tool_call>",
             row: &json!({}),
         };
-        assert!(json_tool(&input, &JsonToolConfig::default()).is_err());
+        assert!(json_tool(&input, &JsonToolConfig::default(), &CallForm::default()).is_err());
         assert!(
-            json_tool(&RewardInput { completion: "no call", ..input }, &JsonToolConfig::default()).is_err()
+            json_tool(
+                &RewardInput { completion: "no call", ..input },
+                &JsonToolConfig::default(),
+                &CallForm::default()
+            )
+            .is_err()
         );
         let turns = json!({"conversations": [{"role": "assistant", "tool_calls": "[{\"name\": \"a\", \"arguments\": {}}]"}]});
-        assert_eq!(json_tool(&RewardInput { row: &turns, ..input }, &JsonToolConfig::default()), Ok(1.0));
+        assert_eq!(
+            json_tool(
+                &RewardInput { row: &turns, ..input },
+                &JsonToolConfig::default(),
+                &CallForm::default()
+            ),
+            Ok(1.0)
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tch::{Device, Kind};
 pub use config::*;
 
 use crate::error::{Error, Result};
+use crate::rollout::tools::CallForm;
 
 /// One completion with all that rewards may look at.
 #[derive(Debug, Clone, Copy)]
@@ -46,11 +47,13 @@ pub struct RewardContext<'a> {
     pub device: Device,
     /// Its arithmetic.
     pub kind: Kind,
+    /// How the policy writes tool calls, where its chat template shows that.
+    pub calls: Option<&'a CallForm>,
 }
 
 impl Default for RewardContext<'_> {
     fn default() -> Self {
-        Self { run: Path::new("."), device: Device::Cpu, kind: Kind::Float }
+        Self { run: Path::new("."), device: Device::Cpu, kind: Kind::Float, calls: None }
     }
 }
 
@@ -78,7 +81,7 @@ enum Pure {
     Repetition(RepetitionConfig),
     Regex(RegexConfig, Regex),
     Math(MathConfig),
-    JsonTool(JsonToolConfig),
+    JsonTool(JsonToolConfig, CallForm),
     Synthetic(SyntheticReward),
 }
 
@@ -93,7 +96,7 @@ impl Pure {
                 Ok(if found { config.found } else { config.missing })
             }
             Self::Math(config) => answers::math(input, config),
-            Self::JsonTool(config) => answers::json_tool(input, config),
+            Self::JsonTool(config, form) => answers::json_tool(input, config, form),
             Self::Synthetic(config) => answers::world(input, config),
         }
     }
@@ -246,7 +249,9 @@ fn scorer(kind: &RewardKind, context: &RewardContext<'_>) -> Result<Scorer> {
             Pure::Regex(config.clone(), pattern)
         }
         RewardKind::Math(config) => Pure::Math(config.clone()),
-        RewardKind::JsonTool(config) => Pure::JsonTool(config.clone()),
+        RewardKind::JsonTool(config) => {
+            Pure::JsonTool(config.clone(), context.calls.cloned().unwrap_or_default())
+        }
         RewardKind::Synthetic(config) => Pure::Synthetic(*config),
         RewardKind::Http(config) => return Ok(Scorer::Batch(Box::new(remote::HttpReward::new(config)))),
         RewardKind::Command(config) => {

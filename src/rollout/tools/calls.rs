@@ -1,13 +1,16 @@
-//! Tool calls out of a model's text: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`.
+//! Tool calls out of a model's text, in the form that its chat template writes: by default
+//! `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`.
 //!
-//! A call that cannot be read is kept with what is wrong with it, so that the model can be told. Next: `mod`.
+//! A call that cannot be read is kept with what is wrong with it, so that the model can be told. White space between a
+//! form's parts is not looked at: models differ from their own template there. Next: `form`, `mod`.
 
 use serde_json::{Map, Value, json};
 
+use super::form::{Body, CallForm};
 use crate::rollout::rewards::text::THINK_END;
 
-const OPEN: &str = "<tool_call>";
-const CLOSE: &str = "</tool_call>";
+/// What Llama 3 may put before a call.
+pub const PYTHON_TAG: &str = "<|python_tag|>";
 
 /// One call.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,62 +55,233 @@ impl ToolCall {
     }
 }
 
-/// Every call of a text in order. What stands in the thinking part is no call.
-pub fn parse_tool_calls(text: &str) -> Vec<ToolCall> {
-    let mut rest = text.rsplit_once(THINK_END).map_or(text, |(_, after)| after);
-    let mut calls = Vec::new();
-    while let Some((_, after)) = rest.split_once(OPEN) {
-        let Some((block, next)) = after.split_once(CLOSE) else {
-            calls.push(ToolCall::broken("", format!("`{OPEN}` is not closed by `{CLOSE}`")));
-            break;
+impl CallForm {
+    /// Every call of a text in order. What stands in the thinking part is no call. `tools` tell which arguments are text
+    /// where the form does not.
+    pub fn parse(&self, text: &str, tools: &[Value]) -> Vec<ToolCall> {
+        let mut rest = text.rsplit_once(THINK_END).map_or(text, |(_, after)| after);
+        if self.mark.is_empty() {
+            return self.whole_text(rest).map_or_else(Vec::new, |text| self.read(text, tools));
+        }
+        let mut calls = Vec::new();
+        while let Some((_, after)) = rest.split_once(&self.mark) {
+            let (block, next) = if self.end.is_empty() {
+                let at = after.find(&self.mark).unwrap_or(after.len());
+                after.split_at(at)
+            } else if let Some(parts) = after.split_once(&self.end) {
+                parts
+            } else {
+                calls.push(ToolCall::broken("", format!("`{}` is not closed by `{}`", self.mark, self.end)));
+                break;
+            };
+            rest = next;
+            calls.extend(self.read(block, tools));
+        }
+        calls
+    }
+
+    /// Where a call is the whole text: that text, if it may be one.
+    pub fn whole_text<'a>(&self, text: &'a str) -> Option<&'a str> {
+        let text = text.trim();
+        let text = text.strip_prefix(PYTHON_TAG).map_or(text, str::trim_start);
+        let object = text.starts_with('{');
+        let value = serde_json::Deserializer::from_str(text).into_iter::<Value>().next();
+        match value {
+            Some(Ok(value)) => (object && value["name"].is_string()).then_some(text),
+            _ => (object && text.contains("\"name\"")).then_some(text),
+        }
+    }
+
+    /// The calls between two marks, at least one; a block that holds none is a broken call.
+    pub fn read(&self, block: &str, tools: &[Value]) -> Vec<ToolCall> {
+        match &self.body {
+            Body::Json { .. } => objects(block),
+            Body::Named { middle } => named(block, middle.trim()),
+            Body::Pairs { .. } => vec![self.pairs(block, tools)],
+        }
+    }
+
+    /// A call that was cut off behind its name: what there is of its arguments as JSON text.
+    pub fn read_cut(&self, block: &str, tools: &[Value]) -> Option<(String, String)> {
+        match &self.body {
+            Body::Json { .. } => cut_object(block.trim_start().trim_start_matches('[')),
+            Body::Named { middle } => {
+                let (name, arguments) = block.split_once(middle.trim())?;
+                Some((last_word(name).to_owned(), arguments.trim_start().to_owned()))
+            }
+            Body::Pairs { .. } => {
+                let call = self.pairs(block, tools);
+                let mut whole = call.arguments.to_string();
+                whole.pop();
+                (!call.name.is_empty() && self.name_is_whole(block)).then_some((call.name, whole))
+            }
+        }
+    }
+
+    fn name_is_whole(&self, block: &str) -> bool {
+        let Body::Pairs { after_name, before_key, .. } = &self.body else { return true };
+        let mark = if after_name.trim().is_empty() { first_line(before_key) } else { after_name.trim() };
+        self.behind_opening(block).contains(mark)
+    }
+
+    /// A block without what the form writes between its mark and the name.
+    fn behind_opening<'a>(&self, block: &'a str) -> &'a str {
+        let open = self.open.rsplit_once(&self.mark).map_or("", |(_, after)| after).trim();
+        let block = block.trim_start();
+        block.strip_prefix(open).unwrap_or(block)
+    }
+
+    fn pairs(&self, block: &str, tools: &[Value]) -> ToolCall {
+        let Body::Pairs { after_name, before_key, middle, after_value } = &self.body else {
+            return ToolCall::broken("", "the call cannot be read");
         };
-        rest = next;
-        calls.push(match serde_json::from_str::<Value>(block.trim()) {
-            Ok(value) => ToolCall::from_json(&value),
-            Err(error) => ToolCall::broken("", format!("the call is not JSON: {error}")),
-        });
+        let mut rest = self.behind_opening(block);
+        let stops = [after_name.trim(), before_key.trim(), self.close_tag(), "\n", "<"];
+        let end = stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| rest.find(*stop)).min();
+        let name = rest[..end.unwrap_or(rest.len())].trim();
+        if name.is_empty() {
+            return ToolCall::broken("", "the call has no name");
+        }
+        let properties = properties(tools, name);
+        let (key_end, value_start) = ends_of(middle);
+        let value_end = ends_of(after_value).0;
+        let mut arguments = Map::new();
+        rest = &rest[end.unwrap_or(rest.len())..];
+        while let Some((_, after)) = rest.split_once(before_key.trim()) {
+            let Some((key, after)) = after.split_once(key_end) else { break };
+            // Key and value stand between two tags, or between the two parts of one.
+            let after = if key_end == value_start {
+                after
+            } else {
+                after.split_once(value_start).map_or("", |(_, v)| v)
+            };
+            let Some((value, after)) = after.split_once(value_end) else {
+                let fault = Some(format!("the value of `{key}` is not closed"));
+                return ToolCall { name: name.to_owned(), arguments: Value::Object(arguments), fault };
+            };
+            let value = value.strip_prefix('\n').unwrap_or(value);
+            let value = value.strip_suffix('\n').unwrap_or(value);
+            arguments.insert(key.trim().to_owned(), typed(value, properties.get(key.trim())));
+            rest = after;
+        }
+        ToolCall { name: name.to_owned(), arguments: Value::Object(arguments), fault: None }
+    }
+
+    fn close_tag(&self) -> &str {
+        first_line(&self.close)
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.trim().lines().next().unwrap_or_default()
+}
+
+/// The first and the last tag of a text between two parts, the whole where it has but one.
+fn ends_of(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let first = text.find('>').filter(|at| *at > 0).map_or(text, |at| &text[..=at]);
+    let last = text.rfind('<').map_or(text, |at| &text[at..]);
+    (first, last)
+}
+
+/// What a function's parameters say of each argument.
+fn properties(tools: &[Value], name: &str) -> Map<String, Value> {
+    let mut functions = tools.iter().map(|tool| tool.get("function").unwrap_or(tool));
+    let function = functions.find(|function| function["name"] == name);
+    function.and_then(|f| f["parameters"]["properties"].as_object().cloned()).unwrap_or_default()
+}
+
+/// A value that was written as text: of the type that the tool declares, and JSON where nothing is declared.
+fn typed(text: &str, schema: Option<&Value>) -> Value {
+    let kinds: Vec<&str> = match schema.map(|schema| &schema["type"]) {
+        Some(Value::String(kind)) => vec![kind.as_str()],
+        Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let known = schema.and_then(|schema| schema["enum"].as_array());
+    if kinds == ["string"] || known.is_some_and(|known| known.contains(&json!(text))) {
+        return text.into();
+    }
+    let plain = match text.trim() {
+        "True" => "true",
+        "False" => "false",
+        "None" => "null",
+        other => other,
+    };
+    serde_json::from_str(plain).unwrap_or_else(|_| text.into())
+}
+
+/// JSON objects one behind the other, or in a list.
+fn objects(block: &str) -> Vec<ToolCall> {
+    let between = |c: char| c.is_whitespace() || ",;[]".contains(c);
+    let (mut calls, mut rest) = (Vec::new(), block.trim_start_matches(between));
+    while !rest.is_empty() {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        match values.next() {
+            Some(Ok(value)) => calls.push(ToolCall::from_json(&value)),
+            Some(Err(error)) => {
+                calls.push(ToolCall::broken("", format!("the call is not JSON: {error}")));
+                return calls;
+            }
+            None => break,
+        }
+        let after = values.byte_offset();
+        rest = rest[after..].trim_start_matches(between);
+    }
+    if calls.is_empty() {
+        calls.push(ToolCall::broken("", "the call is not JSON: there is nothing"));
     }
     calls
 }
 
-/// The text around the calls, stripped: what a user reads.
-pub fn without_tool_calls(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(OPEN) {
-        out.push_str(before);
-        rest = after.split_once(CLOSE).map_or("", |(_, next)| next);
+/// Names, each before its arguments.
+fn named(block: &str, middle: &str) -> Vec<ToolCall> {
+    let (mut calls, mut rest) = (Vec::new(), block);
+    while let Some((name, after)) = rest.split_once(middle) {
+        let name = last_word(name);
+        let mut values = serde_json::Deserializer::from_str(after).into_iter::<Value>();
+        match values.next() {
+            Some(Ok(arguments)) => {
+                calls.push(ToolCall::from_json(&json!({"name": name, "arguments": arguments})));
+                let end = values.byte_offset();
+                rest = &after[end..];
+            }
+            Some(Err(error)) => {
+                calls.push(ToolCall::broken(name, format!("the arguments are not JSON: {error}")));
+                return calls;
+            }
+            None => {
+                calls.push(ToolCall::broken(name, "the call has no arguments"));
+                return calls;
+            }
+        }
     }
-    out.push_str(rest);
-    out.trim().to_owned()
+    if calls.is_empty() {
+        calls.push(ToolCall::broken("", format!("the call has no `{middle}` behind its name")));
+    }
+    calls
+}
+
+fn last_word(text: &str) -> &str {
+    text.trim().rsplit(|c: char| c.is_whitespace() || ">]".contains(c)).next().unwrap_or_default()
+}
+
+/// The start of `{"name": ..., "arguments": {...}}`, cut off behind its name.
+fn cut_object(text: &str) -> Option<(String, String)> {
+    let rest = after(after(after(text, "{")?, "\"name\"")?, ":")?;
+    let mut names = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+    let name = names.next()?.ok()?;
+    let rest = after(&rest[names.byte_offset()..], ",");
+    let arguments =
+        rest.and_then(|rest| after(rest, "\"arguments\"").or_else(|| after(rest, "\"parameters\"")));
+    let arguments = arguments.and_then(|rest| after(rest, ":")).unwrap_or_default().trim_start().to_owned();
+    (arguments.is_empty() || arguments.starts_with('{')).then_some((name, arguments))
+}
+
+/// What stands behind `mark`, where that comes next.
+fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
+    text.trim_start().strip_prefix(mark)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_are_read_in_order() {
-        let text = "Let me see.\n<tool_call>\n{\"name\": \"a\", \"arguments\": {\"x\": 1}}\n</tool_call>\n\
-                    <tool_call>{\"function\": {\"name\": \"b\", \"arguments\": \"{\\\"y\\\": [2]}\"}}</tool_call> done";
-        let calls = parse_tool_calls(text);
-        assert_eq!(calls[0], ToolCall { name: "a".into(), arguments: json!({"x": 1}), fault: None });
-        assert_eq!(calls[1], ToolCall { name: "b".into(), arguments: json!({"y": [2]}), fault: None });
-        assert_eq!(calls.len(), 2);
-        assert_eq!(without_tool_calls(text), "Let me see.\n\n done");
-        assert!(parse_tool_calls("<tool_call>{\"name\": \"a\"}</tool_call></think> no").is_empty());
-    }
-
-    #[test]
-    fn broken_calls_say_what_is_wrong() {
-        let fault = |text: &str| parse_tool_calls(text)[0].fault.clone().unwrap();
-        assert!(fault("<tool_call>{\"name\": \"a\"}").contains("not closed"));
-        assert!(fault("<tool_call>{name: a}</tool_call>").contains("not JSON"));
-        assert!(fault("<tool_call>[1]</tool_call>").contains("no `name`"));
-        assert!(
-            fault("<tool_call>{\"name\": \"a\", \"arguments\": 3}</tool_call>").contains("not an object")
-        );
-        assert!(fault("<tool_call>{\"name\": \"a\", \"arguments\": \"{\"}</tool_call>").contains("not JSON"));
-        assert!(parse_tool_calls("none").is_empty());
-    }
-}
+pub(super) mod tests;

@@ -1,11 +1,12 @@
 //! Tools that a model may call while it answers: a calculator, units, the clock, a table, the user's programs.
 //!
-//! A call never ends the run: whatever is wrong with it comes back as a text for the model. Reading order: `calls` (out of the
-//! model's text), this file (carrying them out), `calculator`, `units`. The tools' descriptions: `data::tool_specs`.
+//! A call never ends the run: whatever is wrong with it comes back as a text for the model. Reading order: `form` (how a model
+//! writes calls), `calls` (out of its text), this file (carrying them out), `calculator`, `units`. The tools' descriptions: `data::tool_specs`.
 
 pub mod calculator;
 pub mod calls;
 pub mod config;
+pub mod form;
 pub mod units;
 
 use std::collections::HashMap;
@@ -15,8 +16,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-pub use calls::{ToolCall, parse_tool_calls, without_tool_calls};
+pub use calls::ToolCall;
 pub use config::{Table, ToolConfig, ToolKind};
+pub use form::CallForm;
 
 use crate::data::{jsonl, synthetic, tool_specs};
 use crate::error::{Error, Place, Result};

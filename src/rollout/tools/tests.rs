@@ -40,8 +40,9 @@ fn what_is_wrong_with_a_call_is_told_to_the_model() {
             .contains("not a number")
     );
     assert!(fault("get_current_time", json!({"utc_offset": "noon"})).contains("+08:00"));
-    let calls = parse_tool_calls(
+    let calls = CallForm::default().parse(
         "<tool_call>{</tool_call><tool_call>{\"name\": \"calculate_math\", \"arguments\": {\"expression\": \"1+1\"}}</tool_call>",
+        &[],
     );
     let messages = tools.messages(&calls, 8);
     assert!(messages[0]["content"].as_str().unwrap().contains("not JSON"));

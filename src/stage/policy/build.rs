@@ -18,7 +18,7 @@ use crate::model::CausalLm;
 use crate::plan::{GeneratedPlan, Method, PolicyConfig, RolloutPlan};
 use crate::rollout::Sampling;
 use crate::rollout::rewards::{RewardContext, Rewards};
-use crate::rollout::tools::Tools;
+use crate::rollout::tools::{CallForm, Tools};
 use crate::stage::inputs;
 use crate::stage::runner::Context;
 
@@ -43,7 +43,7 @@ pub fn source(
     let spo = matches!(config.method, Method::Spo(_));
     Ok(Box::new(Replay {
         recorded: Recorded::open(path, !spo)?,
-        eos: config.train.eos_token_id.unwrap_or(2),
+        ends: ends(context, config, tokenizer.map(AsRef::as_ref))?.into_iter().map(i64::from).collect(),
         pad: pad_id(config, None),
         // Upstream's SPO passes no attention mask.
         attend: if spo { Attend::All } else { Attend::NotPadding },
@@ -110,8 +110,11 @@ fn native(
             warn_of_missing(tools, heldout, "heldout");
         }
     }
+    let eos_ids = ends(context, config, Some(&tokenizer))?;
+    let calls = CallForm::of(&tokenizer, &eos_ids);
     let turns = tools.zip(config.agent.as_ref()).map(|(tools, agent)| Turns {
         tools,
+        calls: calls.clone(),
         max_turns: agent.max_turns,
         max_total: agent.max_total_len,
     });
@@ -132,13 +135,17 @@ fn native(
     }
     let rewards = Rewards::new(
         &config.rewards,
-        &RewardContext { run: &context.plan.output, device: context.device, kind: Kind::Float },
+        &RewardContext {
+            run: &context.plan.output,
+            device: context.device,
+            kind: Kind::Float,
+            calls: Some(&calls),
+        },
     )?;
     let columns = rewards.names().into_iter().map(Columns::new).collect();
-    let own = i64::from(tokenizer.eos_id());
     Ok(Box::new(Native {
         generator: match server {
-            Some(plan) => Generator::server(plan, folder, tokenizer_folder.as_deref()),
+            Some(plan) => Generator::server(plan, folder, tokenizer_folder.as_deref(), &eos_ids),
             None => Generator::Native,
         },
         columns,
@@ -153,7 +160,7 @@ fn native(
         seed: context.plan.seed,
         max_new_tokens,
         sampling: Sampling { temperature, top_p, top_k, ..Sampling::GREEDY },
-        eos_ids: vec![t.eos_token_id.unwrap_or(own) as u32],
+        eos_ids,
         rounds: match &config.method {
             Method::Grpo(grpo) => grpo.dynamic_sampling_rounds,
             _ => 0,
@@ -164,6 +171,14 @@ fn native(
         },
         tokenizer,
     }))
+}
+
+/// The tokens that end a completion: the recipe's one, or those of the start weights and the tokenizer.
+pub fn ends(context: &Context<'_>, config: &PolicyConfig, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+    match config.train.eos_token_id {
+        Some(id) => Ok(vec![id as u32]),
+        None => inputs::ends(context, &config.train.init, tokenizer),
+    }
 }
 
 /// The recipe's, the tokenizer's, or that of upstream's tokenizers.

@@ -27,6 +27,7 @@ pub struct Server {
     folder: PathBuf,
     tokenizer: Option<PathBuf>,
     ids: Option<SpecialIds>,
+    ends: Vec<u32>,
 }
 
 /// A generator with the policy of a step.
@@ -39,14 +40,16 @@ pub enum Writer<'a> {
 }
 
 impl Generator {
-    /// A server as planned; `<folder>/policy` is where it finds the weights.
-    pub fn server(plan: &ServerPlan, folder: &Path, tokenizer: Option<&Path>) -> Self {
+    /// A server as planned; `<folder>/policy` is where it finds the weights,
+    /// `ends` are the marks that the folder names.
+    pub fn server(plan: &ServerPlan, folder: &Path, tokenizer: Option<&Path>, ends: &[u32]) -> Self {
         Self::Server(Box::new(Server {
             engine: HttpEngine::new(&plan.engine),
             update: plan.update,
             folder: folder.join("policy"),
             tokenizer: tokenizer.map(Path::to_owned),
             ids: None,
+            ends: ends.to_vec(),
         }))
     }
 
@@ -59,14 +62,14 @@ impl Generator {
         if server.update == UpdatePlan::None {
             return Ok(false);
         }
-        let ids = match (server.ids, &server.tokenizer) {
+        let ids = match (server.ids.take(), &server.tokenizer) {
             (Some(ids), _) => ids,
             (None, None) => SpecialIds::default(),
             (None, Some(from)) => {
                 huggingface_tokenizer::write(from, &server.folder, policy.config().max_position_embeddings)?
             }
         };
-        server.ids = Some(ids);
+        let ids = server.ids.insert(SpecialIds { ends: server.ends.clone(), ..ids });
         write_model(policy, tch::Kind::Float, ids, u64::MAX, &json!({}), &server.folder)?;
         match server.update {
             UpdatePlan::Sglang => server.engine.push(&server.folder)?,

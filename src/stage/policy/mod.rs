@@ -28,6 +28,7 @@ use super::session as common;
 use super::verdict::Start;
 use super::watch::Watch;
 use super::{grpo, ppo, spo};
+use crate::checkpoint::ends;
 use crate::data::Tokenizer;
 use crate::engine::memory::phase;
 use crate::engine::{
@@ -170,6 +171,7 @@ pub fn run(
         folder: folder.to_owned(),
     };
     let mut said = common::describe(context, name, t.tokenizer.as_ref(), &policy);
+    said.insert(ends::KEY.to_owned(), ends::as_json(&build::ends(context, config, tokenizer)?));
     said.extend(common::provenance(inputs));
     let metadata = Value::Object(said).to_string();
     let learner = learner(context, config, &shared, &policy, tokenizer)?;

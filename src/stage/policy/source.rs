@@ -60,8 +60,8 @@ pub trait Source {
 pub struct Replay {
     /// The file.
     pub recorded: Recorded,
-    /// The token that ends a completion.
-    pub eos: i64,
+    /// The tokens that end a completion.
+    pub ends: Vec<i64>,
     /// The token that fills rows.
     pub pad: i64,
     /// What attention does not see.
@@ -78,7 +78,7 @@ impl Source for Replay {
     }
 
     fn roll(&mut self, _policy: &CausalLm, _epoch: u64, index: u64) -> Result<Rollout> {
-        let episodes = self.recorded.step(index as usize, self.eos, self.pad)?;
+        let episodes = self.recorded.step(index as usize, &self.ends, self.pad)?;
         Ok(Rollout { episodes, attend: self.attend, fresh: false, facts: Vec::new(), repetition: None })
     }
 

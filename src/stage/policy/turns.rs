@@ -12,7 +12,7 @@ use crate::data::random::mix;
 use crate::data::tokenizer::RenderOptions;
 use crate::data::{Prompt, Tokenizer};
 use crate::error::Result;
-use crate::rollout::tools::{Tools, parse_tool_calls};
+use crate::rollout::tools::{CallForm, ToolCall, Tools};
 use crate::rollout::{CompleteConfig, Finish};
 
 /// Calls of one turn that are carried out.
@@ -22,6 +22,8 @@ const MOST_CALLS: usize = 8;
 pub struct Turns {
     /// The tools there are.
     pub tools: Tools,
+    /// How the policy writes calls of them.
+    pub calls: CallForm,
     /// Most assistant turns.
     pub max_turns: usize,
     /// Most tokens after the prompt, all turns and results together.
@@ -49,7 +51,8 @@ impl Turns {
             let mut open = Vec::new();
             for (row, answer) in answers.iter_mut().enumerate() {
                 if answer.turns + 1 == turn
-                    && let Some(ids) = self.next_prompt(tokenizer, &prompts[row / per], answer)?
+                    && let Some(ids) =
+                        self.next_prompt(tokenizer, &prompts[row / per], answer, &config.eos_ids)?
                 {
                     open.push(Open { row, ids });
                 }
@@ -84,16 +87,20 @@ impl Turns {
         tokenizer: &Tokenizer,
         prompt: &Prompt,
         answer: &mut Answer,
+        ends: &[u32],
     ) -> Result<Option<Vec<u32>>> {
         if answer.finish != Finish::Stop {
             return Ok(None);
         }
-        let calls = parse_tool_calls(&answer.text);
+        let schemas = prompt.tools.clone().unwrap_or_else(|| self.tools.schemas());
+        let calls = self.calls.parse(&answer.text, schemas.as_array().map_or(&[], Vec::as_slice));
         if calls.is_empty() {
             return Ok(None);
         }
         let results = self.tools.messages(&calls, MOST_CALLS);
-        let added = tokenizer.encode(&after_turn(tokenizer, prompt, &results)?)?;
+        let after = after_turn(tokenizer, prompt, (&self.calls, &calls), &results)?;
+        // The policy wrote the end mark itself.
+        let added = tokenizer.encode(tokenizer.without_end(&after, ends))?;
         if answer.ids.len() + added.len() >= self.max_total {
             answer.finish = Finish::Length;
             return Ok(None);
@@ -105,14 +112,43 @@ impl Turns {
     }
 }
 
-/// What the template puts between the end mark of an assistant's turn and the next one's beginning.
-fn after_turn(tokenizer: &Tokenizer, prompt: &Prompt, results: &[Value]) -> Result<String> {
+/// What the template puts behind an assistant's turn, its end mark and the results up to the next one's beginning.
+fn after_turn(
+    tokenizer: &Tokenizer,
+    prompt: &Prompt,
+    (form, calls): (&CallForm, &[ToolCall]),
+    results: &[Value],
+) -> Result<String> {
     const MARK: &str = "\u{1}turn\u{1}";
     let mut messages = prompt.messages.clone();
     messages.push(json!({"role": "assistant", "content": MARK}));
     messages.extend(results.iter().cloned());
-    let options = RenderOptions::prompt();
-    let text = tokenizer.render(&Value::from(messages), prompt.tools.as_ref(), options)?;
-    let after = text.rsplit_once(MARK).map_or("", |(_, after)| after);
-    Ok(after.strip_prefix(tokenizer.eos_token()).unwrap_or(after).to_owned())
+    let text = tokenizer.render(&Value::from(messages), prompt.tools.as_ref(), RenderOptions::prompt());
+    if let Ok(text) = &text
+        && let Some((_, after)) = text.rsplit_once(MARK)
+    {
+        return Ok(after.to_owned());
+    }
+    // Some templates take results behind calls alone, and by their ids: what stands behind the last call.
+    const LAST: &str = "Last7call";
+    let id = |i: usize| format!("call{i:05}");
+    let mut messages = prompt.messages.clone();
+    let called = |(i, call): (usize, &ToolCall)| {
+        let arguments = if i + 1 == results.len() { json!({"a": LAST}) } else { call.arguments.clone() };
+        json!({"id": id(i), "type": "function", "function": {"name": call.name, "arguments": arguments}})
+    };
+    let calls: Vec<Value> = calls.iter().take(results.len()).enumerate().map(called).collect();
+    messages.push(json!({"role": "assistant", "content": "", "tool_calls": calls}));
+    for (i, result) in results.iter().enumerate() {
+        let mut result = result.clone();
+        (result["tool_call_id"], result["name"]) = (id(i).into(), calls[i]["function"]["name"].clone());
+        messages.push(result);
+    }
+    let again = tokenizer.render_chat(&messages, prompt.tools.as_ref(), &RenderOptions::prompt(), false);
+    let Some((_, after)) = again.as_deref().ok().and_then(|whole| whole.rsplit_once(LAST)) else {
+        return text.map(|_| String::new());
+    };
+    let rest = after.strip_prefix("\"}").unwrap_or(after);
+    let closed = form.behind(&id(results.len().saturating_sub(1)));
+    Ok(rest.strip_prefix(closed.as_str()).unwrap_or(rest).to_owned())
 }
