@@ -206,7 +206,7 @@ fn read_model(path: &Path) {
 }
 
 /// What pickles are made of, and what they must not be.
-const PICKLE: [&[u8]; 24] = [
+const PICKLE: [&[u8]; 35] = [
     b"(",
     b"t",
     b"R",
@@ -231,6 +231,17 @@ const PICKLE: [&[u8]; 24] = [
     b"ctorch\nFloatStorage\n",
     b"cos\nsystem\n",
     b"J\xff\xff\xff\x7f",
+    b"c__builtin__\nset\n",
+    b"ccollections\nCounter\n",
+    b"ctorch\nfloat8_e4m3fn\n",
+    b"ctorch._utils\n_rebuild_tensor_v3\n",
+    b"ctorch.storage\nUntypedStorage\n",
+    b"ctorch._tensor\n_rebuild_from_type_v2\n",
+    b"ctorch._utils\n_rebuild_parameter\n",
+    b"c__builtin__\nbytearray\n",
+    b"\x8f",
+    b"\x90",
+    b"\x81",
 ];
 
 #[test]
@@ -289,6 +300,19 @@ fn pickles() {
     let mut seeds: Vec<Vec<u8>> = pth_files().iter().map(|file| pickle(file)).collect();
     seeds.push(b"\x80\x02}q\x00(X\x01\0\0\0aq\x01]q\x02(K\x01h\x01G?\xf0\0\0\0\0\0\0\x88NeX\x01\0\0\0b(h\x02h\x02tu.".to_vec());
     fuzz("a.pickle.pth", &seeds, &PICKLE, read_model, wrap);
+}
+
+/// The format from before PyTorch 1.6: pickles, then numbers.
+#[test]
+fn legacy_files() {
+    let mut one = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.".to_vec();
+    one.extend(b"\x80\x02}(X\x11\0\0\0model.norm.weightctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n");
+    one.extend(
+        b"X\x01\0\0\x000X\x03\0\0\0cpuK\x10NtQK\0K\x10\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRu.",
+    );
+    one.extend(b"\x80\x02]X\x01\0\0\x000a.\x10\0\0\0\0\0\0\0");
+    one.extend([7; 64]);
+    fuzz("a.legacy.pth", &[one], &PICKLE, read_model, as_it_is);
 }
 
 #[test]

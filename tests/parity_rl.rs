@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use common::{distance_of, full_variants, json, minimind, number, rows, succeed, weights};
-use minimind::checkpoint::load::{named_tensors, tensors_of};
+use minimind::checkpoint::load::named_tensors;
+use minimind::checkpoint::names::tensors_of;
 use minimind::checkpoint::{bridge, safetensors};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -144,7 +145,7 @@ fn ppo_follows_the_reference() {
         for key in ["scheduler", "critic_optimizer", "critic_scheduler"] {
             assert!(value.get(key).is_some(), "no {key}");
         }
-        let critic = tensors_of(value.get("critic_model").expect("the critic"));
+        let critic = tensors_of(value.get("critic_model").expect("the critic")).expect("tensors");
         let critic = critic.iter().map(|(name, t)| (name.clone(), bridge::to_tensor(t).expect("a tensor")));
         near(&fixture, "ppo", "critic.", &critic.collect());
     }

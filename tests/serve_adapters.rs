@@ -23,7 +23,7 @@ fn adapter(seed: i64, scale: f64) -> Adapter {
         let pair = Pair::new(&name, host(random([4, 64]) * 0.3), host(random([64, 4]) * 0.3), scale);
         (name, pair.expect("a pair"))
     };
-    Adapter { pairs: vec![pair(0), pair(1)], base: None }
+    Adapter { pairs: vec![pair(0), pair(1)], ..Adapter::default() }
 }
 
 fn generated(flags: &[&str]) -> String {
@@ -117,7 +117,7 @@ fn adapters_that_do_not_fit_are_refused() {
     };
     let name = "model.layers.0.self_attn.o_proj";
     let pair = Pair::new(name, host([2, 32]), host([32, 2]), 1.0).expect("a pair");
-    Adapter { pairs: vec![(name.to_owned(), pair)], base: None }.write_pth(&file).expect("a file");
+    Adapter { pairs: vec![(name.to_owned(), pair)], ..Adapter::default() }.write_pth(&file).expect("a file");
     let base = model().display().to_string();
     let missing = format!("x={}@other", file.display());
     for (args, said) in [

@@ -52,6 +52,13 @@ pub fn to_tensor(host: &HostTensor) -> Result<Tensor> {
 
 /// A tensor of its own elsewhere or of another type, in one pass over what `host` looks at.
 pub fn to_tensor_as(host: &HostTensor, device: Device, kind: Kind) -> Result<Tensor> {
+    if !host.dtype().is_computed() {
+        return Err(Error::failed(format!(
+            "a tensor of type {} is not computed with here",
+            host.dtype().name()
+        ))
+        .hint("in Python, turn it into float32 (a quantised one by dequantize()) and save it again"));
+    }
     let size = host.dtype().size();
     let all = host.storage().bytes();
     let bytes = all.get(host.offset() as usize * size..).unwrap_or(&[]);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::load::{self, Weights};
+use super::names::{self, own_name};
 use super::resolve::FOLDER_WEIGHTS;
 use super::value::HostTensor;
 use crate::error::{Error, Place, Result};
@@ -22,17 +23,28 @@ const MOST_EXPERTS: i64 = 1 << 12;
 pub fn read(folder: &Path) -> Result<Weights> {
     let found = FOLDER_WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     let file = found.ok_or_else(|| {
+        if super::adapter::peft::is_alone(folder) {
+            return adapter_alone(folder);
+        }
         Error::input("this folder holds no weights")
             .at(Place::file(folder))
             .hint(format!("it needs one of {}", FOLDER_WEIGHTS.join(", ")))
     })?;
     let mut weights = if file.extension().is_some_and(|e| e == "json") {
-        Weights { tensors: shards(folder, &file)?, metadata: None }
+        Weights { tensors: shards(folder, &file)?, metadata: None, under: None }
     } else {
-        load::read_weights(&file)?
+        load::read_stored(&file)?
     };
+    weights.tensors = names::of_language_model(weights.tensors);
     unfuse(&mut weights.tensors).map_err(|e| e.at(Place::file(folder)))?;
     Ok(weights)
+}
+
+/// A folder of PEFT's where a model is wanted.
+pub fn adapter_alone(folder: &Path) -> Error {
+    Error::input("this folder holds an adapter, not a model")
+        .at(Place::file(folder))
+        .hint("name its model: --model M --adapter FOLDER, or make one file of both: minimind adapter merge")
 }
 
 /// The files of an index in order, each with the names it must hold.
@@ -51,7 +63,7 @@ fn listed(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
         if !plain {
             return Err(wrong(format!("the index names a file outside its folder: `{file}`")));
         }
-        files.entry(file.to_owned()).or_default().push(super::strip_prefix(name).to_owned());
+        files.entry(file.to_owned()).or_default().push(own_name(name).into_owned());
     }
     Ok(files)
 }
@@ -60,7 +72,7 @@ fn shards(folder: &Path, index: &Path) -> Result<HashMap<String, HostTensor>> {
     let mut tensors = HashMap::new();
     for (file, names) in listed(index)? {
         let path: PathBuf = folder.join(&file);
-        let mut shard = load::read_weights(&path)?.tensors;
+        let mut shard = load::read_stored(&path)?.tensors;
         for name in names {
             let tensor = shard.remove(&name).ok_or_else(|| {
                 Error::failed(format!("`{name}` is not in the shard that the index names"))

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 use tch::{Device, Kind, Tensor};
 
-use super::value::{HostTensor, Value};
-use super::{about, adapter, architecture, bridge, folder, gguf, pth, safetensors, strip_prefix};
+use super::value::HostTensor;
+use super::{about, adapter, architecture, bridge, folder, gguf, names, pth, safetensors};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides, Params, SCORE, params};
 
@@ -40,6 +40,8 @@ pub struct Weights {
     pub tensors: HashMap<String, HostTensor>,
     /// The file's own metadata, if it has any.
     pub metadata: Option<Json>,
+    /// The keys under which a checkpoint has them, where it does not hold them itself: `state_dict`.
+    pub under: Option<String>,
 }
 
 fn json(path: &Path, bytes: &[u8]) -> Result<Json> {
@@ -51,16 +53,15 @@ pub(super) fn read_json(path: &Path) -> Result<Json> {
     json(path, &crate::files::read(path).map_err(|e| Error::io("read", path, e))?)
 }
 
-/// The tensors of a tree: a state dict, or a resume file's `model`.
-pub fn tensors_of(value: &Value) -> HashMap<String, HostTensor> {
-    let dict = value.get("model").filter(|m| m.as_dict().is_some()).unwrap_or(value);
-    let entry =
-        |(k, v): &(Value, Value)| Some((strip_prefix(k.as_str()?).to_owned(), v.as_tensor()?.clone()));
-    dict.entries().iter().filter_map(entry).collect()
-}
-
 /// Reads weights of any kind we know, without building a model.
 pub fn read_weights(path: &Path) -> Result<Weights> {
+    let mut weights = read_stored(path)?;
+    weights.tensors = names::of_language_model(weights.tensors);
+    Ok(weights)
+}
+
+/// The same under the names that are stored, wrappers' parts taken out.
+pub(super) fn read_stored(path: &Path) -> Result<Weights> {
     if path.is_dir() {
         return folder::read(path);
     }
@@ -69,6 +70,7 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
         std::io::Read::read_to_end(&mut std::io::Read::take(f, 9), &mut head).map(|_| head)
     });
     let head = head.map_err(|e| Error::io("read the weights", path, e))?;
+    let at = |e: Error| e.at(Place::file(path));
     if head.starts_with(gguf::MAGIC) {
         return gguf::read_weights(path);
     }
@@ -76,17 +78,21 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
     if named || head.get(8) == Some(&b'{') {
         let contents = safetensors::read(path)?;
         let metadata = contents.metadata.get(METADATA).map(|text| json(path, text.as_bytes())).transpose()?;
-        return Ok(Weights { tensors: stripped(contents.tensors), metadata });
+        return Ok(Weights { tensors: names::own(contents.tensors).map_err(at)?, metadata, under: None });
     }
+    let mut under = String::new();
     let (tensors, metadata) = match pth::read_either(path, METADATA)? {
-        pth::Contents::Tree(value, extra) => (tensors_of(&value), extra),
+        pth::Contents::Tree(value, extra) => {
+            under = names::state_dict(&value).1.join(".");
+            (names::tensors_of(&value).map_err(at)?, extra)
+        }
         pth::Contents::Script(script) => {
             check_named(path, &script)?;
-            (stripped(script.tensors), script.metadata)
+            (names::own(script.tensors).map_err(at)?, script.metadata)
         }
     };
     let metadata = metadata.map(|bytes| json(path, &bytes)).transpose()?;
-    Ok(Weights { tensors, metadata })
+    Ok(Weights { tensors, metadata, under: Some(under).filter(|keys| !keys.is_empty()) })
 }
 
 /// Whether a TorchScript program, which is read as data and never run, has its weights by name.
@@ -101,10 +107,6 @@ fn check_named(path: &Path, script: &pth::ScriptContents) -> Result<()> {
             .hint("export it without --freeze, or give the weights that it was exported from"));
     }
     Ok(())
-}
-
-fn stripped(named: impl IntoIterator<Item = (String, HostTensor)>) -> HashMap<String, HostTensor> {
-    named.into_iter().map(|(name, tensor)| (strip_prefix(&name).to_owned(), tensor)).collect()
 }
 
 /// Every tensor of a file or folder, on the CPU.
@@ -221,12 +223,27 @@ pub(super) fn load_read(
     if adapter::file::is_adapter(&weights.tensors) {
         return adapter::file::load_with_base(path, weights, given, device, kind, depth);
     }
+    refuse_reward(&weights, path)?;
+    model_from(weights, path, given, device, kind)
+}
+
+/// A reward model's weights are no language model's.
+pub(super) fn refuse_reward(weights: &Weights, path: &Path) -> Result<()> {
     if weights.tensors.contains_key(SCORE) {
         return Err(Error::input("this is a reward model: it scores, but does not speak")
             .at(Place::file(path))
             .hint("name a language model's weights"));
     }
-    model_from(weights, path, given, device, kind)
+    Ok(())
+}
+
+/// Files without shared storages may keep tied weights under the output layer's name alone.
+pub(super) fn name_embedding(weights: &mut Weights) {
+    if !weights.tensors.contains_key("model.embed_tokens.weight")
+        && let Some(head) = weights.tensors.get("lm_head.weight").cloned()
+    {
+        weights.tensors.insert("model.embed_tokens.weight".to_owned(), head);
+    }
 }
 
 /// The model of weights that were read from `path`.
@@ -238,14 +255,11 @@ pub(super) fn model_from(
     kind: Kind,
 ) -> Result<LoadedModel> {
     if weights.tensors.is_empty() {
-        return Err(Error::failed("there are no weights in this file").at(Place::file(path)));
+        return Err(Error::failed("there are no weights in this file").at(Place::file(path)).hint(
+            "a state dict is looked for in the file itself and under model, state_dict, model_state_dict and module",
+        ));
     }
-    // Files without shared storages may keep tied weights under the output layer's name alone.
-    if !weights.tensors.contains_key("model.embed_tokens.weight")
-        && let Some(head) = weights.tensors.get("lm_head.weight").cloned()
-    {
-        weights.tensors.insert("model.embed_tokens.weight".to_owned(), head);
-    }
+    name_embedding(&mut weights);
     let (config, architecture_from, notes) = match given {
         Some(config) => (config.clone(), "the given config".to_owned(), Vec::new()),
         None => architecture(path, &weights)?,
@@ -350,7 +364,7 @@ mod tests {
                     assert!(a.equal(b));
                 }
             }
-            let mut tensors = tensors_of(&value);
+            let mut tensors = names::tensors_of(&value).unwrap();
             let norm = tensors.remove("model.norm.weight").unwrap();
             tensors.insert("odd".into(), norm.clone());
             tensors.insert("model.embed_tokens.weight".into(), norm);

@@ -16,6 +16,7 @@ pub mod folder;
 pub mod gguf;
 mod internlm2;
 pub mod load;
+pub mod names;
 pub mod pth;
 pub mod resolve;
 pub mod reward;
@@ -26,22 +27,3 @@ pub use critic::load_critic;
 pub use load::{LoadedModel, load_into, load_model, named_tensors};
 pub use resolve::resolve_model_path;
 pub use value::{DType, HostTensor, Value};
-
-/// The weight's own name, without what data-parallel and compiled modules put before it.
-pub fn strip_prefix(name: &str) -> &str {
-    let mut rest = name;
-    while let Some(shorter) = rest.strip_prefix("module.").or_else(|| rest.strip_prefix("_orig_mod.")) {
-        rest = shorter;
-    }
-    rest
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn prefixes_go_in_any_order() {
-        for name in ["a.module.b", "module.a.module.b", "_orig_mod.module.a.module.b"] {
-            assert_eq!(super::strip_prefix(name), "a.module.b");
-        }
-    }
-}

@@ -22,6 +22,9 @@ pub fn resolve_model_path(spec: &str) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     if path.is_dir() {
+        if super::adapter::peft::is_alone(path) {
+            return Err(super::folder::adapter_alone(path));
+        }
         if FOLDER_WEIGHTS.iter().any(|name| path.join(name).is_file()) {
             return Ok(path.to_owned());
         }

@@ -23,7 +23,7 @@ pub struct Contents {
     pub metadata: HashMap<String, String>,
 }
 
-const DTYPES: [(DType, Dtype); 10] = [
+const DTYPES: [(DType, Dtype); 19] = [
     (DType::F64, Dtype::F64),
     (DType::F32, Dtype::F32),
     (DType::F16, Dtype::F16),
@@ -34,6 +34,15 @@ const DTYPES: [(DType, Dtype); 10] = [
     (DType::I8, Dtype::I8),
     (DType::U8, Dtype::U8),
     (DType::Bool, Dtype::BOOL),
+    (DType::F8E4M3, Dtype::F8_E4M3),
+    (DType::F8E5M2, Dtype::F8_E5M2),
+    (DType::F8E4M3Fnuz, Dtype::F8_E4M3FNUZ),
+    (DType::F8E5M2Fnuz, Dtype::F8_E5M2FNUZ),
+    (DType::F8E8M0, Dtype::F8_E8M0),
+    (DType::U16, Dtype::U16),
+    (DType::U32, Dtype::U32),
+    (DType::U64, Dtype::U64),
+    (DType::C64, Dtype::C64),
 ];
 
 /// Reads a file.
@@ -74,7 +83,10 @@ pub fn write(path: &Path, tensors: &[(String, HostTensor)], metadata: HashMap<St
     let bytes: Vec<Cow<'_, [u8]>> = tensors.iter().map(|(_, t)| t.bytes()).collect::<Result<_>>()?;
     let mut views = Vec::new();
     for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {
-        let dtype = DTYPES[tensor.dtype() as usize].1;
+        let dtype = DTYPES.iter().find(|(ours, _)| *ours == tensor.dtype()).map(|(_, theirs)| *theirs);
+        let dtype = dtype.ok_or_else(|| {
+            Error::failed(format!("safetensors have no numbers of type {}", tensor.dtype().name()))
+        })?;
         let shape = tensor.shape().iter().map(|n| *n as usize).collect();
         views.push((name.as_str(), TensorView::new(dtype, shape, bytes).map_err(wrong)?));
     }

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::native;
 
-/// Element types that both PyTorch's files and we know.
+/// Element types of PyTorch's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum DType {
@@ -27,24 +27,52 @@ pub enum DType {
     I8,
     U8,
     Bool,
+    F8E4M3,
+    F8E5M2,
+    F8E4M3Fnuz,
+    F8E5M2Fnuz,
+    // Stored and told, not computed with.
+    F8E8M0,
+    U16,
+    U32,
+    U64,
+    C64,
+    C128,
+    QI8,
+    QU8,
+    QI32,
 }
 
-/// Every type: ours, libtorch's, PyTorch's storage class, the short name.
-const DTYPES: [(DType, Kind, &str, &str); 10] = [
-    (DType::F64, Kind::Double, "DoubleStorage", "f64"),
-    (DType::F32, Kind::Float, "FloatStorage", "f32"),
-    (DType::F16, Kind::Half, "HalfStorage", "f16"),
-    (DType::BF16, Kind::BFloat16, "BFloat16Storage", "bf16"),
-    (DType::I64, Kind::Int64, "LongStorage", "i64"),
-    (DType::I32, Kind::Int, "IntStorage", "i32"),
-    (DType::I16, Kind::Int16, "ShortStorage", "i16"),
-    (DType::I8, Kind::Int8, "CharStorage", "i8"),
-    (DType::U8, Kind::Uint8, "ByteStorage", "u8"),
-    (DType::Bool, Kind::Bool, "BoolStorage", "bool"),
+/// Every type: ours, libtorch's (of those that are not computed with one of their size), PyTorch's storage class (none
+/// of the newer types, whose storages are bytes), PyTorch's name, the short name.
+const DTYPES: [(DType, Kind, &str, &str, &str); 23] = [
+    (DType::F64, Kind::Double, "DoubleStorage", "float64", "f64"),
+    (DType::F32, Kind::Float, "FloatStorage", "float32", "f32"),
+    (DType::F16, Kind::Half, "HalfStorage", "float16", "f16"),
+    (DType::BF16, Kind::BFloat16, "BFloat16Storage", "bfloat16", "bf16"),
+    (DType::I64, Kind::Int64, "LongStorage", "int64", "i64"),
+    (DType::I32, Kind::Int, "IntStorage", "int32", "i32"),
+    (DType::I16, Kind::Int16, "ShortStorage", "int16", "i16"),
+    (DType::I8, Kind::Int8, "CharStorage", "int8", "i8"),
+    (DType::U8, Kind::Uint8, "ByteStorage", "uint8", "u8"),
+    (DType::Bool, Kind::Bool, "BoolStorage", "bool", "bool"),
+    (DType::F8E4M3, Kind::Float8e4m3fn, "", "float8_e4m3fn", "f8_e4m3"),
+    (DType::F8E5M2, Kind::Float8e5m2, "", "float8_e5m2", "f8_e5m2"),
+    (DType::F8E4M3Fnuz, Kind::Float8e4m3fnuz, "", "float8_e4m3fnuz", "f8_e4m3fnuz"),
+    (DType::F8E5M2Fnuz, Kind::Float8e5m2fnuz, "", "float8_e5m2fnuz", "f8_e5m2fnuz"),
+    (DType::F8E8M0, Kind::Uint8, "", "float8_e8m0fnu", "f8_e8m0"),
+    (DType::U16, Kind::Int16, "", "uint16", "u16"),
+    (DType::U32, Kind::Int, "", "uint32", "u32"),
+    (DType::U64, Kind::Int64, "", "uint64", "u64"),
+    (DType::C64, Kind::ComplexFloat, "ComplexFloatStorage", "complex64", "c64"),
+    (DType::C128, Kind::ComplexDouble, "ComplexDoubleStorage", "complex128", "c128"),
+    (DType::QI8, Kind::QInt8, "QInt8Storage", "qint8", "qint8"),
+    (DType::QU8, Kind::QUInt8, "QUInt8Storage", "quint8", "quint8"),
+    (DType::QI32, Kind::QInt32, "QInt32Storage", "qint32", "qint32"),
 ];
 
 impl DType {
-    fn row(self) -> &'static (DType, Kind, &'static str, &'static str) {
+    fn row(self) -> &'static (DType, Kind, &'static str, &'static str, &'static str) {
         &DTYPES[self as usize]
     }
 
@@ -58,24 +86,39 @@ impl DType {
         self.row().1
     }
 
-    /// PyTorch's class for a storage of it.
-    pub fn storage_class(self) -> &'static str {
-        self.row().2
+    /// Whether tensors of it can be computed with; of others the bytes alone are known.
+    pub fn is_computed(self) -> bool {
+        (self as usize) < DType::F8E8M0 as usize
+    }
+
+    /// PyTorch's class for a storage of it; none of the newer types.
+    pub fn storage_class(self) -> Option<&'static str> {
+        Some(self.row().2).filter(|class| !class.is_empty())
+    }
+
+    /// `float32`, `bfloat16`, ...
+    pub fn torch_name(self) -> &'static str {
+        self.row().3
     }
 
     /// `f32`, `bf16`, ...
     pub fn name(self) -> &'static str {
-        self.row().3
+        self.row().4
     }
 
     /// From libtorch's name; `None` for complex and quantised types.
     pub fn from_kind(kind: Kind) -> Option<Self> {
-        DTYPES.iter().find(|row| row.1 == kind).map(|row| row.0)
+        DTYPES.iter().find(|row| row.1 == kind && row.0.is_computed()).map(|row| row.0)
     }
 
     /// From PyTorch's storage class.
     pub fn from_storage_class(name: &str) -> Option<Self> {
-        DTYPES.iter().find(|row| row.2 == name).map(|row| row.0)
+        DTYPES.iter().find(|row| row.2 == name && !name.is_empty()).map(|row| row.0)
+    }
+
+    /// From PyTorch's name.
+    pub fn from_torch(name: &str) -> Option<Self> {
+        DTYPES.iter().find(|row| row.3 == name).map(|row| row.0)
     }
 }
 
@@ -186,6 +229,22 @@ impl HostTensor {
         Self::new(dtype, shape, strides, 0, storage)
     }
 
+    /// A matrix with its axes exchanged, over the same storage.
+    ///
+    /// # Errors
+    /// It is no matrix.
+    pub fn transposed(&self) -> Result<Self> {
+        match (&self.shape[..], &self.strides[..]) {
+            ([rows, columns], [down, along]) => Ok(Self {
+                shape: vec![*columns, *rows],
+                strides: vec![*along, *down],
+                storage: Arc::clone(&self.storage),
+                ..*self
+            }),
+            _ => Err(Error::failed(format!("a tensor of shape {:?} is no matrix", self.shape))),
+        }
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -275,9 +334,13 @@ pub enum Value {
     Float(f64),
     Str(String),
     Bytes(Vec<u8>),
+    Complex(f64, f64),
     Tensor(HostTensor),
     List(Vec<Value>),
     Tuple(Vec<Value>),
+    Set(Vec<Value>),
+    /// What is known by its text alone: a type of numbers, a device, a whole number of more than 64 bits.
+    Other(String),
     /// In the order written; of equal keys the last counts.
     Dict(Vec<(Value, Value)>),
 }
@@ -360,7 +423,9 @@ mod tests {
         ] {
             assert!(make(shape, strides, offset).is_err(), "{shape:?} {strides:?} {offset}");
         }
-        assert_eq!(DType::Bool.row().0, DType::Bool);
+        for (at, row) in DTYPES.iter().enumerate() {
+            assert_eq!((row.0 as usize, DType::from_torch(row.3)), (at, Some(row.0)));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing is built or run: shapes and types are read from the file, so any size is quick. Results go to
 //! stdout. Next: `facts` (what stands beside the weights), `tree` (how tensors are shown).
 
+mod adapter_folder;
 mod facts;
 mod gguf_file;
 mod tree;
@@ -14,8 +15,8 @@ use serde_json::{Value as Json, json};
 
 use super::pull;
 use crate::checkpoint::load::{self, Weights};
-use crate::checkpoint::value::HostTensor;
-use crate::checkpoint::{gguf, pth};
+use crate::checkpoint::value::{HostTensor, Value};
+use crate::checkpoint::{adapter, gguf, pth};
 use crate::error::{Error, Result};
 
 /// Arguments.
@@ -30,7 +31,9 @@ pub struct Args {
 
 /// Carries the command out.
 pub fn run(args: Args) -> Result<()> {
-    let path = pull::locate(&args.file)?;
+    // No model, so it is not looked for as one.
+    let named = Path::new(&args.file);
+    let path = if adapter::peft::is_alone(named) { named.to_owned() } else { pull::locate(&args.file)? };
     let found = complete(look(&path)?);
     let text = if args.json {
         serde_json::to_string_pretty(&found).map_err(|e| Error::failed("cannot write JSON").because(e))?
@@ -46,11 +49,18 @@ pub fn look(path: &Path) -> Result<Json> {
     if gguf::is_gguf(path) {
         return gguf_file::look(path);
     }
+    if adapter::peft::is_alone(path) {
+        return adapter_folder::look(path);
+    }
     if path.is_file() && pth::is_script(path) {
         return look_script(path);
     }
     let is_pth = path.is_file() && path.extension().is_none_or(|e| e != "safetensors");
-    let resume = if is_pth { pth::read(path).ok().filter(|v| v.get("model").is_some()) } else { None };
+    // A program's own dict with a model in it; with a position or an optimizer one can go on from it.
+    let goes_on = |v: &Value| {
+        v.get("model").is_some() && ["epoch", "step", "optimizer"].iter().any(|k| v.get(k).is_some())
+    };
+    let resume = if is_pth { pth::read(path).ok().filter(goes_on) } else { None };
     let weights = load::read_weights(path)?;
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
     let mut tensors: Vec<(&String, &HostTensor)> = weights.tensors.iter().collect();
@@ -81,6 +91,7 @@ pub fn look(path: &Path) -> Result<Json> {
         "parameters": total,
         "dtypes": kinds,
         "architecture": architecture,
+        "under": weights.under,
         "resume": resume.as_ref().map(facts::position),
         "optimizer": resume.as_ref().map(facts::optimizer),
         "tokens": facts::tokens(weights.metadata.as_ref(), resume.as_ref()),
@@ -195,6 +206,10 @@ fn describe(found: &Json) -> String {
     let mut lines = vec![format!("{}: {}", text("path"), text("kind"))];
     let kinds = found["dtypes"].as_object().into_iter().flatten().map(|(k, n)| format!("{n} {k}"));
     lines.push(format!("parameters: {} ({})", found["parameters"], kinds.collect::<Vec<_>>().join(", ")));
+    if let Some(keys) = found["under"].as_str() {
+        lines.push(format!("weights under: {keys}"));
+    }
+    lines.extend(adapter_folder::lines(&found["adapter"]));
     let architecture = &found["architecture"];
     if let Some(config) = architecture["config"].as_object() {
         let pairs: Vec<String> = config.iter().map(|(k, v)| format!("{k}={v}")).collect();

@@ -404,7 +404,7 @@ impl Loaded {
         let mut found = std::collections::HashMap::new();
         for (name, value) in dict {
             if let (Some(name), Some(tensor)) = (name.as_str(), value.as_tensor()) {
-                found.insert(crate::checkpoint::strip_prefix(name), tensor);
+                found.insert(crate::checkpoint::names::own_name(name), tensor);
             }
         }
         for (name, param) in named {

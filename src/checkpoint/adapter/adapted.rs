@@ -1,13 +1,17 @@
 //! A model with an adapter on it, of any kind we read, made when it is opened: no file is written.
 //!
-//! The adapter is added to the weights (`W + scale * B A`), so that the model is as fast as without it.
+//! The adapter is added to the weights (`apply`), so that the model is as fast as without it.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use tch::{Device, Kind};
 
+use super::apply::apply;
+use super::file::is_adapter;
 use super::{Adapter, merge};
-use crate::checkpoint::load::{self, LoadedModel};
+use crate::checkpoint::bridge;
+use crate::checkpoint::load::{self, LoadedModel, Weights};
 use crate::error::{Place, Result};
 use crate::model::ModelConfig;
 
@@ -22,19 +26,31 @@ pub fn load(
     device: Device,
     kind: Kind,
 ) -> Result<LoadedModel> {
-    let pairs = Adapter::read(adapter)?;
-    let weights = load::read_weights(path)?;
-    merge::refuse_twice(path, adapter, weights.metadata.as_ref(), &pairs.fingerprint()?)?;
-    let mut loaded = load::load_read(weights, path, given, device, kind, 0)?;
-    let params = loaded.model.params();
-    let places = params.names().iter().zip(params.tensors());
-    let weight = |name: &str| places.clone().find(|(own, _)| *own == name).map(|(_, tensor)| tensor);
-    merge::fit(&pairs, &|name| weight(name).map(|t| t.size())).map_err(|e| e.at(Place::file(adapter)))?;
-    for (module, pair) in &pairs.pairs {
-        let Some(weight) = weight(&format!("{module}.weight")) else { continue };
-        let new = merge::merged(&weight.f_to_device(Device::Cpu)?, pair, kind)?;
-        tch::no_grad(|| weight.shallow_clone().f_copy_(&new))?;
+    let read = Adapter::read(adapter)?;
+    let mut weights = load::read_weights(path)?;
+    merge::refuse_twice(path, adapter, weights.metadata.as_ref(), &read.fingerprint()?)?;
+    let (config, from, mut notes);
+    if is_adapter(&weights.tensors) {
+        // An adapter's own file stands for its base with it in.
+        let below = load::load_read(weights, path, given, Device::Cpu, kind, 0)?;
+        let params = below.model.params();
+        let hosts = bridge::borrow_all(params.tensors().iter())?;
+        let tensors: HashMap<_, _> = params.names().iter().cloned().zip(hosts).collect();
+        (config, from, notes) = (below.model.config().clone(), below.architecture_from, below.notes);
+        weights = Weights { tensors, metadata: None, under: None };
+    } else {
+        load::refuse_reward(&weights, path)?;
+        load::name_embedding(&mut weights);
+        (config, from, notes) = match given {
+            Some(config) => (config.clone(), "the given config".to_owned(), Vec::new()),
+            None => load::architecture(path, &weights)?,
+        };
+        load::check(&config, &mut weights.tensors).map_err(|e| e.at(Place::file(path)))?;
     }
-    loaded.notes.push(format!("with the adapter {}", adapter.display()));
+    let (config, _) =
+        apply(&read, &config, &mut weights.tensors, kind).map_err(|e| e.at(Place::file(adapter)))?;
+    let mut loaded = load::model_from(weights, path, Some(&config), device, kind)?;
+    notes.push(format!("with the adapter {}", adapter.display()));
+    (loaded.architecture_from, loaded.notes) = (from, notes);
     Ok(loaded)
 }

@@ -42,6 +42,11 @@ pub fn is_adapter(tensors: &HashMap<String, HostTensor>) -> bool {
 /// # Errors
 /// It holds other weights.
 pub fn read(path: &Path) -> Result<AdapterFile> {
+    if super::peft::is_folder(path) {
+        return Err(Error::input("this is an adapter in PEFT's form, which stages do not take")
+            .at(Place::file(path))
+            .hint("minimind adapter convert FOLDER --out lora.pth, or minimind adapter merge, make what they take"));
+    }
     from_weights(path, load::read_weights(path)?)
 }
 

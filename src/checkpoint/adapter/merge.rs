@@ -1,18 +1,17 @@
 //! An adapter added to a weight file, for good: file to file, never the same adapter twice.
 //!
 //! What was merged stands in the new file's own record (`merged` in `minimind.json`), so that a second merge
-//! of the same adapter is refused. Upstream's files have no such record: nothing can be told of them.
-//!
-//! O outputs, I inputs.
+//! of the same adapter is refused. Upstream's files have no such record: nothing can be told of them. What is computed
+//! is `apply`'s.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 use super::file::{self, is_adapter};
-use super::{Adapter, Pair};
+use super::{Adapter, apply::apply};
 use crate::checkpoint::load::{self, METADATA, Weights};
 use crate::checkpoint::value::Value;
 use crate::checkpoint::{about, bridge, pth, safetensors};
@@ -29,16 +28,6 @@ pub struct Merged {
     pub modules: usize,
     /// Type of the new file's numbers.
     pub kind: Kind,
-}
-
-/// `W + scale * B A`, `[O, I]`, as `kind`: in half precision as upstream merges (both rounded, then added),
-/// else in fp32, rounded once.
-pub fn merged(weight: &Tensor, pair: &Pair, kind: Kind) -> Result<Tensor> {
-    let delta = pair.delta()?;
-    if kind == Kind::Half {
-        return Ok(weight.f_to_kind(kind)?.f_add(&delta.f_to_kind(kind)?)?);
-    }
-    Ok(weight.f_to_kind(Kind::Float)?.f_add(&delta)?.f_to_kind(kind)?)
 }
 
 /// Adds the adapter at `adapter` to the model at `base` and writes a `.pth` or `.safetensors`. `kind`: the
@@ -60,20 +49,16 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Res
     let (config, _, _) = load::architecture(base, &weights)?;
     let kind = kind.unwrap_or_else(|| stored(&weights));
     load::check(&config, &mut weights.tensors).map_err(|e| e.at(Place::file(base)))?;
-    let shape = |name: &str| weights.tensors.get(name).map(|t| t.shape().to_vec());
-    fit(&pairs, &shape).map_err(|e| e.at(Place::file(adapter)))?;
-
-    let by_name: HashMap<String, &Pair> =
-        pairs.pairs.iter().map(|(module, pair)| (format!("{module}.weight"), pair)).collect();
+    if config.tie_word_embeddings {
+        weights.tensors.remove("lm_head.weight");
+    }
+    let (config, modules) =
+        apply(&pairs, &config, &mut weights.tensors, kind).map_err(|e| e.at(Place::file(adapter)))?;
     let mut tensors = Vec::new();
     for spec in params::specs(&config) {
         let missing = || Error::failed(format!("the weights hold no `{}`", spec.name)).at(Place::file(base));
         let weight = bridge::to_tensor(weights.tensors.get(&spec.name).ok_or_else(missing)?)?;
-        let new = match by_name.get(&spec.name) {
-            Some(pair) => merged(&weight, pair, kind)?,
-            None => weight.f_to_kind(kind)?,
-        };
-        tensors.push((spec.name, bridge::to_host(&new)?));
+        tensors.push((spec.name, bridge::to_host(&weight.f_to_kind(kind)?)?));
     }
     let mut record = describe(&weights, &config.to_json(), adapter, &pairs, &fingerprint);
     if let Some(tokenizer) = tokenizer(base, adapter, out)? {
@@ -91,7 +76,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Res
         let dict = Value::dict(tensors.into_iter().map(|(name, t)| (name, Value::Tensor(t))));
         pth::write(out, &dict, &[(METADATA, record.as_bytes())])?;
     }
-    Ok(Merged { modules: pairs.pairs.len(), kind })
+    Ok(Merged { modules, kind })
 }
 
 /// A run whose last stage trained an adapter names that adapter's file.
@@ -154,30 +139,9 @@ pub fn record(metadata: Option<&Json>, adapter: &Path, pairs: &Adapter, fingerpr
     list.push(json!({
         "adapter": adapter.file_name().map(|n| n.to_string_lossy()),
         "sha256": fingerprint,
-        "modules": pairs.pairs.len(),
+        "modules": pairs.pairs.len() + pairs.whole.len() + pairs.rows.len(),
     }));
     list.into()
-}
-
-/// Every adapted Linear must be there with the right shape; all that do not fit are named.
-pub(super) fn fit(adapter: &Adapter, shape: &dyn Fn(&str) -> Option<Vec<i64>>) -> Result<()> {
-    let wrong = |(module, pair): &(String, Pair)| {
-        let want = [pair.b.shape()[0], pair.a.shape()[1]];
-        match shape(&format!("{module}.weight")) {
-            None => Some(format!("no such Linear: {module}")),
-            Some(shape) if shape != want => {
-                Some(format!("{module} is {shape:?}, the adapter is for {want:?}"))
-            }
-            Some(_) => None,
-        }
-    };
-    let faults: Vec<String> = adapter.pairs.iter().filter_map(wrong).collect();
-    if faults.is_empty() {
-        return Ok(());
-    }
-    Err(Error::input("the adapter does not fit these weights")
-        .because(faults.join("\n         "))
-        .hint("take the model it was trained on"))
 }
 
 /// The base's record with what was added.

@@ -1,132 +1,206 @@
 //! PEFT's adapter folders: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`).
 //!
-//! Plain LoRA alone is read: DoRA, trained biases and whole trained modules would be lost in a merge, so
-//! they are refused. Formulas: `LoraLayer` of the peft library. Next: `merge`.
+//! What the config says is `config`'s, which part a tensor is `parts`' to know; here they must agree. Formulas:
+//! `LoraLayer` of the peft library. Next: `apply`.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Adapter, Halves, Pair};
+use super::config::Settings;
+use super::parts::{self, Part};
+use super::{Adapter, CONFIG, Pair, Rows, Start, Whole, natural};
+use crate::checkpoint::resolve::FOLDER_WEIGHTS;
 use crate::checkpoint::value::HostTensor;
-use crate::checkpoint::{atomic, load, safetensors, strip_prefix};
+use crate::checkpoint::{atomic, load, safetensors};
 use crate::error::{Error, Place, Result};
 
-const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 const PREFIX: &str = "base_model.model.";
 
 /// Reads a folder.
+///
+/// # Errors
+/// There is none, a key of its config asks for what is not computed here, or its weights do not fit the config.
 pub fn read(folder: &Path) -> Result<Adapter> {
+    let (settings, file) = settings(folder)?;
+    let weights = weights_of(folder)?;
+    let mut read = Read::default();
+    for (name, tensor) in load::read_weights(&weights)?.tensors {
+        read.put(&settings, &name, tensor).map_err(|e| e.at(Place::file(&weights)))?;
+    }
+    let mut adapter = read.adapter(&settings).map_err(|e| e.at(Place::file(&file)))?;
+    if adapter.pairs.is_empty() && adapter.whole.is_empty() && adapter.rows.is_empty() {
+        return Err(Error::input("this adapter is empty").at(Place::file(&weights)));
+    }
+    adapter.base = settings.base;
+    Ok(adapter)
+}
+
+/// Whether a folder holds an adapter's config.
+pub fn is_folder(folder: &Path) -> bool {
+    folder.join(CONFIG).is_file()
+}
+
+/// Whether it does, and no model.
+pub fn is_alone(folder: &Path) -> bool {
+    is_folder(folder) && !FOLDER_WEIGHTS.iter().any(|name| folder.join(name).is_file())
+}
+
+/// The file with a folder's tensors.
+///
+/// # Errors
+/// There is none.
+pub fn weights_of(folder: &Path) -> Result<PathBuf> {
+    let weights = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file());
+    weights.ok_or_else(|| {
+        Error::input("this adapter has no weights")
+            .at(Place::file(folder))
+            .hint(format!("it needs {}", WEIGHTS.join(" or ")))
+    })
+}
+
+/// The config of a folder, and its file.
+pub fn settings(folder: &Path) -> Result<(Settings, PathBuf)> {
     let file = folder.join(CONFIG);
     if !file.is_file() {
         return Err(Error::input("this folder holds no adapter")
             .at(Place::file(folder))
             .hint(format!("PEFT's folders have {CONFIG}; upstream's adapter is a .pth file")));
     }
-    let config = load::read_json(&file)?;
-    refuse(&config).map_err(|e| e.at(Place::file(&file)))?;
-    let weights = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file());
-    let weights = weights.ok_or_else(|| {
-        Error::input("this adapter has no weights")
-            .at(Place::file(folder))
-            .hint(format!("it needs {}", WEIGHTS.join(" or ")))
-    })?;
-    let at = |e: Error| e.at(Place::file(&weights));
-    let mut halves = Halves::default();
-    let mut ranks: HashMap<String, i64> = HashMap::new();
-    for (name, tensor) in load::read_weights(&weights)?.tensors {
-        let own = strip_prefix(name.strip_prefix(PREFIX).unwrap_or(&name));
-        // `.lora_A.weight`, or `.lora_A.default.weight` in a state dict that was saved as it is.
-        let found = own.split_once(".lora_").and_then(|(module, half)| {
-            let letter = half.strip_suffix(".weight")?.split('.').next()?;
-            Some((module.to_owned(), format!("{letter}.weight")))
-        });
-        let Some((module, half)) = found else {
-            return Err(at(Error::failed(format!("`{name}` is no part of a plain LoRA adapter"))
-                .hint("modules_to_save, trained biases and adapted embeddings are not supported")));
-        };
-        if half == "A.weight" {
-            ranks.insert(module.clone(), tensor.shape().first().copied().unwrap_or(0));
-        }
-        halves.put(&module, &half, tensor).map_err(at)?;
-    }
-    let scale = |module: &str| scale(&config, module, ranks.get(module).copied().unwrap_or(0));
-    let mut adapter = halves.adapter(scale).map_err(at)?;
-    if adapter.pairs.is_empty() {
-        return Err(at(Error::input("this adapter is empty")));
-    }
-    adapter.base = config["base_model_name_or_path"].as_str().filter(|s| !s.is_empty()).map(str::to_owned);
-    Ok(adapter)
+    let settings = Settings::read(&load::read_json(&file)?).map_err(|e| e.at(Place::file(&file)))?;
+    Ok((settings, file))
 }
 
-/// What a merge as plain LoRA would get wrong.
-fn refuse(config: &Json) -> Result<()> {
-    let kind = config["peft_type"].as_str().unwrap_or("LORA");
-    if kind != "LORA" {
-        return Err(Error::failed(format!("this adapter is of type {kind}")).hint("only LORA is supported"));
-    }
-    let on = |key: &str| config[key].as_bool().unwrap_or(false);
-    let set = |key: &str| match &config[key] {
-        Json::Null | Json::Bool(false) => false,
-        Json::Array(list) => !list.is_empty(),
-        Json::Object(map) => !map.is_empty(),
-        _ => true,
-    };
-    let faults = [
-        ("use_dora", on("use_dora")),
-        ("fan_in_fan_out", on("fan_in_fan_out")),
-        ("lora_bias", on("lora_bias")),
-        ("use_qalora", on("use_qalora")),
-        ("modules_to_save", set("modules_to_save")),
-        ("layer_replication", set("layer_replication")),
-        ("target_parameters", set("target_parameters")),
-        ("trainable_token_indices", set("trainable_token_indices")),
-        ("alora_invocation_tokens", set("alora_invocation_tokens")),
-        ("use_bdlora", set("use_bdlora")),
-        ("kasa_config", set("kasa_config")),
-        ("monteclora_config", set("monteclora_config")),
-        ("bias", config["bias"].as_str().is_some_and(|bias| bias != "none")),
-    ];
-    match faults.iter().find(|(_, wrong)| *wrong) {
-        Some((key, _)) => Err(Error::failed(format!("this adapter has `{key}` set, which is not supported"))
-            .hint("only plain LoRA can be read: matrices A and B, a rank and an alpha")),
-        None => Ok(()),
-    }
+/// An adapter while its tensors are read, in any order.
+#[derive(Default)]
+struct Read {
+    modules: HashMap<String, HashMap<Part, HostTensor>>,
+    whole: Vec<Whole>,
 }
 
-/// `alpha / rank`, or `alpha / sqrt(rank)` where the config says rslora; patterns win over the defaults.
-fn scale(config: &Json, module: &str, rank: i64) -> Result<f64> {
-    let alpha =
-        pattern(&config["alpha_pattern"], module).or(config["lora_alpha"].as_f64()).ok_or_else(|| {
-            Error::failed(format!("{CONFIG} states no `lora_alpha`"))
-                .hint("add it; without one nothing can be scaled")
+impl Read {
+    fn put(&mut self, settings: &Settings, name: &str, tensor: HostTensor) -> Result<()> {
+        let (module, part) = parts::of(name).ok_or_else(|| {
+            Error::failed(format!("`{name}` is no part of a LoRA adapter"))
+                .hint("matrices A and B, DoRA's magnitudes, new rows and whole modules are read")
         })?;
-    let stated = pattern(&config["rank_pattern"], module).or(config["r"].as_f64());
-    if stated.is_some_and(|r| r != rank as f64) {
-        let stated = stated.unwrap_or_default();
-        return Err(Error::failed(format!(
-            "{CONFIG} states rank {stated} for `{module}`, its weights have {rank}"
-        )));
+        let (parameter, saved) = match &part {
+            Part::Original => return Ok(()),
+            Part::Base(parameter) => (parameter, false),
+            Part::Saved(parameter) => (parameter, true),
+            _ => {
+                if self.modules.entry(module.clone()).or_default().insert(part, tensor).is_some() {
+                    return Err(Error::failed(format!("two adapters of `{module}` are in one file")));
+                }
+                return Ok(());
+            }
+        };
+        let own = settings.saved(&module);
+        if saved && !own {
+            return Err(Error::failed(format!(
+                "`modules_to_save` does not name `{module}`, which comes whole"
+            )));
+        }
+        if parameter == "bias" && !own && !settings.bias {
+            return Err(Error::failed(format!("`bias` is none, but the weights hold one of `{module}`")));
+        }
+        let name = format!("{module}.{parameter}");
+        if self.whole.iter().any(|whole| whole.name == name) {
+            return Err(Error::failed(format!("`{name}` comes twice")));
+        }
+        self.whole.push(Whole { name, tensor, own });
+        Ok(())
     }
-    let rank = rank.max(1) as f64;
-    let rslora = config["use_rslora"].as_bool().unwrap_or(false);
-    Ok(alpha / if rslora { rank.sqrt() } else { rank })
+
+    fn adapter(self, settings: &Settings) -> Result<Adapter> {
+        let mut adapter = Adapter { whole: self.whole, keep_tie: settings.keep_tie, ..Adapter::default() };
+        for (module, mut parts) in self.modules {
+            if let Some(rows) = parts.remove(&Part::Tokens) {
+                adapter.rows.push(new_rows(settings, &module, rows)?);
+            }
+            if !parts.is_empty() {
+                // The output layer's follows the embedding's where the config ties them.
+                if !(settings.keep_tie && module == "lm_head") {
+                    settings.expect(&module)?;
+                }
+                let pair = pair(settings, &module, parts)?;
+                adapter.pairs.push((module, pair));
+            }
+        }
+        if let Some((module, _)) = settings.tokens.first().filter(|_| adapter.rows.is_empty()) {
+            return Err(Error::failed(format!(
+                "`trainable_token_indices` names `{module}`, whose rows are not in the weights"
+            )));
+        }
+        for name in &settings.modules_to_save {
+            let there = |whole: &Whole| whole.own && settings.saved_as(&whole.name, name);
+            if !adapter.whole.iter().any(there) {
+                return Err(Error::failed(format!(
+                    "`modules_to_save` names `{name}`, which is not in the weights"
+                )));
+            }
+        }
+        adapter.pairs.sort_by(|a, b| natural(&a.0).cmp(&natural(&b.0)));
+        adapter.whole.sort_by(|a, b| a.name.cmp(&b.name));
+        adapter.rows.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(adapter)
+    }
 }
 
-/// A pattern's key is a module's whole name or the end of it after a dot. (The library takes regular
-/// expressions too; a name is the usual one.)
-fn pattern(patterns: &Json, module: &str) -> Option<f64> {
-    let fits = |key: &str| module == key || module.strip_suffix(key).is_some_and(|rest| rest.ends_with('.'));
-    patterns.as_object()?.iter().find(|(key, _)| fits(key.trim_start_matches('^')))?.1.as_f64()
+/// A module's matrices with all that belongs to them.
+fn pair(settings: &Settings, module: &str, mut parts: HashMap<Part, HostTensor>) -> Result<Pair> {
+    let embedding = parts.contains_key(&Part::EmbeddingA) || parts.contains_key(&Part::EmbeddingB);
+    let halves = if embedding {
+        // An embedding is a Linear from ids seen from the other side: A is [R, V] and B [D, R].
+        let turn = |half: Option<HostTensor>| half.map(|half| half.transposed()).transpose();
+        (turn(parts.remove(&Part::EmbeddingB))?, turn(parts.remove(&Part::EmbeddingA))?)
+    } else {
+        (parts.remove(&Part::A), parts.remove(&Part::B))
+    };
+    let (Some(a), Some(b)) = halves else {
+        return Err(Error::failed(format!("the adapter of `{module}` lacks its A or its B"))
+            .hint("copy or download the adapter again"));
+    };
+    let rank = a.shape().first().copied().unwrap_or(0);
+    let mut pair = Pair::new(module, a, b, settings.scale(module, rank)?)?;
+    pair.embedding = embedding;
+    // peft takes embeddings apart for no kind of start.
+    pair.start = if embedding { Start::Same } else { settings.start };
+    pair.magnitude = parts.remove(&Part::Magnitude);
+    pair.bias = parts.remove(&Part::BiasOfB);
+    for (key, asked, there) in [
+        ("use_dora", settings.dora, pair.magnitude.is_some()),
+        ("lora_bias", settings.lora_bias, pair.bias.is_some()),
+    ] {
+        if asked != there {
+            let (holds, what) = (
+                if there { "hold" } else { "lack" },
+                if key == "use_dora" { "magnitudes" } else { "a bias" },
+            );
+            return Err(Error::failed(format!(
+                "`{key}` is {asked}, but the weights {holds} {what} of `{module}`"
+            )));
+        }
+    }
+    Ok(pair)
+}
+
+fn new_rows(settings: &Settings, module: &str, rows: HostTensor) -> Result<Rows> {
+    let named = settings.tokens.iter().find(|(name, _)| module.ends_with(name.as_str()));
+    let (_, indices) = named.ok_or_else(|| {
+        Error::failed(format!("`trainable_token_indices` does not name `{module}`, which has new rows"))
+    })?;
+    Ok(Rows { name: format!("{module}.weight"), indices: indices.clone(), rows })
 }
 
 /// Writes a folder; `base` is the model that the library should load under it.
 ///
 /// # Errors
-/// The disk fails.
+/// The disk fails, or the adapter is more than plain LoRA.
 pub fn write(adapter: &Adapter, base: Option<&str>, folder: &Path) -> Result<()> {
+    adapter.plain("the folder that is written here")?;
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
     let mut tensors: Vec<(String, HostTensor)> = Vec::new();
     let uniform = uniform(adapter);

@@ -28,7 +28,7 @@ fn pair(rank: i64, scale: f64) -> Pair {
 
 fn adapter(pairs: &[(&str, Pair)]) -> Adapter {
     let pairs = pairs.iter().map(|(name, pair)| ((*name).to_owned(), pair.clone())).collect();
-    Adapter { pairs, base: None }
+    Adapter { pairs, ..Adapter::default() }
 }
 
 fn deltas(adapter: &Adapter) -> Vec<(String, Tensor)> {
@@ -88,18 +88,69 @@ fn other_adapters_and_damage_are_refused() {
     peft::write(&good, None, &out).unwrap();
     let file = out.join("adapter_config.json");
     let text = std::fs::read_to_string(&file).unwrap();
-    for (from, to) in [
-        ("\"use_dora\": false", "\"use_dora\": true"),
-        ("\"bias\": \"none\"", "\"bias\": \"all\""),
-        ("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]"),
-        ("\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\""),
-        ("\"r\": 2", "\"r\": 3"),
-        ("\"lora_alpha\": 2", "\"lora_alpha\": null"),
+    // Every key that changes numbers and is not in the weights, or not computed, is refused by its name.
+    for (from, to, key) in [
+        ("\"use_dora\": false", "\"use_dora\": true", "use_dora"),
+        ("\"bias\": \"none\"", "\"bias\": \"some\"", "bias"),
+        ("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]", "modules_to_save"),
+        ("\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"", "IA3"),
+        ("\"task_type\": \"CAUSAL_LM\"", "\"task_type\": \"SEQ_CLS\"", "task_type"),
+        ("\"r\": 2", "\"r\": 3", "rank 3"),
+        ("\"lora_alpha\": 2", "\"lora_alpha\": null", "lora_alpha"),
+        ("[\n    \"q_proj\"\n  ]", "[\"k_proj\"]", "target_modules"),
+        ("[\n    \"q_proj\"\n  ]", "\".*k_proj\"", "target_modules"),
+        ("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_(\": 2}", "rank_pattern"),
     ] {
-        assert!(text.contains(from), "{from}");
+        assert!(text.contains(from), "{from}: {text}");
         std::fs::write(&file, text.replace(from, to)).unwrap();
-        assert!(Adapter::read(&out).is_err(), "{to}");
+        let fault = Adapter::read(&out).unwrap_err().to_string();
+        assert!(fault.contains(key), "{key}: {fault}");
     }
+    let added = |more: &str| {
+        let (all, _) = text.rsplit_once('}').unwrap();
+        std::fs::write(&file, format!("{all}, {more}}}")).unwrap();
+        Adapter::read(&out).map(|adapter| adapter.pairs[0].1.scale).map_err(|fault| fault.to_string())
+    };
+    for key in [
+        "\"layer_replication\": [[0, 1]]",
+        "\"target_parameters\": [\"a\"]",
+        "\"alora_invocation_tokens\": [1]",
+        "\"use_qalora\": true",
+        "\"use_bdlora\": {\"nblocks\": 2}",
+        "\"kasa_config\": {\"beta\": 1}",
+        "\"arrow_config\": {\"top_k\": 1}",
+        "\"megatron_config\": {\"a\": 1}",
+        "\"velora_config\": {\"a\": 1}",
+        "\"monteclora_config\": {\"a\": 1}",
+        "\"lora_bias\": true",
+        "\"trainable_token_indices\": [1]",
+        "\"init_lora_weights\": \"pissa_niter_4\"",
+        "\"init_lora_weights\": \"corda\"",
+        "\"init_lora_weights\": \"loftq\"",
+        "\"init_lora_weights\": \"new\"",
+        "\"exclude_modules\": [\"q_proj\"]",
+        "\"exclude_modules\": \".*q_proj\"",
+        "\"layers_to_transform\": [1]",
+        "\"modules_to_save\": [\"q_proj\"]",
+        "\"of_a_later_version\": 3",
+        "\"enable_lora\": [true]",
+    ] {
+        let name = key.split('"').nth(1).unwrap();
+        let fault = added(key).unwrap_err();
+        assert!(fault.contains(&format!("`{name}`")), "{key}: {fault}");
+    }
+    for key in [
+        "\"layer_replication\": null, \"use_qalora\": false, \"target_parameters\": [], \"of_a_later_version\": null",
+        "\"init_lora_weights\": \"gaussian\", \"loftq_config\": {\"a\": 1}, \"qalora_group_size\": 16",
+        "\"init_lora_weights\": \"eva\", \"eva_config\": {\"rho\": 2.0}, \"megatron_core\": \"megatron.core\"",
+        "\"bias\": \"all\", \"fan_in_fan_out\": true, \"merge_weights\": true, \"revision\": \"main\"",
+        "\"layers_to_transform\": 0, \"layers_pattern\": \"layers\", \"exclude_modules\": [\"k_proj\"]",
+        "\"target_modules\": \"all-linear\"",
+        "\"target_modules\": \".*(q|v)_proj$\"",
+    ] {
+        assert_eq!(added(key), Ok(1.0), "{key}");
+    }
+    assert_eq!(added("\"alpha_pattern\": {\"layers\\\\.0\\\\..*q_proj\": 8, \"q_proj\": 2}"), Ok(4.0));
     std::fs::write(&file, text.replace("\"use_rslora\": false", "\"use_rslora\": true")).unwrap();
     let scale = Adapter::read(&out).unwrap().pairs[0].1.scale;
     assert!((scale - 2.0f64.sqrt()).abs() < 1e-12, "{scale}");
@@ -256,5 +307,38 @@ fn a_merge_takes_a_model_and_keeps_its_tokenizer() {
         assert_eq!(about::said(&path(out)).unwrap().unwrap()["tokenizer"], named, "{out}");
         let found = about::tokenizer(&path(out)).unwrap().unwrap();
         assert_eq!(found.canonicalize().unwrap(), tok, "{out}");
+    }
+}
+
+/// What peft takes out of the model's weights, and the lengths that DoRA gives its rows.
+#[test]
+fn kinds_beyond_plain_lora_are_added_as_in_peft() {
+    use super::{Start, apply::merged};
+    tch::manual_seed(5);
+    let weight = Tensor::randn([8, 8], (Kind::Float, Device::Cpu));
+    let near = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]) < 1e-5;
+    let host = |t: &Tensor| bridge::to_host(&t.contiguous()).unwrap();
+    let kind = |pair: &Pair| merged(&weight, pair, Kind::Float).unwrap();
+    // The parts that these kinds begin as give the model's own weights again.
+    let (u, s, v) = weight.svd(true, true);
+    let root = (s.narrow(0, 0, 3) / 0.5).sqrt();
+    let a = (v.narrow(1, 0, 3) * &root).transpose(0, 1);
+    let mut pissa = Pair::new("q", host(&a), host(&(u.narrow(1, 0, 3) * &root)), 0.5).unwrap();
+    assert!(!near(&kind(&pissa), &weight));
+    pissa.start = Start::Pissa;
+    assert!(near(&kind(&pissa), &weight));
+    let (q, r) = Tensor::linalg_qr(&weight, "reduced");
+    let mut olora = Pair::new("q", host(&r.narrow(0, 0, 3)), host(&q.narrow(1, 0, 3)), 0.5).unwrap();
+    olora.start = Start::Olora;
+    assert!(near(&kind(&olora), &weight));
+    for (embedding, across) in [(false, 1i64), (true, 0)] {
+        let mut dora = pair(3, 0.5);
+        dora.embedding = embedding;
+        let sum = &weight + dora.delta().unwrap();
+        let lengths = sum.norm_scalaropt_dim(2, across, false);
+        dora.magnitude = Some(host(&(&lengths * 2)));
+        assert!(near(&kind(&dora), &(&sum * 2)), "{embedding}");
+        dora.magnitude = Some(host(&lengths.narrow(0, 0, 5)));
+        assert!(merged(&weight, &dora, Kind::Float).is_err());
     }
 }

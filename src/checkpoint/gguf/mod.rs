@@ -59,7 +59,7 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
     let heads = metadata::heads(&file, arch).map_err(at)?;
     let config = metadata::config_json(&file).map_err(at)?;
     let tensors = names::from_file(&file, arch, heads).map_err(at)?;
-    Ok(Weights { tensors, metadata: Some(serde_json::json!({"config": config})) })
+    Ok(Weights { tensors, metadata: Some(serde_json::json!({"config": config})), under: None })
 }
 
 /// Whether a file begins as this format does.

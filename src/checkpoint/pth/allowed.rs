@@ -1,4 +1,5 @@
-//! The names a pickle may use, all of them types a state dict is made of.
+//! The names a pickle may use: those that `torch.load(weights_only=True)` knows (torch 2.11, its
+//! `_weights_only_unpickler.py`), and the few that PyTorch's own programs need.
 //!
 //! A name that is not here ends the reading, with the name in the message: whatever it is, unpickling it
 //! would call it. None of these does more than build a value.
@@ -6,26 +7,103 @@
 use crate::checkpoint::value::DType;
 use crate::error::{Error, Result};
 
-/// What a pickle may call.
+/// What a pickle may call, or name as a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Global {
     /// A dict.
     OrderedDict,
-    /// A view of a storage.
-    RebuildTensor,
-    /// A tensor again.
-    RebuildParameter,
-    /// A tuple.
-    Size,
+    /// A dict of counts.
+    Counter,
+    /// A set.
+    Set,
+    /// Bytes that can be changed.
+    ByteArray,
+    /// Bytes.
+    Bytes,
     /// Bytes, written as text.
     Encode,
+    /// A number of two parts.
+    Complex,
+    /// A view of a storage.
+    RebuildTensor,
+    /// A view of a storage of bytes, with its type.
+    RebuildTensorV3,
+    /// A view of a storage with whole numbers that stand for others.
+    RebuildQuantised,
+    /// A tensor again.
+    RebuildParameter,
+    /// A tensor again, of a class.
+    RebuildFromType,
+    /// A kind of tensor that holds no numbers row by row.
+    RebuildOther(&'static str),
+    /// The class of parameters.
+    Parameter,
+    /// The class of tensors.
+    Tensor,
+    /// A tuple.
+    Size,
+    /// Where a tensor lies.
+    Device,
+    /// How a tensor lies.
+    Layout,
+    /// A name that stands for itself: a type of numbers, a way to quantise.
+    Named(&'static str, Option<DType>),
     /// The class that tells a storage's type.
     Storage(DType),
+    /// The class of storages whose type the tensor tells.
+    UntypedStorage,
     /// A class of a TorchScript program: a record with named parts.
     ScriptClass,
     /// A typed list of a TorchScript program: the list itself.
     ScriptList,
 }
+
+/// Types of numbers that have no twin here, and ways to quantise.
+const NAMED: [&str; 33] = [
+    "quint4x2",
+    "quint2x4",
+    "bits8",
+    "bits16",
+    "bits1x8",
+    "bits2x4",
+    "bits4x2",
+    "float4_e2m1fn_x2",
+    "complex32",
+    "uint1",
+    "uint2",
+    "uint3",
+    "uint4",
+    "uint5",
+    "uint6",
+    "uint7",
+    "int1",
+    "int2",
+    "int3",
+    "int4",
+    "int5",
+    "int6",
+    "int7",
+    "per_tensor_affine",
+    "per_tensor_symmetric",
+    "per_channel_affine",
+    "per_channel_symmetric",
+    "per_channel_affine_float_qparams",
+    "strided",
+    "sparse_coo",
+    "sparse_csr",
+    "contiguous_format",
+    "preserve_format",
+];
+
+/// Ways to make a tensor whose numbers are not in a storage row by row.
+const OTHER_TENSORS: [(&str, &str); 6] = [
+    ("_rebuild_sparse_tensor", "a sparse tensor"),
+    ("_rebuild_nested_tensor", "a nested tensor"),
+    ("_rebuild_meta_tensor_no_storage", "a tensor without numbers (of the meta device)"),
+    ("_rebuild_wrapper_subclass", "a tensor of a class with tensors inside"),
+    ("_rebuild_device_tensor_from_numpy", "a tensor made from one of NumPy"),
+    ("_rebuild_device_tensor_from_cpu_tensor", "a tensor of a device that is not known here"),
+];
 
 /// The thing of that name in a TorchScript program, whose classes are read as plain records.
 pub fn script_global(module: &str, name: &str) -> Result<Global> {
@@ -42,21 +120,50 @@ pub fn script_global(module: &str, name: &str) -> Result<Global> {
 
 /// The thing of that name.
 pub fn global(module: &str, name: &str) -> Result<Global> {
-    Ok(match (module, name) {
-        ("collections", "OrderedDict") => Global::OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensor,
-        ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
-        ("torch", "Size") => Global::Size,
-        ("_codecs", "encode") => Global::Encode,
-        ("torch", class) if DType::from_storage_class(class).is_some() => {
-            Global::Storage(DType::from_storage_class(class).ok_or_else(|| broken("storage"))?)
+    // Python 2's name, under which protocol 2 writes them.
+    let module = if module == "__builtin__" { "builtins" } else { module };
+    let found = match (module, name) {
+        ("collections", "OrderedDict") => Some(Global::OrderedDict),
+        ("collections", "Counter") => Some(Global::Counter),
+        ("builtins", "set") => Some(Global::Set),
+        ("builtins", "bytearray") => Some(Global::ByteArray),
+        ("builtins", "bytes") => Some(Global::Bytes),
+        ("builtins", "complex") => Some(Global::Complex),
+        ("_codecs", "encode") => Some(Global::Encode),
+        ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Some(Global::RebuildTensor),
+        ("torch._utils", "_rebuild_tensor_v3") => Some(Global::RebuildTensorV3),
+        ("torch._utils", "_rebuild_qtensor") => Some(Global::RebuildQuantised),
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+            Some(Global::RebuildParameter)
         }
-        _ => {
-            let called = format!("{}.{}", module.escape_debug(), name.escape_debug());
-            return Err(Error::failed("this file would run code")
-                .because(format!("it names `{called}`, which is not among the types a checkpoint needs"))
-                .hint("do not load it elsewhere unless you trust it; save a plain state_dict instead"));
+        ("torch._utils", other) => {
+            let kind = OTHER_TENSORS.iter().find(|(name, _)| *name == other);
+            kind.map(|(_, what)| Global::RebuildOther(what))
         }
+        ("torch._tensor", "_rebuild_from_type_v2") => Some(Global::RebuildFromType),
+        ("torch.nn.parameter", "Parameter") => Some(Global::Parameter),
+        ("torch.serialization", "_get_layout") => Some(Global::Layout),
+        ("torch", "Tensor") => Some(Global::Tensor),
+        ("torch", "Size") => Some(Global::Size),
+        ("torch", "device") => Some(Global::Device),
+        ("torch.storage", "UntypedStorage" | "_UntypedStorage") => Some(Global::UntypedStorage),
+        ("torch", "UntypedStorage") => Some(Global::UntypedStorage),
+        ("torch" | "torch.cuda", class) if class.ends_with("Storage") => {
+            DType::from_storage_class(class).map(Global::Storage)
+        }
+        ("torch", name) => match DType::from_torch(name) {
+            Some(dtype) => Some(Global::Named(dtype.torch_name(), Some(dtype))),
+            None => NAMED.iter().find(|known| **known == name).map(|known| Global::Named(known, None)),
+        },
+        _ => None,
+    };
+    found.ok_or_else(|| {
+        let called = format!("{}.{}", module.escape_debug(), name.escape_debug());
+        Error::failed(format!("this file names `{called}`, which is no plain data"))
+            .because("to read it would run code of that name; torch.load(weights_only=True) refuses it too")
+            .hint(
+                "where you trust the file: in Python, load it and save its state_dict alone with torch.save",
+            )
     })
 }
 

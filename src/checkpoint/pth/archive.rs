@@ -19,7 +19,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use super::pickler::Pickled;
-use crate::checkpoint::value::Storage;
+use crate::checkpoint::value::{DType, Storage};
 use crate::error::{Error, Result};
 use crate::native;
 
@@ -53,6 +53,8 @@ pub struct Archive {
     map: Arc<Mmap>,
     root: String,
     records: HashMap<String, Record>,
+    /// Whether its numbers have their bytes the other way round.
+    big_endian: bool,
 }
 
 fn damaged(why: impl std::fmt::Display) -> Error {
@@ -136,9 +138,13 @@ impl Archive {
         let root = root.ok_or_else(|| {
             Error::failed("this zip is not a PyTorch checkpoint").because("it holds no `data.pkl`")
         })?;
-        let archive = Self { map, root, records };
-        if archive.has("byteorder") && archive.bytes("byteorder")? != b"little" {
-            return Err(Error::failed("this checkpoint was written on a big-endian machine"));
+        let mut archive = Self { map, root, records, big_endian: false };
+        if archive.has("byteorder") {
+            archive.big_endian = match archive.bytes("byteorder")? {
+                b"little" => false,
+                b"big" => true,
+                _ => return Err(damaged("its `byteorder` is neither little nor big")),
+            };
         }
         Ok(archive)
     }
@@ -220,8 +226,14 @@ impl Archive {
     }
 
     /// A record of the folder `within` as a storage; [`Self::verify`] looks at its checksum.
-    pub fn storage(&self, within: &str, key: &str) -> Result<Arc<Storage>> {
+    pub fn storage(&self, within: &str, key: &str, dtype: DType) -> Result<Arc<Storage>> {
         let record = self.find(&format!("{within}/{key}"))?;
+        if self.big_endian {
+            let parts = if [DType::C64, DType::C128].contains(&dtype) { 2 } else { 1 };
+            let mut bytes = self.map[record.start..record.start + record.len].to_vec();
+            bytes.chunks_exact_mut(dtype.size() / parts).for_each(<[u8]>::reverse);
+            return Ok(Storage::owned(bytes));
+        }
         Storage::mapped(&self.map, record.start, record.len)
             .ok_or_else(|| damaged("a storage reaches past the end"))
     }
@@ -261,10 +273,12 @@ fn apart(mut taken: Vec<(usize, usize, String)>) -> Result<()> {
 
 fn not_a_zip(bytes: &[u8]) -> Error {
     if bytes.first() == Some(&0x80) {
-        return Error::failed(
-            "this checkpoint is in the format from before PyTorch 1.6, which is not read here",
-        )
-        .hint("in Python: torch.save(torch.load(OLD, weights_only=True), NEW)");
+        return Error::failed("this is a pickle, but not one of torch.save")
+            .hint("in Python: torch.save({name: torch.as_tensor(x) for name, x in DATA.items()}, NEW)");
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Error::failed("this checkpoint is a tar, as PyTorch wrote before version 0.1.11")
+            .because("torch.load(weights_only=True) does not read it either");
     }
     if bytes.starts_with(b"version https://git-lfs") {
         return Error::failed("this is a Git LFS pointer, not the checkpoint itself")

@@ -48,10 +48,22 @@ fn tensor(key: &str, numel: i32, offset: i32, size: i32, stride: i32) -> Vec<u8>
 #[test]
 fn code_is_refused_by_name() {
     let text = fault(b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.");
-    assert!(text.contains("would run code") && text.contains("`os.system`"), "{text}");
+    assert!(text.contains("names `os.system`") && text.contains("would run code"), "{text}");
     let text = fault(b"\x80\x04\x8c\x05posix\x8c\x06system\x93.");
     assert!(text.contains("`posix.system`"), "{text}");
     assert!(fault(b"\x80\x02cbuiltins\neval\n.").contains("builtins.eval"));
+    assert!(fault(b"\x80\x02c__builtin__\neval\n.").contains("builtins.eval"));
+    for (module, name) in [
+        ("torch", "load"),
+        ("torch", "hub"),
+        ("torch._utils", "_import_dotted_name"),
+        ("torch.storage", "_load_from_bytes"),
+    ] {
+        let text = fault(&[&b"\x80\x02"[..], format!("c{module}\n{name}\n.").as_bytes()].concat());
+        assert!(text.contains(&format!("`{module}.{name}`")), "{text}");
+    }
+    let text = fault(b"\x80\x02N0.");
+    assert!(text.contains("POP (0x30)"), "{text}");
 }
 
 #[test]
@@ -65,6 +77,7 @@ fn storages_stay_inside_the_file() {
         (tensor("0", 4, -1, 1, 1), "negative"),
         (tensor("../../x", 4, 0, 4, 1), "is called"),
         (tensor("9", 4, 0, 4, 1), "missing"),
+        (tensor("0", 4, 2, 2, -1), "negative"),
     ] {
         let text = fault(&code);
         assert!(text.contains(want), "{want}: {text}");
@@ -129,6 +142,86 @@ fn amplification_ends() {
     assert!(fault(&many(named, b"K\x01h\0", b"u.")).contains("far larger"));
     // A call and a shape with more parts than any has.
     assert!(fault(b"\x80\x02ctorch\nSize\n(KKKKKKKKKKKKKKKKKKKKtR.").contains("too many"));
+}
+
+/// The tree of a pickle with the legacy format's parts around it; 4 floats follow for each storage.
+fn legacy(tree: &[u8], keys: &[u8], storages: &[(u64, usize)]) -> crate::error::Result<Value> {
+    let mut file = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\x0d\0\0\0little_endian\x88s.".to_vec();
+    file.extend(tree);
+    file.extend(keys);
+    for (count, bytes) in storages {
+        file.extend(count.to_le_bytes());
+        file.extend((0..*bytes).map(|i| i as u8));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pth");
+    std::fs::write(&path, file).unwrap();
+    read(&path)
+}
+
+/// A tensor of the legacy format: its storage has one part of a description more.
+fn old_tensor(numel: i32) -> Vec<u8> {
+    let mut code = tensor("0", numel, 0, 4, 1);
+    let at = code.windows(2).position(|w| w == b"tQ").unwrap();
+    code.insert(at, b'N');
+    code
+}
+
+#[test]
+fn the_legacy_format_is_held_against_the_file() {
+    let keys = b"\x80\x02]X\x01\0\0\x000a.";
+    let good = legacy(&old_tensor(4), keys, &[(4, 16)]).unwrap();
+    assert_eq!(good.as_tensor().unwrap().bytes().unwrap()[..5], [0, 1, 2, 3, 4]);
+    for (tree, keys, storages, want) in [
+        (old_tensor(4), &keys[..], vec![(4, 12)], "ends before"),
+        (old_tensor(4), keys, vec![], "ends before"),
+        (old_tensor(4), keys, vec![(5, 20)], "expected 4"),
+        (old_tensor(i32::MAX), keys, vec![(i32::MAX as u64, 16)], "ends before"),
+        (old_tensor(3), keys, vec![(3, 12)], "outside its storage"),
+        (old_tensor(4), b"\x80\x02].", vec![(4, 16)], "missing"),
+        (old_tensor(4), b"\x80\x02]X\x01\0\0\x001a.", vec![(4, 16)], "no tensor looks at"),
+        (old_tensor(4), b"\x80\x02](X\x01\0\0\x000X\x01\0\0\x000e.", vec![(4, 16), (4, 16)], "one name"),
+        (old_tensor(4), b"\x80\x02}.", vec![(4, 16)], "no list"),
+        (b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.".to_vec(), keys, vec![], "os.system"),
+        (b"\x80\x02".iter().copied().chain(vec![b']'; 300_000]).collect(), keys, vec![], "damaged"),
+    ] {
+        let text = legacy(&tree, keys, &storages).unwrap_err().to_string();
+        assert!(text.contains(want), "{want}: {text}");
+    }
+}
+
+/// What harmless files hold beside their tensors.
+#[test]
+fn plain_values_of_python_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pth");
+    let value = |pickle: &[u8]| {
+        let pickled = Pickled { bytes: [b"\x80\x02", pickle, b"."].concat(), ..Pickled::default() };
+        let mut out = BufWriter::new(File::create(&path).unwrap());
+        archive::write(&mut out, &path, &pickled, &[]).unwrap();
+        out.flush().unwrap();
+        format!("{:?}", read(&path).unwrap())
+    };
+    for (pickle, want) in [
+        (&b"c__builtin__\nset\n](K\x01K\x02e\x85R"[..], "Set([Int(1), Int(2)])"),
+        (b"cbuiltins\nset\n)R", "Set([])"),
+        (b"\x8f(K\x01\x90", "Set([Int(1)])"),
+        (b"(K\x01\x91", "Set([Int(1)])"),
+        (b"ctorch\nfloat32\n", "Other(\"torch.float32\")"),
+        (b"ctorch\nfloat8_e4m3fn\n", "Other(\"torch.float8_e4m3fn\")"),
+        (b"ctorch\nbits8\n", "Other(\"torch.bits8\")"),
+        (b"ctorch\ndevice\nX\x04\0\0\0cudaK\x01\x86R", "Other(\"cuda:1\")"),
+        (b"ctorch.serialization\n_get_layout\nX\x0d\0\0\0torch.strided\x85R", "Other(\"torch.strided\")"),
+        (b"ccollections\nCounter\n}X\x01\0\0\0aK\x02s\x85R", "Dict([(Str(\"a\"), Int(2))])"),
+        (b"c__builtin__\ncomplex\nG?\xf0\0\0\0\0\0\0G@\0\0\0\0\0\0\0\x86R", "Complex(1.0, 2.0)"),
+        (b"c__builtin__\nbytearray\nX\x02\0\0\0abX\x07\0\0\0latin-1\x86R", "Bytes([97, 98])"),
+        (b"U\x02ab", "Str(\"ab\")"),
+        (b"\x8b\x09\0\0\0\x01\0\0\0\0\0\0\0\0", "Int(1)"),
+        (b"\x8a\x09\0\0\0\0\0\0\0\0\x01", "Other(\"a whole number of 9 bytes\")"),
+        (b"ctorch\nSize\n(K\x01K\x02t\x85R", "Tuple([Int(1), Int(2)])"),
+    ] {
+        assert_eq!(value(pickle), want);
+    }
 }
 
 /// A byte a value, and each value many times a byte in memory.
@@ -249,7 +342,8 @@ fn damage_is_told() {
         }
     }
     assert!(put(&tricked).contains("is called"));
-    assert!(put(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("before PyTorch 1.6"));
+    assert!(put(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("damaged"));
+    assert!(put(b"\x80\x04K\x01.").contains("not one of torch.save"));
     put(b"");
 }
 

@@ -17,11 +17,15 @@ pub enum Item {
     Bool(bool),
     Int(i64),
     Float(f64),
+    Complex(f64, f64),
     Str(Rc<str>),
     Bytes(Rc<[u8]>),
     Tensor(Rc<HostTensor>),
     Global(Global),
     Storage(DType, Arc<Storage>),
+    /// A storage whose place in the file is not known yet.
+    Later,
+    Other(Rc<str>),
     Node(usize),
 }
 
@@ -32,4 +36,5 @@ pub enum Node {
     List(Vec<Item>),
     Tuple(Vec<Item>),
     Dict(Vec<(Item, Item)>),
+    Set(Vec<Item>),
 }

@@ -2,14 +2,18 @@
 //!
 //! Reading runs nothing: `unpickler` is a small machine with a list of what it may build. Storages are
 //! mapped, not read. Writing gives the same bytes for the same contents, and every file can be read by
-//! `torch.load(path, weights_only=True)`. Next: `archive` (the zip), `pickler`.
+//! `torch.load(path, weights_only=True)`. Next: `archive` (the zip), `legacy` (what came before it), `pickler`.
 
 mod allowed;
 mod archive;
 mod budget;
 mod items;
+mod legacy;
+mod opcodes;
 mod pickler;
+mod rebuild;
 mod script;
+mod storages;
 mod unpickler;
 
 #[cfg(test)]
@@ -28,9 +32,12 @@ pub use script::{ScriptContents, is_script, read_script};
 /// Reads a file's tree; its tensors look at the mapped file.
 ///
 /// # Errors
-/// Whatever is not plain data: code, damage, sizes that do not fit, the format from before PyTorch 1.6.
+/// Whatever is not plain data: code, damage, sizes that do not fit.
 pub fn read(path: &Path) -> Result<Value> {
     let at = |e: Error| e.at(Place::file(path));
+    if legacy::is_legacy(path) {
+        return legacy::read(path).map_err(at);
+    }
     let archive = Archive::open(path).map_err(at)?;
     unpickler::unpickle(&archive).map_err(at)
 }
@@ -47,6 +54,9 @@ pub enum Contents {
 /// Reads a checkpoint with its record `extra`, or a TorchScript program, in one opening of the file.
 pub fn read_either(path: &Path, extra: &str) -> Result<Contents> {
     let at = |e: Error| e.at(Place::file(path));
+    if legacy::is_legacy(path) {
+        return Ok(Contents::Tree(legacy::read(path).map_err(at)?, None));
+    }
     let archive = Archive::open_any(path).map_err(at)?;
     if archive.is_script() {
         return script::contents(&archive).map(Contents::Script).map_err(at);
@@ -58,6 +68,9 @@ pub fn read_either(path: &Path, extra: &str) -> Result<Contents> {
 /// A record that [`write()`] put beside the tree; `None` where the file has no such record.
 pub fn read_extra(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let at = |e: Error| e.at(Place::file(path));
+    if legacy::is_legacy(path) {
+        return Ok(None);
+    }
     let archive = Archive::open(path).map_err(at)?;
     archive.extra(name).map_err(at)
 }
@@ -65,6 +78,9 @@ pub fn read_extra(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
 /// The same of a checkpoint or of a TorchScript program.
 pub fn read_record(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let at = |e: Error| e.at(Place::file(path));
+    if legacy::is_legacy(path) {
+        return Ok(None);
+    }
     let archive = Archive::open_any(path).map_err(at)?;
     let extra = format!("extra/{name}");
     archive.extra(if archive.is_script() { &extra } else { name }).map_err(at)

@@ -53,6 +53,11 @@ impl Pickled {
                 self.text("latin1")?;
                 self.bytes.extend_from_slice(b"tR");
             }
+            Value::Complex(..) | Value::Set(_) | Value::Other(_) => {
+                return Err(Error::failed(
+                    "a complex number, a set or a named value is read, but not written",
+                ));
+            }
             Value::Tensor(tensor) => self.tensor(tensor)?,
             Value::List(items) => {
                 self.bytes.extend_from_slice(b"](");
@@ -113,10 +118,17 @@ impl Pickled {
             self.storages.push((Arc::clone(tensor.storage()), numel * dtype.size()));
             self.storages.len() - 1
         });
-        self.global("torch._utils", "_rebuild_tensor_v2");
+        // Newer types have no class of storages: bytes, and the type in the call.
+        let class = dtype.storage_class();
+        let numel = if class.is_some() { numel } else { numel * dtype.size() };
+        let rebuild = if class.is_some() { "_rebuild_tensor_v2" } else { "_rebuild_tensor_v3" };
+        self.global("torch._utils", rebuild);
         self.bytes.extend_from_slice(b"((");
         self.text("storage")?;
-        self.global("torch", dtype.storage_class());
+        match class {
+            Some(class) => self.global("torch", class),
+            None => self.global("torch.storage", "UntypedStorage"),
+        }
         self.text(&key.to_string())?;
         self.text("cpu")?;
         self.int(numel as i64);
@@ -126,7 +138,11 @@ impl Pickled {
         self.ints(tensor.strides());
         self.bytes.push(0x89);
         self.global("collections", "OrderedDict");
-        self.bytes.extend_from_slice(b")RtR");
+        self.bytes.extend_from_slice(b")R");
+        if class.is_none() {
+            self.global("torch", dtype.torch_name());
+        }
+        self.bytes.extend_from_slice(b"tR");
         Ok(())
     }
 }

@@ -3,26 +3,28 @@
 //! What a pickle may name is the list in `allowed`; all else is refused by name, so no file runs code.
 //! Depth, values and tensor bytes are bounded while they are built, by the file's own size.
 //! Containers live in an arena while they are built, because a pickle fills them after naming them.
+//! Next: `rebuild` (what a call makes), `opcodes`.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::allowed::{Global, broken, global, script_global};
 use super::archive::Archive;
 use super::budget::{Budget, too_deep};
 use super::items::{Item, Node};
+use super::opcodes::*;
 use super::pickler::MAX_DEPTH;
+use super::storages::{Records, Storages};
 use crate::checkpoint::value::{HostTensor, Storage, Value};
 use crate::error::Result;
 
 /// Marks that are open at a time: one a container, two more in a tensor's arguments.
 const MOST_MARKS: usize = 4 * MAX_DEPTH;
 
-struct Machine<'a> {
-    archive: &'a Archive,
-    /// The folder of the storages.
-    within: &'a str,
+/// The machine.
+pub struct Machine<'a> {
+    pub(super) source: &'a dyn Storages,
     /// Whether classes of a TorchScript program may be named.
     script: bool,
     code: &'a [u8],
@@ -30,11 +32,11 @@ struct Machine<'a> {
     stack: Vec<Item>,
     marks: Vec<usize>,
     memo: HashMap<u32, Item>,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     /// How deep each node's contents were when it was last filled.
     heights: Vec<usize>,
-    storages: HashMap<String, Arc<Storage>>,
-    budget: Budget,
+    pub(super) storages: HashMap<String, Arc<Storage>>,
+    pub(super) budget: Budget,
 }
 
 /// Reads a checkpoint's tree.
@@ -49,28 +51,44 @@ pub fn unpickle_script(archive: &Archive, name: &str) -> Result<Value> {
 
 fn unpickle_record(archive: &Archive, name: &str, script: bool) -> Result<Value> {
     let code = archive.bytes(&format!("{name}.pkl"))?;
-    let mut machine = Machine {
-        archive,
-        within: name,
-        script,
-        code,
-        at: 0,
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: HashMap::new(),
-        nodes: Vec::new(),
-        heights: Vec::new(),
-        storages: HashMap::new(),
-        budget: Budget::new(archive.size(), code.len()),
-    };
+    let records = Records { archive, within: name, used: RefCell::default() };
+    let mut machine = Machine::new(code, &records, script);
     let root = machine.run()?;
     machine.memo = HashMap::new();
     machine.stack = Vec::new();
-    archive.verify(name, machine.storages.keys().map(String::as_str))?;
+    archive.verify(name, records.used.borrow().iter().map(String::as_str))?;
     machine.finish(&root, 0)
 }
 
+/// Reads the pickle at the beginning of `code`, and says how many bytes it has.
+pub fn unpickle_part(code: &[u8], source: &dyn Storages) -> Result<(Value, usize)> {
+    let mut machine = Machine::new(code, source, false);
+    let root = machine.run()?;
+    Ok((machine.finish(&root, 0)?, machine.at))
+}
+
+/// Reads the pickle that `code` is.
+pub fn unpickle_whole(code: &[u8], source: &dyn Storages) -> Result<Value> {
+    unpickle_part(code, source).map(|(value, _)| value)
+}
+
 impl<'a> Machine<'a> {
+    fn new(code: &'a [u8], source: &'a dyn Storages, script: bool) -> Self {
+        Self {
+            source,
+            script,
+            code,
+            at: 0,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            nodes: Vec::new(),
+            heights: Vec::new(),
+            storages: HashMap::new(),
+            budget: Budget::new(source.size(), code.len()),
+        }
+    }
+
     fn take(&mut self, n: usize) -> Result<&'a [u8]> {
         let end = self.at.checked_add(n).filter(|end| *end <= self.code.len());
         let end = end.ok_or_else(|| broken("it ends in the middle"))?;
@@ -102,7 +120,7 @@ impl<'a> Machine<'a> {
         Ok(Item::Str(text.into()))
     }
 
-    fn push(&mut self, item: Item) -> Result<()> {
+    pub(super) fn push(&mut self, item: Item) -> Result<()> {
         self.budget.value()?;
         self.stack.push(item);
         Ok(())
@@ -122,7 +140,7 @@ impl<'a> Machine<'a> {
     }
 
     /// A new container.
-    fn node(&mut self, node: Node, height: usize) -> Result<()> {
+    pub(super) fn node(&mut self, node: Node, height: usize) -> Result<()> {
         self.nodes.push(node);
         self.heights.push(height);
         self.push(Item::Node(self.nodes.len() - 1))
@@ -132,7 +150,7 @@ impl<'a> Machine<'a> {
     ///
     /// # Errors
     /// Deeper than any checkpoint.
-    fn height<'i>(&self, items: impl Iterator<Item = &'i Item>) -> Result<usize> {
+    pub(super) fn height<'i>(&self, items: impl Iterator<Item = &'i Item>) -> Result<usize> {
         let of = |item: &Item| match item {
             Item::Node(id) => self.heights.get(*id).map_or(0, |height| height + 1),
             _ => 0,
@@ -163,7 +181,7 @@ impl<'a> Machine<'a> {
         self.node(Node::Tuple(items), height)
     }
 
-    fn set_items(&mut self, items: Vec<Item>) -> Result<()> {
+    pub(super) fn set_items(&mut self, items: Vec<Item>) -> Result<()> {
         let height = self.height(items.iter())?;
         self.raise_top(height);
         let Node::Dict(entries) = self.top()? else { return Err(broken("it sets items of what is no dict")) };
@@ -187,46 +205,58 @@ impl<'a> Machine<'a> {
         loop {
             let op = self.take(1)?[0];
             let item = match op {
-                0x80 => {
+                PROTO => {
                     let version = self.number(1)?;
                     if version > 5 {
                         return Err(broken(&format!("protocol {version} is unknown")));
                     }
                     continue;
                 }
-                0x95 => {
+                FRAME => {
                     self.take(8)?;
                     continue;
                 }
-                b'.' => return self.pop(),
-                b'N' => Item::None,
-                0x88 => Item::Bool(true),
-                0x89 => Item::Bool(false),
-                b'J' => Item::Int(i64::from(self.number(4)? as u32 as i32)),
-                b'K' => Item::Int(self.number(1)? as i64),
-                b'M' => Item::Int(self.number(2)? as i64),
-                0x8a => self.long()?,
-                b'G' => {
+                STOP => return self.pop(),
+                NONE => Item::None,
+                NEWTRUE => Item::Bool(true),
+                NEWFALSE => Item::Bool(false),
+                BININT => Item::Int(i64::from(self.number(4)? as u32 as i32)),
+                BININT1 => Item::Int(self.number(1)? as i64),
+                BININT2 => Item::Int(self.number(2)? as i64),
+                LONG1 => self.long(1)?,
+                LONG4 => self.long(4)?,
+                BINFLOAT => {
                     let bytes = self.take(8)?.try_into().map_err(|_| broken("float"))?;
                     Item::Float(f64::from_be_bytes(bytes))
                 }
-                b'X' => self.text(4)?,
-                0x8c => self.text(1)?,
-                0x8d => self.text(8)?,
-                b'C' | b'B' => {
-                    let n = self.number(if op == b'C' { 1 } else { 4 })?;
+                BINUNICODE => self.text(4)?,
+                SHORT_BINUNICODE => self.text(1)?,
+                BINUNICODE8 => self.text(8)?,
+                SHORT_BINBYTES | BINBYTES | BINBYTES8 | BYTEARRAY8 => {
+                    let n = self.number(match op {
+                        SHORT_BINBYTES => 1,
+                        BINBYTES => 4,
+                        _ => 8,
+                    })?;
                     Item::Bytes(self.take(n)?.into())
                 }
-                b'c' => {
+                // Python 2's texts.
+                SHORT_BINSTRING | BINSTRING => {
+                    let n = self.number(if op == SHORT_BINSTRING { 1 } else { 4 })?;
+                    let bytes = self.take(n)?;
+                    std::str::from_utf8(bytes)
+                        .map_or_else(|_| Item::Bytes(bytes.into()), |text| Item::Str(text.into()))
+                }
+                GLOBAL => {
                     let (module, name) = (self.line()?, self.line()?);
                     Item::Global(self.global(module, name)?)
                 }
-                0x93 => match (self.pop()?, self.pop()?) {
+                STACK_GLOBAL => match (self.pop()?, self.pop()?) {
                     (Item::Str(name), Item::Str(module)) => Item::Global(self.global(&module, &name)?),
                     _ => return Err(broken("a name is not text")),
                 },
-                b'h' | b'j' => {
-                    let key = self.number(if op == b'h' { 1 } else { 4 })? as u32;
+                BINGET | LONG_BINGET => {
+                    let key = self.number(if op == BINGET { 1 } else { 4 })? as u32;
                     self.memo.get(&key).cloned().ok_or_else(|| broken("it recalls what it never kept"))?
                 }
                 _ => {
@@ -238,80 +268,96 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn long(&mut self) -> Result<Item> {
-        let n = self.number(1)?;
+    fn long(&mut self, width: usize) -> Result<Item> {
+        let n = self.number(width)?;
         let bytes = self.take(n)?;
-        if n > 8 {
-            return Err(broken("a whole number needs more than 64 bits"));
-        }
         let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
+        let extended = |rest: &[u8]| rest.iter().all(|b| *b == if negative { 0xff } else { 0 });
+        if n > 8 && !(extended(&bytes[8..]) && (bytes[7] & 0x80 != 0) == negative) {
+            return Ok(Item::Other(format!("a whole number of {n} bytes").into()));
+        }
         let mut wide = [if negative { 0xff } else { 0 }; 8];
-        wide[..n].copy_from_slice(bytes);
+        let held = n.min(8);
+        wide[..held].copy_from_slice(&bytes[..held]);
         Ok(Item::Int(i64::from_le_bytes(wide)))
     }
 
     /// Opcodes that change what is on the stack.
     fn build(&mut self, op: u8) -> Result<()> {
         match op {
-            b'(' if self.marks.len() >= MOST_MARKS => return Err(too_deep()),
-            b'(' => self.marks.push(self.stack.len()),
-            b'}' => self.node(Node::Dict(Vec::new()), 0)?,
-            b']' => self.node(Node::List(Vec::new()), 0)?,
-            b')' => self.tuple(0)?,
-            0x85..=0x87 => self.tuple(usize::from(op - 0x84))?,
-            b't' | b'l' => {
+            MARK if self.marks.len() >= MOST_MARKS => return Err(too_deep()),
+            MARK => self.marks.push(self.stack.len()),
+            EMPTY_DICT => self.node(Node::Dict(Vec::new()), 0)?,
+            EMPTY_LIST => self.node(Node::List(Vec::new()), 0)?,
+            EMPTY_TUPLE => self.tuple(0)?,
+            TUPLE1..=TUPLE3 => self.tuple(usize::from(op - TUPLE1) + 1)?,
+            TUPLE | LIST => {
                 let items = self.pop_mark()?;
                 let height = self.height(items.iter())?;
-                self.node(if op == b't' { Node::Tuple(items) } else { Node::List(items) }, height)?;
+                self.node(if op == TUPLE { Node::Tuple(items) } else { Node::List(items) }, height)?;
             }
-            b'd' => {
+            DICT => {
                 let items = self.pop_mark()?;
                 self.node(Node::Dict(Vec::new()), 0)?;
                 self.set_items(items)?;
             }
-            b'u' => {
+            SETITEMS => {
                 let items = self.pop_mark()?;
                 self.set_items(items)?;
             }
-            b'e' => {
+            APPENDS => {
                 let items = self.pop_mark()?;
                 self.append(items)?;
             }
-            b's' => {
+            SETITEM => {
                 let (value, key) = (self.pop()?, self.pop()?);
                 self.set_items(vec![key, value])?;
             }
-            b'a' => {
+            APPEND => {
                 let item = self.pop()?;
                 self.append(vec![item])?;
             }
-            b'q' | b'r' | 0x94 => {
+            BINPUT | LONG_BINPUT | MEMOIZE => {
                 let key = match op {
-                    b'q' => self.number(1)?,
-                    b'r' => self.number(4)?,
+                    BINPUT => self.number(1)?,
+                    LONG_BINPUT => self.number(4)?,
                     _ => self.memo.len(),
                 };
                 let top = self.stack.last().cloned().ok_or_else(|| broken("its stack runs empty"))?;
                 self.memo.insert(key as u32, top);
                 self.budget.memo(self.memo.len())?;
             }
-            b'Q' => {
+            BINPERSID => {
                 let id = self.pop()?;
                 let storage = self.storage(&id)?;
                 self.push(storage)?;
             }
-            b'R' => {
+            REDUCE => {
                 let (args, callee) = (self.pop()?, self.pop()?);
                 self.reduce(&callee, &args)?;
             }
-            // An object of a TorchScript class, before its parts are set.
-            0x81 => match (self.pop()?, self.pop()?) {
+            EMPTY_SET => self.node(Node::Set(Vec::new()), 0)?,
+            FROZENSET => {
+                let items = self.pop_mark()?;
+                let height = self.height(items.iter())?;
+                self.node(Node::Set(items), height)?;
+            }
+            ADDITEMS => {
+                let items = self.pop_mark()?;
+                let height = self.height(items.iter())?;
+                self.raise_top(height);
+                let Node::Set(set) = self.top()? else { return Err(broken("it adds to what is no set")) };
+                set.extend(items);
+            }
+            // An object of a TorchScript class, before its parts are set; a parameter of its tensor.
+            NEWOBJ => match (self.pop()?, self.pop()?) {
                 (_, Item::Global(Global::ScriptClass)) => self.node(Node::Dict(Vec::new()), 0)?,
+                (args, Item::Global(class)) => self.reduce(&Item::Global(class), &args)?,
                 _ => return Err(broken("it makes an object of what is no class")),
             },
             // The parts of such an object; or attributes of an OrderedDict (`_metadata` of a state dict),
             // which are nothing we use.
-            b'b' => {
+            BUILD => {
                 let state = self.pop()?;
                 if let (true, Item::Node(id)) = (self.script, &state)
                     && let Some(Node::Dict(parts)) = self.nodes.get_mut(*id)
@@ -323,105 +369,22 @@ impl<'a> Machine<'a> {
                         return Ok(());
                     }
                 }
-                if !matches!(self.top()?, Node::Dict(_)) {
+                // Of tensors too: what programs keep beside their numbers.
+                if !matches!(self.stack.last(), Some(Item::Tensor(_) | Item::Later))
+                    && !matches!(self.top()?, Node::Dict(_) | Node::Set(_))
+                {
                     return Err(broken("it sets the state of an object"));
                 }
             }
             _ => {
                 return Err(broken(&format!(
-                    "it uses instruction 0x{op:02x}, which plain data does not need"
+                    "it uses the instruction {}, which plain data does not need",
+                    called(op)
                 ))
-                .hint("save a plain state_dict with torch.save"));
+                .hint("save a plain state_dict with torch.save, with its own pickle protocol (2)"));
             }
         }
         Ok(())
-    }
-
-    fn items(&self, item: &Item) -> Result<&[Item]> {
-        match item {
-            Item::Node(id) => match self.nodes.get(*id) {
-                Some(Node::Tuple(items) | Node::List(items)) => Ok(items),
-                _ => Err(broken("a tuple is expected")),
-            },
-            _ => Err(broken("a tuple is expected")),
-        }
-    }
-
-    fn ints(&self, item: &Item) -> Result<Vec<i64>> {
-        let whole = |item: &Item| {
-            if let Item::Int(n) = item { Ok(*n) } else { Err(broken("a size is not a number")) }
-        };
-        let items = self.items(item)?;
-        if items.len() > 64 {
-            return Err(broken("a tensor has more than 64 dimensions"));
-        }
-        items.iter().map(whole).collect()
-    }
-
-    fn storage(&mut self, id: &Item) -> Result<Item> {
-        let (dtype, key, numel) = match self.items(id)? {
-            [
-                Item::Str(tag),
-                Item::Global(Global::Storage(dtype)),
-                Item::Str(key),
-                Item::Str(_),
-                Item::Int(numel),
-            ] if &**tag == "storage" => (*dtype, Rc::clone(key), *numel),
-            _ => return Err(broken("a storage is not described as PyTorch does")),
-        };
-        if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric()) {
-            return Err(broken(&format!("a storage is called `{}`", key.escape_debug())));
-        }
-        let storage = match self.storages.get(&*key) {
-            Some(storage) => Arc::clone(storage),
-            None => self.archive.storage(self.within, &key)?,
-        };
-        let need = usize::try_from(numel).ok().and_then(|n| n.checked_mul(dtype.size()));
-        if need.is_none_or(|need| need > storage.bytes().len()) {
-            let held = storage.bytes().len();
-            return Err(broken(&format!("storage {key} should hold {numel} elements, but has {held} bytes")));
-        }
-        self.storages.insert(key.to_string(), Arc::clone(&storage));
-        Ok(Item::Storage(dtype, storage))
-    }
-
-    fn reduce(&mut self, callee: &Item, args: &Item) -> Result<()> {
-        let Item::Global(callee) = callee else { return Err(broken("it calls what is no function")) };
-        let args = self.items(args)?;
-        if args.len() > 8 {
-            return Err(broken("a call has too many arguments"));
-        }
-        let args = args.to_vec();
-        let made = match (callee, &args[..]) {
-            (Global::OrderedDict, []) => return self.node(Node::Dict(Vec::new()), 0),
-            (Global::OrderedDict, [pairs]) => {
-                let number = self.items(pairs)?.len();
-                self.budget.charge(number.saturating_mul(2), 0)?;
-                let mut flat = Vec::new();
-                for pair in self.items(pairs)? {
-                    let [key, value] = self.items(pair)? else { return Err(broken("a pair is expected")) };
-                    flat.extend([key.clone(), value.clone()]);
-                }
-                self.node(Node::Dict(Vec::new()), 0)?;
-                return self.set_items(flat);
-            }
-            (Global::RebuildTensor, [Item::Storage(dtype, storage), Item::Int(offset), size, stride, ..]) => {
-                let (size, stride) = (self.ints(size)?, self.ints(stride)?);
-                let tensor = HostTensor::new(*dtype, size, stride, *offset, Arc::clone(storage))?;
-                self.budget.charge(1 + tensor.strides().len() / 2, 0)?;
-                Item::Tensor(Rc::new(tensor))
-            }
-            (Global::RebuildParameter, [tensor @ Item::Tensor(_), ..]) => tensor.clone(),
-            (Global::ScriptList, [list @ Item::Node(_), ..]) => list.clone(),
-            (Global::Size, [size @ Item::Node(_)]) => size.clone(),
-            (Global::Encode, [Item::Str(text), Item::Str(how)]) if &**how == "latin1" => {
-                self.budget.charge(1, text.len())?;
-                let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
-                Item::Bytes(bytes.ok_or_else(|| broken("bytes are out of range"))?.into())
-            }
-            _ => return Err(broken(&format!("{callee:?} is called in a way PyTorch does not"))),
-        };
-        self.push(made)
     }
 
     /// The finished tree; a container that holds itself runs out of depth, one repeated too often of nodes.
@@ -429,6 +392,7 @@ impl<'a> Machine<'a> {
         match item {
             Item::Str(s) => self.budget.charge(1, s.len())?,
             Item::Bytes(b) => self.budget.charge(1, b.len())?,
+            Item::Other(s) => self.budget.charge(1, s.len())?,
             Item::Tensor(t) => {
                 self.budget.tensor(t.numel() * t.dtype().size())?;
                 self.budget.charge(1 + t.strides().len() / 2, 0)?;
@@ -446,15 +410,23 @@ impl<'a> Machine<'a> {
             Item::Str(s) => Value::Str(s.to_string()),
             Item::Bytes(b) => Value::Bytes(b.to_vec()),
             Item::Tensor(t) => Value::Tensor(HostTensor::clone(t)),
-            Item::Global(_) | Item::Storage(..) => {
-                return Err(broken("it holds a type where a value belongs"));
-            }
+            Item::Complex(real, imaginary) => Value::Complex(*real, *imaginary),
+            Item::Other(text) => Value::Other(text.to_string()),
+            Item::Global(Global::Named(name, _)) => Value::Other(format!("torch.{name}")),
+            Item::Global(_) => Value::Other("a class".to_owned()),
+            Item::Storage(dtype, storage) => Value::Other(format!(
+                "a storage of {} {}",
+                storage.bytes().len() / dtype.size(),
+                dtype.name()
+            )),
+            Item::Later => Value::Other("a storage".to_owned()),
             Item::Node(id) => {
                 // Taken out while its children are finished: a cycle finds an empty place and ends.
                 let node = std::mem::replace(&mut self.nodes[*id], Node::Tuple(vec![Item::Node(*id)]));
                 let made = match &node {
                     Node::List(items) => Value::List(self.finish_all(items, depth)?),
                     Node::Tuple(items) => Value::Tuple(self.finish_all(items, depth)?),
+                    Node::Set(items) => Value::Set(self.finish_all(items, depth)?),
                     Node::Dict(entries) => Value::Dict(
                         entries
                             .iter()

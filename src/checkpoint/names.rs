@@ -1,0 +1,217 @@
+//! Whose weights these are: the state dict inside a checkpoint, and the weights' own names.
+//!
+//! Training programs put a state dict under a key of theirs, and wrappers of modules put parts into its names. A base
+//! model saved alone has no `model.` before its names, a model inside another has more. Next: `load`.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::value::{HostTensor, Value};
+use crate::error::{Error, Result};
+
+/// Where programs keep a model's state dict, in the order in which it is looked for.
+const STATE_DICTS: [&str; 9] = [
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "module",
+    "model_state",
+    "network",
+    "net",
+    "weights",
+    "params",
+];
+
+/// How deep a state dict may lie.
+const MOST_DEPTH: usize = 4;
+
+/// What wrappers of modules put into the names of weights below them: data-parallel, compiled, sharded and
+/// checkpointed modules.
+const WRAPPERS: [&str; 5] =
+    ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
+
+/// The weight's own name, without what wrappers put before and into it.
+pub fn own_name(name: &str) -> Cow<'_, str> {
+    if !name.split('.').any(|part| WRAPPERS.contains(&part)) {
+        return Cow::Borrowed(name);
+    }
+    let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    Cow::Owned(parts.join("."))
+}
+
+/// Whether a dict's own entries are weights: a dotted name and a tensor.
+fn holds_weights(value: &Value) -> bool {
+    let weight = |(key, value): &(Value, Value)| {
+        key.as_str().is_some_and(|k| k.contains('.')) && value.as_tensor().is_some()
+    };
+    value.entries().iter().any(weight)
+}
+
+/// The state dict inside a tree, and the keys that lead to it; the tree itself where no other is found.
+pub fn state_dict(value: &Value) -> (&Value, Vec<String>) {
+    let mut keys = Vec::new();
+    match search(value, 0, &mut keys) {
+        Some(found) => (found, keys),
+        // A tree of ours has its weights under `model`, whatever they are called.
+        None => match value.get("model").filter(|m| m.as_dict().is_some()) {
+            Some(model) => (model, vec!["model".to_owned()]),
+            None => (value, Vec::new()),
+        },
+    }
+}
+
+fn search<'v>(value: &'v Value, depth: usize, keys: &mut Vec<String>) -> Option<&'v Value> {
+    if depth > MOST_DEPTH {
+        return None;
+    }
+    for key in STATE_DICTS {
+        let Some(inner) = value.get(key).filter(|inner| inner.as_dict().is_some()) else { continue };
+        keys.push(key.to_owned());
+        if let Some(found) = search(inner, depth + 1, keys) {
+            return Some(found);
+        }
+        keys.pop();
+    }
+    if holds_weights(value) {
+        return Some(value);
+    }
+    // Under a name of the program's own, where there is but one such.
+    let named =
+        |(key, inner): &'v (Value, Value)| Some((key.as_str()?, inner)).filter(|(_, v)| holds_weights(v));
+    let mut others = value.entries().iter().filter_map(named);
+    let (key, found) = others.next()?;
+    if others.next().is_some() {
+        return None;
+    }
+    keys.push(key.to_owned());
+    Some(found)
+}
+
+/// The tensors of a tree's state dict by their own names.
+///
+/// # Errors
+/// Two have one name.
+pub fn tensors_of(value: &Value) -> Result<HashMap<String, HostTensor>> {
+    let named = state_dict(value).0.entries().iter();
+    own(named.filter_map(|(k, v)| Some((k.as_str()?.to_owned(), v.as_tensor()?.clone()))))
+}
+
+/// Tensors by their own names.
+///
+/// # Errors
+/// Two have one name.
+pub fn own(named: impl IntoIterator<Item = (String, HostTensor)>) -> Result<HashMap<String, HostTensor>> {
+    let mut tensors: HashMap<String, HostTensor> = HashMap::new();
+    for (name, tensor) in named {
+        let name = own_name(&name).into_owned();
+        if tensors.get(&name).is_some_and(|other| !other.is_same(&tensor)) {
+            return Err(Error::failed(format!("two weights are called `{}`", name.escape_debug()))
+                .because("so they are without what wrappers of modules put into their names"));
+        }
+        tensors.insert(name, tensor);
+    }
+    Ok(tensors)
+}
+
+/// The same tensors under a causal language model's names: `model.` before a base model's, nothing before that.
+pub fn of_language_model(tensors: HashMap<String, HostTensor>) -> HashMap<String, HostTensor> {
+    const EMBEDDING: &str = "embed_tokens.weight";
+    let adapted = |name: &String| name.starts_with("base_model.") || name.contains(".lora_");
+    let embedding = |name: &&String| {
+        name.strip_suffix(EMBEDDING).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    };
+    let mut found = tensors.keys().filter(embedding);
+    let (Some(name), None) = (found.next(), found.next()) else { return tensors };
+    let before = name.trim_end_matches(EMBEDDING).to_owned();
+    if before == "model." || tensors.keys().any(adapted) {
+        return tensors;
+    }
+    let renamed = |name: String| match before.strip_suffix("model.") {
+        Some(outer) => name.strip_prefix(outer).map(str::to_owned).unwrap_or(name),
+        None if before.is_empty() => {
+            let base = ["embed_tokens.", "layers.", "norm."].iter().any(|part| name.starts_with(part));
+            if base { format!("model.{name}") } else { name }
+        }
+        None => name.strip_prefix(&before).map(|rest| format!("model.{rest}")).unwrap_or(name),
+    };
+    tensors.into_iter().map(|(name, tensor)| (renamed(name), tensor)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::DType;
+    use crate::checkpoint::value::Storage;
+
+    fn tensor(byte: u8) -> HostTensor {
+        HostTensor::contiguous(DType::U8, vec![1], Storage::owned(vec![byte])).unwrap()
+    }
+
+    fn weights(names: &[&str]) -> Value {
+        Value::dict(names.iter().map(|name| (*name, Value::Tensor(tensor(1)))))
+    }
+
+    #[test]
+    fn wrappers_go_wherever_they_stand() {
+        for name in
+            ["a.b", "a.module.b", "module.a.module.b", "_orig_mod.module.a._checkpoint_wrapped_module.b"]
+        {
+            assert_eq!(own_name(name), "a.b");
+        }
+        assert_eq!(own_name("a.modules_to_save.b"), "a.modules_to_save.b");
+        let two = [("a.b".to_owned(), tensor(1)), ("module.a.b".to_owned(), tensor(2))];
+        assert!(own(two).unwrap_err().to_string().contains("two weights are called `a.b`"));
+    }
+
+    #[test]
+    fn a_state_dict_is_found_where_programs_put_it() {
+        let names = ["model.norm.weight", "lm_head.weight"];
+        let w = || weights(&names);
+        let epoch = || ("epoch", Value::Int(1));
+        for (tree, want) in [
+            (w(), ""),
+            (Value::dict([("model", w()), epoch()]), "model"),
+            (Value::dict([epoch(), ("state_dict", w())]), "state_dict"),
+            (
+                Value::dict([("model_state_dict", w()), ("optimizer_state_dict", Value::dict([epoch()]))]),
+                "model_state_dict",
+            ),
+            (Value::dict([("module", Value::dict([("model", w())]))]), "module.model"),
+            (Value::dict([("net_g", w()), epoch()]), "net_g"),
+            (Value::dict([("a", w()), ("b", w())]), ""),
+        ] {
+            let (found, keys) = state_dict(&tree);
+            assert_eq!(keys.join("."), want);
+            assert_eq!(holds_weights(found), !want.is_empty() || holds_weights(&tree), "{want}");
+        }
+        // Any names under `model`, as before.
+        assert_eq!(tensors_of(&Value::dict([("model", weights(&["w"]))])).unwrap().len(), 1);
+        let mut deep = w();
+        for _ in 0..9 {
+            deep = Value::dict([("model", deep)]);
+        }
+        assert!(tensors_of(&deep).unwrap().is_empty());
+    }
+
+    #[test]
+    fn base_models_and_models_inside_others_get_the_usual_names() {
+        let names = |list: &[&str]| -> Vec<String> {
+            let tensors = list.iter().map(|name| ((*name).to_owned(), tensor(1))).collect();
+            let mut names: Vec<String> = of_language_model(tensors).into_keys().collect();
+            names.sort();
+            names
+        };
+        let want =
+            ["lm_head.weight", "model.embed_tokens.weight", "model.layers.0.x.weight", "model.norm.weight"];
+        for before in ["", "model.", "transformer.", "llm."] {
+            let list =
+                ["embed_tokens.weight", "layers.0.x.weight", "norm.weight"].map(|n| format!("{before}{n}"));
+            assert_eq!(names(&["lm_head.weight", &list[0], &list[1], &list[2]]), want, "{before}");
+        }
+        let list = want.map(|name| format!("model.{name}"));
+        assert_eq!(names(&list.each_ref().map(String::as_str)), want);
+        let peft = ["base_model.model.model.embed_tokens.weight"];
+        assert_eq!(names(&peft), peft);
+        assert_eq!(names(&["wte.weight"]), ["wte.weight"]);
+    }
+}
