@@ -158,7 +158,7 @@ fn plain(config: &ModelConfig, twin: Twin) -> Result<Value> {
 /// The scaling to state, and the positions beside it.
 fn rope(config: &ModelConfig) -> Result<(Option<RopeScaling>, i64)> {
     let positions = config.max_position_embeddings;
-    if let Some(scaling) = config.rope_scaling {
+    if let Some(scaling) = config.rope_scaling.clone() {
         return Ok((Some(scaling), positions));
     }
     if !(config.inference_rope_scaling && positions > YARN_ORIGINAL_POSITIONS) {

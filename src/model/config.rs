@@ -268,6 +268,15 @@ impl ModelOverrides {
         } else {
             None
         };
+        if let Some(RopeScaling::Factors { factors }) = &self.rope_scaling
+            && factors.len() as i64 != head_dim / 2
+        {
+            return Err(Error::input(format!(
+                "`rope_scaling` has {} factors for heads of {head_dim}",
+                factors.len()
+            ))
+            .hint(format!("it needs {}", head_dim / 2)));
+        }
         Ok(ModelConfig {
             era,
             hidden_size: hidden,

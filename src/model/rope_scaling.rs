@@ -11,7 +11,7 @@ use super::config::{YARN_BETA_FAST, YARN_BETA_SLOW, YARN_FACTOR, YARN_ORIGINAL_P
 use crate::error::{Error, Result};
 
 /// A rule on the rotary frequencies.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RopeScaling {
     /// Every frequency divided by one factor (position interpolation, arXiv 2306.15595).
@@ -42,6 +42,11 @@ pub enum RopeScaling {
         high: f64,
         /// Positions the model was trained on.
         original: f64,
+    },
+    /// Every frequency divided by a factor of its own.
+    Factors {
+        /// The divisors, `E / 2` of them.
+        factors: Vec<f32>,
     },
 }
 
@@ -94,6 +99,20 @@ impl RopeScaling {
                 high: need("high_freq_factor")?,
                 original: original()?,
             },
+            // What long positions get, if short ones get the same: then it is no matter how long a text is.
+            "longrope"
+                if value.get("short_factor") == value.get("long_factor")
+                    && number("attention_factor") == Some(1.0) =>
+            {
+                let list = value.get("long_factor").and_then(Value::as_array);
+                let list: Option<Vec<f32>> = list.and_then(|list| {
+                    list.iter().map(|x| x.as_f64().filter(|x| *x > 0.0).map(|x| x as f32)).collect()
+                });
+                let factors = list.ok_or_else(|| {
+                    Error::failed("`rope_scaling` of kind longrope states no usable `long_factor`")
+                })?;
+                Self::Factors { factors }
+            }
             other => {
                 return Err(Error::failed(format!("`rope_scaling` of the model is {other}"))
                     .hint("linear, yarn and llama3 are supported"));
@@ -121,6 +140,14 @@ impl RopeScaling {
                 "high_freq_factor": high,
                 "original_max_position_embeddings": whole(original),
             }),
+            // The transformers library's kind with a list of them.
+            Self::Factors { factors } => json!({
+                "rope_type": "longrope",
+                "short_factor": factors,
+                "long_factor": factors,
+                "factor": 1.0,
+                "attention_factor": 1.0,
+            }),
         }
     }
 
@@ -136,6 +163,7 @@ impl RopeScaling {
     pub fn apply(&self, freqs: &mut [f32], theta: f64) {
         let dim = 2.0 * freqs.len() as f64;
         match *self {
+            Self::Factors { ref factors } => freqs.iter_mut().zip(factors).for_each(|(f, by)| *f /= by),
             Self::Linear { factor } => freqs.iter_mut().for_each(|f| *f /= factor as f32),
             Self::Yarn { factor, original, beta_fast, beta_slow, .. } => {
                 let turns = |beta: f64| {
@@ -184,9 +212,10 @@ mod tests {
             RopeScaling::minimind_yarn(),
             RopeScaling::Linear { factor: 2.5 },
             RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 },
+            RopeScaling::Factors { factors: vec![1.0, 2.5] },
         ];
         for scaling in all {
-            assert_eq!(RopeScaling::from_json(&scaling.to_json(), None).unwrap(), Some(scaling));
+            assert_eq!(RopeScaling::from_json(&scaling.to_json(), None).unwrap(), Some(scaling.clone()));
         }
         assert_eq!(RopeScaling::from_json(&json!({"rope_type": "default"}), None).unwrap(), None);
         for wrong in

@@ -1,12 +1,13 @@
-//! How elements are stored: plain floats, and llama.cpp's blocks of 32 quantised weights.
+//! How elements are stored: plain floats, and llama.cpp's blocks of 32 or 256 quantised weights.
 //!
-//! The arithmetic is ggml's reference (`ggml-quants.c`: `quantize_row_q8_0_ref`, `quantize_row_q4_0_ref`,
-//! `dequantize_row_q6_K` and their kin), so that the same weights give the same bytes as its own tool.
+//! The arithmetic of what is written is ggml's reference (`ggml-quants.c`: `quantize_row_q8_0_ref`,
+//! `quantize_row_q4_0_ref`), so that the same weights give the same bytes as its own tool. Next: `quants` (reading).
 
 use std::borrow::Cow;
 
 use half::{bf16, f16};
 
+use super::quants;
 use crate::checkpoint::value::{DType, HostTensor};
 use crate::error::{Error, Result};
 
@@ -28,7 +29,7 @@ pub enum Precision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Element(&'static (u32, &'static str, usize, usize));
 
-const ELEMENTS: [(u32, &str, usize, usize); 19] = [
+const ELEMENTS: [(u32, &str, usize, usize); 32] = [
     (0, "f32", 1, 4),
     (1, "f16", 1, 2),
     (2, "q4_0", 32, 18),
@@ -42,12 +43,25 @@ const ELEMENTS: [(u32, &str, usize, usize); 19] = [
     (12, "q4_k", 256, 144),
     (13, "q5_k", 256, 176),
     (14, "q6_k", 256, 210),
+    (15, "q8_k", 256, 292),
+    (16, "iq2_xxs", 256, 66),
+    (17, "iq2_xs", 256, 74),
+    (18, "iq3_xxs", 256, 98),
+    (19, "iq1_s", 256, 50),
+    (20, "iq4_nl", 32, 18),
+    (21, "iq3_s", 256, 110),
+    (22, "iq2_s", 256, 82),
+    (23, "iq4_xs", 256, 136),
     (24, "i8", 1, 1),
     (25, "i16", 1, 2),
     (26, "i32", 1, 4),
     (27, "i64", 1, 8),
     (28, "f64", 1, 8),
+    (29, "iq1_m", 256, 56),
     (30, "bf16", 1, 2),
+    (34, "tq1_0", 256, 54),
+    (35, "tq2_0", 256, 66),
+    (39, "mxfp4", 32, 17),
 ];
 
 impl Element {
@@ -163,57 +177,24 @@ impl Element {
         let mut out = Vec::with_capacity(blocks.len() * self.block());
         match self.name() {
             "f32" => out.extend(blocks.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
-            "f16" => out.extend(blocks.map(|b| scale(b, 0))),
+            "f16" => out.extend(blocks.map(|b| quants::half(b, 0))),
             "bf16" => out.extend(blocks.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
-            "q8_0" => blocks.for_each(|block| {
-                let d = scale(block, 0);
-                out.extend(block[2..].iter().map(|q| f32::from(*q as i8) * d));
-            }),
-            "q4_0" => blocks.for_each(|block| {
-                let d = scale(block, 0);
-                let level = |q: u8| (f32::from(q) - 8.0) * d;
-                out.extend(block[2..].iter().map(|q| level(q & 15)));
-                out.extend(block[2..].iter().map(|q| level(q >> 4)));
-            }),
-            "q6_k" => blocks.for_each(|block| six_bits(block, &mut out)),
             other => {
-                return Err(Error::failed(format!("weights of type {other} are not read here"))
-                    .hint("convert the model to f16, q8_0 or q4_0 with llama.cpp's llama-quantize"));
+                let decode = quants::decoder(other).ok_or_else(|| {
+                    Error::failed(format!("weights of type {other} are not read here"))
+                        .hint("convert the model to f16, q8_0 or q4_k with llama.cpp's llama-quantize")
+                })?;
+                blocks.for_each(|block| decode(block, &mut out));
             }
         }
         Ok(out)
     }
 }
 
-fn scale(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
 fn put_scale(scale: f32, block: &[f32], out: &mut Vec<u8>) -> Option<()> {
     let stored = f16::from_f32(scale);
     out.extend(stored.to_le_bytes());
     (stored.is_finite() && block.iter().all(|x| x.is_finite())).then_some(())
-}
-
-/// q6_K, which llama.cpp's tool puts among the tensors of a q4_0 file: 256 weights in two halves; 4 low bits
-/// and 2 high bits apart, a scale for every 16, and one over all.
-fn six_bits(block: &[u8], out: &mut Vec<f32>) {
-    let d = scale(block, 208);
-    let from = out.len();
-    out.resize(from + 256, 0.0);
-    for half in 0..2 {
-        let low = &block[half * 64..half * 64 + 64];
-        let high = &block[128 + half * 32..128 + half * 32 + 32];
-        let scales = &block[192 + half * 8..192 + half * 8 + 8];
-        for l in 0..32 {
-            let quarter = [low[l] & 15, low[l + 32] & 15, low[l] >> 4, low[l + 32] >> 4];
-            for (k, low) in quarter.into_iter().enumerate() {
-                let q = low | (high[l] >> (2 * k) & 3) << 4;
-                let s = f32::from(scales[l / 16 + 2 * k] as i8);
-                out[from + half * 128 + k * 32 + l] = d * s * (f32::from(q) - 32.0);
-            }
-        }
-    }
 }
 
 /// A tensor's elements as f32, row by row.

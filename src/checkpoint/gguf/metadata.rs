@@ -5,12 +5,13 @@
 
 use serde_json::{Value as Json, json};
 
-use super::names::Heads;
+use super::names::{self, Heads};
 use super::reader::{Gguf, Meta};
 use super::writer::Head;
-use super::{Contents, Precision};
+use super::{Contents, Precision, rope};
 use crate::error::{Error, Result};
 use crate::model::config::{YARN_BETA_FAST, YARN_BETA_SLOW, YARN_FACTOR, YARN_ORIGINAL_POSITIONS};
+use crate::model::rope_scaling::RopeScaling;
 use crate::model::{Era, ModelConfig};
 
 /// The architectures that are ours too.
@@ -18,6 +19,7 @@ use crate::model::{Era, ModelConfig};
 #[allow(missing_docs)]
 pub enum Arch {
     Llama,
+    Qwen2,
     Qwen3,
     Qwen3Moe,
 }
@@ -26,6 +28,7 @@ impl Arch {
     fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
             Self::Qwen3Moe => "qwen3moe",
         }
@@ -34,10 +37,10 @@ impl Arch {
     /// What a file says it is.
     pub fn of(file: &Gguf) -> Result<Self> {
         let said = file.text("general.architecture").unwrap_or_default();
-        let known = [Self::Llama, Self::Qwen3, Self::Qwen3Moe];
+        let known = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Qwen3Moe];
         let arch = known.into_iter().find(|arch| arch.name() == said).ok_or_else(|| {
             Error::failed(format!("this GGUF has the architecture `{}`", said.escape_debug()))
-                .because("llama, qwen3 and qwen3moe are read")
+                .because("llama, qwen2, qwen3 and qwen3moe are read")
         })?;
         if arch == Self::Llama && file.int("llama.expert_count").is_some_and(|n| n > 0) {
             return Err(Error::failed("this GGUF is a Llama with experts, which is not read here"));
@@ -52,7 +55,9 @@ impl Arch {
                 "minimind export huggingface or safetensors keeps every weight; dense models and minimind3-moe go to GGUF",
             )
         };
-        if config.to_json().get("rope_scaling").is_some_and(Json::is_object) {
+        let factors =
+            matches!(config.rope_scaling, Some(RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. }));
+        if config.rope_scaling.is_some() && !(factors && config.era == Era::MiniMind2) {
             return Err(none("positions are stretched in a way that is not written here yet"));
         }
         match (config.era, &config.moe) {
@@ -93,8 +98,8 @@ pub fn config_json(file: &Gguf) -> Result<Json> {
     let rows = file.entries().iter().find(|e| e.name == "token_embd.weight").map(|e| e.shape[0]);
     let even = hidden.checked_div(heads.query).unwrap_or(0);
     let mut config = json!({
-        "model_type": match arch { Arch::Llama => "llama", Arch::Qwen3 => "qwen3", Arch::Qwen3Moe => "qwen3_moe" },
-        "era": if arch == Arch::Llama { Era::MiniMind2.name() } else { Era::MiniMind3.name() },
+        "model_type": match arch { Arch::Llama => "llama", Arch::Qwen2 => "qwen2", Arch::Qwen3 => "qwen3", Arch::Qwen3Moe => "qwen3_moe" },
+        "era": if matches!(arch, Arch::Llama | Arch::Qwen2) { Era::MiniMind2.name() } else { Era::MiniMind3.name() },
         "hidden_size": hidden,
         "num_hidden_layers": int("block_count")?,
         "num_attention_heads": heads.query,
@@ -116,8 +121,40 @@ pub fn config_json(file: &Gguf) -> Result<Json> {
         config["norm_topk_prob"] = true.into();
         config["n_shared_experts"] = 0.into();
     }
+    if arch == Arch::Llama {
+        // Some Llamas and Mistrals have biases, which the tensors tell alone.
+        let has = |part: &str| file.entries().iter().any(|e| e.name == format!("blk.0.{part}.bias"));
+        config["qkv_bias"] = has("attn_q").into();
+        config["o_bias"] = has("attn_output").into();
+        config["mlp_bias"] = has("ffn_up").into();
+    }
     scaling(file, &key, &mut config)?;
+    factors(file, arch, &mut config)?;
     Ok(config)
+}
+
+/// A stretch that a tensor of factors states.
+fn factors(file: &Gguf, arch: Arch, config: &mut Json) -> Result<()> {
+    let Some(entry) = file.entries().iter().find(|e| e.name == rope::FACTORS) else { return Ok(()) };
+    let wrong = |why: &str| {
+        Err(Error::failed("this model stretches its positions in a way that is not read here")
+            .because(format!("it has a tensor `{}`{why}", rope::FACTORS)))
+    };
+    if arch != Arch::Llama {
+        return wrong(", which llama.cpp passes over in this architecture");
+    }
+    if !config["rope_scaling"].is_null() {
+        return wrong(" and `rope.scaling.type`");
+    }
+    let list = names::numbers(file, entry)?;
+    let pairs = config["head_dim"].as_i64().unwrap_or(0) / 2;
+    if list.len() as i64 != pairs || list.iter().any(|x| !(*x > 0.0 && x.is_finite())) {
+        return wrong(&format!(" of {} numbers, expected {pairs} above 0", list.len()));
+    }
+    if let Some(scaling) = rope::scaling(list, config["rope_theta"].as_f64().unwrap_or(1e4)) {
+        config["rope_scaling"] = scaling.to_json();
+    }
+    Ok(())
 }
 
 /// Only the stretch that upstream knows is read: another would give wrong answers without a word.

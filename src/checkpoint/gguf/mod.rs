@@ -8,7 +8,10 @@
 mod blocks;
 mod metadata;
 mod names;
+mod quants;
 mod reader;
+mod rope;
+mod split;
 mod vocabulary;
 mod writer;
 
@@ -104,7 +107,9 @@ pub struct Contents<'a> {
 /// or do not fit the precision, a tokenizer with more tokens than the embedding has rows.
 pub fn write(path: &Path, contents: &Contents<'_>, weights: &HashMap<String, HostTensor>) -> Result<()> {
     let arch = metadata::Arch::for_config(contents.config)?;
-    let plan = names::to_file(contents.config, arch, weights, contents.precision)?;
+    let mut plan = names::to_file(contents.config, arch, weights, contents.precision)?;
+    let factors = rope::tensor(contents.config)?;
+    plan.extend(factors.as_ref().map(|tensor| names::plain(rope::FACTORS, tensor)));
     let mut head = writer::Head::default();
     metadata::put(&mut head, contents, arch)?;
     if let Some(vocabulary) = contents.vocabulary {

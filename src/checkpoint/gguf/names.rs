@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::blocks::{Element, Precision, floats};
 use super::metadata::Arch;
 use super::reader::{Entry, Gguf, damaged};
+use super::rope::FACTORS;
 use crate::checkpoint::value::{DType, HostTensor, Storage};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
@@ -70,6 +71,9 @@ fn our_row(row: usize, head_dim: usize) -> usize {
 pub fn from_file(file: &Gguf, arch: Arch, heads: Heads) -> Result<HashMap<String, HostTensor>> {
     let mut tensors = HashMap::new();
     for entry in file.entries() {
+        if entry.name == FACTORS {
+            continue; // The architecture's.
+        }
         if entry.name.starts_with("rope_") {
             return Err(Error::failed("this model stretches its positions in a way that is not read here")
                 .because(format!("it has a tensor `{}`", entry.name)));
@@ -176,6 +180,17 @@ impl Planned<'_> {
         }
         Ok(())
     }
+}
+
+/// A tensor to be written as it is.
+pub fn plain<'a>(name: &str, tensor: &'a HostTensor) -> Planned<'a> {
+    let element = Element::f32();
+    Planned { name: name.to_owned(), shape: tensor.shape(), element, parts: vec![tensor], head_dim: None }
+}
+
+/// A tensor's elements as numbers of 32 bits, whatever they are stored as.
+pub fn numbers(file: &Gguf, entry: &Entry) -> Result<Vec<f32>> {
+    floats(&whole(file, entry, None)?)
 }
 
 /// How a tensor is stored, by their name or ours: norms, biases and gates as they are.

@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::MAGIC;
 use super::blocks::Element;
+use super::split;
 use crate::checkpoint::value::Storage;
 use crate::error::{Error, Result};
 use crate::native;
@@ -107,6 +108,8 @@ pub struct Entry {
     pub shape: Vec<i64>,
     /// How its elements are stored.
     pub element: Element,
+    /// Which of the model's files it lies in.
+    part: usize,
     start: usize,
     len: usize,
 }
@@ -121,7 +124,8 @@ impl Entry {
 /// An open file.
 #[derive(Debug)]
 pub struct Gguf {
-    map: Arc<Mmap>,
+    /// One, or more where a model is split.
+    maps: Vec<Arc<Mmap>>,
     keys: Vec<(String, Meta)>,
     entries: Vec<Entry>,
 }
@@ -208,12 +212,25 @@ impl<'a> Cursor<'a> {
         });
         let len = len.ok_or_else(|| wrong(format!("cannot have the shape {shape:?}")))?;
         let shape = shape.into_iter().map(|n| n as i64).collect();
-        Ok((Entry { name, shape, element, start: 0, len }, offset))
+        Ok((Entry { name, shape, element, part: 0, start: 0, len }, offset))
     }
 }
 
 impl Gguf {
+    /// A file, and those that it is one model with.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        split::whole(path, Self::open_one(path)?)
+    }
+
+    /// Adds another file's tensors.
+    pub(super) fn add(&mut self, other: Self) -> Result<()> {
+        let part = self.maps.len();
+        self.maps.extend(other.maps.into_iter().take(1));
+        self.entries.extend(other.entries.into_iter().map(|entry| Entry { part, ..entry }));
+        unique(self.entries.iter().map(|e| e.name.as_str()), "tensors")
+    }
+
+    pub(super) fn open_one(path: &Path) -> Result<Self> {
         let io = |e| Error::io("read the weights", path, e);
         let map = Arc::new(native::map_file(&crate::files::open(path).map_err(io)?).map_err(io)?);
         let mut cursor = Cursor { bytes: &map, at: 0 };
@@ -244,7 +261,7 @@ impl Gguf {
         }
         unique(entries.iter().map(|e| e.name.as_str()), "tensors")?;
         let head = cursor.at;
-        let mut file = Self { keys, entries, map: Arc::clone(&map) };
+        let mut file = Self { keys, entries, maps: vec![Arc::clone(&map)] };
         file.place(&offsets, head)?;
         Ok(file)
     }
@@ -255,10 +272,11 @@ impl Gguf {
         let align = usize::try_from(align).ok().filter(|n| n.is_power_of_two());
         let align = align.ok_or_else(|| damaged("its alignment is no power of two"))?;
         let data = head.checked_next_multiple_of(align).ok_or_else(|| damaged("its alignment is huge"))?;
+        let size = self.maps[0].len();
         for (entry, offset) in self.entries.iter_mut().zip(offsets) {
             let start = data.checked_add(*offset);
             let end = start.and_then(|start| start.checked_add(entry.len));
-            let (Some(start), Some(_)) = (start, end.filter(|end| *end <= self.map.len())) else {
+            let (Some(start), Some(_)) = (start, end.filter(|end| *end <= size)) else {
                 let name = entry.name.escape_debug();
                 return Err(damaged(format!("tensor `{name}` reaches past the end of the file")));
             };
@@ -286,7 +304,8 @@ impl Gguf {
 
     /// A tensor's bytes as a storage that looks at the file.
     pub(super) fn storage(&self, entry: &Entry) -> Result<Arc<Storage>> {
-        Storage::mapped(&self.map, entry.start, entry.len).ok_or_else(|| damaged("a tensor lies outside"))
+        let map = self.maps.get(entry.part).ok_or_else(|| damaged("a tensor lies in no file"))?;
+        Storage::mapped(map, entry.start, entry.len).ok_or_else(|| damaged("a tensor lies outside"))
     }
 
     /// A metadata value.
@@ -321,7 +340,7 @@ impl Gguf {
     /// An array of texts.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some(Meta::Texts { start, count }) = self.get(key) else { return Ok(None) };
-        let mut cursor = Cursor { bytes: &self.map, at: *start };
+        let mut cursor = Cursor { bytes: &self.maps[0], at: *start };
         (0..*count).map(|_| cursor.text()).collect::<Result<_>>().map(Some)
     }
 
@@ -332,7 +351,7 @@ impl Gguf {
             Meta::Int(n) => Ok(n),
             _ => Err(damaged(format!("`{key}` holds no whole numbers"))),
         };
-        let bytes = &self.map[*start..*start + *count * kind.size()];
+        let bytes = &self.maps[0][*start..*start + *count * kind.size()];
         bytes.chunks_exact(kind.size()).map(whole).collect::<Result<_>>().map(Some)
     }
 
