@@ -58,6 +58,7 @@ fn files_of_other_programs_are_read() {
     let contents = gguf::Contents {
         config: folder.config(),
         vocabulary: None,
+        ends: &[],
         name: "folder",
         precision: gguf::Precision::F32,
     };

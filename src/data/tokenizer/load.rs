@@ -37,7 +37,8 @@ impl Tokenizer {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = file(dir).unwrap_or_else(|| dir.join(FILES[0]));
         let at = |error: Error| error.at(Place::file(&path));
-        let bytes = crate::files::read(&path).map_err(|error| Error::io("read the tokenizer", &path, error))?;
+        let bytes =
+            crate::files::read(&path).map_err(|error| Error::io("read the tokenizer", &path, error))?;
         let mut hash = Sha256::new();
         hash.update(&bytes);
         let mut configured = added::read(dir, &mut hash)?;

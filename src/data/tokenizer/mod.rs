@@ -38,7 +38,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 pub use ends::end_ids;
 pub use jinja::{Fault as TemplateFault, FaultKind as TemplateFaultKind, Rendered};

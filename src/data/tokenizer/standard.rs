@@ -233,7 +233,7 @@ mod tests {
             let lines: String = vocab.keys().map(|word| format!("{word}\n")).collect();
             assert_eq!(crate::hash::hex(&Sha256::digest(lines)), vocabulary, "{standard:?}");
             let tokenizer = load(standard);
-            assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id()), (1, 2, 0));
+            assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id()), (Some(1), 2, 0));
             let made = tokenizer.encode("<|im_start|>user\n你好，world! 1+1=2 안녕 🙂<|im_end|>\n").unwrap();
             assert_eq!(made, ids, "{standard:?}");
         }
@@ -259,6 +259,7 @@ mod tests {
                 let options = RenderOptions {
                     add_generation_prompt: flag("add_generation_prompt"),
                     open_thinking: flag("open_thinking"),
+                    ..RenderOptions::default()
                 };
                 let tools = Some(&case["tools"]).filter(|tools| !tools.is_null());
                 assert_eq!(tokenizer.render(&case["messages"], tools, options).unwrap(), case["rendered"]);
