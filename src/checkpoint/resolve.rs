@@ -48,12 +48,14 @@ fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
         else {
             continue;
         };
-        if !stem.ends_with("_resume") {
-            names.push(format!("{stem}.pth"));
+        // A resume point, or the one before it.
+        if stem.ends_with("_resume") || stem.ends_with("_resume.prev") {
+            continue;
         }
+        names.push(format!("{stem}.pth"));
         let wanted = match stage {
             Some(stage) => stem.strip_prefix(stage).and_then(|s| s.strip_prefix('_')).is_some_and(is_size),
-            None => !stem.ends_with("_resume") && !stem.ends_with("_resume.prev") && speaks(&path, stem),
+            None => speaks(&path, stem),
         };
         if wanted {
             let time = std::fs::metadata(&path).and_then(|m| m.modified()).map_err(read)?;

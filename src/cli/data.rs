@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
+use super::vocabulary;
 use crate::data::jsonl::{self, Lines};
 use crate::data::synthetic::{self, SyntheticKind};
 use crate::data::tokens::Tokens;
-use crate::data::{DataFormat, RowCheck, SyntheticConfig, SyntheticSplit, SyntheticTask, Tokenizer, source};
+use crate::data::{DataFormat, RowCheck, SyntheticConfig, SyntheticSplit, SyntheticTask, source};
 use crate::error::{Error, Place, Result};
 
 /// Faults shown in full; more are only counted.
@@ -132,7 +133,7 @@ fn check(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
         println!("{} rows of {} tokens, no fault", tokens.rows, tokens.row_len);
         return Ok(());
     }
-    let look = RowCheck::new(tokenizer.map(Tokenizer::load).transpose()?)?;
+    let look = RowCheck::new(tokenizer.map(vocabulary::load).transpose()?)?;
     let (mut good, mut bad, mut faults, mut format) = (0usize, 0usize, Vec::new(), None);
     for line in Lines::open(file)? {
         let line = line?;
@@ -216,7 +217,7 @@ fn token_stats(file: &Path) -> Result<Stats> {
 }
 
 fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
-    let look = RowCheck::new(tokenizer.map(Tokenizer::load).transpose()?)?;
+    let look = RowCheck::new(tokenizer.map(vocabulary::load).transpose()?)?;
     let mut found = Stats { kind: "text", ..Stats::default() };
     let (mut format, mut tokens, mut longest) = (None, 0, 0);
     for line in Lines::open(file)? {

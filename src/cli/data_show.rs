@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::data::{is_tokens, kind_of, print_json};
+use super::vocabulary;
 use crate::data::cache::Encoded;
 use crate::data::jsonl::{self, Lines, RowFault};
 use crate::data::tokenizer::StreamDecoder;
@@ -38,7 +39,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     match args.tokenizer {
         None => plain(&args.file, args.rows, args.json),
-        Some(dir) => masked(&args.file, RowCheck::new(Some(Tokenizer::load(&dir)?))?, args.rows, args.json),
+        Some(dir) => masked(&args.file, RowCheck::new(Some(vocabulary::load(&dir)?))?, args.rows, args.json),
     }
 }
 

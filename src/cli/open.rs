@@ -128,7 +128,7 @@ pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result
     let model = if args.read.yarn { loaded.model.with_yarn() } else { loaded.model };
     let tokenizer = match &args.read.tokenizer {
         Some(given) => {
-            let tokenizer = Tokenizer::load(&vocabulary::named(given)?)?;
+            let tokenizer = vocabulary::load(given)?;
             inputs::say_smaller(&path, &tokenizer, model.config())?;
             Some(tokenizer)
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::vocabulary;
-use crate::data::tokenizer::{RenderOptions, Tokenizer, parse_kwargs, train};
+use crate::data::tokenizer::{RenderOptions, parse_kwargs, train};
 use crate::data::{DataConfig, DataFormat, source};
 use crate::error::{Error, Place, Result};
 
@@ -104,7 +104,7 @@ pub fn run(args: Args) -> Result<()> {
             ))
         }
         Command::Encode { tokenizer, text, json } => {
-            let tokenizer = Tokenizer::load(&vocabulary::named(&tokenizer)?)?;
+            let tokenizer = vocabulary::load(&tokenizer)?;
             let text = text.map_or_else(stdin, Ok)?;
             let ids = tokenizer.encode(&text)?;
             if json {
@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Result<()> {
             print(&(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ") + "\n"))
         }
         Command::Decode { tokenizer, ids, skip_special, json } => {
-            let text = Tokenizer::load(&vocabulary::named(&tokenizer)?)?.decode(&ids, skip_special)?;
+            let text = vocabulary::load(&tokenizer)?.decode(&ids, skip_special)?;
             if json {
                 return print(&format!("{}\n", json!({ "text": text })));
             }
@@ -127,7 +127,7 @@ pub fn run(args: Args) -> Result<()> {
             thinking,
             chat_template_kwargs,
         } => {
-            let tokenizer = Tokenizer::load(&vocabulary::named(&tokenizer)?)?;
+            let tokenizer = vocabulary::load(&tokenizer)?;
             let messages = read_json(&messages)?;
             let tools = tools.as_deref().map(read_json).transpose()?;
             let kwargs = template_kwargs(chat_template_kwargs.as_deref())?;

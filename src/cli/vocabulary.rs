@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::about;
+use crate::data::Tokenizer;
 use crate::data::tokenizer::standard::Standard;
 use crate::error::Result;
 use crate::model::{Era, ModelConfig};
@@ -19,6 +20,14 @@ pub fn named(given: &Path) -> Result<PathBuf> {
         }
         None => Ok(given.to_owned()),
     }
+}
+
+/// The tokenizer that the user names, as [`named`].
+///
+/// # Errors
+/// There is none in that folder, or it cannot be used.
+pub fn load(given: impl AsRef<Path>) -> Result<Tokenizer> {
+    Tokenizer::load(&named(given.as_ref())?)
 }
 
 /// The folder of the tokenizer that goes with weights: named in them, beside them, in upstream's layout; and where

@@ -31,7 +31,7 @@ impl Resolver<'_> {
         let threads = match section.threads {
             None => None,
             Some(NumberOrText::Text(text)) if text == "auto" => None,
-            Some(NumberOrText::Number(n)) if n >= 1.0 && n.fract() == 0.0 && n <= 4096.0 => Some(n as usize),
+            Some(NumberOrText::Number(n)) if n >= 1.0 && n.fract() == 0.0 && n <= 1024.0 => Some(n as usize),
             Some(other) => {
                 let shown = match other {
                     NumberOrText::Number(n) => n.to_string(),
@@ -40,7 +40,7 @@ impl Resolver<'_> {
                 self.fault(
                     &join(&base, "threads"),
                     format!("`threads` is `{shown}`"),
-                    "give auto or a whole number of at least 1",
+                    "give auto or a whole number from 1 to 1024",
                 );
                 None
             }

@@ -135,7 +135,7 @@ pub fn part_text(part: &Value) -> Option<&str> {
 }
 
 /// Arguments that are JSON in a text become what they state; nothing at all states no argument.
-fn unfold(call: &mut Value) {
+pub(super) fn unfold(call: &mut Value) {
     let inner = if call["function"].is_object() { &mut call["function"] } else { call };
     let Some(function) = inner.as_object_mut() else { return };
     let arguments = function.entry("arguments").or_insert(Value::Null);

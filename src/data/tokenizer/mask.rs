@@ -6,11 +6,13 @@
 //! agrees with the next on every probe, and in a row whose texts hold no such mark); rendering the conversation with
 //! and without each turn ([`turns`](super::turns)).
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use super::conversation::unfold;
 use super::labels::{EMPTY_THINK, labels_between, template_fault};
 use super::shown::{Shown, tool, tool_turns};
 use super::turns::{ASKED, Frame, SAID, probe, probed};
@@ -34,6 +36,8 @@ type Blocks = (String, Vec<Range<usize>>);
 #[derive(Debug, Default)]
 pub(super) struct Learned {
     shown: OnceLock<Shown>,
+    /// Whether the arguments of a call must be an object.
+    objects: OnceLock<bool>,
     rule: OnceLock<Result<Rule>>,
 }
 
@@ -77,7 +81,7 @@ impl Tokenizer {
     ) -> Result<Result<Masked, RowFault>> {
         let masking = self.masking(tools.is_some())?;
         let rule = masking.rule()?;
-        masking.masked(rule, (field, messages), tools, keep)
+        masking.masked(rule, (field, &masking.with_arguments(messages)), tools, keep)
     }
 
     /// Whether the template shows a system prompt.
@@ -97,7 +101,7 @@ impl Tokenizer {
     ) -> Result<Result<String, RowFault>> {
         let masking = self.masking(tools.is_some())?;
         let render = masking.render();
-        Ok(masking.shown().rendered(&render, (field, messages), tools))
+        Ok(masking.shown().rendered(&render, (field, &masking.with_arguments(messages)), tools))
     }
 }
 
@@ -114,6 +118,35 @@ impl<'a> Masking<'a> {
             let options = RenderOptions { add_generation_prompt: prompt, ..RenderOptions::default() };
             template.render(&Value::from(messages), tools, options, roles)
         }
+    }
+
+    /// The messages with the arguments of their calls as objects where they are JSON in a text, as in OpenAI's form, and
+    /// the template would put that text between quotes once more, or refuse it. Upstream's templates print it as it is.
+    fn with_arguments<'m>(&self, messages: &'m [Value]) -> Cow<'m, [Value]> {
+        let is_text =
+            |call: &Value| call["function"]["arguments"].is_string() || call["arguments"].is_string();
+        let calls = messages.iter().filter_map(|message| message["tool_calls"].as_array()).flatten();
+        if !calls.into_iter().any(is_text) || !self.takes_objects_alone() {
+            return Cow::Borrowed(messages);
+        }
+        let mut messages = messages.to_vec();
+        let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut());
+        calls.flatten().for_each(unfold);
+        Cow::Owned(messages)
+    }
+
+    fn takes_objects_alone(&self) -> bool {
+        *self.learned.objects.get_or_init(|| {
+            let render = self.render();
+            let object = tool_turns("add", "3");
+            let mut text = object.clone();
+            text[1]["tool_calls"][0]["function"]["arguments"] = json!("{\"x\": 1}");
+            match (render(&object, None, false), render(&text, None, false)) {
+                (Ok(_), Ok(quoted)) => quoted.contains("\\\"x\\\""),
+                (Ok(_), Err(_)) => true,
+                (Err(_), _) => false,
+            }
+        })
     }
 
     fn shown(&self) -> &'a Shown {

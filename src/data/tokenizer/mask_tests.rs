@@ -255,3 +255,24 @@ fn tools_stand_on_the_system_message_or_beside_the_conversation() {
         labels::masked(&ours, "conversations", &json!({"conversations": list, "tools": ["add"]}), true);
     assert!(fault.unwrap().unwrap_err().what.contains("`tools` holds a string"));
 }
+
+#[test]
+fn arguments_that_are_json_in_a_text_are_quoted_once() {
+    // As Llama 3.1's and Qwen's templates write a call; upstream's prints a text as it is.
+    let quoting = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    let printing = quoting.replace("arguments | tojson", "arguments");
+    let row = |arguments: Value| {
+        let call = json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}});
+        json!({"conversations": [
+            {"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "3"}, {"role": "assistant", "content": "b"},
+        ]})
+    };
+    let marks = ["<|im_start|>", "<|im_end|>"];
+    let quoting = tokenizer(&marks, quoting);
+    let text = row(json!("{\"city\":  \"x\"}"));
+    assert_eq!(said(&quoting, &text)[0].trim_end(), "{\"city\": \"x\"}<|im_end|>");
+    assert_eq!(said(&quoting, &text), said(&quoting, &row(json!({"city": "x"}))));
+    let printing = tokenizer(&marks, &printing);
+    assert_eq!(said(&printing, &text)[0].trim_end(), "{\"city\":  \"x\"}<|im_end|>");
+}
