@@ -10,7 +10,7 @@ files = sorted(run.rglob("*.pth"))
 assert len(files) >= 3, files
 for file in files:
     loaded = torch.load(file, map_location="cpu", weights_only=True)
-    if file.name.endswith("_resume.pth"):
+    if "_resume." in file.name:  # the last resume point and the one before it
         assert {"model", "optimizer", "epoch", "step", "world_size", "wandb_id", "scaler"} <= loaded.keys(), loaded.keys()
         named = {k: torch.nn.Parameter(v) for k, v in loaded["model"].items() if k != "lm_head.weight"}
         assert all(v.dtype == torch.float32 for v in named.values())
