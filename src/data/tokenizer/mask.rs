@@ -193,9 +193,11 @@ impl<'a> Masking<'a> {
         let frame = Frame::probe(&render, &tokens)?;
         let spans = frame.turns(&render, ("messages", &messages), None, &text);
         holds(&text, &spans.map_err(|fault| Error::input(fault.what))?, &SAID[..turns])?;
-        if frame.end.trim().is_empty() {
+        if frame.end.trim().is_empty() && frame.trailing.trim().is_empty() {
+            let last = if frame.inner_end.is_empty() { "an" } else { "the last" };
             tracing::warn!(
-                "the chat template writes no end mark after an answer: a model will not learn to stop"
+                "the chat template writes no end mark after {last} answer: a model will not learn to stop{}",
+                if frame.inner_end.is_empty() { "" } else { " there" }
             );
         }
         let first =

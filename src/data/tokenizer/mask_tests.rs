@@ -71,6 +71,11 @@ const ALWAYS_OPENS: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + 
 const VICUNA: &str = "{% for m in messages %}{% if m.role == 'user' %}{{ 'USER: ' + m.content + ' ' }}{% else %}{{ 'ASSISTANT: ' + m.content + '</s>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}";
 const ALPACA: &str = "{% for m in messages %}{% if m.role == 'user' %}{{ '### Instruction:\n' + m.content + '\n\n' }}{% else %}{{ '### Response:\n' + m.content + '\n\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}";
 
+/// The last answer ends in a mark of its own, as OpenAI's open weights have it; or in none.
+const OTHER_LAST: &str = "{% for m in messages %}{{ '<|start|>' + m.role + '<|message|>' + m.content }}{{ '<|return|>' if loop.last and m.role == 'assistant' else '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant<|message|>' }}{% endif %}";
+const NONE_LAST: &str = "{{ '<|im_start|>system\nBe good.<|im_end|>\n' }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% if not loop.last or m.role != 'assistant' %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+const BETWEEN: &str = "{% for m in messages %}{% if m.role == 'user' %}{{ (eos_token if not loop.first else '') + 'Human: ' + m.content + '\n' }}{% else %}{{ 'Bot: ' + m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Bot: ' }}{% endif %}";
+
 /// Written with other blanks before an answer than before an open one.
 const SPACED: &str = "{% for m in messages %}\n    {% if m.role == 'user' %}\n        {{ '[Q] ' + m.content + '\n' }}\n    {% else %}\n        {{ '[A] ' + m.content + eos_token }}\n    {% endif %}\n{% endfor %}{% if add_generation_prompt %}\n  {{ '[A]' }}\n{% endif %}";
 
@@ -80,7 +85,7 @@ fn answers_and_their_end_marks_carry_loss_in_every_family() {
     let s: &[&str] = &["<s>", "</s>", "[INST]", "[/INST]"];
     let llama: &[&str] = &["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"];
     let seek: &[&str] = &["<bos>", "<eos>", "<User>", "<Assistant>"];
-    let cases: [(&str, &[&str], &str, [&str; 2]); 18] = [
+    let cases: [(&str, &[&str], &str, [&str; 2]); 21] = [
         ("chatml", im, CHATML, ["otters eat fish<|im_end|>\n", "Yes.<|im_end|>\n"]),
         ("chatml, another eos", &["", ""], CHATML, ["otters eat fish<|im_end|>\n", "Yes.<|im_end|>\n"]),
         (
@@ -113,6 +118,14 @@ fn answers_and_their_end_marks_carry_loss_in_every_family() {
         ("always opens", im, ALWAYS_OPENS, ["otters eat fish<|im_end|>\n", "Yes.<|im_end|>\n"]),
         ("vicuna", s, VICUNA, [" otters eat fish</s>", " Yes.</s>"]),
         ("other blanks", s, SPACED, [" otters eat fish</s>\n", " Yes.</s>\n"]),
+        (
+            "another mark at the last end",
+            &["<|start|>", "<|return|>", "<|message|>", "<|end|>"],
+            OTHER_LAST,
+            ["otters eat fish<|end|>", "Yes.<|return|>"],
+        ),
+        ("no mark at the last end", im, NONE_LAST, ["otters eat fish<|im_end|>\n", "Yes."]),
+        ("marks between turns", s, BETWEEN, [" otters eat fish</s>", "Yes."]),
         ("alpaca", &[], ALPACA, ["otters eat fish\n\n", "Yes.\n\n"]),
     ];
     for (name, marks, template, expected) in cases {
@@ -224,6 +237,39 @@ fn a_row_that_a_template_refuses_has_the_template_s_own_words() {
 }
 
 #[test]
+fn arguments_that_are_json_in_a_text_are_not_quoted_twice() {
+    let row = |arguments: Value| {
+        let calls =
+            json!([{"id": "c1", "type": "function", "function": {"name": "add", "arguments": arguments}}]);
+        json!({"conversations": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": calls}]})
+    };
+    let template = |call: &str| {
+        tokenizer(
+            &["<|im_start|>", "<|im_end|>"],
+            &CHATML.replace(
+                "m.content +",
+                &format!(
+                    "m.content }}}}{{% for c in m.tool_calls or [] %}}{{{{ {call} }}}}{{% endfor %}}{{{{"
+                ),
+            ),
+        )
+    };
+    let (object, text) = (row(json!({"x": "\"é"})), row(json!("{\"x\":  \"\\\"é\"}")));
+    for call in [
+        "c.function.arguments | tojson",
+        "c.function | tojson",
+        "c.function.arguments.items() | list | tojson",
+    ] {
+        let tokenizer = template(call);
+        assert_eq!(said(&tokenizer, &text), said(&tokenizer, &object), "{call}");
+    }
+    // A template that writes a text as it stands keeps it.
+    let both = "c.function.arguments if c.function.arguments is string else c.function.arguments | tojson";
+    assert_eq!(said(&template(both), &text), ["{\"x\":  \"\\\"é\"}<|im_end|>\n"]);
+    assert_eq!(said(&template(both), &object), ["{\"x\": \"\\\"é\"}<|im_end|>\n"]);
+}
+
+#[test]
 fn tools_stand_on_the_system_message_or_beside_the_conversation() {
     let dir = tempfile::tempdir().unwrap();
     train::train([Ok("add".to_owned())].into_iter(), 300, dir.path()).unwrap();
@@ -254,25 +300,4 @@ fn tools_stand_on_the_system_message_or_beside_the_conversation() {
     let fault =
         labels::masked(&ours, "conversations", &json!({"conversations": list, "tools": ["add"]}), true);
     assert!(fault.unwrap().unwrap_err().what.contains("`tools` holds a string"));
-}
-
-#[test]
-fn arguments_that_are_json_in_a_text_are_quoted_once() {
-    // As Llama 3.1's and Qwen's templates write a call; upstream's prints a text as it is.
-    let quoting = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-    let printing = quoting.replace("arguments | tojson", "arguments");
-    let row = |arguments: Value| {
-        let call = json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}});
-        json!({"conversations": [
-            {"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "content": "3"}, {"role": "assistant", "content": "b"},
-        ]})
-    };
-    let marks = ["<|im_start|>", "<|im_end|>"];
-    let quoting = tokenizer(&marks, quoting);
-    let text = row(json!("{\"city\":  \"x\"}"));
-    assert_eq!(said(&quoting, &text)[0].trim_end(), "{\"city\": \"x\"}<|im_end|>");
-    assert_eq!(said(&quoting, &text), said(&quoting, &row(json!({"city": "x"}))));
-    let printing = tokenizer(&marks, &printing);
-    assert_eq!(said(&printing, &text)[0].trim_end(), "{\"city\":  \"x\"}<|im_end|>");
 }

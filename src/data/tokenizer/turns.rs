@@ -33,8 +33,10 @@ pub(super) struct Frame {
     lead: String,
     /// The end mark with its line end: `<|im_end|>\n`.
     pub(super) end: String,
+    /// The end mark of an answer that another turn follows, where the last answer has another one or none.
+    pub(super) inner_end: String,
     /// What follows the last turn of a conversation.
-    trailing: String,
+    pub(super) trailing: String,
     /// Whether that is the opening of another answer.
     opens: bool,
 }
@@ -125,6 +127,19 @@ impl Frame {
             _ => rest,
         };
         (frame.end, frame.trailing) = (end.to_owned(), rest[end.len()..].to_owned());
+        if let Some(next) = next.filter(|_| frame.end.trim().is_empty()) {
+            // What stands before the next question, without what opens every question.
+            let opening = text[..asked - ASKED[0].len()].chars().rev().zip(next.chars().rev());
+            let opening: usize = opening.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+            let before = &next[frame.end.len()..(next.len() - opening).max(frame.end.len())];
+            // The mark that closes a question is no part of the next one's opening either.
+            let closing = first_mark(&next[frame.end.len()..], tokens);
+            let same = !closing.trim().is_empty() && closing == first_mark(between, tokens);
+            let before = if same { closing } else { before };
+            if mark(before, tokens).is_some_and(|at| before[..at.start].trim().is_empty()) {
+                first_mark(before, tokens).clone_into(&mut frame.inner_end);
+            }
+        }
         frame.opens = !frame.trailing.is_empty() && prompt.ends_with(&frame.trailing);
         Ok(frame)
     }
@@ -194,6 +209,9 @@ impl Frame {
         };
         if self.opens && text[start..end].ends_with(&self.trailing) {
             end -= self.trailing.len();
+        }
+        if text[end..].starts_with(&self.inner_end) {
+            end += self.inner_end.len();
         }
         // A blank before the next turn's first word is that word's.
         let follows = text[end..].chars().next().is_some_and(|c| !c.is_whitespace());
