@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::fault::Fault;
 use super::messages::{ToolChoice, Tools};
@@ -36,7 +36,8 @@ impl Demand {
             functions.filter(|f| named.is_none_or(|name| f["name"] == *name)).cloned().collect();
         let mut names = functions.iter().map(|function| function["name"].as_str().unwrap_or_default());
         let name = names.next().filter(|first| names.all(|name| name == *first)).map(str::to_owned);
-        Some(Self { functions, parallel: tools.parallel, name })
+        // A function that is named is called once, as vLLM has it.
+        Some(Self { functions, parallel: tools.parallel && named.is_none(), name })
     }
 
     /// The rule for one answer of a model; the prompt ends with the form's `open`.
@@ -56,6 +57,9 @@ impl Demand {
             let why = error
                 .cause()
                 .map_or_else(|| error.what().to_owned(), |cause| format!("{}: {cause}", error.what()));
+            // The engine shows its own grammar below; the request knows nothing of it.
+            let why = why.lines().next().unwrap_or_default();
+            let why = why.rsplit_once("failed to compile JSON schema: ").map_or(why, |(_, why)| why);
             Fault::param("tools", format!("a call of these tools cannot be demanded: {why}"))
         })
     }
@@ -94,22 +98,20 @@ impl Demand {
                     write!(grammar, "{rule}: {name} {} {rule}_arguments\n{}", literal(middle), arguments())
                 }
                 Body::Pairs { after_name, before_key, middle, after_value } => {
-                    let required = parameters["required"].as_array().map_or(&[][..], Vec::as_slice);
+                    let (properties, required) = pairs(&parameters);
                     let mut parts = vec![name, literal(after_name)];
                     let mut rules = String::new();
-                    let none = serde_json::Map::new();
-                    for (i, (key, schema)) in
-                        parameters["properties"].as_object().unwrap_or(&none).iter().enumerate()
-                    {
+                    for (i, (key, schema)) in properties.iter().enumerate() {
                         let pair = format!(
                             "{} {} {} {rule}_value_{i}",
                             literal(before_key),
                             literal(key),
                             literal(middle)
                         );
-                        let optional = if required.contains(&json!(key)) { "" } else { "?" };
+                        let optional = if required.contains(key) { "" } else { "?" };
                         parts.push(format!("({pair}){optional}"));
-                        let _ = writeln!(rules, "{rule}_value_{i}: {}", value(schema, literal, after_value));
+                        let value = value(schema, &parameters, literal, after_value);
+                        let _ = writeln!(rules, "{rule}_value_{i}: {value}");
                     }
                     write!(grammar, "{rule}: {}\n{rules}", parts.join(" "))
                 }
@@ -136,26 +138,144 @@ fn parameters(function: &Value) -> Value {
     parameters
 }
 
-/// A value that stands as text between two tags, with the text behind it.
-fn value(schema: &Value, literal: &dyn Fn(&str) -> String, behind: &str) -> String {
+/// The keys that a call may have and those that it must, gathered from all parts of a schema.
+fn pairs(parameters: &Value) -> (Map<String, Value>, Vec<String>) {
+    let (mut properties, mut required) = (Map::new(), Vec::new());
+    let mut parts = vec![parameters];
+    // Schemas put together from more parts than this lead round in a circle.
+    for _ in 0..100 {
+        let Some(part) = parts.pop() else { break };
+        parts.extend(part["allOf"].as_array().into_iter().flatten());
+        parts.extend(part["$ref"].as_str().and_then(|to| parameters.pointer(to.strip_prefix('#')?)));
+        for (key, schema) in part["properties"].as_object().into_iter().flatten() {
+            properties.entry(key).or_insert_with(|| schema.clone());
+        }
+        let names = part["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        required.extend(names.map(str::to_owned));
+    }
+    for key in &required {
+        properties.entry(key).or_insert_with(|| json!({}));
+    }
+    (properties, required)
+}
+
+/// A value that stands as text between two tags, with the text behind it; what it refers to is in `root`.
+fn value(schema: &Value, root: &Value, literal: &dyn Fn(&str) -> String, behind: &str) -> String {
     let close = literal(behind);
-    if let Some(known) = schema["enum"].as_array().filter(|known| !known.is_empty()) {
+    let target = schema["$ref"].as_str().and_then(|to| root.pointer(to.strip_prefix('#')?));
+    let schema = target.filter(|target| target.get("$ref").is_none()).unwrap_or(schema);
+    let known = schema["enum"].as_array().filter(|known| !known.is_empty()).cloned();
+    if let Some(known) = known.or_else(|| schema.get("const").map(|only| vec![only.clone()])) {
         let word = |value: &Value| value.as_str().map_or_else(|| literal(&value.to_string()), literal);
         return format!("({}) {close}", known.iter().map(word).collect::<Vec<_>>().join(" | "));
     }
-    let bounded = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "const"];
+    let json = || {
+        let mut schema = schema.clone();
+        for key in ["$defs", "definitions"] {
+            if let (Some(map), Some(defs)) = (schema.as_object_mut(), root.get(key)) {
+                map.entry(key).or_insert_with(|| defs.clone());
+            }
+        }
+        shorten(&mut schema);
+        format!("%json {}", Grammars::fixed(&schema, true))
+    };
+    let composed = ["anyOf", "oneOf", "allOf", "$ref"].into_iter().any(|key| schema.get(key).is_some());
+    let bounded = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
     let bounded = bounded.into_iter().any(|key| schema.get(key).is_some());
     let value = match schema.get("type").map(|kind| kind.as_str().unwrap_or_default()) {
+        None if composed => json(),
         None | Some("string") => {
-            let (least, most) = (schema["minLength"].as_u64().unwrap_or(0), schema["maxLength"].as_u64());
-            let most = most.map_or(String::new(), |most| most.to_string());
             // One rule with what closes it: a text would take the line break before a tag for its own.
             let close = regex::escape(behind).replace('/', r"\/").replace('\n', r"\n");
+            if let Some(pattern) = schema["pattern"].as_str() {
+                let (start, pattern) =
+                    pattern.strip_prefix('^').map_or(("[^<]*", pattern), |rest| ("", rest));
+                let end = pattern.strip_suffix('$').filter(|rest| !rest.ends_with('\\'));
+                let (end, pattern) = end.map_or(("[^<]*", pattern), |rest| ("", rest));
+                let pattern = pattern.replace("\\/", "/").replace('/', r"\/");
+                return format!("/{start}({pattern}){end}{close}/");
+            }
+            let (least, most) = (schema["minLength"].as_u64().unwrap_or(0), schema["maxLength"].as_u64());
+            let most = most.map_or(String::new(), |most| most.to_string());
             return format!("/[^<]{{{least},{most}}}{close}/");
         }
         Some("integer") if !bounded => "/-?(0|[1-9][0-9]{0,14})/".to_owned(),
         Some("number") if !bounded => r"/-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?/".to_owned(),
-        Some(_) => format!("%json {}", Grammars::fixed(schema, true)),
+        Some(_) => json(),
     };
     format!("{value} {close}")
+}
+
+/// Bounds whole numbers that have none: between tags nothing else keeps them short.
+fn shorten(schema: &mut Value) {
+    const MOST: i64 = 999_999_999_999_999;
+    const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
+    match schema {
+        Value::Object(map) => {
+            map.iter_mut()
+                .filter(|(key, _)| !["enum", "const"].contains(&key.as_str()))
+                .for_each(|(_, v)| shorten(v));
+            let mut given = BOUNDS.iter().filter_map(|key| map.get(*key)?.as_f64());
+            let far = given.any(|bound| bound.abs() >= 1e15);
+            if !far && map.get("type").is_some_and(|kind| kind == "integer") {
+                for (bound, other, most) in
+                    [("minimum", "exclusiveMinimum", -MOST), ("maximum", "exclusiveMaximum", MOST)]
+                {
+                    if !map.contains_key(other) {
+                        map.entry(bound).or_insert_with(|| most.into());
+                    }
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(shorten),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn literal(text: &str) -> String {
+        json!(text).to_string()
+    }
+
+    #[test]
+    fn the_keys_of_a_call_come_from_every_part_of_a_schema() {
+        let parameters = json!({
+            "allOf": [{"$ref": "#/$defs/a"}, {"properties": {"b": {}}, "required": ["b"]}],
+            "required": ["c"],
+            "$defs": {"a": {"properties": {"a": {"type": "null"}}, "allOf": [{"$ref": "#/$defs/a"}]}},
+        });
+        let (properties, mut required) = pairs(&parameters);
+        required.sort();
+        required.dedup();
+        let mut keys: Vec<&str> = properties.keys().map(String::as_str).collect();
+        keys.sort();
+        assert_eq!((keys, required), (vec!["a", "b", "c"], vec!["b".to_owned(), "c".to_owned()]));
+    }
+
+    #[test]
+    fn a_value_in_a_tag_follows_its_schema() {
+        let root = json!({"$defs": {"n": {"type": "integer"}, "two": {"$ref": "#/$defs/n"}}});
+        for (schema, rule) in [
+            (json!({"const": "a"}), r#"("a") "</p>""#),
+            (json!({"type": "string", "const": "a"}), r#"("a") "</p>""#),
+            (json!({"enum": ["a", 3]}), r#"("a" | "3") "</p>""#),
+            (json!({"$ref": "#/$defs/n"}), r#"/-?(0|[1-9][0-9]{0,14})/ "</p>""#),
+            (json!({"type": "string", "pattern": "^a/b$"}), r"/(a\/b)<\/p>/"),
+            (json!({"type": "string", "pattern": r"a\$"}), r"/[^<]*(a\$)[^<]*<\/p>/"),
+            (json!({"type": "string"}), r"/[^<]{0,}<\/p>/"),
+        ] {
+            let got = value(&schema, &root, &literal, "</p>");
+            assert_eq!(got.replace("\\<", "<").replace("\\>", ">"), rule, "{schema}");
+        }
+        for schema in
+            [json!({"anyOf": [{"type": "integer"}, {"type": "null"}]}), json!({"$ref": "#/$defs/two"})]
+        {
+            let rule = value(&schema, &root, &literal, "</p>");
+            assert!(rule.starts_with("%json {") && rule.contains("$defs"), "{rule}");
+            assert!(rule.contains("\"maximum\":999999999999999"), "{rule}");
+        }
+    }
 }

@@ -199,7 +199,8 @@ fn typed(text: &str, schema: Option<&Value>) -> Value {
         _ => Vec::new(),
     };
     let known = schema.and_then(|schema| schema["enum"].as_array());
-    if kinds == ["string"] || known.is_some_and(|known| known.contains(&json!(text))) {
+    let only = schema.is_some_and(|schema| schema["const"] == text);
+    if kinds == ["string"] || only || known.is_some_and(|known| known.contains(&json!(text))) {
         return text.into();
     }
     let plain = match text.trim() {
