@@ -320,12 +320,18 @@ fn an_interrupted_run_of_upstreams_is_no_start() {
     // And on with it, as the README says.
     home.write("on.yaml", stage("scratch"));
     let text = refused(&mut home.run(&["run", "on.yaml", "--resume", "must"]));
-    assert!(text.contains("there is no checkpoint to go on from"), "{text}");
+    assert!(text.contains("has no checkpoint to go on from"), "{text}");
+    assert!(!home.path("runs/goes-on/recipe.yaml").exists(), "nothing is written by a refusal");
     home.write(
         "runs/goes-on/pretrain_32_resume.pth",
         std::fs::read(home.path("up/pretrain_32_resume.pth")).unwrap(),
     );
+    // A stage below it is new, and begins.
+    let more = stage("scratch").replace("name: pretrain", "name: below");
+    let more = more.lines().last().expect("a stage");
+    home.write("on.yaml", format!("{}{more}\n", stage("scratch")));
     succeed(&mut home.run(&["run", "on.yaml", "--resume", "must"]));
+    assert!(home.path("runs/goes-on/below/done.json").exists());
     let first = &common::rows(&home.path("runs/goes-on/pretrain/metrics.jsonl"))[0];
     assert!(common::number(first, "step") > 1.0, "{first}");
 }

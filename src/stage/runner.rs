@@ -12,7 +12,7 @@ use tch::Device;
 use super::record::{Done, Inputs, write_json};
 use super::trace::{self, Trace};
 use super::verdict::{Asked, Start, Verdict, judge};
-use super::{aside, campaign, inputs, legacy};
+use super::{aside, campaign, inputs, legacy, verdict};
 use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tokenizer, train};
 use crate::checkpoint::atomic;
 use crate::engine::{Beside, Compute, Ranks, Signals};
@@ -125,8 +125,14 @@ pub fn run(
     }
     std::fs::create_dir_all(output).map_err(|e| Error::io("create the run's folder", output, e))?;
     let _lock = lock(output)?;
-    let mut run =
-        Walk { options, first, only, again: campaign::Again::read(output, options), known: Vec::new() };
+    let mut run = Walk {
+        options,
+        first,
+        only,
+        again: campaign::Again::read(output, options),
+        known: Vec::new(),
+        goes_on: false,
+    };
     // All that can be known is looked at before anything is written.
     let looked = run.look(&context);
     ranks.hear(Some(looked.is_ok()))?;
@@ -187,6 +193,8 @@ struct Walk<'a> {
     again: campaign::Again,
     /// What stages are made from and what they have left, as far as it was found out before any ran.
     known: Vec<Option<(Inputs, Trace)>>,
+    /// Whether a stage was found that goes on: `--resume must` has what it demands, and those below it may begin.
+    goes_on: bool,
 }
 
 impl Walk<'_> {
@@ -196,7 +204,11 @@ impl Walk<'_> {
 
     fn asked(&self, i: usize, name: &str) -> Asked<'_> {
         let forced = self.first.is_some_and(|first| i >= first) && !self.again.has(name);
-        Asked { forced, resume: self.options.resume, command: &self.options.command }
+        let resume = match self.options.resume {
+            Resume::Must if self.goes_on => Resume::Auto,
+            other => other,
+        };
+        Asked { forced, resume, command: &self.options.command }
     }
 
     /// Finds the stages that something was made of already and asks of each whether it holds; the first fault ends it.
@@ -207,12 +219,19 @@ impl Walk<'_> {
         for i in self.stages(plan) {
             let stage = &plan.stages[i];
             let begun = output.join(&stage.name).is_dir() || !trace::files(output, &stage.name)?.is_empty();
+            if !begun
+                && self.asked(i, &stage.name).resume == Resume::Must
+                && stage.config.training().is_some()
+            {
+                return Err(verdict::nothing(context, stage));
+            }
             // What an earlier stage has yet to make is missing now; whatever else is wrong is told when its turn comes.
             let Some(inputs) = begun.then(|| inputs::describe(context, &stage.config).ok()).flatten() else {
                 continue;
             };
             let found = trace::find(output, stage, &inputs)?;
-            judge(context, stage, &found, &inputs, self.asked(i, &stage.name))?;
+            let verdict = judge(context, stage, &found, &inputs, self.asked(i, &stage.name))?;
+            self.goes_on |= matches!(verdict, Verdict::Run { start: Start::From(_) | Start::Upstream, .. });
             self.known[i] = Some((inputs, found));
         }
         for (i, known) in self.known.iter().enumerate() {

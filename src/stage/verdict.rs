@@ -110,7 +110,8 @@ pub fn judge(
     }
 }
 
-fn nothing(context: &Context<'_>, stage: &StagePlan) -> Error {
+/// The fault of `--resume must` where nothing was begun.
+pub fn nothing(context: &Context<'_>, stage: &StagePlan) -> Error {
     let output = Place::file(&context.plan.output);
     Error::input(format!("stage `{}` has no checkpoint to go on from", stage.name))
         .at(output)
@@ -131,19 +132,19 @@ fn finished(
     }
     let changes = Changes::between(context.plan, &stage.config, &done.inputs, now, true)?;
     let skip = |note: String, record: Option<Done>| Verdict::Skip { note, record: record.map(Box::new) };
+    let passed: Vec<Change> =
+        [&changes.different, &changes.followed, &changes.length].into_iter().flatten().cloned().collect();
     let accepted = || {
         let mut record = Done { inputs: now.clone(), ..done.clone() };
         record.inputs.forced.clone_from(&done.inputs.forced);
-        let passed = changes.different.iter().chain(&changes.followed).chain(&changes.length);
-        let changes = passed.map(ToString::to_string).collect();
+        let changes = passed.iter().map(ToString::to_string).collect();
         record.inputs.forced.push(Forced { step: done.steps.unwrap_or(0), changes });
         record
     };
     let force = asked.resume == Resume::Force;
     if !changes.different.is_empty() {
         if force {
-            let note =
-                format!("kept by --resume force, although it was made with {}", words(&changes.different));
+            let note = format!("kept by --resume force, although it was made with {}", words(&passed));
             return Ok(skip(note, Some(accepted())));
         }
         let again = format!("changed since it was done: {}", words(&changes.different));
