@@ -4,7 +4,7 @@
 //! script and prefix of weights is either a kind or stands in [`SCRIPTS`]. Next: `faults`, which asks.
 
 /// Arguments, and what they are here.
-pub const ARGUMENTS: [(&str, &str); 61] = [
+pub const ARGUMENTS: [(&str, &str); 63] = [
     (
         "from_weight",
         "`from_weight` is `init` here: a stage above, a file such as out/pretrain_512.pth, or scratch",
@@ -106,6 +106,8 @@ pub const ARGUMENTS: [(&str, &str); 61] = [
     ("historys", "leave it out: `minimind chat` remembers the conversation"),
     ("show_speed", "leave it out: `minimind chat` tells the speed"),
     ("num_train_epochs", "`num_train_epochs` is `epochs` here"),
+    ("num_epochs", "`num_epochs` is `epochs` here"),
+    ("lr", "`lr` is `learning_rate` here"),
     ("per_device_train_batch_size", "`per_device_train_batch_size` is `batch_size` here"),
     ("gradient_accumulation_steps", "`gradient_accumulation_steps` is `accumulation_steps` here"),
 ];
