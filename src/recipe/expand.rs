@@ -44,8 +44,8 @@ pub struct Masked {
     pub text: String,
     /// The character that stands for ASCII 0.
     base: u32,
-    /// Line and column of each `${`, escaped ones left out.
-    spots: Vec<(usize, usize)>,
+    /// Line and column of each `${`, escaped ones left out, and what follows it in the line.
+    spots: Vec<(usize, usize, String)>,
 }
 
 /// Puts every `${...}` and `$${...}` of a line into other characters.
@@ -71,7 +71,7 @@ fn mask_with(text: &str, base: u32) -> Masked {
             let end = closing(&chars, open).map_or(open, |end| end + 1);
             for place in at..end {
                 if chars[place..].starts_with(&['$', '{']) && (place == 0 || chars[place - 1] != '$') {
-                    masked.spots.push((number + 1, place + 1));
+                    masked.spots.push((number + 1, place + 1, chars[place + 2..end].iter().collect()));
                 }
                 masked.text.push(masked.hidden(chars[place]));
             }
@@ -132,12 +132,14 @@ impl Masked {
         }
     }
 
-    /// Where the `nth` `${` of the text that begins at `place` stands.
-    fn spot(&self, place: Place, nth: usize) -> Place {
+    /// Where the `nth` `${` of the text that begins at `place` stands, which names `name`. A text that an alias takes over
+    /// stands elsewhere.
+    fn spot(&self, place: Place, nth: usize, name: &str) -> Place {
         let (Some(line), Some(column)) = (place.line, place.column) else { return place };
-        let first = self.spots.partition_point(|spot| *spot < (line, column));
-        match self.spots.get(first + nth) {
-            Some((line, column)) => Place::line_column(place.file, *line, *column),
+        let first = self.spots.partition_point(|spot| (spot.0, spot.1) < (line, column));
+        let same = |spot: &&(usize, usize, String)| spot.2.starts_with(name);
+        match self.spots.get(first + nth).filter(same).or_else(|| self.spots.iter().find(same)) {
+            Some((line, column, _)) => Place::line_column(place.file, *line, *column),
             None => place,
         }
     }
@@ -174,6 +176,8 @@ struct Walk<'a> {
 /// What is wrong with a `${...}`, and what to do.
 struct Wrong {
     nth: usize,
+    /// The name it begins with.
+    name: String,
     what: String,
     hint: String,
 }
@@ -185,8 +189,9 @@ impl Walk<'_> {
                 let (masked, place) = (self.masked, || self.places.value(path));
                 let expanded = match self.text(text) {
                     Ok(expanded) => expanded,
-                    Err(Wrong { nth, what, hint }) => {
-                        self.found.faults.push(Error::input(what).at(masked.spot(place(), nth)).hint(hint));
+                    Err(Wrong { nth, name, what, hint }) => {
+                        let place = masked.spot(place(), nth, &name);
+                        self.found.faults.push(Error::input(what).at(place).hint(hint));
                         self.found.faulty.push(path.clone());
                         return;
                     }
@@ -251,6 +256,7 @@ impl Walk<'_> {
                 let shown: Vec<char> = chars[at..].iter().map(|c| self.masked.shown(*c)).collect();
                 let end = closing(&shown, 2).ok_or_else(|| Wrong {
                     nth,
+                    name: String::new(),
                     what: "`${` without its `}`".to_owned(),
                     hint: "write ${NAME}; $${ is a plain ${".to_owned(),
                 })?;
@@ -269,9 +275,9 @@ impl Walk<'_> {
 
     /// The value of what stands between the braces: `NAME`, `NAME:-default` or `NAME-default`, as a shell reads them.
     fn variable(&mut self, inside: &str) -> Result<String, Wrong> {
-        let wrong = |what: String, hint: String| Err(Wrong { nth: 0, what, hint });
         let length = inside.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(inside.len());
         let (name, rest) = inside.split_at(length);
+        let wrong = |what: String, hint: String| Err(Wrong { nth: 0, name: name.to_owned(), what, hint });
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
             let what = format!("`${{{inside}}}` names no variable");
             return wrong(what, "a name is letters, digits and _; $${ is a plain ${".to_owned());
@@ -410,6 +416,10 @@ mod tests {
             ("output: a${OUT\n", "r.yaml:1:10: `${` without its `}`"),
             ("output: ~bob/x\n", "r.yaml:1:9: `~bob`: another user's home folder is not looked up"),
             ("${OUT}: 1\n", "r.yaml:1:1: the key `${OUT}` is not expanded"),
+            (
+                "x: {o: &o \"${NONE}/a\"}\noutput: *o\nseed: ${N}\n",
+                "r.yaml:1:12: the variable `NONE` is not set",
+            ),
             ("seed: ${OUT}\n", "r.yaml:1:7: `seed` is `/data/runs`, expected a whole number"),
             // What stands behind an expanded value is where it was.
             ("{output: ${OUT}, sed: 1}\n", "r.yaml:1:18: unknown key `sed`"),
