@@ -166,6 +166,9 @@ impl Resolver<'_> {
         }
         let seed = self.whole(&[], "seed", root.seed, 0).unwrap_or(42) as u64;
         let runtime = self.runtime();
+        if root.output.as_ref().is_some_and(|output| output.trim().is_empty()) {
+            self.fault(&["output".to_owned()], "`output` is empty", "give a folder; `.` is the current one");
+        }
         let output = root.output.clone().map_or_else(|| Path::new("checkpoints").join(&name), PathBuf::from);
         if let Some(model) = &root.model {
             self.model(&["model".to_owned()], model); // faults even where no stage uses it
