@@ -83,6 +83,14 @@ pub(super) fn read_stored(path: &Path) -> Result<Weights> {
     let mut under = String::new();
     let (tensors, metadata) = match pth::read_either(path, METADATA)? {
         pth::Contents::Tree(value, extra) => {
+            if let Some(sets) = names::several(&value) {
+                let sets = sets.iter().map(|name| name.escape_debug().to_string()).collect::<Vec<_>>();
+                return Err(at(Error::failed(format!(
+                    "this file holds the weights of several models: {}",
+                    sets.join(", ")
+                ))
+                .hint("in Python, save one of them alone: torch.save(torch.load(FILE)[NAME], NEW)")));
+            }
             under = names::state_dict(&value).1.join(".");
             (names::tensors_of(&value).map_err(at)?, extra)
         }

@@ -76,15 +76,25 @@ fn search<'v>(value: &'v Value, depth: usize, keys: &mut Vec<String>) -> Option<
         return Some(value);
     }
     // Under a name of the program's own, where there is but one such.
-    let named =
-        |(key, inner): &'v (Value, Value)| Some((key.as_str()?, inner)).filter(|(_, v)| holds_weights(v));
-    let mut others = value.entries().iter().filter_map(named);
+    let mut others = named(value);
     let (key, found) = others.next()?;
     if others.next().is_some() {
         return None;
     }
     keys.push(key.to_owned());
     Some(found)
+}
+
+/// What a tree holds weights under, by the program's own names.
+fn named(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let entries = value.entries().iter().filter_map(|(key, inner)| Some((key.as_str()?, inner)));
+    entries.filter(|(_, inner)| holds_weights(inner))
+}
+
+/// The names of several sets of weights, none of which is known to be the model.
+pub fn several(value: &Value) -> Option<Vec<&str>> {
+    let names: Vec<&str> = named(value).map(|(name, _)| name).collect();
+    (names.len() > 1 && search(value, 0, &mut Vec::new()).is_none()).then_some(names)
 }
 
 /// The tensors of a tree's state dict by their own names.
@@ -184,6 +194,9 @@ mod tests {
             assert_eq!(keys.join("."), want);
             assert_eq!(holds_weights(found), !want.is_empty() || holds_weights(&tree), "{want}");
         }
+        let two = Value::dict([("best", w()), ("last", w())]);
+        assert_eq!(several(&two), Some(vec!["best", "last"]));
+        assert_eq!(several(&Value::dict([("model", w()), ("ema", w()), ("last", w())])), None);
         // Any names under `model`, as before.
         assert_eq!(tensors_of(&Value::dict([("model", weights(&["w"]))])).unwrap().len(), 1);
         let mut deep = w();
