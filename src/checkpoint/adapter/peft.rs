@@ -107,7 +107,14 @@ impl Read {
             return Err(Error::failed(format!("`bias` is none, but the weights hold one of `{module}`")));
         }
         let name = format!("{module}.{parameter}");
-        if self.whole.iter().any(|whole| whole.name == name) {
+        if let Some(other) = self.whole.iter().find(|whole| whole.name == name) {
+            // `bias` and `modules_to_save` each write a bias that both choose.
+            if other.tensor.shape() == tensor.shape()
+                && other.tensor.dtype() == tensor.dtype()
+                && other.tensor.bytes()? == tensor.bytes()?
+            {
+                return Ok(());
+            }
             return Err(Error::failed(format!("`{name}` comes twice")));
         }
         self.whole.push(Whole { name, tensor, own });
