@@ -39,7 +39,9 @@ impl StopFinder {
     /// Takes text; gives what is safe to show, and whether a stop string ended it.
     pub fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+        // A search looks at the whole stop string first, which may be megabytes long.
+        let fit = self.stops.iter().filter(|stop| stop.len() <= self.held.len());
+        if let Some(at) = fit.filter_map(|stop| self.held.find(stop.as_str())).min() {
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }

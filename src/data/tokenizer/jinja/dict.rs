@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::value::{Part, Value, depth_of, nested};
-use super::{Res, failed};
+use super::{Res, failed, limit};
 
 /// From how many entries on a table is kept beside them.
 const INDEXED_FROM: usize = 9;
+/// Parts of one key, those of tuples in it among them: forty tuples that each hold the last one twice are a terabyte.
+const MAX_PARTS: usize = 1000;
 
 /// What makes two keys one: `1`, `1.0` and `True` are the same key.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -23,6 +25,14 @@ pub(super) enum Key {
 
 impl Key {
     pub(super) fn of(value: &Value) -> Res<Self> {
+        Self::within(value, &mut 0)
+    }
+
+    fn within(value: &Value, parts: &mut usize) -> Res<Self> {
+        *parts += 1;
+        if *parts > MAX_PARTS {
+            return Err(limit(format!("a key has more than {MAX_PARTS} parts")));
+        }
         Ok(match value {
             Value::None => Self::None,
             Value::Bool(flag) => Self::Int(i128::from(*flag)),
@@ -30,7 +40,10 @@ impl Key {
             Value::Float(value) if value.fract() == 0.0 && value.abs() < 1e30 => Self::Int(*value as i128),
             Value::Float(value) => Self::Float(value.to_bits()),
             Value::Str(text) => Self::Str(text.text.clone()),
-            Value::Tuple(items) => Self::Tuple(items.items.iter().map(Self::of).collect::<Res<_>>()?),
+            Value::Tuple(items) => {
+                let keys = items.items.iter().map(|item| Self::within(item, parts));
+                Self::Tuple(keys.collect::<Res<_>>()?)
+            }
             Value::List(_) | Value::Dict(_) | Value::View(Part::Keys | Part::Items, _) => {
                 return Err(failed(format!("unhashable type: '{}'", value.type_name())));
             }

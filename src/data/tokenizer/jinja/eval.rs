@@ -6,14 +6,21 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::ast::{CALLER, CAPTURED, Expr, For, LOOP, MacroDef, Stmt, StmtKind, Symbol, Target, Tree};
 use super::iter::Loop;
+pub(super) use super::scope::Scope;
 use super::value::{Macro, Namespace, Value};
 use super::{Fault, Limits, Res, failed, limit, repr};
 
 /// Bytes of the stack that one rendering may use; threads have 2 MiB.
 const STACK: usize = 640 << 10;
+
+/// How long one rendering may take, whatever its steps are; an honest one takes milliseconds.
+const TIME: Duration = Duration::from_secs(10);
+/// Steps between looks at the clock.
+const LOOK: u8 = 16;
 
 /// How much of the stack was used since a place in the program.
 #[derive(Debug, Clone, Copy)]
@@ -31,42 +38,6 @@ impl Stack {
     }
 }
 
-/// Names and what they hold, with the scope around.
-pub(super) struct Scope {
-    vars: RefCell<Vec<(Symbol, Value)>>,
-    parent: Option<Rc<Scope>>,
-}
-
-impl Scope {
-    pub(super) fn root(vars: Vec<(Symbol, Value)>) -> Rc<Self> {
-        Rc::new(Self { vars: RefCell::new(vars), parent: None })
-    }
-
-    pub(super) fn inside(parent: &Rc<Self>) -> Rc<Self> {
-        Rc::new(Self { vars: RefCell::new(Vec::new()), parent: Some(parent.clone()) })
-    }
-
-    pub(super) fn get(&self, symbol: Symbol) -> Option<Value> {
-        let mut scope = self;
-        loop {
-            let found = scope.vars.borrow().iter().find(|(name, _)| *name == symbol).map(|(_, v)| v.clone());
-            match (found, &scope.parent) {
-                (Some(value), _) => return Some(value),
-                (None, Some(parent)) => scope = parent,
-                (None, None) => return None,
-            }
-        }
-    }
-
-    pub(super) fn set(&self, symbol: Symbol, value: Value) {
-        let mut vars = self.vars.borrow_mut();
-        match vars.iter_mut().find(|(name, _)| *name == symbol) {
-            Some((_, old)) => *old = value,
-            None => vars.push((symbol, value)),
-        }
-    }
-}
-
 /// What a statement says about the loop around it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
@@ -79,6 +50,8 @@ pub(super) enum Flow {
 pub(super) struct Engine {
     pub(super) tree: Arc<Tree>,
     fuel: Cell<u64>,
+    begun: Instant,
+    until_look: Cell<u8>,
     max_text: usize,
     stack: Stack,
     pub(super) autoescape: Cell<bool>,
@@ -97,6 +70,8 @@ impl Engine {
         Self {
             tree,
             fuel: Cell::new(limits.fuel),
+            begun: Instant::now(),
+            until_look: Cell::new(LOOK),
             max_text: limits.max_text_bytes,
             stack: Stack::here(),
             autoescape: Cell::new(false),
@@ -129,6 +104,13 @@ impl Engine {
 
     /// Takes fuel; none left is an error.
     pub(super) fn spend(&self, steps: u64) -> Res<()> {
+        match self.until_look.get().checked_sub(1) {
+            Some(left) => self.until_look.set(left),
+            None if self.begun.elapsed() > TIME => {
+                return Err(limit(format!("it takes longer than {} s", TIME.as_secs())));
+            }
+            None => self.until_look.set(LOOK),
+        }
         match self.fuel.get().checked_sub(steps) {
             Some(left) => {
                 self.fuel.set(left);
@@ -152,6 +134,11 @@ impl Engine {
     /// Takes the fuel of so many items, before they are made.
     pub(super) fn spend_items(&self, count: usize) -> Res<()> {
         self.spend((count as u64).saturating_mul(4))
+    }
+
+    /// Takes the fuel of a text's pieces, before they are made: each is a text of its own.
+    pub(super) fn spend_pieces(&self, count: usize) -> Res<()> {
+        self.spend((count as u64).saturating_mul(16))
     }
 
     /// Takes the fuel of `more` bytes behind `have`, before they are written.

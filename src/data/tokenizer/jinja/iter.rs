@@ -59,10 +59,13 @@ impl Cursor {
                 }
             },
             Self::Owned(items) => items.next(),
-            Self::Text(text, at) => text[*at..].chars().next().map(|c| {
-                *at += c.len_utf8();
-                Value::str(c.encode_utf8(&mut [0; 4]) as &str)
-            }),
+            Self::Text(text, at) => {
+                engine.spend(7)?;
+                text[*at..].chars().next().map(|c| {
+                    *at += c.len_utf8();
+                    Value::str(c.encode_utf8(&mut [0; 4]) as &str)
+                })
+            }
             Self::Range(range, at) => (*at < range.len()).then(|| {
                 *at += 1;
                 Value::Int(range.get(*at - 1))

@@ -5,7 +5,7 @@
 //! them. A template is code from strangers: it has no way out to the machine, and each rendering has limits.
 //! What it is not: there are no other templates to include or extend.
 //!
-//! Way of a template: `lexer`, `parser` with `expressions` and `statements`, `ast`, `eval` and `expr`, `call`. Values: `value`,
+//! Way of a template: `lexer`, `parser` with `expressions` and `statements`, `ast`, `scope`, `eval` and `expr`, `call`. Values: `value`,
 //! `dict`, `iter`, `ops`, `repr`. What they can do: `methods`, `text`, `chars`, `percent`, `format`, `filters`, `sequences`, `words`,
 //! `wrap`, `predicates`, `clock`.
 
@@ -27,6 +27,7 @@ mod parser;
 mod percent;
 mod predicates;
 mod repr;
+mod scope;
 mod sequences;
 mod statements;
 mod text;

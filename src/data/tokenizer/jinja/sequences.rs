@@ -41,7 +41,10 @@ impl Getter {
             }
         }
         Ok(match &value {
-            Value::Str(text) if self.ignore_case => Value::text(chars::lower(text), text.markup),
+            Value::Str(text) if self.ignore_case => {
+                engine.spend_text(text.len())?;
+                Value::text(chars::lower(text), text.markup)
+            }
             _ => value,
         })
     }
@@ -120,7 +123,7 @@ pub(super) fn apply(engine: &Engine, name: &str, value: &Value, given: &Given) -
         }
         "last" => {
             given.none(name)?;
-            let mut cursor = reversed(value)?;
+            let mut cursor = reversed(engine, value)?;
             cursor.next(engine)?.unwrap_or_else(|| Value::undefined("No last item, sequence was empty."))
         }
         "reverse" => {
@@ -135,7 +138,7 @@ pub(super) fn apply(engine: &Engine, name: &str, value: &Value, given: &Given) -
                     all.reverse();
                     Value::list(all)?
                 }
-                other => Iter::of(reversed(other)?, other.depth())?,
+                other => Iter::of(reversed(engine, other)?, other.depth())?,
             }
         }
         "sort" => {
@@ -233,10 +236,11 @@ pub(super) fn apply(engine: &Engine, name: &str, value: &Value, given: &Given) -
 }
 
 /// From the end.
-fn reversed(value: &Value) -> Res<Cursor> {
+fn reversed(engine: &Engine, value: &Value) -> Res<Cursor> {
     Ok(match value {
         Value::List(items) | Value::Tuple(items) => Cursor::Reversed(items.clone(), items.items.len()),
         Value::Str(text) => {
+            engine.spend_pieces(text.chars().count())?;
             let chars: Vec<Value> = text.chars().rev().map(|c| Value::str(c.to_string())).collect();
             Cursor::Owned(chars.into_iter())
         }

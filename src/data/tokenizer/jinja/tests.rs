@@ -75,6 +75,12 @@ fn templates_that_mean_ill_are_stopped() {
         "{% block b %}{{ self.b() }}{% endblock %}",
         "{{ 'ab'.replace('', 'x' * 60000000) }}",
         "{{ ('a' * 60000000).join('bbbb') }}",
+        "{{ ('a,' * 1000000).split(',')|length }}",
+        "{{ ('a ' * 1000000).split()|length }}",
+        "{{ ('a\n' * 1000000).splitlines()|length }}",
+        "{{ ('a' * 1000000)|list|length }}",
+        "{{ ('ab' * 1000000).strip('bca' * 1000000) }}",
+        "{% set ns = namespace(t=()) %}{% for i in range(99) %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}{{ {1: 1}[ns.t] }}",
     ] {
         // Less fuel than a real one has: this build is a slow one.
         let fault =

@@ -69,11 +69,12 @@ pub(super) fn call(engine: &Engine, this: &Text, name: &'static str, given: &Giv
         Ok(Value::text(text, this.markup))
     };
     match name {
-        "split" | "rsplit" => return split(this, name == "rsplit", given),
+        "split" | "rsplit" => return split(engine, this, name == "rsplit", given),
         "replace" => return replace(engine, this, given),
         "splitlines" => {
             let [keep] = given.bind(name, ["keepends"], 0)?;
             let keep = keep.map_or(Ok(false), |keep| keep.truth(engine))?;
+            engine.spend_pieces(this.matches(is_break).count())?;
             return texts(this, lines(this, keep));
         }
         "expandtabs" => {
@@ -94,6 +95,12 @@ pub(super) fn call(engine: &Engine, this: &Text, name: &'static str, given: &Giv
         _ => (0, 0),
     };
     let args = given.positional(name, least, most)?;
+    if name.ends_with("strip")
+        && let Some(Value::Str(chars)) = args.first()
+    {
+        // Each letter is looked for among all of them.
+        engine.spend((this.len() as u64).saturating_mul(chars.len() as u64) / 64)?;
+    }
     match name {
         "upper" => same(this.to_uppercase()),
         "lower" => same(lower(this)),
@@ -232,17 +239,22 @@ fn expand_tabs(engine: &Engine, text: &str, size: i128) -> Res<String> {
     Ok(out)
 }
 
-fn split(this: &Text, from_right: bool, given: &Given) -> Res<Value> {
+fn split(engine: &Engine, this: &Text, from_right: bool, given: &Given) -> Res<Value> {
     let [separator, most] = given.bind("split", ["sep", "maxsplit"], 0)?;
     let most = most.map_or(Ok(-1), |most| most.index())?;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     let separator = match &separator {
-        None | Some(Value::None) => return texts(this, words(this, from_right, most)),
+        None | Some(Value::None) => {
+            let found = this.split(is_space).filter(|word| !word.is_empty());
+            engine.spend_pieces(found.take(most).count())?;
+            return texts(this, words(this, from_right, most));
+        }
         Some(value) => text_of(value)?,
     };
     if separator.is_empty() {
         return Err(failed("empty separator"));
     }
+    engine.spend_pieces(this.matches(separator).take(most).count())?;
     let limit = most.saturating_add(1);
     let mut parts: Vec<&str> = match from_right {
         false => this.splitn(limit, separator).collect(),
