@@ -104,7 +104,7 @@ impl Pure {
 
 #[derive(Debug)]
 enum Scorer {
-    Pure(Pure),
+    Pure(Box<Pure>),
     Batch(Box<dyn BatchReward>),
 }
 
@@ -238,7 +238,7 @@ fn checked(scores: Vec<f64>, wanted: usize) -> Result<Vec<f64>> {
 }
 
 fn scorer(kind: &RewardKind, context: &RewardContext<'_>) -> Result<Scorer> {
-    Ok(Scorer::Pure(match kind {
+    Ok(Scorer::Pure(Box::new(match kind {
         RewardKind::Length(config) => Pure::Length(*config),
         RewardKind::Format(config) => Pure::Format(*config),
         RewardKind::Repetition(config) => Pure::Repetition(*config),
@@ -260,5 +260,5 @@ fn scorer(kind: &RewardKind, context: &RewardContext<'_>) -> Result<Scorer> {
         RewardKind::Model(config) => {
             return Ok(Scorer::Batch(Box::new(model::ModelReward::new(config, context)?)));
         }
-    }))
+    })))
 }
