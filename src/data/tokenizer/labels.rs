@@ -1,7 +1,7 @@
 //! A row's conversation to messages, tools and text, and the labels that tokens around an answer give.
 //!
 //! Ports upstream's SFT data set. The random changes (a system prompt put in front, the chance that empty
-//! think blocks go) are the caller's, who owns the generator; here is what they decide about. Next: [`super::mask`],
+//! think blocks go) are the caller's, who owns the generator; here is what they decide about. Next: `mask`,
 //! which finds the answers in any template.
 
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! A tokenizer from the files of a folder.
 //!
-//! `tokenizer.json`, else SentencePiece's `tokenizer.model`; what stands beside them is in [`super::added`] and
+//! `tokenizer.json`, else SentencePiece's `tokenizer.model`; what stands beside them is in `added` and
 //! the chat template. Which marks belong around a raw text is settled here too.
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Chat templates: a conversation to the text of a prompt, byte for byte as transformers renders it.
 //!
-//! The language is in [`super::jinja`]; here is what transformers puts around it (`apply_chat_template`): the
+//! The language is in `jinja`; here is what transformers puts around it (`apply_chat_template`): the
 //! variables, messages without their null fields, thoughts under each of their names. Not the choice of
 //! template: see [`super`].
 
