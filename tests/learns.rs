@@ -21,7 +21,7 @@ fn every_method_raises_its_reward() {
          stages:\n  - tokenizer: {{name: tok, data: {{synthetic: {{rows: 400}}}}, vocab_size: 400}}\n\
          \x20 - sft: {{init: scratch, data: {{synthetic: {{rows: 160}}, format: chat}}, epochs: 1, batch_size: 8, max_seq_len: 96, learning_rate: 1.0e-3}}\n\
          \x20 - grpo: {{{shared}, {rewards}, epochs: 4, batch_size: 4, num_generations: 4, learning_rate: 2.0e-3}}\n\
-         \x20 - ppo: {{{shared}, {rewards}, epochs: 4, batch_size: 8, learning_rate: 2.0e-3, critic_learning_rate: 2.0e-3}}\n\
+         \x20 - ppo: {{{shared}, {rewards}, epochs: 8, batch_size: 8, learning_rate: 2.0e-3, critic_learning_rate: 2.0e-3}}\n\
          \x20 - spo: {{{shared}, {rewards}, epochs: 6, batch_size: 8, accumulation_steps: 1, learning_rate: 2.0e-3}}\n",
         folder.path().join("run").display()
     );
