@@ -43,15 +43,15 @@ pub fn states_architecture(path: &Path) -> Result<bool> {
     Ok(gguf::is_gguf(path) || said(path)?.is_some_and(|said| said.get("config").is_some()))
 }
 
-/// The files that a tokenizer may be in.
-const TOKENIZERS: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
+/// The files that a folder may hold its tokenizer in; the first that is there counts.
+pub const TOKENIZERS: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
 
 /// Where MiniMind keeps its tokenizer, from the folder of its weights: `out` beside `model`, of either year.
 const UPSTREAM: [&str; 4] = ["../model", "model", "../model/minimind_tokenizer", "model/minimind_tokenizer"];
 
-/// Whether a folder holds a tokenizer.
-fn holds_tokenizer(folder: &Path) -> bool {
-    TOKENIZERS.iter().any(|name| folder.join(name).exists())
+/// The file that holds the tokenizer of a folder, where there is one.
+pub fn tokenizer_file(folder: &Path) -> Option<PathBuf> {
+    TOKENIZERS.iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
 /// The folder of the tokenizer that belongs to a weight file: named in it, its own folder, a folder below, or where
@@ -60,11 +60,11 @@ pub fn tokenizer(path: &Path) -> Result<Option<PathBuf>> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
     let named = tokenizer_named(path)?.map(|name| folder.join(name));
     let near = [folder.to_owned(), folder.join("tokenizer"), folder.join("tok")];
-    let found = named.into_iter().chain(near).find(|folder| holds_tokenizer(folder));
+    let found = named.into_iter().chain(near).find(|folder| tokenizer_file(folder).is_some());
     if found.is_some() {
         return Ok(found);
     }
-    let found = UPSTREAM.iter().map(|near| folder.join(near)).find(|near| holds_tokenizer(near));
+    let found = UPSTREAM.iter().map(|near| folder.join(near)).find(|near| tokenizer_file(near).is_some());
     if let Some(found) = &found {
         tracing::info!("the tokenizer is the one in {}", found.display());
     }

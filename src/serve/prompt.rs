@@ -120,19 +120,10 @@ fn plain(cause: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use serde_json::json;
 
     use super::*;
-
-    fn tokenizer(template: &str) -> Tokenizer {
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer/tokenizer.json");
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::copy(from, folder.path().join("tokenizer.json")).unwrap();
-        std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
-        Tokenizer::load(folder.path()).unwrap()
-    }
+    use crate::data::tokenizer::conversation::tests::tokenizer;
 
     const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
         {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ reasoning_effort }}{% endif %}{{ documents | length if documents }}";

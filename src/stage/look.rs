@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::policy::build::prompt_options;
 use super::solve;
 use crate::checkpoint::{resolve_model_path, safetensors};
 use crate::data::head::Head;
 use crate::data::{
-    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, PromptOptions, Prompts, Recorded,
-    Tokenizer, choices, jsonl, prepare, prompts, source, tokens,
+    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, Prompts, Recorded, Tokenizer, choices,
+    jsonl, prepare, prompts, source, tokens,
 };
 use crate::error::{Error, Place, Result};
 use crate::plan::{
@@ -133,13 +134,7 @@ impl Eyes<'_> {
         }
         let tokenizer = self.tokenizer(t.tokenizer.as_ref())?;
         let tools = c.agent.as_ref().map(|agent| Tools::new(&agent.tools)).transpose()?;
-        let options = PromptOptions {
-            max_tokens: t.max_seq_len,
-            seed: self.plan.seed,
-            thinking_ratio: c.thinking_ratio,
-            system_prompt_ratio: 0.0,
-            tools: tools.as_ref().map(Tools::schemas),
-        };
+        let options = prompt_options(c, self.plan.seed, tools.as_ref());
         for data in [Some(&t.data), c.heldout.as_ref()].into_iter().flatten() {
             look_at(data, &mut |data, _| match &tokenizer {
                 Some(tokenizer) => Prompts::load(data, tokenizer, &options).map(|_| ()),

@@ -181,12 +181,13 @@ fn tag(messages: &mut [Value]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
 
     use super::*;
 
-    fn tokenizer(template: &str) -> Tokenizer {
+    /// Upstream's vocabulary with another template.
+    pub(crate) fn tokenizer(template: &str) -> Tokenizer {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer/tokenizer.json");
         let folder = tempfile::tempdir().unwrap();
         std::fs::copy(from, folder.path().join("tokenizer.json")).unwrap();

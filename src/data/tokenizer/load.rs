@@ -12,15 +12,9 @@ use sha2::{Digest, Sha256};
 use super::added::{self, Configured};
 use super::sentencepiece::Model;
 use super::{ChatTemplate, Raw, Special, Tokenizer, guard, mask, read_optional};
+use crate::checkpoint::about::TOKENIZERS;
+pub use crate::checkpoint::about::tokenizer_file as file;
 use crate::error::{Error, Place, Result};
-
-/// The files that a folder may hold its tokenizer in, the first that is there counts.
-pub const FILES: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
-
-/// The file that holds the tokenizer of a folder, where there is one.
-pub fn file(folder: &Path) -> Option<PathBuf> {
-    FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
-}
 
 fn broken(path: &Path, error: impl fmt::Display) -> Error {
     Error::input("this file cannot be used").at(Place::file(path)).because(error)
@@ -35,7 +29,7 @@ impl Tokenizer {
     /// # Errors
     /// No tokenizer there, or files that are broken or ask for what no tokenizer needs.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = file(dir).unwrap_or_else(|| dir.join(FILES[0]));
+        let path = file(dir).unwrap_or_else(|| dir.join(TOKENIZERS[0]));
         let at = |error: Error| error.at(Place::file(&path));
         let bytes =
             crate::files::read(&path).map_err(|error| Error::io("read the tokenizer", &path, error))?;

@@ -92,13 +92,7 @@ fn native(
         .hint("use rollout.engine: native, or run with one process"));
     }
     let tools = config.agent.as_ref().map(|agent| Tools::new(&agent.tools)).transpose()?;
-    let options = PromptOptions {
-        max_tokens: t.max_seq_len,
-        seed: context.plan.seed,
-        thinking_ratio: config.thinking_ratio,
-        system_prompt_ratio: 0.0,
-        tools: tools.as_ref().map(Tools::schemas),
-    };
+    let options = prompt_options(config, context.plan.seed, tools.as_ref());
     let (prompts, share) = Prompts::load(&t.data, &tokenizer, &options)?;
     let heldout = match &config.heldout {
         Some(data) => Some(Prompts::load(data, &tokenizer, &options)?.0),
@@ -171,6 +165,17 @@ fn native(
         },
         tokenizer,
     }))
+}
+
+/// How a stage's prompts are read.
+pub fn prompt_options(config: &PolicyConfig, seed: u64, tools: Option<&Tools>) -> PromptOptions {
+    PromptOptions {
+        max_tokens: config.train.max_seq_len,
+        seed,
+        thinking_ratio: config.thinking_ratio,
+        system_prompt_ratio: 0.0,
+        tools: tools.map(Tools::schemas),
+    }
 }
 
 /// The tokens that end a completion: the recipe's one, or those of the start weights and the tokenizer.
