@@ -318,7 +318,7 @@ fn replicas_that_came_apart_are_found() {
 #[test]
 #[ignore = "a part of replicas_that_came_apart_are_found"]
 fn rank_with_weights_of_its_own() {
-    let ranks = Ranks::from_env().expect("they meet");
+    let ranks = Ranks::init(&minimind::plan::environment::variable).expect("they meet");
     let same = Tensor::from_slice(&[1f32, 2.0]);
     ranks.check_same(&[same.shallow_clone()]).expect("the same");
     let own = Tensor::from_slice(&[1f32, 2.0 + ranks.rank() as f32 * 1e-6]);
@@ -334,7 +334,7 @@ fn gradients_are_added_up_whatever_a_rank_lacks() {
 #[test]
 #[ignore = "a part of gradients_are_added_up_whatever_a_rank_lacks"]
 fn rank_with_gradients_of_its_own() {
-    let ranks = Ranks::from_env().expect("they meet");
+    let ranks = Ranks::init(&minimind::plan::environment::variable).expect("they meet");
     let mine = ranks.rank() as f64 + 1.0;
     let params: Vec<Tensor> = (0..3)
         .map(|i| Tensor::full([2, 3], i as f64, tch::kind::FLOAT_CPU).set_requires_grad(true))

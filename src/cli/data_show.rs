@@ -14,6 +14,7 @@ use crate::data::tokenizer::StreamDecoder;
 use crate::data::tokens::Tokens;
 use crate::data::{DataFormat, IGNORE, Row, RowCheck, Tokenizer, source};
 use crate::error::{Error, Result};
+use crate::plan::environment;
 
 /// Rows that are counted beyond those printed.
 const COUNTED: usize = 1000;
@@ -119,7 +120,7 @@ fn parts(row: Encoded, format: DataFormat) -> Vec<Part> {
 }
 
 fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let colour = std::io::stdout().is_terminal() && !environment::no_color();
     let mut printer =
         Printer { look, rows, json, colour, shown: Vec::new(), faults: Vec::new(), seen: [0; 4] };
     let counted = if json { rows } else { rows.max(COUNTED) };

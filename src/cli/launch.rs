@@ -14,6 +14,7 @@ use crate::engine::ranks::LOST;
 use crate::engine::signals::passed_on;
 use crate::error::{Error, Result};
 use crate::native;
+use crate::plan::environment;
 
 /// How long the others may take to end by themselves once one has failed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -24,13 +25,13 @@ const WATCHED: &str = "MINIMIND_LAUNCHED";
 
 /// Whether this process is one of several already.
 pub fn is_rank() -> bool {
-    let world = std::env::var("WORLD_SIZE").ok().and_then(|n| n.parse::<usize>().ok());
-    std::env::var_os(WATCHED).is_some() || world.is_some_and(|n| n > 1)
+    let world = environment::variable("WORLD_SIZE").and_then(|n| n.parse::<usize>().ok());
+    environment::variable(WATCHED).is_some() || world.is_some_and(|n| n > 1)
 }
 
 /// To be called by a rank: it ends with its launcher, even when that is killed.
 pub fn follow() {
-    if std::env::var_os(WATCHED).is_some() {
+    if environment::variable(WATCHED).is_some() {
         native::die_with_parent();
     }
 }

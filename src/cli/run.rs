@@ -7,7 +7,7 @@ use crate::engine::{Ranks, Signals, device};
 use crate::error::Result;
 use crate::native::{self, libtorch_dir};
 use crate::plan::machine::Machine;
-use crate::plan::{self, Plan, StageConfig};
+use crate::plan::{self, Plan, StageConfig, environment};
 use crate::report::ConsoleMode;
 use crate::report::console_table;
 use crate::stage::{self, Resume, RunOptions, record};
@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<()> {
         return launch::launch(usize::from(args.nproc));
     }
     launch::follow();
-    let ranks = Ranks::from_env()?;
+    let ranks = Ranks::init(&environment::variable)?;
     let machine = Machine::detect();
     let command = command(&args);
     let mut plan = plan::load(&args.recipe, &args.sets)?;

@@ -47,12 +47,14 @@ impl Ranks {
         Self { rank: 0, world: 1, local: (0, 1), group: None }
     }
 
-    /// As the environment says (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`); meets the others.
+    /// Joins the process group that PyTorch's environment variables describe (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`,
+    /// `MASTER_PORT`), and waits for all its processes; `variable` reads a variable by its name. Without `RANK` and
+    /// `WORLD_SIZE` this is [`Self::alone`].
     ///
     /// # Errors
-    /// A variable that is missing or wrong; others that do not come within five minutes.
-    pub fn from_env() -> Result<Self> {
-        let Some(found) = Started::read(&|name| std::env::var(name).ok())? else { return Ok(Self::alone()) };
+    /// A variable is missing or wrong; the other processes do not come within five minutes.
+    pub fn init(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let Some(found) = Started::read(variable)? else { return Ok(Self::alone()) };
         let Meeting { rank, world, .. } = found.meeting;
         let group = Group::open(&found.meeting).map_err(|e| {
             e.hint("every rank must reach MASTER_ADDR:MASTER_PORT; minimind doctor tells whether ranks can be used")

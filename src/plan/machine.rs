@@ -132,16 +132,6 @@ pub fn hubs() -> Settings {
     }
 }
 
-/// A variable that a recipe names as `${NAME}`.
-pub fn given(variable: &str) -> Option<String> {
-    std::env::var(variable).ok()
-}
-
-/// A key that the recipe names by its variable, so that it stands in no file.
-pub fn secret(variable: &str) -> Option<String> {
-    std::env::var(variable).ok().filter(|key| !key.is_empty())
-}
-
 fn cores(n: usize) -> String {
     if n == 1 { "one core".to_owned() } else { format!("{n} cores") }
 }

@@ -1,9 +1,10 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
 //! Reading order: `types` (the plan), `kinds` (what a change of it means), `resolve`, `tuning`, `evaluation`, `exporting`, `policies`, `references`, `hubs`,
-//! `rollouts`, `rewards`, `tools` and `settings` (from a recipe to it), `machine` with `quota` (the only readers of environment and machine), `cost` (what it will take).
+//! `rollouts`, `rewards`, `tools` and `settings` (from a recipe to it), `environment` and `machine` with `quota` (the only readers of environment variables and machine), `cost` (what it will take).
 
 pub mod cost;
+pub mod environment;
 pub mod evaluation;
 pub mod exporting;
 pub mod hubs;

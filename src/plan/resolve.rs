@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::machine;
+use super::environment;
 use super::types::*;
 use crate::error::{Error, Result};
 use crate::recipe::schema::*;
@@ -16,7 +16,7 @@ use crate::recipe::{Recipe, Steps};
 /// # Errors
 /// Every fault, joined.
 pub fn load(path: &Path, sets: &[String]) -> Result<Plan> {
-    let (recipe, faults) = crate::recipe::read_all(path, sets, &machine::given)?;
+    let (recipe, faults) = crate::recipe::read_all(path, sets, &environment::variable)?;
     finish(&recipe, faults)
 }
 

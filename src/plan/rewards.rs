@@ -274,7 +274,7 @@ impl Resolver<'_> {
             );
         }
         let api_key = keys.api_key_env.and_then(|name| {
-            let key = super::machine::secret(name);
+            let key = super::environment::secret(name);
             if key.is_none() {
                 self.fault(
                     &join(at, "api_key_env"),
