@@ -21,4 +21,4 @@ pub use objective::{LoopConfig, Metrics, Objective, Observer, Outcome, Pass, Ste
 pub use ranks::{DdpBackend, Ranks};
 pub use resume::{Files, Position, SavedState};
 pub use signals::Signals;
-pub use trainer::{Beside, train};
+pub use trainer::{RunControl, train};

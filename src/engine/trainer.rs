@@ -62,12 +62,12 @@ struct Trainer<'a> {
     signals: &'a Signals,
 }
 
-/// Who has a say beside the loop.
+/// What can stop a training loop, and the processes it trains with.
 #[derive(Debug, Clone, Copy)]
-pub struct Beside<'a> {
-    /// Ask it to stop.
+pub struct RunControl<'a> {
+    /// Ctrl-C and SIGTERM: the loop saves and stops.
     pub signals: &'a Signals,
-    /// Train with it.
+    /// The processes that train together.
     pub ranks: &'a Ranks,
 }
 
@@ -82,9 +82,9 @@ pub fn train(
     resume: Option<&Loaded>,
     objective: &mut dyn Objective,
     observer: &mut dyn Observer,
-    beside: Beside<'_>,
+    control: RunControl<'_>,
 ) -> Result<Outcome> {
-    let Beside { signals, ranks } = beside;
+    let RunControl { signals, ranks } = control;
     model.params().set_requires_grad(true);
     let params = model.params().trained().1;
     let sizes: Vec<usize> = params.iter().map(Tensor::numel).collect();

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::context::{Resume, RunOptions};
 use super::record::write_json;
-use super::runner::{Resume, RunOptions};
 use crate::error::{Error, Result};
 
 /// Kept in the run's folder until such a run ends well.

@@ -6,10 +6,10 @@
 
 use std::path::Path;
 
+use super::context::{Context, StageResult};
 use super::inputs;
 use super::measure::Uploaded;
 use super::record::Inputs;
-use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::backward;
 use crate::data::{Loader, Tokenizer};
@@ -108,7 +108,7 @@ pub fn run(
     config: &DistillStage,
     folder: &Path,
     inputs: &Inputs,
-) -> Result<Finished> {
+) -> Result<StageResult> {
     let session = Session::open(context, name, &config.train, folder, inputs)?;
     let batches = session.batches_of(false)?;
     // The teacher first: loading the student then sets the random state that training goes on from.

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use tch::Tensor;
 
+use super::context::{Context, StageResult};
 use super::inputs;
 use super::pairs::{Apart, Pairs, validate};
 use super::record::Inputs;
-use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::backward;
 use crate::data::Loader;
@@ -105,7 +105,7 @@ pub fn run(
     config: &DpoStage,
     folder: &Path,
     inputs: &Inputs,
-) -> Result<Finished> {
+) -> Result<StageResult> {
     let session = Session::open(context, name, &config.train, folder, inputs)?;
     let batches = session.batches_of(true)?;
     // The reference first: loading the policy then sets the random state that training goes on from.

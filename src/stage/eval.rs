@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::choice;
+use super::context::{Context, StageResult};
 use super::inputs;
 use super::measure::{self, Question};
-use super::runner::{Context, Finished};
 use super::solve;
 
 use crate::data::head::Head;
@@ -158,7 +158,7 @@ fn questions(what: &Measurement<'_>) -> Result<Vec<Question>> {
 }
 
 /// Measures a stage's model.
-pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<Finished> {
+pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<StageResult> {
     let tokenizer = inputs::tokenizer(context, config.tokenizer.as_ref())?;
     let model = inputs::model(context, &config.init, config.model.as_ref(), tokenizer.as_ref(), 0.0)?;
     inputs::check_vocabulary(&model, tokenizer.as_ref())?;
@@ -177,5 +177,5 @@ pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<Finished> {
         compute: context.compute,
         cache_dir: &context.cache_dir,
     };
-    Ok(Finished { summary: measure(&model, tokenizer.as_ref(), &what)?, ..Finished::default() })
+    Ok(StageResult { summary: measure(&model, tokenizer.as_ref(), &what)?, ..StageResult::default() })
 }

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, json};
 
+use super::context::{Context, StageResult};
 use super::inputs;
-use super::runner::{Context, Finished};
 use crate::error::{Error, Result};
 use crate::export::{self, Format, Options, Source};
 use crate::plan::ExportConfig;
 
 /// Writes into the stage's folder.
-pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Result<Finished> {
+pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Result<StageResult> {
     let path = inputs::start_weights(context, &config.init)?
         .ok_or_else(|| Error::input("there are no weights to export"))?;
     let source = open(context, config, &path)?;
@@ -35,7 +35,7 @@ pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Resul
         reports.push(report);
     }
     let parameters = crate::model::params::count(source.model.config());
-    Ok(Finished {
+    Ok(StageResult {
         outputs,
         summary: json!({
             "parameters": {"total": parameters.0, "active": parameters.1},
@@ -43,7 +43,7 @@ pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Resul
             "exports": reports,
             "notes": source.notes,
         }),
-        ..Finished::default()
+        ..StageResult::default()
     })
 }
 

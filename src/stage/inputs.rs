@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tch::Kind;
 
+use super::context::Context;
 use super::record::Inputs;
-use super::runner::Context;
 use crate::checkpoint::{about, ends, load, resolve_model_path};
 use crate::data::tokenizer::end_ids;
 use crate::data::{DataConfig, DataSource, Prepared, Rows, Tokenizer, Validation};

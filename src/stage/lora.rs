@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::context::{Context, StageResult};
 use super::inputs;
 use super::record::Inputs;
-use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::LanguageModelling;
 use crate::checkpoint::adapter::file as adapter;
@@ -24,7 +24,7 @@ pub fn run(
     config: &LoraConfig,
     folder: &Path,
     inputs: &Inputs,
-) -> Result<Finished> {
+) -> Result<StageResult> {
     let session = Session::open(context, name, &config.train, folder, inputs)?;
     let batches = session.batches_of(false)?;
     let base_dropout = config.train.model.as_ref().map_or(0.0, |m| m.config.dropout);

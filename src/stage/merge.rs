@@ -6,9 +6,9 @@
 use serde_json::{Value, json};
 use tch::Kind;
 
+use super::context::{Context, StageResult};
 use super::inputs;
 use super::lora::adapter_path;
-use super::runner::{Context, Finished};
 use super::session::{describe, save_kind};
 use crate::checkpoint::adapter::merge::{MERGED, record, refuse_twice};
 use crate::checkpoint::adapter::{Adapter, file as adapter};
@@ -19,7 +19,7 @@ use crate::error::{Error, Place, Result};
 use crate::plan::MergeConfig;
 
 /// Merges and writes `<stage>_<hidden>[_moe].pth`.
-pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<Finished> {
+pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<StageResult> {
     let path = adapter_path(context, &config.adapter)?;
     let file = adapter::read(&path)?;
     let base = match &config.init {
@@ -58,12 +58,12 @@ pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<Fi
     let value = weights_value(&model, kind)?;
     pth::write(&context.plan.output.join(&output), &value, &[(load::METADATA, said.as_bytes())])?;
     let half = if kind == Kind::Float { "full" } else { "half" };
-    Ok(Finished {
+    Ok(StageResult {
         outputs: vec![output],
         summary: json!({
             "metrics": {"adapted_layers": adapter.names().len() / 2, "rank": adapter.rank(), "scale": scale},
             "notes": [format!("added in {half} precision")],
         }),
-        ..Finished::default()
+        ..StageResult::default()
     })
 }

@@ -2,12 +2,13 @@
 //! distill, dpo, reward, grpo, ppo, spo (over `policy`), eval; `runner` walks through them, skips what is done, and keeps
 //! each stage's record; `verdict` says what becomes of a stage that was made before (`trace`, `changes`, `legacy`, `aside`).
 //!
-//! `look` reads the first rows of all data before anything trains. Read `runner` first, then `session` (what all training stages share) and `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
+//! `look` reads the first rows of all data before anything trains. Read `context` (what a stage is given) and `runner` first, then `session` (what all training stages share) and `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
 
 pub mod aside;
 pub mod campaign;
 pub mod changes;
 pub mod choice;
+pub mod context;
 pub mod distill;
 pub mod dpo;
 pub mod eval;
@@ -37,4 +38,5 @@ pub mod train;
 pub mod verdict;
 pub mod watch;
 
-pub use runner::{Resume, RunOptions, run};
+pub use context::{Resume, RunOptions};
+pub use runner::run;

@@ -7,10 +7,10 @@
 
 use tch::Tensor;
 
+use super::context::Context;
 use super::inputs;
 use super::policy::batch::Batch;
 use super::policy::{At, Learner, Shared, Step, largest_gap};
-use super::runner::Context;
 use crate::checkpoint::load_critic;
 use crate::data::Tokenizer;
 use crate::data::random::Stream;

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use tch::Tensor;
 
+use super::context::{Context, StageResult};
 use super::record::Inputs;
-use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use super::train::LanguageModelling;
 use crate::data::Tokenizer;
@@ -25,7 +25,7 @@ pub fn run(
     config: &ReasonConfig,
     folder: &Path,
     inputs: &Inputs,
-) -> Result<Finished> {
+) -> Result<StageResult> {
     let session = Session::open(context, name, &config.train, folder, inputs)?;
     let batches = session.batches_of(false)?;
     let model = session.model(config.train.dropout)?;

@@ -10,9 +10,9 @@ use std::path::Path;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
+use super::context::{Context, StageResult};
 use super::pairs::{Apart, Pairs, validate};
 use super::record::Inputs;
-use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use crate::data::Loader;
 use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
@@ -91,7 +91,7 @@ pub fn run(
     config: &RewardConfig,
     folder: &Path,
     inputs: &Inputs,
-) -> Result<Finished> {
+) -> Result<StageResult> {
     let session = Session::open(context, name, &config.train, folder, inputs)?;
     let batches = session.batches_of(true)?;
     let model = session.model(config.train.dropout)?;

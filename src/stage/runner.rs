@@ -2,97 +2,24 @@
 //! made from something else stops the run before anything is written (`verdict`).
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::Device;
 
+use super::context::{Context, Resume, RunOptions, StageResult, StartFrom};
 use super::record::{Done, Inputs, write_json};
 use super::trace::{self, Trace};
-use super::verdict::{Asked, Start, Verdict, judge};
+use super::verdict::{Asked, Verdict, judge};
 use super::{aside, campaign, inputs, legacy, verdict};
 use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tokenizer, train};
 use crate::checkpoint::atomic;
-use crate::engine::{Beside, Compute, Ranks, Signals};
+use crate::engine::{Compute, Ranks, Signals};
 use crate::error::{Error, Kind, Place, Result};
 use crate::native::release_memory;
 use crate::plan::{Plan, StageConfig, StagePlan};
-use crate::report::console::ConsoleMode;
-
-/// Whether a stage goes on from a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-pub enum Resume {
-    /// Go on from checkpoints; ask where other settings, data or start weights made them.
-    Auto,
-    /// Begin stages that are unfinished or changed anew; their old files are kept as .old.
-    Never,
-    /// Go on, or fail.
-    Must,
-    /// Go on all the same from checkpoints made with other settings, data or start weights.
-    Force,
-}
-
-/// What `minimind run` was asked beside the recipe.
-#[derive(Debug, Clone)]
-pub struct RunOptions {
-    /// Only this stage.
-    pub only: Option<String>,
-    /// This stage and those below it, done or not.
-    pub from: Option<String>,
-    /// Whether to go on from checkpoints.
-    pub resume: Resume,
-    /// How progress is shown.
-    pub console: ConsoleMode,
-    /// Where tokenised rows are kept.
-    pub cache_dir: PathBuf,
-    /// The command as a person can type it, without `--from`, `--only` and `--resume`: for hints.
-    pub command: String,
-}
-
-/// What every stage needs.
-#[derive(Debug)]
-pub struct Context<'a> {
-    /// The whole plan.
-    pub plan: &'a Plan,
-    /// Where tensors live.
-    pub device: Device,
-    /// Arithmetic.
-    pub compute: Compute,
-    /// Where the stage at work starts.
-    pub start: Start,
-    /// The command, for hints.
-    pub command: String,
-    /// Ctrl-C and SIGTERM.
-    pub signals: Signals,
-    /// How progress is shown.
-    pub console: ConsoleMode,
-    /// Where tokenised rows are kept.
-    pub cache_dir: PathBuf,
-    /// This process among those that train together.
-    pub ranks: Ranks,
-}
-
-impl Context<'_> {
-    /// Who has a say in a training loop.
-    pub fn beside(&self) -> Beside<'_> {
-        Beside { signals: &self.signals, ranks: &self.ranks }
-    }
-}
-
-/// What a stage hands back.
-#[derive(Debug, Default)]
-pub struct Finished {
-    /// Files made, relative to the run's folder.
-    pub outputs: Vec<String>,
-    /// What came of it.
-    pub summary: Value,
-    /// Micro-batches done and those of an epoch, where it trained.
-    pub steps: Option<(u64, u64)>,
-    /// Seconds that it trained in earlier starts.
-    pub earlier_seconds: f64,
-}
 
 /// Carries a plan out.
 ///
@@ -113,7 +40,7 @@ pub fn run(
         plan,
         device,
         compute,
-        start: Start::Anew,
+        start: StartFrom::Scratch,
         command: options.command.clone(),
         signals: signals.clone(),
         console: options.console,
@@ -160,7 +87,7 @@ pub fn run(
 struct Word {
     /// What decides the stage's result; none where it is not run.
     inputs: Option<Inputs>,
-    start: Start,
+    start: StartFrom,
 }
 
 /// The part of a rank after the first: it trains beside it, and waits while it does anything else.
@@ -231,7 +158,10 @@ impl Walk<'_> {
             };
             let found = trace::find(output, stage, &inputs)?;
             let verdict = judge(context, stage, &found, &inputs, self.asked(i, &stage.name))?;
-            self.goes_on |= matches!(verdict, Verdict::Run { start: Start::From(_) | Start::Upstream, .. });
+            self.goes_on |= matches!(
+                verdict,
+                Verdict::Run { start: StartFrom::Checkpoint(_) | StartFrom::UpstreamFile, .. }
+            );
             self.known[i] = Some((inputs, found));
         }
         for (i, known) in self.known.iter().enumerate() {
@@ -268,13 +198,13 @@ impl Walk<'_> {
                 let note = if note.is_empty() { note } else { format!(" ({note})") };
                 tracing::info!("{name}: done already, skipped{note}");
                 record.map_or(Ok(()), |record| record.write(&folder))?;
-                context.ranks.hear(Some(Word { inputs: None, start: Start::Anew }))?;
+                context.ranks.hear(Some(Word { inputs: None, start: StartFrom::Scratch }))?;
                 return Ok(false);
             }
             Verdict::Run { start, why, longer } => (start, why, longer),
         };
         tracing::info!("{name}: runs ({why})");
-        let moved = if start == Start::Anew { aside::set_aside(output, name)? } else { Vec::new() };
+        let moved = if start == StartFrom::Scratch { aside::set_aside(output, name)? } else { Vec::new() };
         if !moved.is_empty() {
             tracing::info!("{name}: what was there is kept as {}", aside::names(&moved));
         }
@@ -306,14 +236,14 @@ impl Walk<'_> {
         }
         write_json(&folder.join("summary.json"), &summary)?;
         let (steps, per_epoch) = finished.steps.unzip();
-        let inputs = context.start.with_passed(inputs);
+        let inputs = context.start.with_forced(inputs);
         Done { inputs, outputs: finished.outputs, steps, per_epoch }.write(&folder)?;
         self.again.done(output, name)?;
         Ok(true)
     }
 }
 
-fn dispatch(context: &Context<'_>, stage: &StagePlan, folder: &Path, inputs: &Inputs) -> Result<Finished> {
+fn dispatch(context: &Context<'_>, stage: &StagePlan, folder: &Path, inputs: &Inputs) -> Result<StageResult> {
     match &stage.config {
         StageConfig::Tokenizer(config) => tokenizer::run(context, config, folder),
         StageConfig::Pretrain(config) => train::run(context, &stage.name, config, folder, inputs, false),

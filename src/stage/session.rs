@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tch::Kind;
 
+use super::context::StartFrom;
+use super::context::{Context, StageResult};
 use super::inputs;
 use super::measure;
 use super::record::Inputs;
-use super::runner::{Context, Finished};
-use super::verdict::Start;
 use super::watch::Watch;
 use crate::checkpoint::ends;
 use crate::data::{Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
@@ -143,7 +143,7 @@ impl<'a> Session<'a> {
         objective: &mut dyn Objective,
         prepared: &Prepared,
         ending: Ending,
-    ) -> Result<Finished> {
+    ) -> Result<StageResult> {
         let (context, name, folder) = (self.context, self.name, self.folder);
         inputs::check_prepared(model.config(), prepared, &self.config.data)?;
         let stem = format!("{name}_{}{}", model.config().hidden_size, model.config().suffix());
@@ -167,7 +167,7 @@ impl<'a> Session<'a> {
         let position = loaded.as_ref().and_then(|l| l.state.as_ref()).map(|s| s.metrics.clone());
         let mut watch = Watch::new(folder, name, total, context, position.as_ref())?;
         let result =
-            train(model, &loop_config, &files, loaded.as_ref(), objective, &mut watch, context.beside());
+            train(model, &loop_config, &files, loaded.as_ref(), objective, &mut watch, context.run_control());
         let mut notes = watch.finish();
         notes.extend(ending.notes);
         notes.extend(passed_over(context));
@@ -179,7 +179,7 @@ impl<'a> Session<'a> {
         metrics.extend(outcome.loss.map(|loss| ("loss".to_owned(), json!(loss))));
         metrics.extend(outcome.validation.iter().map(|(key, value)| (key.clone(), json!(value))));
         metrics.extend(outcome.best.map(|(loss, _)| ("best_val_loss".to_owned(), json!(loss))));
-        Ok(Finished {
+        Ok(StageResult {
             outputs: vec![format!("{stem}.pth")],
             summary: json!({
                 "parameters": {"total": parameters, "active": active, "trained": trained},
@@ -274,7 +274,7 @@ pub fn loop_config(
     metadata: String,
     inputs: &Inputs,
 ) -> Result<LoopConfig> {
-    let made_from = serde_json::to_value(context.start.with_passed(inputs.clone()))
+    let made_from = serde_json::to_value(context.start.with_forced(inputs.clone()))
         .map_err(|e| Error::failed("cannot describe a stage").because(e))?;
     let all = per_epoch * config.epochs as u64;
     let total_steps = config.max_steps.map_or(all, |most| all.min(most as u64));
@@ -302,7 +302,7 @@ pub fn loop_config(
         metadata,
         content_hash: inputs.content_hash.clone(),
         made_from,
-        forced: matches!(&context.start, Start::From(point) if point.forced),
+        forced: matches!(&context.start, StartFrom::Checkpoint(point) if point.forced),
         seed: context.plan.seed,
         shard_optimizer: context.plan.runtime.shard_optimizer,
     })
@@ -321,8 +321,8 @@ pub fn find_resume(
     let over =
         format!("`{} --from {name}` starts the stage over and keeps the old files as .old", context.command);
     match &context.start {
-        Start::Anew => return Ok(None),
-        Start::Upstream if !files.resume.exists() => {
+        StartFrom::Scratch => return Ok(None),
+        StartFrom::UpstreamFile if !files.resume.exists() => {
             // Files of other widths alone; weights of this one are somebody's.
             if context.ranks.is_first()
                 && let Some(copy) = super::aside::keep_copy(&files.weights)?
@@ -331,12 +331,12 @@ pub fn find_resume(
             }
             return Ok(None);
         }
-        Start::From(point) if point.resume != files.resume => {
+        StartFrom::Checkpoint(point) if point.file != files.resume => {
             let what =
                 format!("this checkpoint is of weights of another shape than {}", files.weights.display());
-            return Err(Error::input(what).at(Place::file(&point.resume)).hint(over));
+            return Err(Error::input(what).at(Place::file(&point.file)).hint(over));
         }
-        Start::Upstream | Start::From(_) => {}
+        StartFrom::UpstreamFile | StartFrom::Checkpoint(_) => {}
     }
     let (loaded, fault) = resume::load_last(&files.resume).map_err(|fault| fault.hint(&over))?;
     // All have read it before anything is renamed.
@@ -393,7 +393,7 @@ pub fn earlier_seconds(loaded: Option<&resume::Loaded>) -> f64 {
 
 /// What `--resume force` passed over, for the report.
 pub fn passed_over(context: &Context<'_>) -> Vec<String> {
-    let Start::From(point) = &context.start else { return Vec::new() };
+    let StartFrom::Checkpoint(point) = &context.start else { return Vec::new() };
     let word = |passed: &super::record::Forced| {
         format!(
             "gone on with by --resume force at micro-batch {}: {}",
@@ -401,7 +401,7 @@ pub fn passed_over(context: &Context<'_>) -> Vec<String> {
             passed.changes.join(", ")
         )
     };
-    point.passed.iter().map(word).collect()
+    point.forced_changes.iter().map(word).collect()
 }
 
 /// Prompts and answers of before a stage that goes on now.

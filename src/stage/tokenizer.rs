@@ -4,13 +4,13 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::runner::{Context, Finished};
+use super::context::{Context, StageResult};
 use crate::data::{self, DataSource};
 use crate::error::{Error, Result};
 use crate::plan::TokenizerConfig;
 
 /// Learns a tokenizer into `folder`.
-pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Result<Finished> {
+pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Result<StageResult> {
     let texts = data::source::texts(&config.data)?;
     let mut left = config.max_bytes.unwrap_or(u64::MAX);
     let signals = context.signals.clone();
@@ -51,13 +51,13 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
         }
     };
     let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Finished {
+    Ok(StageResult {
         outputs: vec![format!("{name}/tokenizer.json"), format!("{name}/tokenizer_config.json")],
         summary: json!({
             "metrics": {"vocab_size": report.vocab_size},
             "notes": notes,
             "data": {"source": source, "rows": report.texts, "bytes": report.bytes},
         }),
-        ..Finished::default()
+        ..StageResult::default()
     })
 }

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use tch::Tensor;
 
+use super::context::{Context, StageResult};
 use super::measure::{self, Uploaded};
 use super::record::Inputs;
 use super::recorded::Recorder;
-use super::runner::{Context, Finished};
 use super::session::{Ending, Session};
 use crate::data::{Batch, Loader};
 use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
@@ -132,7 +132,7 @@ pub fn run(
     folder: &Path,
     inputs: &Inputs,
     chat: bool,
-) -> Result<Finished> {
+) -> Result<StageResult> {
     let session = Session::open(context, name, config, folder, inputs)?;
     let batches = session.batches_of(false)?;
     let model = session.model(config.dropout)?;

@@ -3,49 +3,12 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use super::changes::{Changes, words};
+use super::context::{Context, Resume, ResumePoint, StartFrom};
 use super::record::{Done, Forced, Inputs};
-use super::runner::{Context, Resume};
 use super::trace::{self, Begun, Trace};
 use crate::error::{Error, Place, Result};
 use crate::plan::{Change, StageConfig, StagePlan};
-
-/// How a stage that runs starts.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub enum Start {
-    /// With its first step.
-    #[default]
-    Anew,
-    /// From upstream's resume file of its own name and width, if there is one.
-    Upstream,
-    /// From a resume point.
-    From(Point),
-}
-
-impl Start {
-    /// What a stage that starts so is made from: what force passed over stays in the record.
-    pub fn with_passed(&self, inputs: Inputs) -> Inputs {
-        match self {
-            Self::From(point) => Inputs { forced: point.passed.clone(), ..inputs },
-            Self::Anew | Self::Upstream => inputs,
-        }
-    }
-}
-
-/// Where a stage goes on from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Point {
-    /// `<stage>_<hidden>[_moe]_resume.pth`.
-    pub resume: PathBuf,
-    /// Whether `--resume force` passed over other settings.
-    pub forced: bool,
-    /// What was passed over until now.
-    pub passed: Vec<Forced>,
-    /// Keys of settings that only watch and have changed.
-    pub watched: Vec<String>,
-}
 
 /// What is to be done with a stage.
 #[derive(Debug)]
@@ -60,7 +23,7 @@ pub enum Verdict {
     /// It runs.
     Run {
         /// From where.
-        start: Start,
+        start: StartFrom,
         /// Why, for people.
         why: String,
         /// Whether it was finished and is only made longer.
@@ -90,7 +53,7 @@ pub fn judge(
     now: &Inputs,
     asked: Asked<'_>,
 ) -> Result<Verdict> {
-    let run = |why: String| Verdict::Run { start: Start::Anew, why, longer: false };
+    let run = |why: String| Verdict::Run { start: StartFrom::Scratch, why, longer: false };
     let must = asked.resume == Resume::Must && stage.config.training().is_some();
     let new = |why: String| if must { Err(nothing(context, stage)) } else { Ok(run(why)) };
     match found {
@@ -98,7 +61,7 @@ pub fn judge(
         Trace::Nothing => new("not done yet".to_owned()),
         Trace::Upstream if asked.resume == Resume::Never => Ok(run("not done yet".to_owned())),
         Trace::Upstream => {
-            Ok(Verdict::Run { start: Start::Upstream, why: "not done yet".to_owned(), longer: false })
+            Ok(Verdict::Run { start: StartFrom::UpstreamFile, why: "not done yet".to_owned(), longer: false })
         }
         Trace::Broken(_) if asked.forced || asked.resume == Resume::Never => Ok(run("asked for".to_owned())),
         Trace::Broken(fault) => Err(fault.clone().hint(format!(
@@ -126,7 +89,7 @@ fn finished(
     done: &Done,
 ) -> Result<Verdict> {
     let output = &context.plan.output;
-    let anew = |why: String| Verdict::Run { start: Start::Anew, why, longer: false };
+    let anew = |why: String| Verdict::Run { start: StartFrom::Scratch, why, longer: false };
     if asked.forced {
         return Ok(anew("asked for".to_owned()));
     }
@@ -166,11 +129,11 @@ fn finished(
     }
     let from = trace::resume_of(output, done);
     let go_on = |resume: &PathBuf, why: String| Verdict::Run {
-        start: Start::From(Point {
-            resume: resume.clone(),
+        start: StartFrom::Checkpoint(ResumePoint {
+            file: resume.clone(),
             forced: force,
-            passed: done.inputs.forced.clone(),
-            watched: keys(&changes.watched),
+            forced_changes: done.inputs.forced.clone(),
+            harmless_changes: keys(&changes.watched),
         }),
         why,
         longer: true,
@@ -228,7 +191,7 @@ fn half_done(
     asked: Asked<'_>,
     begun: &Begun,
 ) -> Result<Verdict> {
-    let anew = |why: &str| Ok(Verdict::Run { start: Start::Anew, why: why.to_owned(), longer: false });
+    let anew = |why: &str| Ok(Verdict::Run { start: StartFrom::Scratch, why: why.to_owned(), longer: false });
     if asked.resume == Resume::Never {
         return anew("from the beginning, as --resume never asks");
     }
@@ -264,11 +227,11 @@ fn half_done(
         why += &format!(" by --resume force, although it was begun with {}", passed.changes.join(", "));
     }
     Ok(Verdict::Run {
-        start: Start::From(Point {
-            resume: begun.resume.clone(),
+        start: StartFrom::Checkpoint(ResumePoint {
+            file: begun.resume.clone(),
             forced: force,
-            passed,
-            watched: keys(&changes.watched),
+            forced_changes: passed,
+            harmless_changes: keys(&changes.watched),
         }),
         why,
         longer: false,

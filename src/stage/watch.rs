@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::runner::Context;
+use super::context::Context;
 use crate::engine::{Metrics, Observer};
 use crate::error::Result;
 use crate::report::console::{Console, ConsoleMode};

@@ -19,8 +19,8 @@ use crate::plan::{GeneratedPlan, Method, PolicyConfig, RolloutPlan};
 use crate::rollout::Sampling;
 use crate::rollout::rewards::{RewardContext, Rewards};
 use crate::rollout::tools::{CallForm, Tools};
+use crate::stage::context::Context;
 use crate::stage::inputs;
-use crate::stage::runner::Context;
 
 /// Where the plan takes rollouts from.
 pub fn source(

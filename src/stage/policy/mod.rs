@@ -21,11 +21,11 @@ use serde_json::{Value, json};
 use self::batch::Batch;
 use self::guards::{Memory, Seen};
 use self::source::{Fact, Rollout, Source};
+use super::context::StartFrom;
+use super::context::{Context, StageResult};
 use super::inputs;
 use super::record::{Inputs, write_json};
-use super::runner::{Context, Finished};
 use super::session as common;
-use super::verdict::Start;
 use super::watch::Watch;
 use super::{grpo, ppo, spo};
 use crate::checkpoint::ends;
@@ -147,7 +147,7 @@ pub fn run(
     config: &PolicyConfig,
     folder: &Path,
     inputs: &Inputs,
-) -> Result<Finished> {
+) -> Result<StageResult> {
     let t = &config.train;
     let shared_tokenizer = inputs::tokenizer(context, t.tokenizer.as_ref())?.map(Arc::new);
     let tokenizer = shared_tokenizer.as_deref();
@@ -187,8 +187,15 @@ pub fn run(
         Some(_) => kept(folder),
         None => before(context, &mut objective, &policy, &mut watch, folder)?,
     };
-    let result =
-        train(&policy, &loop_config, &files, loaded.as_ref(), &mut objective, &mut watch, context.beside());
+    let result = train(
+        &policy,
+        &loop_config,
+        &files,
+        loaded.as_ref(),
+        &mut objective,
+        &mut watch,
+        context.run_control(),
+    );
     let mut notes = watch.finish();
     notes.extend(common::passed_over(context));
     let outcome = result?;
@@ -210,7 +217,7 @@ pub fn run(
         summary["heldout"] = json!({"before": before, "after": summary["metrics"]});
     }
     summary["completions"] = json!(objective.shared.source.completions()?);
-    Ok(Finished {
+    Ok(StageResult {
         outputs: vec![format!("{stem}.pth")],
         summary,
         steps: Some((outcome.steps, per_epoch)),
@@ -220,8 +227,8 @@ pub fn run(
 
 /// Whether a stage that goes on is measured otherwise than when it began.
 fn other_heldout(context: &Context<'_>) -> bool {
-    let Start::From(point) = &context.start else { return false };
-    point.watched.iter().any(|key| key.starts_with("heldout"))
+    let StartFrom::Checkpoint(point) = &context.start else { return false };
+    point.harmless_changes.iter().any(|key| key.starts_with("heldout"))
 }
 
 /// Held-out numbers of the policy as it starts: a row of step 0, where anything is held out, and kept for [`kept`].
