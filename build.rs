@@ -1,4 +1,4 @@
-//! Compiles the C++ shim against the libtorch that torch-sys found, and writes libtorch's place into the
+//! Compiles the C++ against the libtorch that torch-sys found, and writes libtorch's place into the
 //! binary, so that it runs from any folder with no variable exported.
 
 use std::path::{Path, PathBuf};
@@ -21,6 +21,18 @@ fn embed_recipes() {
     );
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     std::fs::write(out.join("recipes.rs"), table).expect("the build folder can be written");
+}
+
+/// Runs this script again when a C++ file under `folder` changes, headers included, and not when a Rust file does.
+fn watch_cpp(folder: &Path) {
+    for entry in std::fs::read_dir(folder).expect("the folder of the C++").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            watch_cpp(&path);
+        } else if path.extension().is_some_and(|ending| ending == "cpp" || ending == "h") {
+            println!("cargo:rerun-if-changed={}", path.display());
+        }
+    }
 }
 
 /// What the inner loops are compiled with, once for every set of instructions that may be met; always optimised, so that
@@ -66,12 +78,11 @@ fn for_each_isa(build: &mut cc::Build, source: &Path, more: &[&str]) {
 
 /// Compiles the decoder's kernels.
 fn compile_kernels() {
-    let folder = PathBuf::from("src/native/decode");
-    println!("cargo:rerun-if-changed={}", folder.display());
+    let folder = PathBuf::from("src/native/cpu_decoder");
     let mut all = for_kernels();
     all.file(folder.join("dispatch.cpp")).file(folder.join("pool.cpp"));
     for_each_isa(&mut all, &folder.join("forward.cpp"), &[]);
-    all.compile("minimind_decode");
+    all.compile("minimind_cpu_decoder");
 }
 
 /// A C++ compiler that sees libtorch.
@@ -83,7 +94,7 @@ fn over_libtorch(include: &Path) -> cc::Build {
 }
 
 /// Compiles what lets processes train together, with gloo's headers where scripts/setup found or fetched them.
-fn compile_ranks(include: &Path) {
+fn compile_collectives(include: &Path) {
     println!("cargo:rerun-if-env-changed=MINIMIND_GLOO");
     let found =
         std::env::var_os("MINIMIND_GLOO").map(PathBuf::from).filter(|folder| folder.join("gloo").exists());
@@ -93,8 +104,8 @@ fn compile_ranks(include: &Path) {
     }
     println!("cargo:rustc-env=MINIMIND_RANKS={}", if found.is_some() { "yes" } else { "no" });
     build
-        .files(["ranks", "nccl"].map(|name| format!("src/native/ranks/{name}.cpp")))
-        .compile("minimind_ranks");
+        .files(["c10d", "nccl"].map(|name| format!("src/native/collectives/{name}.cpp")))
+        .compile("minimind_collectives");
 }
 
 fn main() {
@@ -104,75 +115,43 @@ fn main() {
     let lib =
         PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies"));
     let include = lib.join("../include");
-    for file in [
-        "fused/attend.h",
-        "fused/attend_kernels.cpp",
-        "fused/attention.cpp",
-        "fused/experts.cpp",
-        "fused/fused.cpp",
-        "fused/numbers.h",
-        "fused/ops.h",
-        "fused/products.cpp",
-        "fused/rows.h",
-        "guard.h",
-        "isa.h",
-        "keeping.cpp",
-        "jit.cpp",
-        "mixed/graph.cpp",
-        "mixed/kernels/common.h",
-        "mixed/kernels/heads.h",
-        "mixed/kernels/rows.h",
-        "mixed/kernels/step.h",
-        "mixed/launch.cpp",
-        "mixed/launch.h",
-        "mixed/ops.h",
-        "mixed/step.cpp",
-        "mixed/training.cpp",
-        "ranks/nccl.cpp",
-        "ranks/nccl.h",
-        "ranks/ranks.cpp",
-        "ranks/ranks.h",
-        "shim.cpp",
-        "shim.h",
-        "symbol.h",
-        "waiting.cpp",
-    ] {
-        println!("cargo:rerun-if-changed=src/native/{file}");
-    }
+    watch_cpp(Path::new("src/native"));
     over_libtorch(&include)
-        .files(["shim", "jit", "keeping"].map(|name| format!("src/native/{name}.cpp")))
-        .compile("minimind_shim");
-    compile_ranks(&include);
+        .files(["ffi", "jit", "allocator"].map(|name| format!("src/native/{name}.cpp")))
+        .compile("minimind_ffi");
+    compile_collectives(&include);
     cc::Build::new()
         .cpp(true)
         .std("c++17")
         .flag_if_supported("-fopenmp")
-        .file("src/native/waiting.cpp")
-        .compile("minimind_waiting");
+        .file("src/native/wait_policy.cpp")
+        .compile("minimind_wait_policy");
     // Optimised in a debug build too: these are inner loops of training. OpenMP is libtorch's own.
-    let mut fused = over_libtorch(&include);
+    let mut cpu_ops = over_libtorch(&include);
     if is_x86() {
-        fused.define("MM_X86", None);
+        cpu_ops.define("MM_X86", None);
     }
     // Or a comparison inside a loop keeps it from becoming vector code: exp's clamp, 4 times slower.
     let vector = ["-fno-math-errno", "-fno-trapping-math"];
-    for_each_isa(&mut fused, Path::new("src/native/fused/attend_kernels.cpp"), &vector);
-    fused
+    for_each_isa(&mut cpu_ops, Path::new("src/native/cpu_ops/attention_kernels.cpp"), &vector);
+    cpu_ops
         .opt_level(3)
         .flag_if_supported("-fopenmp")
         .flag_if_supported(vector[0])
         .flag_if_supported(vector[1])
         .files(
-            ["attention", "fused", "products", "experts"].map(|name| format!("src/native/fused/{name}.cpp")),
+            ["attention", "norm_rope", "linear", "experts"]
+                .map(|name| format!("src/native/cpu_ops/{name}.cpp")),
         )
-        .compile("minimind_fused");
+        .compile("minimind_cpu_ops");
     over_libtorch(&include)
         .opt_level(2)
-        .files(["graph", "launch", "step", "training"].map(|name| format!("src/native/mixed/{name}.cpp")))
-        .compile("minimind_mixed");
+        .file("src/native/cuda_graph.cpp")
+        .files(["launch", "decode", "training"].map(|name| format!("src/native/cuda_ops/{name}.cpp")))
+        .compile("minimind_cuda_ops");
     println!("cargo:rustc-link-lib=gomp");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    // libtorch_cpu's symbols are used by our own shim too, so it must follow it on the linker's line.
+    // libtorch_cpu's symbols are used by our own C++ too, so it must follow it on the linker's line.
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");

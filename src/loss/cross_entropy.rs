@@ -10,7 +10,7 @@ use ndarray::Array2;
 use tch::{Device, Kind, Reduction, Tensor};
 
 use crate::error::Result;
-use crate::native::mixed::{self, Entropy};
+use crate::native::cuda_ops::{self, Entropy};
 use crate::native::to_device;
 
 /// Most logits held at once: 32 MiB in fp32.
@@ -131,7 +131,7 @@ pub fn mean_with_grad(
 /// What products are made in where a GPU's fused cross-entropy takes this output layer.
 fn fused_kind(hidden: &Tensor, lm_head: &Tensor) -> Option<Kind> {
     let (v, _) = lm_head.size2().expect("the output layer is [V, D]");
-    mixed::kind(hidden).filter(|_| mixed::fits_stretches(v))
+    cuda_ops::kind(hidden).filter(|_| cuda_ops::fits_stretches(v))
 }
 
 /// Hands the labelled rows to the fused cross-entropy; where most are labelled, all of them as they lie, which costs
@@ -283,7 +283,7 @@ mod tests {
                 if kind == Kind::BFloat16 && model.config().moe.is_some() {
                     continue; // a token may go to another expert when scores are rounded
                 }
-                let got = mixed::on_cpu(kind, outcome);
+                let got = cuda_ops::on_cpu(kind, outcome);
                 assert!((got.0 - want.0).abs() < near, "{preset}: {} and {}", got.0, want.0);
                 for ((name, got), want) in model.params().names().iter().zip(&got.1).zip(&want.1) {
                     let apart = ((got - want).norm() / want.norm().clamp_min(1e-3)).double_value(&[]);

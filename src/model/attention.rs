@@ -15,7 +15,7 @@ use super::norm::RmsNorm;
 use super::packing::Packing;
 use super::params::Params;
 use super::rope::Rope;
-use crate::native::{fused, mixed};
+use crate::native::{cpu_ops, cuda_ops};
 
 /// What a token may look at.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +91,7 @@ impl Attention {
         if let Mask::Documents(packing) = mask
             && dropout == 0.0
             && q.kind() == Kind::BFloat16
-            && mixed::attends_documents(&q, self.head_dim)
+            && cuda_ops::attends_documents(&q, self.head_dim)
         {
             let [q, k, v] = [q, k, v].map(|x| x.squeeze_dim(0)); // [B * T, heads, E]
             let y = packing.attend(&q, &k, &v).expect("documents fill the rows");
@@ -99,11 +99,11 @@ impl Attention {
         }
         if dropout == 0.0
             && cache.is_none()
-            && fused::fits_head(self.head_dim)
-            && fused::fits(&[&q, &k, &v])
+            && cpu_ops::fits_head(self.head_dim)
+            && cpu_ops::fits(&[&q, &k, &v])
             && let Some(lengths) = mask.sequences(b, t)
         {
-            let y = fused::attend(&q, &k, &v, &lengths).expect("sequences fill the rows");
+            let y = cpu_ops::attend(&q, &k, &v, &lengths).expect("sequences fill the rows");
             return self.output(&y.view([b, t, -1]), train);
         }
         let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2)); // [B, H, T, E], twice [B, K, T, E]
@@ -133,8 +133,8 @@ impl Attention {
     /// `[B, T, H * E] -> [B, T, D]`.
     fn output(&self, y: &Tensor, train: bool) -> Tensor {
         match self.o_proj.plain() {
-            Some(weight) if mixed::kind(y) == Some(y.kind()) => {
-                mixed::linear(y, weight).expect("y is [B, T, H * E]")
+            Some(weight) if cuda_ops::kind(y) == Some(y.kind()) => {
+                cuda_ops::linear(y, weight).expect("y is [B, T, H * E]")
             }
             _ => self.o_proj.forward(y, train),
         }
@@ -149,13 +149,13 @@ impl Attention {
         train: bool,
     ) -> [Tensor; 3] {
         if let [Some(q), Some(k), Some(v)] = [&self.q_proj, &self.k_proj, &self.v_proj].map(Linear::plain)
-            && let Some(kind) = mixed::kind(x)
-            && mixed::fits_head(self.head_dim)
+            && let Some(kind) = cuda_ops::kind(x)
+            && cuda_ops::fits_head(self.head_dim)
         {
             let (heads, kv_heads, head_dim) = (self.heads, self.kv_heads, self.head_dim);
             let norms = self.qk_norm.as_ref().map(|(q, k)| (q.parts().0, k.parts().0, q.parts().1));
-            let sizes = mixed::Heads { length, start, heads, kv_heads, head_dim };
-            return mixed::heads(&x.to_kind(kind), [q, k, v], norms, rope.tables(), sizes)
+            let sizes = cuda_ops::Heads { length, start, heads, kv_heads, head_dim };
+            return cuda_ops::heads(&x.to_kind(kind), [q, k, v], norms, rope.tables(), sizes)
                 .expect("the table reaches every position");
         }
         let [q, k, v] = self.project(x, train);
@@ -170,9 +170,9 @@ impl Attention {
     fn project(&self, x: &Tensor, train: bool) -> [Tensor; 3] {
         let all = [&self.q_proj, &self.k_proj, &self.v_proj];
         if let [Some(q), Some(k), Some(v)] = all.map(Linear::plain)
-            && fused::fits(&[x, q, k, v])
+            && cpu_ops::fits(&[x, q, k, v])
         {
-            return fused::joined(x, [q, k, v]).expect("x is [B, T, D]");
+            return cpu_ops::joined(x, [q, k, v]).expect("x is [B, T, D]");
         }
         all.map(|linear| linear.forward(x, train))
     }

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::linear::Linear;
 use super::params::Params;
-use crate::native::{fused, mixed};
+use crate::native::{cpu_ops, cuda_ops};
 
 /// `down(silu(gate(x)) * up(x))`; each projection is a weight and, in some Llamas, a bias.
 #[derive(Debug)]
@@ -26,15 +26,15 @@ impl FeedForward {
     /// `[..., D] -> [..., D]`.
     pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
         if let Some((gate, up, down)) = self.plain()
-            && fused::fits(&[x, gate, up, down])
+            && cpu_ops::fits(&[x, gate, up, down])
         {
-            return fused::gated_mlp(x, gate, up, down).expect("x is [..., D]");
+            return cpu_ops::gated_mlp(x, gate, up, down).expect("x is [..., D]");
         }
         if let Some((gate, up, down)) = self.plain()
-            && let Some(kind) = mixed::kind(x)
-            && mixed::fits_stretches(down.size2().expect("weights are matrices").1)
+            && let Some(kind) = cuda_ops::kind(x)
+            && cuda_ops::fits_stretches(down.size2().expect("weights are matrices").1)
         {
-            return mixed::gated_mlp(&x.to_kind(kind), gate, up, down).expect("x is [..., D]");
+            return cuda_ops::gated_mlp(&x.to_kind(kind), gate, up, down).expect("x is [..., D]");
         }
         let inner = self.gate_proj.forward(x, train).silu() * self.up_proj.forward(x, train); // [..., I]
         self.down_proj.forward(&inner, train)

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use super::config::{Era, ModelConfig, MoeConfig};
 use super::mlp::FeedForward;
 use super::params::Params;
-use crate::native::fused;
+use crate::native::cpu_ops;
 
 /// A layer of experts.
 #[derive(Debug)]
@@ -63,10 +63,10 @@ impl MoeFeedForward {
     fn route(&self, x: &Tensor, weight: &Tensor, chosen: &Tensor, kind: Kind, train: bool) -> Tensor {
         let plain: Option<Vec<_>> = self.experts.iter().map(FeedForward::plain).collect();
         if let Some(weights) = plain {
-            if fused::fits(&[x, weight])
-                && weights.iter().all(|(gate, up, down)| fused::fits(&[gate, up, down]))
+            if cpu_ops::fits(&[x, weight])
+                && weights.iter().all(|(gate, up, down)| cpu_ops::fits(&[gate, up, down]))
             {
-                return fused::experts(x, weight, chosen, &weights)
+                return cpu_ops::experts(x, weight, chosen, &weights)
                     .expect("x is [N, D], weight and chosen [N, k]");
             }
             // Of other kinds libtorch asks the host for the groups' sizes, as the loop does.

@@ -5,7 +5,7 @@
 use tch::{Kind, Tensor};
 
 use super::config::Era;
-use crate::native::{fused, mixed};
+use crate::native::{cpu_ops, cuda_ops};
 
 /// What flows past the blocks, and what is still to be added to it: on a GPU the next norm does that in the same pass.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Stream {
 
     /// `x + y`.
     pub fn plus(x: Tensor, y: Tensor) -> Self {
-        if mixed::kind(&x).is_some() {
+        if cuda_ops::kind(&x).is_some() {
             return Self { x, due: Some(y) };
         }
         Self::new(x + y)
@@ -48,11 +48,11 @@ impl RmsNorm {
 
     /// `[..., D] -> [..., D]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        if fused::fits(&[x, &self.weight]) {
-            return fused::rms_norm(x, &self.weight, self.eps).expect("x is [..., D]");
+        if cpu_ops::fits(&[x, &self.weight]) {
+            return cpu_ops::rms_norm(x, &self.weight, self.eps).expect("x is [..., D]");
         }
         if self.products_of(x).is_some() {
-            return mixed::norm(x, &self.weight, self.eps, x.kind()).expect("x is [..., D]");
+            return cuda_ops::norm(x, &self.weight, self.eps, x.kind()).expect("x is [..., D]");
         }
         let kind = x.kind();
         let x = x.to_kind(Kind::Float);
@@ -66,8 +66,8 @@ impl RmsNorm {
 
     /// What products of `x` are made in, where the GPU's fused norm takes it.
     fn products_of(&self, x: &Tensor) -> Option<Kind> {
-        let fits = self.weight.kind() == x.kind() && mixed::fits_row(self.weight.size1().unwrap_or(0));
-        mixed::kind(x).filter(|_| fits)
+        let fits = self.weight.kind() == x.kind() && cuda_ops::fits_row(self.weight.size1().unwrap_or(0));
+        cuda_ops::kind(x).filter(|_| fits)
     }
 
     /// The stream with what was due, and its norm: in the kind of the stream, or where it goes into products
@@ -78,17 +78,17 @@ impl RmsNorm {
             let kind = if narrow { kind } else { x.kind() };
             return match due {
                 Some(y) => {
-                    mixed::add_norm(&x, &y, &self.weight, self.eps, kind).expect("x and y are [..., D]")
+                    cuda_ops::add_norm(&x, &y, &self.weight, self.eps, kind).expect("x and y are [..., D]")
                 }
                 None => {
-                    let normed = mixed::norm(&x, &self.weight, self.eps, kind).expect("x is [..., D]");
+                    let normed = cuda_ops::norm(&x, &self.weight, self.eps, kind).expect("x is [..., D]");
                     (x, normed)
                 }
             };
         }
         let x = match due {
-            Some(y) if fused::fits(&[&x, &y, &self.weight]) => {
-                return fused::add_rms_norm(&x, &y, &self.weight, self.eps).expect("x and y are [..., D]");
+            Some(y) if cpu_ops::fits(&[&x, &y, &self.weight]) => {
+                return cpu_ops::add_rms_norm(&x, &y, &self.weight, self.eps).expect("x and y are [..., D]");
             }
             Some(y) => x + y,
             None => x,

@@ -5,7 +5,7 @@
 use tch::{Device, Tensor};
 
 use crate::error::Result;
-use crate::native::{mixed, to_device};
+use crate::native::{cuda_ops, to_device};
 
 /// Where the documents of a batch lie.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Packing {
     /// `[B * T, K, E]` in bf16 -> `[B * T, H, E]`.
     pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let ends = self.ends.as_ref().expect("a packing on a GPU");
-        mixed::documents(q, k, v, ends, self.longest)
+        cuda_ops::documents(q, k, v, ends, self.longest)
     }
 
     /// Place of each token in its document, `[B * T]`.

@@ -8,7 +8,7 @@ use super::config::{ModelConfig, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_FACTOR, YA
 use super::norm::RmsNorm;
 use super::rope_scaling::RopeScaling;
 use crate::error::Result;
-use crate::native::fused;
+use crate::native::cpu_ops;
 
 /// Cosines and sines of every position.
 #[derive(Debug)]
@@ -93,10 +93,10 @@ impl Rope {
     /// `[B, T, H, E] -> [B, T, H, E]`: normed where there is a norm, then turned; the first token stands at `start`.
     pub fn apply(&self, x: &Tensor, norm: Option<&RmsNorm>, start: i64) -> Tensor {
         let (_, t, _, e) = x.size4().expect("rotary input is [B, T, H, E]");
-        if e % 2 == 0 && e <= fused::MAX_HEAD && fused::fits(&[x, &self.cos, &self.sin]) {
+        if e % 2 == 0 && e <= cpu_ops::MAX_HEAD && cpu_ops::fits(&[x, &self.cos, &self.sin]) {
             let parts = norm.map(RmsNorm::parts);
-            if parts.is_none_or(|(weight, _)| fused::fits(&[weight])) {
-                let turned = fused::norm_rope(x, parts, (&self.cos, &self.sin), start);
+            if parts.is_none_or(|(weight, _)| cpu_ops::fits(&[weight])) {
+                let turned = cpu_ops::norm_rope(x, parts, (&self.cos, &self.sin), start);
                 return turned.expect("the table reaches every position");
             }
         }

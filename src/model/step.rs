@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use super::causal_lm::CausalLm;
 use super::kv_cache::KvCache;
 use crate::error::{Error, Result};
-use crate::native::mixed::{self, Norm};
+use crate::native::cuda_ops::{self, Norm};
 use crate::native::{Graph, to_device, wait};
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub struct StepWeights {
     norm: Norm,
     head: Tensor,
     tables: (Tensor, Tensor),
-    heads: mixed::Heads,
+    heads: cuda_ops::Heads,
     kind: Kind,
 }
 
@@ -47,13 +47,14 @@ impl StepWeights {
         let _no_grad = tch::no_grad_guard();
         let (config, params) = (model.config(), model.params());
         let embedding = params.get("model.embed_tokens.weight");
-        let fits = mixed::fits_row(config.hidden_size) && mixed::fits_stretches(config.intermediate_size);
+        let fits =
+            cuda_ops::fits_row(config.hidden_size) && cuda_ops::fits_stretches(config.intermediate_size);
         let biased = config.qkv_bias || config.o_bias || config.mlp_bias;
         if config.moe.is_some()
             || biased
             || !fits
-            || !mixed::fits_head(config.head_dim)
-            || mixed::kind(&embedding) != Some(embedding.kind())
+            || !cuda_ops::fits_head(config.head_dim)
+            || cuda_ops::kind(&embedding) != Some(embedding.kind())
         {
             return Ok(None);
         }
@@ -90,7 +91,7 @@ impl StepWeights {
             norm: (params.get("model.norm.weight"), eps),
             head: model.lm_head().shallow_clone(),
             tables: (cos.shallow_clone(), sin.shallow_clone()),
-            heads: mixed::Heads {
+            heads: cuda_ops::Heads {
                 length: 1,
                 start: 0,
                 heads: config.num_attention_heads,
@@ -105,21 +106,21 @@ impl StepWeights {
     pub fn logits(&self, ids: &Tensor, cache: &KvCache, place: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let (_, width) = self.embedding.size2()?;
-        let few = mixed::are_few(ids.size1()?, width);
+        let few = cuda_ops::are_few(ids.size1()?, width);
         let product = |x: &Tensor, w: &Tensor| -> Result<Tensor> {
-            if few { mixed::few(x, w, self.kind) } else { Ok(x.f_linear(w, None::<&Tensor>)?) }
+            if few { cuda_ops::few(x, w, self.kind) } else { Ok(x.f_linear(w, None::<&Tensor>)?) }
         };
         // The stream with what is due, and a product of its norm.
         let normed = |x: Tensor, due: Option<Tensor>, norm: &Norm, w: &Tensor, gated: bool, kind: Kind| {
             if few {
-                return mixed::normed(x, due.as_ref(), norm, w, gated, kind);
+                return cuda_ops::normed(x, due.as_ref(), norm, w, gated, kind);
             }
             let (x, normed) = match due {
-                Some(y) => mixed::add_norm(&x, &y, &norm.0, norm.1, self.kind)?,
-                None => mixed::norm(&x, &norm.0, norm.1, self.kind).map(|normed| (x, normed))?,
+                Some(y) => cuda_ops::add_norm(&x, &y, &norm.0, norm.1, self.kind)?,
+                None => cuda_ops::norm(&x, &norm.0, norm.1, self.kind).map(|normed| (x, normed))?,
             };
             let made = normed.f_linear(w, None::<&Tensor>)?;
-            Ok((x, if gated { mixed::gate(&made)? } else { made.f_to_kind(kind)? }))
+            Ok((x, if gated { cuda_ops::gate(&made)? } else { made.f_to_kind(kind)? }))
         };
         let mut x = Tensor::f_embedding(&self.embedding, ids, -1, false, false)?; // [B, D]
         let mut due: Option<Tensor> = None;
@@ -127,10 +128,10 @@ impl StepWeights {
         for (i, layer) in self.layers.iter().enumerate() {
             (x, made) = normed(x, due, &layer.norm_in, &layer.qkv, false, self.kind)?;
             let (keys, values) = cache.layer(i);
-            let into = mixed::Caches { keys, values, place };
+            let into = cuda_ops::Caches { keys, values, place };
             let norms = layer.qk_norm.as_ref().map(|(q, k)| (&q.0, &k.0, q.1));
-            let q = mixed::turn(&made, norms, (&self.tables.0, &self.tables.1), into, self.heads)?;
-            let attended = product(&mixed::attend(&q, into)?, &layer.o)?; // [B, D]
+            let q = cuda_ops::turn(&made, norms, (&self.tables.0, &self.tables.1), into, self.heads)?;
+            let attended = product(&cuda_ops::attend(&q, into)?, &layer.o)?; // [B, D]
             (x, made) = normed(x, Some(attended), &layer.norm_post, &layer.gate_up, true, self.kind)?;
             due = Some(product(&made, &layer.down)?);
         }
@@ -211,7 +212,7 @@ mod tests {
             for cache in [&mut want_cache, &mut cache] {
                 let _ = model.hidden_cached(&prompt, cache);
             }
-            let weights = mixed::on_cpu(Kind::Float, || StepWeights::new(&model)).unwrap().unwrap();
+            let weights = cuda_ops::on_cpu(Kind::Float, || StepWeights::new(&model)).unwrap().unwrap();
             for place in 4..9i64 {
                 let ids = Tensor::randint(60, [rows, 1], (Kind::Int64, Device::Cpu));
                 let got = weights.logits(&ids.view([rows]), &cache, &Tensor::from_slice(&[place])).unwrap();
@@ -221,6 +222,6 @@ mod tests {
             }
         }
         let experts = tiny("minimind3-moe", 1, 60);
-        mixed::on_cpu(Kind::Float, || assert!(StepWeights::new(&experts).unwrap().is_none()));
+        cuda_ops::on_cpu(Kind::Float, || assert!(StepWeights::new(&experts).unwrap().is_none()));
     }
 }

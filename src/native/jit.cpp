@@ -1,6 +1,6 @@
-// TorchScript modules built from source text with registered parameters, behind the C ABI of shim.h.
+// TorchScript modules built from source text with registered parameters, behind the C ABI of ffi.h.
 #include "guard.h"
-#include "shim.h"
+#include "ffi.h"
 
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/serialization/export.h>

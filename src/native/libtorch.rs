@@ -244,7 +244,7 @@ pub fn load_cuda(lib_dir: &Path) -> Result<()> {
              PyTorch 2.11.0 with CUDA",
         ));
     }
-    if let Err(fault) = super::mixed::load(lib_dir) {
+    if let Err(fault) = super::cuda_ops::load(lib_dir) {
         tracing::warn!("the GPU runs without fused kernels: {fault}");
     }
     Ok(())

@@ -12,7 +12,7 @@ use crate::engine::Compute;
 use crate::error::Result;
 use crate::loss::cross_entropy::shifted;
 use crate::model::{CausalLm, Mask, Packing};
-use crate::native::mixed::{self, Entropy};
+use crate::native::cuda_ops::{self, Entropy};
 use crate::native::{Graph, release_cached, to_device};
 
 /// Shapes that are recorded at the most: each recording keeps some memory.
@@ -84,7 +84,7 @@ impl Recorder {
         let fresh = Inputs::new(batch, shape, scale, model);
         if !known {
             let like = self.shapes.values().next().map(|recording| &recording.graph);
-            let recorded = compute.run(model.device(), || match mixed::kind(model.lm_head()) {
+            let recorded = compute.run(model.device(), || match cuda_ops::kind(model.lm_head()) {
                 Some(kind) => record(model, fresh.copy(), kind, like).map(Some),
                 None => Ok(None),
             });
@@ -115,11 +115,11 @@ fn fits(model: &CausalLm, packed: bool, compute: Compute) -> bool {
     model.device().is_cuda()
         && config.moe.is_none()
         && !draws
-        && mixed::fits_stretches(config.vocab_size)
+        && cuda_ops::fits_stretches(config.vocab_size)
         && (!packed
             || compute == Compute::Bf16
                 && model.params().adapter().is_none()
-                && mixed::attends_documents(model.lm_head(), config.head_dim))
+                && cuda_ops::attends_documents(model.lm_head(), config.head_dim))
 }
 
 fn shape(batch: &Batch, positions: usize) -> Shape {
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!((shape.width, shape.documents), (40, 0));
         let mut inputs = Inputs::new(&batch, shape, 0.5, &model).copy();
         inputs.take(&Inputs::new(&batch, shape, 0.5, &model));
-        let sum = mixed::on_cpu(Kind::Float, || micro_step(&model, &inputs, Kind::Float)).unwrap();
+        let sum = cuda_ops::on_cpu(Kind::Float, || micro_step(&model, &inputs, Kind::Float)).unwrap();
         let got = sum / loss_tokens as f64;
         assert!((got - want).abs().double_value(&[]) < 1e-5);
         for (got, want) in grads().iter().zip(&wanted) {

@@ -1,12 +1,12 @@
-"""Compiles the GPU's kernels (src/native/mixed/kernels) with the NVRTC that comes with torch, for an Ampere and a Hopper: no GPU is
+"""Compiles the GPU's kernels (src/native/cuda_ops/kernels) with the NVRTC that comes with torch, for an Ampere and a Hopper: no GPU is
 needed for that. Prints how many were made."""
 
 import ctypes
 import pathlib
 import sys
 
-KERNELS = pathlib.Path(__file__).resolve().parents[2] / "src/native/mixed/kernels"
-# As training.cpp and step.cpp ask for them: call, arguments, lanes of a team.
+KERNELS = pathlib.Path(__file__).resolve().parents[2] / "src/native/cuda_ops/kernels"
+# As training.cpp and decode.cpp ask for them: call, arguments, lanes of a team.
 ASKED = [
     ("norm<6, float, bf16, float, bf16>", "NormArgs", 32), ("norm<1, bf16, bf16, bf16, bf16>", "NormArgs", 256),
     ("norm<4, float, float, float, float>", "NormArgs", 32), ("norm_back<6, float, bf16, float, bf16>", "NormBackArgs", 32),
@@ -32,7 +32,7 @@ def main():
     for library in sorted(found[0].parent.glob("libnvrtc-builtins.so.*")):
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     nvrtc = ctypes.CDLL(str(found[0]))
-    text = "".join((KERNELS / name).read_text() for name in ("common.h", "rows.h", "heads.h", "step.h"))
+    text = "".join((KERNELS / name).read_text() for name in ("common.h", "rows.h", "heads.h", "decode.h"))
     for architecture in ("sm_80", "sm_90"):
         for call, arguments, width in ASKED:
             source = text + (
