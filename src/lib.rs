@@ -8,6 +8,7 @@
 #[macro_use]
 pub mod terminal;
 
+pub mod atomic;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;

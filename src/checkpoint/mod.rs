@@ -1,13 +1,12 @@
 //! What is kept on disk: PyTorch's `.pth` and `.safetensors`, read without running anything they hold.
 //!
 //! [`value`] is the tree both hold, [`bridge`] the way to and from libtorch, [`pth`] and [`safetensors`] the
-//! formats, [`atomic`] how any file is replaced, [`load`] how a file or folder becomes a model.
+//! formats, [`load`] how a file or folder becomes a model.
 //! Nothing here trains; `engine::resume` decides what a resume file holds.
 
 pub mod about;
 pub mod adapter;
 pub mod architecture;
-pub mod atomic;
 pub mod bridge;
 pub mod contradiction;
 pub mod critic;

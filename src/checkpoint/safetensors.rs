@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::atomic;
 use super::value::{DType, HostTensor, Storage};
+use crate::atomic;
 use crate::error::{Error, Place, Result};
 use crate::native;
 

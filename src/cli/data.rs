@@ -2,13 +2,13 @@
 //!
 //! Results go to stdout; the faults of `check` come back as one error, exit code 2.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::vocabulary;
+use crate::atomic;
 use crate::data::jsonl::{self, Lines};
 use crate::data::synthetic::{self, SyntheticKind};
 use crate::data::tokens::Tokens;
@@ -263,13 +263,14 @@ fn synth(kind: KindArg, out: &Path, rows: Option<usize>, seed: u64, split: Split
     if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
-    let mut file = std::io::BufWriter::new(std::fs::File::create(out).map_err(io)?);
     let mut count = 0usize;
-    for row in synthetic::rows(&SyntheticConfig { rows, seed, split, task }, kind) {
-        writeln!(file, "{row}").map_err(io)?;
-        count += 1;
-    }
-    file.flush().map_err(io)?;
+    atomic::write_or_stream(out, |file| {
+        for row in synthetic::rows(&SyntheticConfig { rows, seed, split, task }, kind) {
+            writeln!(file, "{row}").map_err(io)?;
+            count += 1;
+        }
+        Ok(())
+    })?;
     println!("{count} rows in {}", out.display());
     Ok(())
 }

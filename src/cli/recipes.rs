@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use crate::atomic;
 use crate::error::{Error, Place, Result};
 use crate::recipe::faults::hint;
 
@@ -69,15 +70,12 @@ pub fn run(args: Args) -> Result<()> {
             if let Some(above) = path.parent() {
                 std::fs::create_dir_all(above).map_err(|error| Error::io("make the folder", above, error))?;
             }
-            let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
-            let mut file = made.map_err(|error| match error.kind() {
-                std::io::ErrorKind::AlreadyExists => Error::input("the file exists already")
+            if path.symlink_metadata().is_ok() {
+                return Err(Error::input("the file exists already")
                     .at(Place::file(&path))
-                    .hint("choose another name, or remove it first"),
-                _ => Error::io("write the recipe", &path, error),
-            })?;
-            std::io::Write::write_all(&mut file, text.as_bytes())
-                .map_err(|error| Error::io("write the recipe", &path, error))?;
+                    .hint("choose another name, or remove it first"));
+            }
+            atomic::write_bytes(&path, text.as_bytes())?;
             println!("{}", path.display());
         }
     }

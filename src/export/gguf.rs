@@ -10,9 +10,10 @@ use tch::{Device, Kind};
 
 use super::check::{self, Check};
 use super::{Precision, Source};
+use crate::atomic;
 use crate::checkpoint::ends::named;
 use crate::checkpoint::gguf::{self, Contents, Vocabulary};
-use crate::checkpoint::{atomic, bridge, load};
+use crate::checkpoint::{bridge, load};
 use crate::data::Tokenizer;
 use crate::data::tokenizer::gguf::vocabulary;
 use crate::data::tokenizer::{RenderOptions, end_ids};

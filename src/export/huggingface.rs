@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use super::{Precision, Source, huggingface_tokenizer};
+use crate::atomic;
 use crate::checkpoint::load::METADATA;
-use crate::checkpoint::{DType, HostTensor, atomic, bridge, ends, safetensors};
+use crate::checkpoint::{DType, HostTensor, bridge, ends, safetensors};
 use crate::error::{Error, Place, Result};
 use crate::model::config::YARN_ORIGINAL_POSITIONS;
 use crate::model::rope_scaling::RopeScaling;

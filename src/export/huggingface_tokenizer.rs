@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::huggingface::{SpecialIds, write_json};
-use crate::checkpoint::atomic;
+use crate::atomic;
 use crate::data::Tokenizer;
 use crate::data::tokenizer::end_ids;
 use crate::error::{Error, Place, Result};

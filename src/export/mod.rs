@@ -20,7 +20,7 @@ use tch::Kind;
 pub use check::Check;
 pub use source::Source;
 
-use crate::checkpoint::atomic;
+use crate::atomic;
 use crate::error::{Error, Place, Result};
 use crate::model::params;
 
@@ -166,7 +166,7 @@ pub fn export(format: Format, source: &Source, out: &Path, options: &Options) ->
         return Err(Error::input(format!("{} has no quantised numbers", format.name()))
             .hint("give --precision fp32, fp16 or bf16, or export gguf"));
     }
-    atomic::check_place(out)?;
+    atomic::check_replaceable(out)?;
     let draft = Draft::new(out)?;
     let path = draft.path();
     match format {
@@ -241,7 +241,7 @@ impl Draft {
         let name = PathBuf::from(self.place.file_name().unwrap_or_default());
         if !self.path.is_dir() {
             let bytes = size(&self.path)?;
-            std::fs::rename(&self.path, &self.place).map_err(|e| fault(&self.place, e))?;
+            atomic::rename_synced(&self.path, &self.place)?;
             return Ok((vec![name], bytes));
         }
         std::fs::create_dir_all(&self.place).map_err(|e| fault(&self.place, e))?;
@@ -251,12 +251,12 @@ impl Draft {
         };
         let mut files = listed(&self.path)?;
         files.sort();
-        files.iter().try_for_each(|file| atomic::check_place(&self.place.join(file)))?;
+        files.iter().try_for_each(|file| atomic::check_replaceable(&self.place.join(file)))?;
         let mut bytes = 0;
         for file in &files {
             bytes += size(&self.path.join(file))?;
             let to = self.place.join(file);
-            std::fs::rename(self.path.join(file), &to).map_err(|e| fault(&to, e))?;
+            atomic::rename_synced(&self.path.join(file), &to)?;
         }
         // Weights of an earlier export into this folder that the new one does not have would be read with it.
         for old in listed(&self.place)?.into_iter().filter(|old| !files.contains(old)) {

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Entry;
 use super::reference::{Kind, Reference};
+use crate::atomic;
 use crate::error::{Error, Result};
 use crate::hash::hex;
 
@@ -84,7 +85,7 @@ impl Cache {
         if !blob.is_file() {
             let part = blobs.join(format!("{name}.incomplete"));
             fill(&part)?;
-            fs::rename(&part, &blob).map_err(|e| Error::io("write", &blob, e))?;
+            atomic::rename_synced(&part, &blob)?;
         }
         let place = self.path(commit, Some(&entry.path));
         make(place.parent().unwrap_or(&self.folder))?;
@@ -98,9 +99,9 @@ impl Cache {
             return Ok(());
         }
         let file = self.folder.join("refs").join(revision);
-        let fault = |e| Error::io("write", &file, e);
-        fs::create_dir_all(self.folder.join("refs")).map_err(fault)?;
-        fs::write(&file, commit).map_err(fault)
+        let folder = self.folder.join("refs");
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create the folder", &folder, e))?;
+        atomic::write_bytes(&file, commit.as_bytes())
     }
 }
 

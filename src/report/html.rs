@@ -11,7 +11,8 @@ use serde_json::Value;
 use super::folder::{Run, Stage};
 use super::format::{compact, digits, duration, escape};
 use super::{section, table};
-use crate::error::{Error, Result};
+use crate::atomic;
+use crate::error::Result;
 
 /// Writes `report.html` into the run's folder and returns its path.
 ///
@@ -20,9 +21,7 @@ use crate::error::{Error, Result};
 pub fn write_report(run: &Path) -> Result<PathBuf> {
     let page = render(run)?;
     let path = run.join("report.html");
-    let draft = run.join("report.html.tmp");
-    std::fs::write(&draft, page).map_err(|e| Error::io("write the report", &draft, e))?;
-    std::fs::rename(&draft, &path).map_err(|e| Error::io("write the report", &path, e))?;
+    atomic::write_bytes(&path, page.as_bytes())?;
     Ok(path)
 }
 

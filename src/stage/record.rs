@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::atomic;
+use crate::atomic;
 use crate::error::{Error, Place, Result};
 use crate::hash::hex;
 use crate::plan::{SettingKind, StageConfig};

@@ -15,7 +15,7 @@ use super::trace::{self, Trace};
 use super::verdict::{Asked, Verdict, judge};
 use super::{aside, campaign, inputs, legacy, verdict};
 use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tokenizer, train};
-use crate::checkpoint::atomic;
+use crate::atomic;
 use crate::engine::{Compute, Ranks, Signals};
 use crate::error::{Error, Kind, Place, Result};
 use crate::native::release_memory;

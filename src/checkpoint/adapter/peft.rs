@@ -11,9 +11,10 @@ use serde_json::{Map, Value as Json, json};
 use super::config::Settings;
 use super::parts::{self, Part};
 use super::{Adapter, CONFIG, Pair, Rows, Start, Whole, natural};
+use crate::atomic;
 use crate::checkpoint::resolve::FOLDER_WEIGHTS;
 use crate::checkpoint::value::HostTensor;
-use crate::checkpoint::{atomic, load, safetensors};
+use crate::checkpoint::{load, safetensors};
 use crate::error::{Error, Place, Result};
 
 const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::MAGIC;
 use super::names::Planned;
-use crate::checkpoint::atomic;
+use crate::atomic;
 use crate::error::{Error, Result};
 
 /// The version that is written; llama.cpp reads it since August 2023.
@@ -93,7 +93,7 @@ pub fn write(path: &Path, head: Head, plan: &[Planned<'_>]) -> Result<()> {
         offset += tensor.bytes().next_multiple_of(ALIGN);
     }
     start.resize(start.len().next_multiple_of(ALIGN), 0);
-    atomic::write_atomic(path, |out| {
+    atomic::write_with(path, |out| {
         let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::io("write the model", path, e));
         put(&start)?;
         for tensor in plan {

@@ -23,8 +23,8 @@ mod tests;
 
 use std::path::Path;
 
-use super::atomic;
 use super::value::Value;
+use crate::atomic;
 use crate::error::{Error, Place, Result};
 use archive::Archive;
 pub use script::{ScriptContents, is_script, read_script};
@@ -105,5 +105,5 @@ fn put(path: &Path, value: &Value, extra: &[(&str, &[u8])], previous: Option<&Pa
             return Err(Error::failed(format!("`{name}` cannot be a record of a checkpoint")));
         }
     }
-    atomic::replace_keeping(path, previous, |out| archive::write(out, path, &pickled, extra))
+    atomic::replace(path, previous, |out| archive::write(out, path, &pickled, extra))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Session, usage};
-use crate::checkpoint::atomic;
+use crate::atomic;
 use crate::error::{Error, Place, Result};
 
 /// What can be typed.

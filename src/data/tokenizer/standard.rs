@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::train;
-use crate::checkpoint::{about, atomic, load, resolve_model_path};
+use crate::atomic;
+use crate::checkpoint::{about, load, resolve_model_path};
 use crate::error::{Error, Result};
 
 /// Entries of both.

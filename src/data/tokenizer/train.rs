@@ -4,8 +4,6 @@
 //! while the texts stream by, so memory follows the number of distinct words, not the corpus.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -15,6 +13,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
 use super::ChatTemplate;
+use crate::atomic;
 use crate::error::{Error, Result};
 
 /// Our chat template.
@@ -128,9 +127,9 @@ pub fn train(
     tokenizer.add_tokens(tokens).map_err(failed)?;
 
     std::fs::create_dir_all(out).map_err(|error| Error::io("make the folder", out, error))?;
-    write_beside(&out.join("tokenizer.json"), &tokenizer.to_string(true).map_err(failed)?)?;
+    atomic::write_bytes(&out.join("tokenizer.json"), tokenizer.to_string(true).map_err(failed)?.as_bytes())?;
     let config = serde_json::to_string_pretty(&config()).map_err(failed)?;
-    write_beside(&out.join("tokenizer_config.json"), &(config + "\n"))?;
+    atomic::write_bytes(&out.join("tokenizer_config.json"), (config + "\n").as_bytes())?;
     Ok(TrainReport { vocab_size: tokenizer.get_vocab_size(true), texts, bytes })
 }
 
@@ -221,16 +220,4 @@ fn config() -> Value {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "chat_template": CHAT_TEMPLATE,
     })
-}
-
-/// Writes beside and renames, so that a reader sees the old file or the whole new one.
-fn write_beside(path: &Path, text: &str) -> Result<()> {
-    let beside = path.with_extension("json.part");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    };
-    write().map_err(|error| Error::io("write the tokenizer", path, error))
 }

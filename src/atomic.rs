@@ -1,7 +1,8 @@
-//! Replacing a file whole: written beside its place, flushed to the disk, renamed.
+//! Atomic replacement of files: written beside the target (`NAME.part`), fsynced, then renamed.
 //!
-//! Whoever reads the path sees the old contents or the new, never a part, also after a crash. A fault on
-//! the way removes what was begun and leaves the old file. Only files are replaced: a device or a pipe is not.
+//! A reader of the path sees the old contents or the new, never a part of them, also after a crash. A fault removes the
+//! part and leaves the old file. Only regular files are replaced: a device or a pipe is refused, because the rename
+//! would put a plain file in its place. Everything a user keeps is written through here. Next: `files` (reading).
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -9,72 +10,111 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Place, Result};
 
+/// Bytes that are buffered between two writes to the disk.
+const BUFFER_BYTES: usize = 1 << 20;
+
 /// Replaces `path` with what `write` writes.
-pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    replace(path, |out| write(out))
+///
+/// # Errors
+/// What `write` returns; a device or a pipe stands at `path`; the disk fails or is full.
+pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    replace(path, None, |out| write(out))
 }
 
 /// Replaces `path` with `bytes`.
+///
+/// # Errors
+/// As [`write_with`].
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace(path, |out| out.write_all(bytes).map_err(|e| Error::io("write", path, e)))
+    replace(path, None, |out| out.write_all(bytes).map_err(|e| Error::io("write", path, e)))
 }
 
-/// Refuses a place where a device, a pipe or a socket stands: the rename would put a plain file there instead of
+/// Replaces `path` like [`write_with`] if it is a regular file or absent. Anything else (a device, a pipe, a link such
+/// as `/dev/stdout`) is opened and written to as it stands.
+///
+/// # Errors
+/// What `write` returns; the disk fails or is full.
+pub fn write_or_stream(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        let fault = |e| Error::io("write", path, e);
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, File::create(path).map_err(fault)?);
+        write(&mut out)?;
+        return out.flush().map_err(fault);
+    }
+    write_with(path, write)
+}
+
+/// Gives a finished file its place: fsyncs `from`, renames it to `to` and fsyncs the folder of `to`. Both must lie on
+/// one file system.
+///
+/// # Errors
+/// `from` cannot be opened; the disk fails.
+pub fn rename_synced(from: &Path, to: &Path) -> Result<()> {
+    let fault = |e| Error::io("write", to, e);
+    File::open(from).and_then(|file| file.sync_all()).map_err(fault)?;
+    fs::rename(from, to).map_err(fault)?;
+    sync_folder_of(to)
+}
+
+/// Refuses a path where a device, a pipe or a socket stands: the rename would put a plain file there instead of
 /// writing to it.
 ///
 /// # Errors
 /// There is one, itself or at the end of a link.
-pub fn check_place(path: &Path) -> Result<()> {
+pub fn check_replaceable(path: &Path) -> Result<()> {
     match fs::metadata(path) {
         Ok(found) if !found.is_file() && !found.is_dir() => {
             Err(Error::input("this is a device, a pipe or a socket, which a file would replace")
                 .at(Place::file(path))
                 .hint("name a file"))
         }
-        // What is not there yet is what is wanted; any other fault shows when it is written.
+        // An absent file is the usual case; any other fault shows when the file is written.
         _ => Ok(()),
     }
 }
 
-/// [`write_atomic`] for formats that seek.
-pub(super) fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    replace_keeping(path, None, write)
-}
-
-/// The same; what `path` held is `previous` afterwards. At every moment one of the two is whole, and where the disk
-/// has hard links `path` is never missing.
-pub(super) fn replace_keeping(
+/// Replaces `path` with what `write` writes; for formats that seek. The old contents of `path`, if there are any, are
+/// kept as `backup`. At every moment one of the two is whole, and on a disk with hard links `path` is never missing.
+///
+/// # Errors
+/// As [`write_with`]; both files are then as they were.
+pub fn replace(
     path: &Path,
-    previous: Option<&Path>,
+    backup: Option<&Path>,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
-    let part = beside(path);
-    check_place(path)?;
-    check_place(&part)?;
-    let done = fill(path, &part, previous, write);
+    let part = part_path(path);
+    check_replaceable(path)?;
+    check_replaceable(&part)?;
+    let done = write_part(path, &part, backup, write);
     if done.is_err() {
-        // What was begun is of no use; the fault itself is what matters.
+        // The fault itself matters more than a part that could not be removed.
         let _ = fs::remove_file(&part);
     }
     done
 }
 
-fn fill(
+fn write_part(
     path: &Path,
     part: &Path,
-    previous: Option<&Path>,
+    backup: Option<&Path>,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
     let fault = |e| Error::io("write", path, e);
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(part).map_err(fault)?);
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, File::create(part).map_err(fault)?);
     write(&mut out)?;
     let file = out.into_inner().map_err(|e| fault(e.into_error()))?;
     file.sync_all().map_err(fault)?;
     drop(file);
-    if let Some(previous) = previous {
-        keep(path, previous)?;
+    if let Some(backup) = backup {
+        back_up(path, backup)?;
     }
     fs::rename(part, path).map_err(fault)?;
+    sync_folder_of(path)
+}
+
+/// Makes a rename durable. Systems other than Unix have no such call.
+fn sync_folder_of(path: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -82,31 +122,33 @@ fn fill(
             .and_then(|f| f.sync_all())
             .map_err(|e| Error::io("flush the folder", folder, e))?;
     }
+    let _ = path;
     Ok(())
 }
 
-/// Gives what lies at `path`, if anything does, the name `previous` too, in place of what had it.
-fn keep(path: &Path, previous: &Path) -> Result<()> {
-    let fault = |e| Error::io("keep the file before", previous, e);
+/// Gives the file at `path`, if there is one, the second name `backup`, in place of the file that had it.
+fn back_up(path: &Path, backup: &Path) -> Result<()> {
+    let fault = |e| Error::io("keep the file before", backup, e);
     if !path.exists() {
         return Ok(());
     }
-    let link = beside(previous);
+    let link = part_path(backup);
     if link.exists() {
         fs::remove_file(&link).map_err(fault)?;
     }
     match fs::hard_link(path, &link) {
         Ok(()) => {
-            fs::rename(&link, previous).map_err(fault)?;
-            // Two names of one file: a rename between them does nothing and would leave the link.
+            fs::rename(&link, backup).map_err(fault)?;
+            // Renaming one name of a file to another name of it does nothing and leaves the link.
             if link.exists() { fs::remove_file(&link).map_err(fault) } else { Ok(()) }
         }
         // A disk without hard links.
-        Err(_) => fs::rename(path, previous).map_err(fault),
+        Err(_) => fs::rename(path, backup).map_err(fault),
     }
 }
 
-fn beside(path: &Path) -> PathBuf {
+/// `NAME.part` beside `NAME`.
+fn part_path(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     path.with_file_name(name)
@@ -122,7 +164,7 @@ mod tests {
         let path = folder.path().join("a.bin");
         write_bytes(&path, b"old").unwrap();
         let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
-        let fault = write_atomic(&path, |out| {
+        let fault = write_with(&path, |out| {
             out.write_all(b"new").unwrap();
             Err(Error::io("write", &path, full()))
         })
@@ -140,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, before) = (folder.path().join("a.bin"), folder.path().join("a.prev.bin"));
         let write = |text: &str| {
-            replace_keeping(&path, Some(&before), |out| {
+            replace(&path, Some(&before), |out| {
                 out.write_all(text.as_bytes()).map_err(|e| Error::io("write", &path, e))
             })
         };
@@ -156,7 +198,7 @@ mod tests {
         write("3").unwrap();
         assert_eq!((text(&path), text(&before)), (Some("3".into()), Some("2".into())));
         // A fault keeps both.
-        let fault = replace_keeping(&path, Some(&before), |_| Err(Error::failed("no"))).unwrap_err();
+        let fault = replace(&path, Some(&before), |_| Err(Error::failed("no"))).unwrap_err();
         assert_eq!(fault.what(), "no");
         assert_eq!((text(&path), text(&before)), (Some("3".into()), Some("2".into())));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
@@ -181,5 +223,28 @@ mod tests {
         fs::rename(&pipe, folder.path().join("a.part")).unwrap();
         assert_eq!(write_bytes(&at, b"new").unwrap_err().exit_code(), 2);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_link_is_written_through_and_a_finished_file_is_renamed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, other) = (folder.path().join("a"), folder.path().join("b"));
+        let put = |path: &Path, text: &'static str| {
+            write_or_stream(path, |out| {
+                out.write_all(text.as_bytes()).map_err(|e| Error::io("write", path, e))
+            })
+        };
+        put(&file, "1").unwrap();
+        #[cfg(unix)]
+        {
+            let link = folder.path().join("link");
+            std::os::unix::fs::symlink(&file, &link).unwrap();
+            put(&link, "2").unwrap();
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            assert_eq!(fs::read_to_string(&file).unwrap(), "2");
+        }
+        rename_synced(&file, &other).unwrap();
+        assert!(!file.exists() && other.exists());
+        assert!(rename_synced(&file, &other).is_err() && other.exists());
     }
 }
