@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use tch::{Device, Kind, Tensor};
 
 use super::value::HostTensor;
+use super::weight_file::weights_of_resume;
 use super::{about, adapter, architecture, bridge, folder, gguf, names, pth, safetensors};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides, Params, SCORE, params};
@@ -202,9 +203,7 @@ pub fn agreed(path: &Path, wish: &ModelOverrides) -> Result<Option<(ModelConfig,
 
 /// A resume file has no metadata of its own; the weights saved with it do.
 fn sibling(path: &Path) -> Option<Json> {
-    let name = path.file_name()?.to_str()?;
-    let stem = name.strip_suffix("_resume.pth").or_else(|| name.strip_suffix("_resume.prev.pth"))?;
-    let bytes = pth::read_extra(&path.with_file_name(format!("{stem}.pth")), METADATA).ok()??;
+    let bytes = pth::read_extra(&weights_of_resume(path)?, METADATA).ok()??;
     serde_json::from_slice::<Json>(&bytes).ok()?.get("config").cloned()
 }
 

@@ -21,8 +21,10 @@ pub mod resolve;
 pub mod reward;
 pub mod safetensors;
 pub mod value;
+pub mod weight_file;
 
 pub use critic::load_critic;
 pub use load::{LoadedModel, load_into, load_model, named_tensors};
 pub use resolve::resolve_model_path;
 pub use value::{DType, HostTensor, Value};
+pub use weight_file::WeightFile;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::weight_file::{self, WeightFile};
 use crate::error::{Error, Place, Result};
 
 /// Weights in a Hugging Face folder, in the order in which they are looked for.
@@ -44,19 +45,17 @@ fn newest(run: &Path, stage: Option<&str>) -> Result<PathBuf> {
     let (mut found, mut names) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(run).map_err(read)? {
         let path = entry.map_err(read)?.path();
-        let Some(stem) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".pth"))
-        else {
+        let Some(name) = path.file_name().and_then(|n| n.to_str()).filter(|n| n.ends_with(".pth")) else {
             continue;
         };
-        // A resume point, or the one before it.
-        if stem.ends_with("_resume") || stem.ends_with("_resume.prev") {
+        if weight_file::is_resume(&path) {
             continue;
         }
-        names.push(format!("{stem}.pth"));
         let wanted = match stage {
-            Some(stage) => stem.strip_prefix(stage).and_then(|s| s.strip_prefix('_')).is_some_and(is_size),
-            None => speaks(&path, stem),
+            Some(stage) => WeightFile::from_path(&path).is_some_and(|file| file.stage() == stage),
+            None => generates_text(&path, name),
         };
+        names.push(name.to_owned());
         if wanted {
             let time = std::fs::metadata(&path).and_then(|m| m.modified()).map_err(read)?;
             found.push((time, path));
@@ -88,20 +87,14 @@ fn is_run(folder: &Path) -> bool {
     folder.join("plan.json").is_file()
 }
 
-/// Whether a run's weights can be talked to: a reward model cannot, nor an adapter that does not say where its weights
-/// are.
-fn speaks(path: &Path, stem: &str) -> bool {
+/// Whether a run's weight file is a model that generates text: a reward model is not, nor an adapter that does not name
+/// its base weights.
+fn generates_text(path: &Path, name: &str) -> bool {
     let said = super::pth::read_extra(path, super::load::METADATA).ok().flatten();
     match said.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()) {
         Some(said) => said.get("head").is_none() && said.get("adapter").is_none_or(|a| a["base"].is_string()),
-        None => !stem.starts_with("lora"),
+        None => !name.starts_with("lora"),
     }
-}
-
-/// `512` or `512_moe`.
-fn is_size(rest: &str) -> bool {
-    let digits = rest.strip_suffix("_moe").unwrap_or(rest);
-    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]
