@@ -4,9 +4,6 @@
 
 pub mod adapter;
 pub mod bench;
-mod bench_gpu;
-mod bench_load;
-mod bench_train;
 pub mod chat;
 pub mod data;
 mod data_show;
@@ -98,7 +95,11 @@ enum Command {
 }
 
 impl Cli {
-    /// Carries the command out.
+    /// Runs the command. When memory runs out (libtorch then panics), this returns an error with a hint and the panic's
+    /// message is not printed.
+    ///
+    /// # Errors
+    /// Whatever the command returns; `main` turns it into exit code 1 or 2.
     pub fn run(self) -> Result<()> {
         // Operations that need no check of their own panic where memory ends; that is no fault of the program.
         let usual = std::panic::take_hook();
@@ -112,7 +113,7 @@ impl Cli {
                 resume_unwind(payload);
             }
             Err(Error::failed("memory ran out")
-                .because(said(&*payload).lines().next().unwrap_or_default())
+                .because(panic_text(&*payload).lines().next().unwrap_or_default())
                 .hint("lower batch_size or max_seq_len and raise accumulation_steps by as much; what was saved is kept"))
         })
     }
@@ -147,21 +148,21 @@ impl Cli {
     }
 }
 
-/// What a panic says.
-fn said(payload: &(dyn Any + Send)) -> &str {
+/// A panic's message.
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
-/// Whether libtorch's word for it is in a panic's message, on the CPU or a GPU.
+/// Whether a panic's message is libtorch's for memory that ran out, on the CPU or a GPU.
 fn is_out_of_memory(payload: &(dyn Any + Send)) -> bool {
-    let text = said(payload);
+    let text = panic_text(payload);
     text.contains("can't allocate memory") || text.contains("out of memory")
 }
 
-/// Shows what the command line's reader says: help or the version on stdout, a fault on stderr.
-pub fn usage(said: &clap::Error) -> ExitCode {
-    match (said.use_stderr(), said.print()) {
+/// Prints what clap returned in place of arguments: help or the version on stdout, an error on stderr.
+pub fn usage(answer: &clap::Error) -> ExitCode {
+    match (answer.use_stderr(), answer.print()) {
         // Without anyone to read it there is still the exit code.
         (true, _) => ExitCode::from(2),
         (false, Ok(())) => ExitCode::SUCCESS,

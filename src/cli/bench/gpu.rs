@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
-use super::bench::{Limits, median};
+use super::{Limits, median};
 use crate::error::Result;
 use crate::native::wait;
 
@@ -28,14 +28,20 @@ fn seconds(device: Device, work: impl Fn() -> Tensor) -> Result<f64> {
     Ok(median(all))
 }
 
-/// Measures both; products in `kind`.
+/// Measures the GPU's memory bandwidth, and the speed of its matrix products in `kind`.
+///
+/// # Errors
+/// The device runs out of memory (both need about 1 GiB), or an operation on it fails.
 pub(super) fn limits(device: Device, kind: Kind) -> Result<Limits> {
     let numbers = Tensor::f_ones([NUMBERS], (Kind::Float, device))?;
     let read = (NUMBERS * 4) as f64 / seconds(device, || numbers.sum(Kind::Float))?;
     Ok(Limits { read, flops: product_flops(device, kind)? })
 }
 
-/// Operations a second of a product of two large square matrices.
+/// Floating-point operations a second of a product of two 8192 x 8192 matrices in `kind`.
+///
+/// # Errors
+/// As [`limits`].
 pub(super) fn product_flops(device: Device, kind: Kind) -> Result<f64> {
     let square = || Tensor::randn([SIDE, SIDE], (Kind::Float, device)).to_kind(kind);
     let (a, b) = (square(), square());

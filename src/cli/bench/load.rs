@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 use tch::{Device, Kind};
 
-use super::bench::median;
+use super::median;
 use crate::checkpoint::load::{METADATA, load_model};
 use crate::checkpoint::{pth, resolve_model_path};
 use crate::engine::memory::phase;
@@ -15,7 +15,7 @@ use crate::engine::resume::weights_value;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 
-/// What came of it.
+/// Times and memory of loading a model.
 #[derive(Debug)]
 pub struct Loaded {
     /// Bytes of the model in fp32.
@@ -28,7 +28,11 @@ pub struct Loaded {
     pub added_bytes: Option<f64>,
 }
 
-/// Loads `name`, or a .pth of the given weights that lies in a temporary folder, `repeat` times.
+/// Loads the model `name`, or without a name a `.pth` of `model`'s weights in a temporary folder; reports medians of
+/// `repeat` loads.
+///
+/// # Errors
+/// `name` is no model, or the temporary folder has no room for the weights.
 pub fn load(name: Option<&str>, model: &CausalLm, repeat: u16) -> Result<Loaded> {
     let folder = tempfile::tempdir().map_err(|e| Error::io("make a folder in", &std::env::temp_dir(), e))?;
     let path = match name {

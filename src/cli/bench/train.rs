@@ -8,8 +8,8 @@ use std::time::Instant;
 use ndarray::Array2;
 use tch::{Device, Kind, Tensor};
 
-use super::bench::median;
-use super::bench_gpu::product_flops;
+use super::gpu::product_flops;
+use super::median;
 use crate::engine::Compute;
 use crate::error::Result;
 use crate::loss::cross_entropy::{Targets, mean_with_grad};
@@ -23,7 +23,7 @@ use crate::optim::{AdamW, AdamWConfig};
 /// Side of the square matrices whose product is the machine's limit.
 const SIDE: i64 = 1536;
 
-/// What to train on.
+/// Shape of the batch that is trained on, and how often a step is timed.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     /// Rows of a micro-batch.
@@ -34,7 +34,7 @@ pub struct Shape {
     pub repeat: u16,
 }
 
-/// What came of it.
+/// Medians of the timed steps.
 #[derive(Debug)]
 pub struct Trained {
     /// Tokens that pass a step.
@@ -53,13 +53,13 @@ pub struct Trained {
     pub loss: f64,
 }
 
-/// Multiplications and additions of a step: six for each weight and token (two forward, four back), and attention.
+/// Multiplications and additions of a step: six for each weight and token (two forward, four backward), and attention.
 fn operations(config: &ModelConfig, batch: usize, tokens: usize) -> f64 {
     let (_, active) = crate::model::params::count(config);
     // A tied embedding is the output layer's product once; an untied one adds no product.
     let looked_up = if config.tie_word_embeddings { 0 } else { config.vocab_size * config.hidden_size };
     let (all, t) = ((batch * tokens) as f64, tokens as f64);
-    // Scores and their use, 2 T^2 E each for a head, over half of the square; three times for the way back.
+    // Scores and their use, 2 T^2 E each for a head, over half of the square; three times with the backward pass.
     let attention = 3.0 * 2.0 * t * (config.num_attention_heads * config.head_dim) as f64 * all;
     6.0 * (active as f64 - looked_up as f64) * all + attention * config.num_hidden_layers as f64
 }
@@ -93,7 +93,10 @@ fn step(
     Ok(loss.double_value(&[]))
 }
 
-/// Trains a few steps on made-up tokens; the first is not counted.
+/// Trains `repeat` steps on made-up tokens after a first one that is not timed. Changes `model`'s weights.
+///
+/// # Errors
+/// Memory runs out, on the CPU or on the device, or the optimizer refuses the weights.
 pub fn train(model: &CausalLm, shape: Shape, compute: Compute) -> Result<Trained> {
     let Shape { batch_size, seq_len, repeat } = shape;
     let (config, device) = (model.config(), model.device());
