@@ -10,7 +10,7 @@ use crate::checkpoint::adapter::{Adapter, merge, peft};
 use crate::error::{Error, Place, Result};
 use crate::export::same_file;
 
-/// Arguments.
+/// What `minimind adapter` was asked to do.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub struct Args {
@@ -26,7 +26,7 @@ enum Command {
     Merge(Merge),
 }
 
-/// Convert.
+/// Flags of `adapter convert`.
 #[derive(Debug, clap::Args)]
 struct Convert {
     /// Upstream's adapter (lora_NAME_768.pth), or a folder with adapter_config.json.
@@ -39,7 +39,7 @@ struct Convert {
     base: Option<String>,
 }
 
-/// Merge.
+/// Flags of `adapter merge`.
 #[derive(Debug, clap::Args)]
 struct Merge {
     /// The model: a weight file, a Hugging Face folder, or a run's folder (RUN or RUN:stage).
@@ -69,7 +69,10 @@ enum Stored {
     Bf16,
 }
 
-/// Carries the command out.
+/// Converts or merges an adapter and prints what was written.
+///
+/// # Errors
+/// The adapter or the model cannot be read, they do not fit each other, or `--out` names the file that is read.
 pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Convert(args) => convert(&args),
@@ -77,7 +80,7 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// What is read must not be written over.
+/// Refuses an output path that is the source, lies in it, or contains it.
 fn apart(source: &Path, out: &Path, what: &str) -> Result<()> {
     // A folder's own file is part of it.
     let part = |of: &Path, file: &Path| {

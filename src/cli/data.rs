@@ -18,7 +18,7 @@ use crate::error::{Error, Place, Result};
 /// Faults shown in full; more are only counted.
 const SHOWN_FAULTS: usize = 1000;
 
-/// Arguments.
+/// What `minimind data` was asked to do.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -89,7 +89,10 @@ enum SplitArg {
     Heldout,
 }
 
-/// Carries the command out.
+/// Checks, counts, shows or writes a data file.
+///
+/// # Errors
+/// A file cannot be read or written. `check` returns every bad row as one input error (exit code 2).
 pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Check { file, tokenizer, json } => check(&file, tokenizer.as_deref(), json),
@@ -102,6 +105,10 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+/// Prints one indented JSON value to stdout.
+///
+/// # Errors
+/// The value cannot be written as JSON.
 pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     let text =
         serde_json::to_string_pretty(value).map_err(|e| Error::failed("cannot write JSON").because(e))?;
@@ -109,10 +116,12 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
+/// Whether a file holds token ids (`.safetensors`) and not JSON rows.
 pub(super) fn is_tokens(file: &Path) -> bool {
     file.extension().is_some_and(|e| e == "safetensors")
 }
 
+/// A format's name for people; `text` where no row has told the format yet.
 pub(super) fn kind_of(format: Option<DataFormat>) -> &'static str {
     match format {
         Some(DataFormat::Chat) => "chat",

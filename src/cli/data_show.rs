@@ -19,7 +19,7 @@ use crate::plan::environment;
 /// Rows that are counted beyond those printed.
 const COUNTED: usize = 1000;
 
-/// Arguments.
+/// Which rows are printed, and with what tokenizer.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A .jsonl or .safetensors file
@@ -36,7 +36,10 @@ pub struct Args {
     json: bool,
 }
 
-/// Carries the command out.
+/// Prints the first rows; with a tokenizer, their tokens with the trained ones marked.
+///
+/// # Errors
+/// The file or the tokenizer cannot be read, or one of the printed rows is bad.
 pub fn run(args: Args) -> Result<()> {
     match args.tokenizer {
         None => plain(&args.file, args.rows, args.json),

@@ -11,7 +11,7 @@ use crate::plan::machine::Machine;
 use crate::plan::{ChoicePlan, EvalTask};
 use crate::stage::eval::{Measurement, measure};
 
-/// Arguments.
+/// The model, the data, and how it is measured.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -51,7 +51,8 @@ pub struct Args {
     json: bool,
 }
 
-/// What standard input or a pipe gives, as a file: it can be read once, and is read several times.
+/// Copies standard input or a pipe into a temporary file, since the data is read more than once; `None` for plain files
+/// and folders.
 fn kept(data: &Path) -> Result<Option<tempfile::NamedTempFile>> {
     let input = data == Path::new("-");
     if !input && (data.is_file() || data.is_dir() || !data.exists()) {
@@ -68,7 +69,10 @@ fn kept(data: &Path) -> Result<Option<tempfile::NamedTempFile>> {
     Ok(Some(file))
 }
 
-/// Carries the command out.
+/// Measures the model on the data and prints one line a metric, or one JSON object.
+///
+/// # Errors
+/// The model or the data cannot be read, no tokenizer was found, or the tasks exclude each other.
 pub fn run(args: Args) -> Result<()> {
     let kept = kept(&args.data)?;
     let args = Args { data: kept.as_ref().map_or(args.data.clone(), |kept| kept.path().to_owned()), ..args };

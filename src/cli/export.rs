@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::export::{self, Format, Options, Precision, Report, Source};
 use crate::plan::machine::Machine;
 
-/// Arguments.
+/// The model, the format, and how it is written.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to write.
@@ -40,7 +40,10 @@ pub struct Args {
     json: bool,
 }
 
-/// Carries the command out.
+/// Exports the model and prints what was written and how the check against it came out.
+///
+/// # Errors
+/// The model cannot be read, the format cannot hold it, or the file read back differs from the model.
 pub fn run(args: Args) -> Result<()> {
     let machine = Machine::detect();
     threads::use_threads(&machine, machine.cores);
@@ -82,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// A folder takes a file named after the model; a Hugging Face export is the folder itself.
+/// Where to write: in a folder the file is named after the model; a Hugging Face export is the folder itself.
 fn place(out: &Path, format: Format, model: &Path) -> PathBuf {
     let is_folder = out.is_dir() || out.as_os_str().to_string_lossy().ends_with('/');
     if !is_folder || format == Format::Huggingface {

@@ -11,7 +11,7 @@ use crate::error::{Error, Place, Result};
 use crate::rollout::{Constraint, GenerateConfig, Grammars};
 use crate::terminal;
 
-/// Arguments.
+/// The model, the prompt, and how tokens are drawn.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -73,7 +73,7 @@ fn prompt_ids(args: &Args, opened: &Opened) -> Result<Vec<u32>> {
     tokenizer.encode(&tokenizer.render(&json!(messages), None, options)?)
 }
 
-/// The constraint that a file with a JSON Schema states.
+/// A constraint that keeps the answer to the JSON Schema in `file`.
 fn schema(file: &Path, opened: &Opened) -> Result<Box<dyn Constraint + Send>> {
     let text = crate::files::read_to_string(file).map_err(|e| Error::io("read the JSON Schema", file, e))?;
     let schema = serde_json::from_str(&text)
@@ -82,7 +82,10 @@ fn schema(file: &Path, opened: &Opened) -> Result<Box<dyn Constraint + Send>> {
     Grammars::new(&tokenizer.token_bytes(), &opened.ends)?.json(&schema).map_err(|e| e.at(Place::file(file)))
 }
 
-/// Carries the command out.
+/// Generates one completion and prints it as it comes, or at the end as one JSON object.
+///
+/// # Errors
+/// The model, the schema or the template's variables cannot be read, or there is no tokenizer for a text prompt.
 pub fn run(args: Args) -> Result<()> {
     let opened = open(&args.open)?;
     let prompt = prompt_ids(&args, &opened)?;

@@ -19,7 +19,7 @@ use crate::checkpoint::value::{HostTensor, Value};
 use crate::checkpoint::{adapter, gguf, pth};
 use crate::error::{Error, Result};
 
-/// Arguments.
+/// The file or folder to describe.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A .pth, a .safetensors, a .gguf, a TorchScript .pt, a folder with weights, a run's folder, or RUN:stage
@@ -29,7 +29,10 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Carries the command out.
+/// Prints what the file holds.
+///
+/// # Errors
+/// There is no such file (input), or it is broken or in no known format.
 pub fn run(args: Args) -> Result<()> {
     // No model, so it is not looked for as one.
     let named = Path::new(&args.file);
@@ -44,7 +47,10 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// What a file holds, as `--json` prints it.
+/// Reads `path`'s names, types and shapes as the JSON value that `--json` prints. No model is built.
+///
+/// # Errors
+/// As [`run`].
 pub fn look(path: &Path) -> Result<Json> {
     if gguf::is_gguf(path) {
         return gguf_file::look(path);

@@ -61,12 +61,15 @@ pub struct HowArgs {
     precision: ModelPrecision,
 }
 
-/// A device as the command line names it.
+/// A device as the command line names it (clap's value parser).
+///
+/// # Errors
+/// The text for clap to print where the device is not known.
 pub(super) fn parse_device(text: &str) -> std::result::Result<Wanted, String> {
     settings::parse_device(text).ok_or_else(|| "expected auto, cpu, cuda, cuda:N or mps".to_owned())
 }
 
-/// A model ready to run.
+/// A model with everything that generating from it needs.
 #[derive(Debug)]
 pub struct Opened {
     /// The model.
@@ -82,12 +85,18 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// A decoder for sequences of up to `positions` tokens; `None` for the longest that the model can.
+    /// A generator for sequences of up to `positions` tokens, prompt included; `None` for the longest that the model allows.
+    ///
+    /// # Errors
+    /// The weights cannot be packed for the decoder.
     pub fn generator(&self, positions: Option<usize>) -> Result<Generator<'_>> {
         Generator::new(&self.model, DecoderConfig { storage: self.storage, threads: None, positions })
     }
 
-    /// The tokenizer, or what to do without one.
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// None was found; the hint says how to name one.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
             Error::input("no tokenizer was found beside the model")
@@ -96,12 +105,18 @@ impl Opened {
     }
 }
 
-/// Loads what was named; says aloud what had to be guessed.
+/// Loads what `--model` and the flags beside it name; logs what had to be guessed.
+///
+/// # Errors
+/// The model, the adapter, the config or the tokenizer cannot be read, or the device cannot be used.
 pub fn open(args: &OpenArgs) -> Result<Opened> {
     open_named(&args.model, args.adapter.as_deref(), &args.how)
 }
 
-/// Loads `model`, as `--model` names it, with an adapter on it where one is given.
+/// As [`open`], for a model that is named elsewhere than in [`OpenArgs`], with an optional LoRA adapter on it.
+///
+/// # Errors
+/// As [`open`].
 pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result<Opened> {
     let machine = Machine::detect();
     threads::use_threads(&machine, machine.cores);
@@ -139,7 +154,10 @@ pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result
     Ok(Opened { model, tokenizer, ends, compute, storage: args.precision.storage() })
 }
 
-/// A config.json that the user named.
+/// Reads the `config.json` that `--config` names.
+///
+/// # Errors
+/// The file cannot be read, is not JSON, or describes no model that this program builds.
 pub fn read_config(path: &Path) -> Result<ModelConfig> {
     let at = |e: Error| e.at(Place::file(path));
     let text = crate::files::read_to_string(path).map_err(|e| Error::io("read the model config", path, e))?;
@@ -162,8 +180,10 @@ fn own_tokenizer(path: &Path, config: &ModelConfig) -> Result<Option<Tokenizer>>
     Ok(Some(tokenizer))
 }
 
-/// Generates, giving each token to `take` as it comes; `take` ends it with `false`, and its first fault ends
-/// it and is what comes back.
+/// Generates from `prompt` and hands each token to `take` as it comes; `take` ends the generation with `Ok(false)`.
+///
+/// # Errors
+/// The generator fails, or the first error that `take` returned.
 pub fn stream(
     generator: &mut Generator<'_>,
     prompt: &[u32],
@@ -210,7 +230,10 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// Checks the ranges.
+    /// The flags as [`crate::rollout::Sampling`]; `--greedy` sets the temperature to 0.
+    ///
+    /// # Errors
+    /// A flag is out of its range.
     pub fn sampling(&self) -> Result<crate::rollout::Sampling> {
         let wrong = |what: &str, value: f64, range: &str| {
             Err(Error::input(format!("--{what} is {value}")).hint(format!("give a number {range}")))

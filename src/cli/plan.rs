@@ -11,11 +11,11 @@ use super::threads;
 use crate::data::tokens::Tokens;
 use crate::data::{Batching, DataConfig, DataFormat, DataSource, Tokenizer, source};
 use crate::error::{Error, Result};
-use crate::plan::cost::{self, Facts};
+use crate::plan::cost::{self, Facts, StageCost};
 use crate::plan::{Machine, Plan, StageConfig, StagePlan, TokenizerSource};
 use crate::stage::{look, shapes};
 
-/// Arguments.
+/// The recipe, and how its plan is printed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The recipe (see `minimind recipes`).
@@ -37,7 +37,10 @@ const SAMPLE_ROWS: usize = 200;
 /// Bytes a token, roughly, where there is no tokenizer yet.
 const BYTES_PER_TOKEN: usize = 3;
 
-/// Carries the command out.
+/// Prints the plan with its costs; writes no file.
+///
+/// # Errors
+/// The recipe has faults, or the first rows of its data do.
 pub fn run(args: Args) -> Result<()> {
     let mut plan = crate::plan::load(&args.recipe, &args.sets)?;
     look::look(&plan, None)?;
@@ -59,10 +62,10 @@ fn open_vocabulary(plan: &Plan) -> Option<String> {
     })
 }
 
-/// Prints the plan to stdout, with `notes`; `facts` counts rows and tokens.
+/// Prints the plan with its costs and `notes` to stdout; `facts` counts a stage's rows and tokens.
 ///
 /// # Errors
-/// Only where the plan cannot be written as JSON.
+/// The plan cannot be written as JSON, or a hub's cache cannot be read.
 pub fn show(
     plan: &Plan,
     notes: &[String],
@@ -78,8 +81,8 @@ pub fn show(
     };
     let flops_per_s = if gpu { GPU_FLOPS } else { CPU_SHARE * matrix_speed(tch::Device::Cpu) };
     let costs = cost::estimate(plan, &machine, facts, flops_per_s);
-    let total: f64 = costs.iter().filter_map(|c| c.seconds).sum();
     if json {
+        let total: f64 = costs.iter().filter_map(|c| c.seconds).sum();
         let value = json!({
             "plan": plan, "costs": costs, "seconds": total, "flops_per_s": flops_per_s, "notes": notes,
         });
@@ -96,22 +99,7 @@ pub fn show(
         plan.seed
     );
     print!("{}", cost::table(&costs));
-    let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64);
-    for (cost, phases) in costs.iter().filter_map(|c| Some((c, c.memory_by_phase?))) {
-        let reads = phases.reference.map(|r| format!(", {} while the reference reads", gib(r)));
-        println!(
-            "{}: {} while completions are drawn{}, {} while the policy learns",
-            cost.name,
-            gib(phases.rollout),
-            reads.unwrap_or_default(),
-            gib(phases.update)
-        );
-    }
-    let peak = |c: &cost::StageCost| {
-        let phase = c.memory_by_phase.map_or(0, |p| p.rollout.max(p.reference.unwrap_or(0)));
-        c.peak_memory.map_or(0, |m| m.total).max(phase)
-    };
-    let peak = costs.iter().map(peak).max().unwrap_or(0);
+    print_phases(&costs);
     for note in notes {
         println!("{note}");
     }
@@ -122,6 +110,7 @@ pub fn show(
         "estimated at {:.0} GFLOP/s; half the matrix speed measured just now; tokens are carried over from the first {SAMPLE_ROWS} rows",
         flops_per_s / 1e9
     );
+    let peak = costs.iter().map(peak_bytes).max().unwrap_or(0);
     if let (false, Some(free)) = (gpu, machine.memory_available)
         && peak > free
     {
@@ -130,7 +119,31 @@ pub fn show(
     Ok(())
 }
 
-/// Rows are counted; tokens are those of the first rows, carried over to all.
+/// A line for each reinforcement-learning stage: its memory in each phase of a step.
+fn print_phases(costs: &[StageCost]) {
+    for (cost, phases) in costs.iter().filter_map(|c| Some((c, c.memory_by_phase?))) {
+        let reads = phases.reference.map(|r| format!(", {} while the reference reads", gib(r)));
+        println!(
+            "{}: {} while completions are drawn{}, {} while the policy learns",
+            cost.name,
+            gib(phases.rollout),
+            reads.unwrap_or_default(),
+            gib(phases.update)
+        );
+    }
+}
+
+/// The most memory that a stage takes at once, in bytes.
+fn peak_bytes(cost: &StageCost) -> u64 {
+    let phase = cost.memory_by_phase.map_or(0, |p| p.rollout.max(p.reference.unwrap_or(0)));
+    cost.peak_memory.map_or(0, |m| m.total).max(phase)
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+/// A stage's rows, counted, and its tokens, estimated from the first 200 rows; `None` where its data cannot be read yet.
 pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
     let (data, source, batch, length) = match &stage.config {
         StageConfig::Tokenizer(c) => (&c.data, None, 1, usize::MAX),

@@ -15,6 +15,7 @@ use crate::plan::machine;
 Files lie in Hugging Face's own cache (HF_HOME), ModelScope's in the program's.
 HF_ENDPOINT names a mirror, HF_TOKEN opens private repositories, HF_HUB_OFFLINE=1 asks no hub;
 MODELSCOPE_DOMAIN and MODELSCOPE_API_TOKEN do the same for ModelScope.")]
+/// What to download.
 pub struct Args {
     /// OWNER/NAME of a model, OWNER/NAME/FILE of any repository, datasets/OWNER/NAME/FILE; hf: (or nothing) for
     /// Hugging Face, ms: for ModelScope; NAME@REVISION for a certain version.
@@ -22,7 +23,10 @@ pub struct Args {
     name: String,
 }
 
-/// Carries the command out.
+/// Downloads the model or file into the cache and prints its path.
+///
+/// # Errors
+/// The name is no reference, the hub refuses it or cannot be reached, or a hash differs.
 pub fn run(args: Args) -> Result<()> {
     let reference = Reference::parse(&args.name)?;
     let path = with_bar(|hub| hub.pull(&reference))?;
@@ -55,7 +59,10 @@ fn with_bar<T>(work: impl FnOnce(&mut Hub<'_>) -> Result<T>) -> Result<T> {
     done
 }
 
-/// Where a named model lies; one on a hub is brought first, unless it is in the cache.
+/// The path of a model that the user named; one on a hub is downloaded first, unless it is in the cache.
+///
+/// # Errors
+/// There is no such model, or it cannot be downloaded.
 pub fn locate(spec: &str) -> Result<PathBuf> {
     if !is_reference(spec) || std::path::Path::new(spec).exists() {
         return resolve_model_path(spec);
@@ -65,7 +72,10 @@ pub fn locate(spec: &str) -> Result<PathBuf> {
     resolve_model_path(&path.to_string_lossy())
 }
 
-/// Brings everything that is named into the cache.
+/// Downloads every reference that is not in the cache yet.
+///
+/// # Errors
+/// The first that cannot be downloaded.
 pub fn bring(references: &[Reference]) -> Result<()> {
     for reference in references {
         with_bar(|hub| hub.get(reference))?;

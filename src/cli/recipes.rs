@@ -10,7 +10,7 @@ use crate::recipe::faults::hint;
 
 include!(concat!(env!("OUT_DIR"), "/recipes.rs"));
 
-/// Arguments.
+/// What to do with the built-in recipes; without an action they are listed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to do (list).
@@ -50,7 +50,10 @@ pub fn find(name: &str) -> Result<&'static str> {
     })
 }
 
-/// Carries the command out.
+/// Lists, prints or copies built-in recipes.
+///
+/// # Errors
+/// There is no recipe of that name, or the copy's file exists already or cannot be written.
 pub fn run(args: Args) -> Result<()> {
     match args.action.unwrap_or(Action::List) {
         Action::List => {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::error::Result;
 use crate::report;
 
-/// Arguments.
+/// The run, and how its results are printed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The run's folder: the recipe's `output`.
@@ -19,7 +19,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Carries the command out.
+/// Writes `report.html` and prints its path with the results.
 ///
 /// # Errors
 /// RUN is not a run's folder, or its files cannot be read or written.

@@ -12,7 +12,7 @@ use crate::report::ConsoleMode;
 use crate::report::console_table;
 use crate::stage::{self, Resume, RunOptions, record};
 
-/// Arguments.
+/// The recipe, and which of its stages run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Ctrl-C saves and stops; the same command goes on. A second Ctrl-C stops at once.")]
 pub struct Args {
@@ -38,7 +38,11 @@ pub struct Args {
     nproc: u16,
 }
 
-/// Carries the command out.
+/// Runs the recipe, then prints samples, the table of results and the next command. With `--nproc` it starts the other
+/// processes and waits for them.
+///
+/// # Errors
+/// The recipe or its data has faults (input), a finished stage has changed (input), or a stage fails.
 pub fn run(args: Args) -> Result<()> {
     if args.nproc > 1 && !launch::is_rank() {
         return launch::launch(usize::from(args.nproc));

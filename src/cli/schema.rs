@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::recipe::Root;
 
-/// Arguments.
+/// `minimind schema` takes no flags.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
@@ -16,7 +16,10 @@ pub fn text() -> Result<String> {
         .map_err(|error| Error::failed("cannot write the schema").because(error))
 }
 
-/// Carries the command out.
+/// Prints the schema.
+///
+/// # Errors
+/// As [`text`].
 pub fn run(_args: Args) -> Result<()> {
     println!("{}", text()?);
     Ok(())

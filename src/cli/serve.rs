@@ -13,7 +13,7 @@ use crate::checkpoint::adapter::Adapter;
 use crate::error::{Error, Place, Result};
 use crate::serve::{self, Limits, Load, Loaded, Settings, Source};
 
-/// Arguments.
+/// What is served, where, and within what limits.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to serve, as for chat; several by name (NAME=M), the first is the default.
@@ -97,7 +97,10 @@ impl LimitArgs {
     }
 }
 
-/// Carries the command out.
+/// Serves until the process is told to stop.
+///
+/// # Errors
+/// A flag is wrong, a model cannot be read, or the address cannot be bound.
 pub fn run(args: Args) -> Result<()> {
     let api_key = match &args.api_key_file {
         Some(file) => Some(first_line(file)?),

@@ -13,7 +13,7 @@ use crate::data::tokenizer::{RenderOptions, parse_kwargs, train};
 use crate::data::{DataConfig, DataFormat, source};
 use crate::error::{Error, Place, Result};
 
-/// Arguments.
+/// What `minimind tokenizer` was asked to do.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -84,7 +84,10 @@ enum Command {
     },
 }
 
-/// Carries the command out.
+/// Trains a tokenizer, or prints what one makes of a text, ids or messages.
+///
+/// # Errors
+/// A file or the tokenizer cannot be read or written, or the messages do not fit the chat template.
 pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Train { data, vocab_size, out } => {
@@ -137,7 +140,10 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// What `--chat-template-kwargs` states.
+/// The variables of `--chat-template-kwargs`; empty without the flag.
+///
+/// # Errors
+/// The text is not a JSON object.
 pub(super) fn template_kwargs(text: Option<&str>) -> Result<Map<String, Value>> {
     text.map(parse_kwargs).transpose().map(Option::unwrap_or_default)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// Arguments.
+/// The recipes to check.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The recipes to check.
@@ -17,7 +17,10 @@ pub struct Args {
     pub sets: Vec<String>,
 }
 
-/// Carries the command out.
+/// Checks every recipe and the first rows of its data, and prints one line for each that is good.
+///
+/// # Errors
+/// All faults of all recipes as one input error (exit code 2).
 pub fn run(args: Args) -> Result<()> {
     let mut faults = Vec::new();
     for path in &args.recipes {

@@ -11,7 +11,10 @@ use crate::error::Result;
 use crate::model::{Era, ModelConfig};
 use crate::plan::machine::Machine;
 
-/// The folder of a tokenizer that the user names: a folder, or minimind2 or minimind3 where no such folder is.
+/// The folder that `--tokenizer` names: a folder, or the built-in `minimind2` or `minimind3` where no such folder exists.
+///
+/// # Errors
+/// There is neither a folder nor a built-in tokenizer of this name, or the built-in one cannot be written to the cache.
 pub fn named(given: &Path) -> Result<PathBuf> {
     match Standard::named(given) {
         Some(standard) => {
@@ -30,8 +33,11 @@ pub fn load(given: impl AsRef<Path>) -> Result<Tokenizer> {
     Tokenizer::load(&named(given.as_ref())?)
 }
 
-/// The folder of the tokenizer that goes with weights: named in them, beside them, in upstream's layout; and where
-/// there is none, MiniMind's if the vocabulary is of its size.
+/// The folder of the tokenizer that belongs to the weights at `path`: the one that they name, the one beside them, or
+/// upstream's `../model`; else MiniMind's own where the vocabulary has its 6400 entries. `None` where nothing fits.
+///
+/// # Errors
+/// The weights' metadata cannot be read, or the built-in tokenizer cannot be written to the cache.
 pub fn of(path: &Path, config: &ModelConfig) -> Result<Option<PathBuf>> {
     if let Some(folder) = about::tokenizer(path)? {
         return Ok(Some(folder));

@@ -13,7 +13,7 @@ pub(super) const HELP: &str = "/system TEXT sets the system message, /reset forg
      /params shows or sets (temperature=0.7), /save FILE and /load FILE keep it as a line of training data, /quit leaves; \
      Ctrl-C stops an answer";
 
-/// A line, understood.
+/// A parsed line.
 #[derive(Debug, PartialEq)]
 pub(super) enum Command<'a> {
     Nothing,
@@ -30,7 +30,7 @@ pub(super) enum Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Reads a line.
+    /// Parses a line; what does not begin with `/` is said to the model.
     pub(super) fn read(line: &'a str) -> Self {
         let line = line.trim();
         if line.is_empty() {
@@ -55,15 +55,17 @@ impl<'a> Command<'a> {
     }
 }
 
-/// A command that cannot be carried out says why, and the conversation goes on: a script's too, as after a command
-/// that is not known.
+/// Prints the error of a `/` command; the conversation goes on, a script's too.
 pub(super) fn obey(done: Result<()>) {
     if let Err(error) = done {
         eprintln!("{error}");
     }
 }
 
-/// `/params`: shows them, or sets those given as NAME=VALUE.
+/// `/params`: prints the settings, or sets those given as NAME=VALUE.
+///
+/// # Errors
+/// A name is unknown or a value out of range; then no setting changes.
 pub(super) fn params(session: &mut Session, text: &str) -> Result<()> {
     // All or nothing: a fault in one changes none.
     let mut config = session.config.clone();
@@ -114,7 +116,10 @@ fn named(path: &str) -> Result<&Path> {
     Ok(Path::new(path))
 }
 
-/// `/save FILE`: the conversation as one line of `sft`'s data.
+/// `/save FILE`: writes the conversation as one line of `sft` data.
+///
+/// # Errors
+/// No file is named, or it cannot be written.
 pub(super) fn save(session: &Session, path: &str) -> Result<()> {
     let path = named(path)?;
     let mut messages = Vec::new();
@@ -125,7 +130,10 @@ pub(super) fn save(session: &Session, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// `/load FILE`: the conversation of the file's first line.
+/// `/load FILE`: replaces the conversation by that of the file's first line.
+///
+/// # Errors
+/// No file is named, it cannot be read, or its first line is no conversation; then the conversation stays.
 pub(super) fn load(session: &mut Session, path: &str) -> Result<()> {
     let path = named(path)?;
     let text = crate::files::read_to_string(path).map_err(|e| Error::io("read the conversation", path, e))?;

@@ -18,7 +18,7 @@ use crate::rollout::{Finish, GenerateConfig, Generator};
 use commands::{Command, HELP};
 use terminal::{Input, Interrupts, Printer};
 
-/// Arguments.
+/// The model, and how its answers are drawn.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -51,7 +51,10 @@ struct Session<'m> {
     turns: Vec<Value>,
 }
 
-/// Carries the command out.
+/// Chats until `/quit` or the end of the input.
+///
+/// # Errors
+/// The model or its tokenizer cannot be read. Answers that fail end a script's conversation, and are printed to a person.
 pub fn run(args: Args) -> Result<()> {
     let config = GenerateConfig {
         max_new_tokens: args.max_new_tokens,

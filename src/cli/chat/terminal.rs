@@ -25,7 +25,10 @@ pub(super) enum Input {
 }
 
 impl Input {
-    /// Finds out which.
+    /// A line editor where stdin is a terminal, else a pipe.
+    ///
+    /// # Errors
+    /// The terminal cannot be set up.
     pub(super) fn open() -> Result<Self> {
         if !std::io::stdin().is_terminal() {
             return Ok(Input::Pipe);
@@ -45,7 +48,10 @@ impl Input {
         matches!(self, Input::Terminal { .. })
     }
 
-    /// The next line; `None` at the end.
+    /// The next line; `None` at the end of the input.
+    ///
+    /// # Errors
+    /// The input cannot be read or is not UTF-8.
     pub(super) fn line(&mut self) -> Result<Option<String>> {
         match self {
             Input::Terminal { editor, history } => match editor.readline("you> ") {
@@ -78,7 +84,10 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    /// Installs the handlers; call once.
+    /// Installs the signal handlers; call once a process.
+    ///
+    /// # Errors
+    /// The system refuses a handler.
     pub(super) fn install() -> Result<Self> {
         let (asked, idle) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
         flag::register_conditional_default(SIGINT, Arc::clone(&idle))
@@ -134,7 +143,10 @@ impl Printer {
         }
     }
 
-    /// Shows text as it comes.
+    /// Prints a piece of the answer.
+    ///
+    /// # Errors
+    /// Stdout cannot be written.
     pub(super) fn show(&mut self, text: &str) -> Result<()> {
         let pieces = self.splitter.push(text);
         self.pieces(pieces)?;
@@ -166,7 +178,10 @@ impl Printer {
         Ok(())
     }
 
-    /// Ends the answer; what was said after the thinking.
+    /// Ends the answer's line; returns the answer without its thinking.
+    ///
+    /// # Errors
+    /// Stdout cannot be written.
     pub(super) fn finish(mut self) -> Result<String> {
         let pieces = self.splitter.finish(false);
         self.pieces(pieces)?;

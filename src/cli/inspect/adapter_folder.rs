@@ -10,7 +10,11 @@ use crate::checkpoint::adapter::{Adapter, peft};
 use crate::checkpoint::load;
 use crate::error::Result;
 
-/// A folder is told whether or not its adapter is computed here; where it is not, the key that keeps it out is said.
+/// Describes a PEFT folder as JSON. An adapter with features that this program does not compute is still described; its
+/// `adapter.refused` names the key.
+///
+/// # Errors
+/// The folder's weights cannot be read.
 pub fn look(folder: &Path) -> Result<Json> {
     let weights = load::read_weights(&peft::weights_of(folder)?)?;
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
@@ -49,7 +53,7 @@ pub fn look(folder: &Path) -> Result<Json> {
     }))
 }
 
-/// The lines for people.
+/// The lines that `minimind inspect` prints for the `adapter` value of [`look`].
 pub fn lines(adapter: &Json) -> Vec<String> {
     if let Some(why) = adapter["refused"].as_str() {
         return vec!["adapter: not computed here".to_owned(), why.to_owned()];

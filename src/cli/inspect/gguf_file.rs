@@ -9,7 +9,10 @@ use crate::checkpoint::gguf;
 use crate::error::{Place, Result};
 use crate::model::ModelOverrides;
 
-/// A GGUF is told from its head; nothing is decoded.
+/// Describes a GGUF from its header as JSON; no weight is dequantised.
+///
+/// # Errors
+/// The file cannot be read, or its header is broken.
 pub fn look(path: &Path) -> Result<Json> {
     let file = gguf::open(path)?;
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
