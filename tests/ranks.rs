@@ -339,12 +339,12 @@ fn rank_with_gradients_of_its_own() {
     let params: Vec<Tensor> = (0..3)
         .map(|i| Tensor::full([2, 3], i as f64, tch::kind::FLOAT_CPU).set_requires_grad(true))
         .collect();
-    let mut gradients = ranks.reducer(&params).expect("it is made").expect("there are two");
+    let mut gradients = ranks.gradient_reducer(&params).expect("it is made").expect("there are two");
     let sums = || params.iter().map(|p| p.grad().sum(tch::Kind::Float).double_value(&[])).collect::<Vec<_>>();
     // Leaving on the way back; the last parameter takes no part, the first only on rank 0.
     gradients.arm().expect("armed");
     let loss =
-        &params[1] * mine + if ranks.is_first() { params[0].shallow_clone() } else { Tensor::from(0f32) };
+        &params[1] * mine + if ranks.is_rank0() { params[0].shallow_clone() } else { Tensor::from(0f32) };
     loss.sum(tch::Kind::Float).backward();
     gradients.finish().expect("shared");
     assert_eq!(sums(), [6.0, 18.0, 0.0]);

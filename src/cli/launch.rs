@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Signals;
 use crate::engine::ranks::LOST;
-use crate::engine::signals::passed_on;
+use crate::engine::signals::forwarded;
 use crate::error::{Error, Result};
 use crate::native;
 use crate::plan::environment;
@@ -59,7 +59,7 @@ pub fn launch(count: usize) -> Result<()> {
     let port = free_port().map_err(fault)?;
     let program = std::env::current_exe().map_err(fault)?;
     let signals = Signals::install()?;
-    let _held = signals.hold();
+    let _held = signals.defer();
     let mut ranks = Vec::new();
     for number in 0..count {
         match start(&program, number, count, port) {
@@ -108,7 +108,7 @@ fn watch(ranks: &mut [Rank], signals: &Signals) -> Result<()> {
             Some(_) if asked => stop(ranks),
             Some(signal) => {
                 asked = true;
-                let word = passed_on(signal);
+                let word = forwarded(signal);
                 let at_work = ranks.iter().filter(|rank| rank.status.is_none());
                 at_work.for_each(|rank| native::send_signal(rank.child.id(), word));
             }

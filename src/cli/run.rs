@@ -54,7 +54,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut plan = plan::load(&args.recipe, &args.sets)?;
     let absent = plan::hubs::absent(&plan)?;
     if ranks.any(!absent.is_empty())? {
-        ranks.first_then(|| super::pull::bring(&absent))?;
+        ranks.rank0_first(|| super::pull::bring(&absent))?;
         plan = plan::load(&args.recipe, &args.sets)?;
     }
     if let Some(output) = args.output {
@@ -63,10 +63,10 @@ pub fn run(args: Args) -> Result<()> {
     let (local, beside) = ranks.local();
     let device = device::resolve(plan.runtime.device, &libtorch_dir(), machine.gpu_seen)?;
     let device = device::of_rank(device, local);
-    ranks.settle(device, plan.runtime.ddp_backend)?;
+    ranks.select_backend(device, plan.runtime.ddp_backend)?;
     let compute = plan.runtime.precision.compute(device);
     let team = plan.runtime.threads.unwrap_or((machine.cores / beside).max(1));
-    threads::use_among(&machine, team, beside, ranks.is_first());
+    threads::use_among(&machine, team, beside, ranks.is_rank0());
     let options = RunOptions {
         only: args.only,
         from: args.from,
@@ -75,7 +75,7 @@ pub fn run(args: Args) -> Result<()> {
         cache_dir: machine.cache_dir.clone(),
         command,
     };
-    if ranks.is_first() {
+    if ranks.is_rank0() {
         crate::stage::look::look(&plan, options.only.as_deref())?;
     }
     let signals = Signals::install()?;
@@ -84,14 +84,14 @@ pub fn run(args: Args) -> Result<()> {
     }
     let done = stage::run(&plan, &options, device, compute, &signals, &ranks).and_then(|()| ranks.close());
     if let Err(error) = done {
-        if ranks.on_gpus() {
+        if ranks.uses_nccl() {
             // NCCL's threads and kernels may wait for a rank that is gone, and would be waited for.
             eprintln!("{error}");
             native::leave(error.exit_code());
         }
         return Err(error);
     }
-    if !ranks.is_first() {
+    if !ranks.is_rank0() {
         return Ok(());
     }
     say_samples(&plan);

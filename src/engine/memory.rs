@@ -9,17 +9,18 @@ use crate::native::{device_peak_bytes, kept_surplus, restart_device_peak, restar
 
 const MB: f64 = 1e6;
 
-/// Runs a phase; beside what it made, the most megabytes held while it ran. What was held before counts only as far
-/// as it still is. Afterwards the peak starts over, so that a phase around this one goes on with what is held then.
-pub fn phase<T>(device: Device, body: impl FnOnce() -> T) -> (T, Option<f64>) {
-    let started = start_over(device);
+/// Runs `body`; gives its result and the peak memory while it ran, in MB (`None` where the system does not report it).
+/// Memory allocated before counts as long as it is held. The peak is reset before and after, so that an enclosing
+/// measurement sees only what is held when `body` ends.
+pub fn measure_peak<T>(device: Device, body: impl FnOnce() -> T) -> (T, Option<f64>) {
+    let started = reset_peak(device);
     let made = body();
     let peak = started.then(|| peak_mb(device)).flatten();
-    start_over(device);
+    reset_peak(device);
     (made, peak)
 }
 
-fn start_over(device: Device) -> bool {
+fn reset_peak(device: Device) -> bool {
     match device {
         Device::Cuda(_) => restart_device_peak(device).is_ok(),
         // 5: only the peak of the resident size (proc_pid_clear_refs(5)).
@@ -47,33 +48,33 @@ fn resident_peak_mb(status: &str) -> Option<f64> {
     Some(kib * 1024.0 / MB)
 }
 
-/// The largest peak of each phase of the loop since the last row of metrics.
+/// The largest peak of each phase of a training step since the last row of metrics, in MB.
 #[derive(Debug, Default)]
-pub struct Peaks {
+pub struct PeakMemory {
     backward: Option<f64>,
     update: Option<f64>,
 }
 
-impl Peaks {
-    /// Runs a pass, forward and back; where it rolls out, that is a phase of its own.
+impl PeakMemory {
+    /// Runs a forward and backward pass; rollouts within it are measured on their own.
     pub fn backward<T>(&mut self, device: Device, body: impl FnOnce() -> T) -> T {
-        seen(&mut self.backward, device, body)
+        record_peak(&mut self.backward, device, body)
     }
 
-    /// Runs an update.
+    /// Runs an optimizer step.
     pub fn update<T>(&mut self, device: Device, body: impl FnOnce() -> T) -> T {
-        seen(&mut self.update, device, body)
+        record_peak(&mut self.update, device, body)
     }
 
-    /// The columns of a row; forgets them.
+    /// The metric columns since the last call, by name.
     pub fn take(&mut self) -> impl Iterator<Item = (&'static str, f64)> + use<> {
         let named = [("backward_peak_mb", self.backward.take()), ("update_peak_mb", self.update.take())];
         named.into_iter().filter_map(|(name, peak)| peak.map(|peak| (name, peak)))
     }
 }
 
-fn seen<T>(largest: &mut Option<f64>, device: Device, body: impl FnOnce() -> T) -> T {
-    let (made, peak) = phase(device, body);
+fn record_peak<T>(largest: &mut Option<f64>, device: Device, body: impl FnOnce() -> T) -> T {
+    let (made, peak) = measure_peak(device, body);
     if let Some(peak) = peak {
         *largest = Some(largest.map_or(peak, |before: f64| before.max(peak)));
     }
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_phase_s_peak_is_its_own() {
-        let mut peaks = Peaks::default();
+        let mut peaks = PeakMemory::default();
         peaks.backward(Device::Cpu, || std::hint::black_box(vec![1u8; 256 << 20]).len());
         peaks.update(Device::Cpu, || ());
         let named: Vec<_> = peaks.take().collect();

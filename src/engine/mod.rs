@@ -2,23 +2,23 @@
 //! signals, ranks. Stages hand in an [`Objective`]; everything that every training stage shares is here.
 
 pub mod anomaly;
-pub mod companion;
+pub mod aux_model;
+mod collectives;
 pub mod device;
 pub mod memory;
 pub mod objective;
-mod pace;
+mod optimizer_shards;
 pub mod ranks;
 pub mod resume;
-mod shards;
 pub mod signals;
+mod throughput;
 pub mod trainer;
-mod turns;
 
 pub use anomaly::OnAnomaly;
-pub use companion::Companion;
+pub use aux_model::AuxModel;
 pub use device::Compute;
-pub use objective::{LoopConfig, Metrics, Objective, Observer, Outcome, Pass, StepLoss};
+pub use objective::{BackwardPass, LoopConfig, MetricsRow, Objective, Observer, Outcome, StepLoss};
 pub use ranks::{DdpBackend, Ranks};
-pub use resume::{Files, Position, SavedState};
+pub use resume::{CheckpointPaths, Position, SavedState};
 pub use signals::Signals;
-pub use trainer::{RunControl, train};
+pub use trainer::{RunControl, TrainSetup, train};

@@ -5,8 +5,8 @@
 use tch::Kind;
 
 use super::anomaly::OnAnomaly;
-use super::companion::Companion;
-use super::ranks::{Gradients, Ranks};
+use super::aux_model::AuxModel;
+use super::ranks::{GradientReducer, Ranks};
 use crate::error::Result;
 use crate::model::CausalLm;
 use crate::optim::{AdamWConfig, Schedule};
@@ -22,7 +22,7 @@ pub struct LoopConfig {
     pub schedule: Schedule,
     /// Where given, the rate follows the updates done and not the micro-batches (policy optimisation), and rows
     /// show it as it stands after the update; its `total_steps` is the run's length in updates.
-    pub by_updates: Option<Schedule>,
+    pub update_schedule: Option<Schedule>,
     /// Largest gradient norm; 0 for no clipping.
     pub grad_clip: f64,
     /// The optimizer's constants.
@@ -74,29 +74,29 @@ pub struct StepLoss {
 
 /// What a backward pass is asked for.
 #[derive(Debug)]
-pub struct Pass<'a> {
+pub struct BackwardPass<'a> {
     /// Multiplies the loss.
     pub scale: f64,
     /// What may leave for other ranks during the pass.
-    leaving: &'a mut [Gradients],
+    reducers: &'a mut [GradientReducer],
     /// Whether no other ranks look at the gradients.
     alone: bool,
 }
 
-impl<'a> Pass<'a> {
-    pub(super) fn new(scale: f64, leaving: &'a mut [Gradients], alone: bool) -> Self {
-        Self { scale, leaving, alone }
+impl<'a> BackwardPass<'a> {
+    pub(super) fn new(scale: f64, reducers: &'a mut [GradientReducer], alone: bool) -> Self {
+        Self { scale, reducers, alone }
     }
 
     /// Whether this process trains alone, so that nothing has to be told when a gradient is there.
-    pub fn alone(&self) -> bool {
+    pub fn single_process(&self) -> bool {
         self.alone
     }
 
     /// To be called just before the last time that the micro-batch goes back through the model: gradients leave for
     /// other ranks while it does. An objective that never calls it loses that time and nothing else.
     pub fn last_backward(&mut self) -> Result<()> {
-        self.leaving.iter_mut().try_for_each(Gradients::arm)
+        self.reducers.iter_mut().try_for_each(GradientReducer::arm)
     }
 }
 
@@ -106,8 +106,13 @@ pub trait Objective {
     fn steps_per_epoch(&self) -> u64;
 
     /// Adds to the parameters' gradients that of `pass.scale` times the loss of a micro-batch.
-    fn backward(&mut self, model: &CausalLm, epoch: u64, index: u64, pass: &mut Pass<'_>)
-    -> Result<StepLoss>;
+    fn backward(
+        &mut self,
+        model: &CausalLm,
+        epoch: u64,
+        index: u64,
+        pass: &mut BackwardPass<'_>,
+    ) -> Result<StepLoss>;
 
     /// Measures on held-out rows: `val_loss` first, then what follows from it; empty where there are none. The
     /// ranks may share the rows; all of them are asked at once and give the same numbers.
@@ -120,22 +125,22 @@ pub trait Objective {
 
     /// Whether the micro-batch wants another backward pass; each pass counts for accumulation. Its last pass
     /// hands back what the row shows.
-    fn more(&self) -> bool {
+    fn has_more_passes(&self) -> bool {
         false
     }
 
-    /// Whether [`Self::more`] may ever say so.
-    fn many_passes(&self) -> bool {
+    /// Whether [`Self::has_more_passes`] may ever say so.
+    fn multi_pass(&self) -> bool {
         false
     }
 
     /// Parameters trained beside the model's.
-    fn companion(&self) -> Option<Companion> {
+    fn aux_model(&self) -> Option<AuxModel> {
         None
     }
 
     /// Multiplies the learning rate; below 1 after a guard lowered it.
-    fn rate_factor(&self) -> f64 {
+    fn lr_factor(&self) -> f64 {
         1.0
     }
 
@@ -158,7 +163,7 @@ pub trait Objective {
 
 /// A row of metrics.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct MetricsRow {
     /// From 1.
     pub epoch: u64,
     /// Micro-batches from 1 over the whole run.
@@ -170,13 +175,13 @@ pub struct Metrics {
 /// Who watches a run.
 pub trait Observer {
     /// Keeps a row.
-    fn row(&mut self, metrics: &Metrics) -> Result<()>;
+    fn log_metrics(&mut self, metrics: &MetricsRow) -> Result<()>;
     /// How far the kept rows reach; goes into the checkpoint.
     fn position(&self) -> Result<serde_json::Value>;
     /// Called after each micro-batch.
-    fn tick(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64);
+    fn on_step(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64);
     /// Something a person should read.
-    fn note(&mut self, text: &str);
+    fn log_note(&mut self, text: &str);
 }
 
 /// How a run ended.

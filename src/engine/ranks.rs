@@ -43,18 +43,18 @@ pub struct Ranks {
 
 impl Ranks {
     /// One process.
-    pub fn alone() -> Self {
+    pub fn single() -> Self {
         Self { rank: 0, world: 1, local: (0, 1), group: None }
     }
 
     /// Joins the process group that PyTorch's environment variables describe (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`,
     /// `MASTER_PORT`), and waits for all its processes; `variable` reads a variable by its name. Without `RANK` and
-    /// `WORLD_SIZE` this is [`Self::alone`].
+    /// `WORLD_SIZE` this is [`Self::single`].
     ///
     /// # Errors
     /// A variable is missing or wrong; the other processes do not come within five minutes.
     pub fn init(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
-        let Some(found) = Started::read(variable)? else { return Ok(Self::alone()) };
+        let Some(found) = LaunchEnv::read(variable)? else { return Ok(Self::single()) };
         let Meeting { rank, world, .. } = found.meeting;
         let group = Group::open(&found.meeting).map_err(|e| {
             e.hint("every rank must reach MASTER_ADDR:MASTER_PORT; minimind doctor tells whether ranks can be used")
@@ -78,46 +78,46 @@ impl Ranks {
     }
 
     /// Whether there is no other.
-    pub fn is_alone(&self) -> bool {
+    pub fn is_single(&self) -> bool {
         self.world == 1
     }
 
     /// Whether this is the rank that writes and speaks.
-    pub fn is_first(&self) -> bool {
+    pub fn is_rank0(&self) -> bool {
         self.rank == 0
     }
 
     /// Whether GPUs add up without the host.
-    pub fn on_gpus(&self) -> bool {
+    pub fn uses_nccl(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.on_gpus())
     }
 
     /// A fault while tensors on a GPU were added up: where NCCL does that, it is this rank's own.
-    fn apart(&self, error: Error) -> Error {
-        if !self.on_gpus() {
-            return self.lost(error);
+    fn collective_fault(&self, error: Error) -> Error {
+        if !self.uses_nccl() {
+            return self.lost_peer(error);
         }
         Error::failed(format!("rank {} of {} cannot add up with the others", self.rank, self.world))
             .because(error)
             .hint("NCCL_DEBUG=INFO tells more; runtime.ddp_backend: gloo goes through the host; the same command goes on from the last checkpoint")
     }
 
-    fn lost(&self, error: Error) -> Error {
+    fn lost_peer(&self, error: Error) -> Error {
         Error::failed(format!("rank {} of {} {LOST}", self.rank, self.world)).because(error).hint(
             "the one that ended first says why; the same command goes on from the last checkpoint, with as many ranks or others",
         )
     }
 
     /// This rank's share of `count` pieces of work: every world-th, so that long and short ones mix.
-    pub fn share(&self, count: u64) -> impl Iterator<Item = u64> + use<> {
+    pub fn own_indices(&self, count: u64) -> impl Iterator<Item = u64> + use<> {
         (self.rank as u64..count).step_by(self.world)
     }
 
     /// Adds `values` up over the ranks.
-    pub fn sum(&self, values: &mut [f64]) -> Result<()> {
+    pub fn all_reduce(&self, values: &mut [f64]) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
         let tensor = Tensor::from_slice(values);
-        group.reduce(&tensor, Reduce::Sum).map_err(|e| self.lost(e))?;
+        group.reduce(&tensor, Reduce::Sum).map_err(|e| self.lost_peer(e))?;
         values.copy_from_slice(&Vec::<f64>::try_from(&tensor)?);
         Ok(())
     }
@@ -125,7 +125,7 @@ impl Ranks {
     /// Whether it is so on any rank.
     pub fn any(&self, flag: bool) -> Result<bool> {
         let mut count = [f64::from(u8::from(flag))];
-        self.sum(&mut count)?;
+        self.all_reduce(&mut count)?;
         Ok(count[0] > 0.0)
     }
 
@@ -133,7 +133,7 @@ impl Ranks {
     ///
     /// # Errors
     /// NCCL is asked for and cannot be had, or fails.
-    pub fn settle(&self, device: Device, wanted: DdpBackend) -> Result<()> {
+    pub fn select_backend(&self, device: Device, wanted: DdpBackend) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
         let own = match device {
             Device::Cuda(_) if wanted == DdpBackend::Gloo => Err("is to use gloo".to_owned()),
@@ -141,8 +141,8 @@ impl Ranks {
             Device::Cuda(index) => gpu_uuid(index).map_err(|fault| format!("cannot name its GPU ({fault})")),
             _ => Err("has no GPU".to_owned()),
         };
-        let all = self.hear_all(&own)?;
-        let Some(reason) = not_by_nccl(&all) else {
+        let all = self.all_gather(&own)?;
+        let Some(reason) = nccl_obstacle(&all) else {
             let Device::Cuda(index) = device else { return Ok(()) };
             return group
                 .use_gpu(index)
@@ -153,7 +153,7 @@ impl Ranks {
                 "NCCL wants a GPU of its own for each process; ddp_backend: auto takes gloo elsewhere",
             ));
         }
-        if device.is_cuda() && wanted == DdpBackend::Auto && self.is_first() {
+        if device.is_cuda() && wanted == DdpBackend::Auto && self.is_rank0() {
             tracing::warn!("gradients go through the host: {reason}");
         }
         Ok(())
@@ -163,18 +163,18 @@ impl Ranks {
     pub fn close(&self) -> Result<()> {
         let Some(group) = self.group.as_ref().filter(|group| group.on_gpus()) else { return Ok(()) };
         // None parts before all are done: one that failed until now is noticed here.
-        self.wait()?;
+        self.barrier()?;
         group.close()
     }
 
     /// Waits for all.
-    pub fn wait(&self) -> Result<()> {
+    pub fn barrier(&self) -> Result<()> {
         self.any(false).map(|_| ())
     }
 
     /// What the first rank has to say; the others pass `None`.
-    pub fn hear<T: Serialize + DeserializeOwned>(&self, said: Option<T>) -> Result<T> {
-        if self.is_alone() {
+    pub fn broadcast<T: Serialize + DeserializeOwned>(&self, said: Option<T>) -> Result<T> {
+        if self.is_single() {
             return said.ok_or_else(|| Error::failed("the first rank has nothing to say"));
         }
         let bytes = match &said {
@@ -183,66 +183,66 @@ impl Ranks {
             }
             None => Vec::new(),
         };
-        let heard = self.share_from(0, &bytes)?;
+        let heard = self.broadcast_bytes(0, &bytes)?;
         serde_json::from_slice(&heard).map_err(|e| Error::failed("cannot read the first rank").because(e))
     }
 
     /// Everyone's bytes, by rank.
-    pub fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-        if self.is_alone() {
+    pub fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        if self.is_single() {
             return Ok(vec![bytes.to_vec()]);
         }
-        (0..self.world).map(|rank| self.share_from(rank, bytes)).collect()
+        (0..self.world).map(|rank| self.broadcast_bytes(rank, bytes)).collect()
     }
 
     /// What everyone has to say, by rank.
-    pub fn hear_all<T: Serialize + DeserializeOwned>(&self, said: &T) -> Result<Vec<T>> {
+    pub fn all_gather<T: Serialize + DeserializeOwned>(&self, said: &T) -> Result<Vec<T>> {
         let bytes = serde_json::to_vec(said).map_err(|e| Error::failed("cannot tell ranks").because(e))?;
         let read = |bytes: &Vec<u8>| {
             serde_json::from_slice(bytes).map_err(|e| Error::failed("cannot read a rank").because(e))
         };
-        self.gather(&bytes)?.iter().map(read).collect()
+        self.all_gather_bytes(&bytes)?.iter().map(read).collect()
     }
 
-    fn share_from(&self, root: usize, bytes: &[u8]) -> Result<Vec<u8>> {
+    fn broadcast_bytes(&self, root: usize, bytes: &[u8]) -> Result<Vec<u8>> {
         let Some(group) = &self.group else { return Ok(bytes.to_vec()) };
         let length = Tensor::from_slice(&[bytes.len() as i64]);
-        group.broadcast(&length, root).map_err(|e| self.lost(e))?;
+        group.broadcast(&length, root).map_err(|e| self.lost_peer(e))?;
         let length = length.int64_value(&[0]);
         let tensor = match root == self.rank {
             true => Tensor::from_slice(bytes),
             false => Tensor::f_zeros([length], (Kind::Uint8, tch::Device::Cpu))?,
         };
         if length > 0 {
-            group.broadcast(&tensor, root).map_err(|e| self.lost(e))?;
+            group.broadcast(&tensor, root).map_err(|e| self.lost_peer(e))?;
         }
         Ok(Vec::<u8>::try_from(&tensor)?)
     }
 
     /// Makes `tensor` the one of rank `root`.
-    pub fn copy_from(&self, root: usize, tensor: &Tensor) -> Result<()> {
+    pub fn broadcast_tensor(&self, root: usize, tensor: &Tensor) -> Result<()> {
         match &self.group {
-            Some(group) => group.broadcast(tensor, root).map_err(|e| self.apart(e)),
+            Some(group) => group.broadcast(tensor, root).map_err(|e| self.collective_fault(e)),
             None => Ok(()),
         }
     }
 
     /// Lets the first rank do what the others then find done (a cache, a download).
-    pub fn first_then<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
-        if !self.is_first() {
-            self.wait()?;
+    pub fn rank0_first<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        if !self.is_rank0() {
+            self.barrier()?;
             return work();
         }
         let done = work()?;
-        self.wait()?;
+        self.barrier()?;
         Ok(done)
     }
 
     /// What shares the gradients of `params`; none where this process is alone.
-    pub fn reducer(&self, params: &[Tensor]) -> Result<Option<Gradients>> {
+    pub fn gradient_reducer(&self, params: &[Tensor]) -> Result<Option<GradientReducer>> {
         let reducer = |group| Reducer::new(group, params, BUCKET_BYTES);
         let reducer = self.group.as_ref().map(reducer).transpose()?;
-        Ok(reducer.map(|reducer| Gradients { reducer, ranks: self.clone() }))
+        Ok(reducer.map(|reducer| GradientReducer { reducer, ranks: self.clone() }))
     }
 
     /// Checks that every rank holds the same bits in `tensors` (fp32), by a sum over each.
@@ -256,8 +256,8 @@ impl Ranks {
             .map(|t| Ok(t.detach().f_view_dtype(Kind::Int)?.f_sum(Kind::Int64)?.f_int64_value(&[])?))
             .collect::<Result<_>>()?;
         let (least, most) = (Tensor::from_slice(&sums), Tensor::from_slice(&sums));
-        group.reduce(&least, Reduce::Min).map_err(|e| self.lost(e))?;
-        group.reduce(&most, Reduce::Max).map_err(|e| self.lost(e))?;
+        group.reduce(&least, Reduce::Min).map_err(|e| self.lost_peer(e))?;
+        group.reduce(&most, Reduce::Max).map_err(|e| self.lost_peer(e))?;
         let apart = least.not_equal_tensor(&most).sum(Kind::Int64).int64_value(&[]);
         if apart == 0 {
             return Ok(());
@@ -268,7 +268,7 @@ impl Ranks {
 }
 
 /// Why ranks that say so of their GPUs (each one's name, or what keeps it from NCCL) cannot use NCCL, if they cannot.
-fn not_by_nccl(all: &[std::result::Result<String, String>]) -> Option<String> {
+fn nccl_obstacle(all: &[std::result::Result<String, String>]) -> Option<String> {
     for (rank, own) in all.iter().enumerate() {
         match own {
             Err(reason) => return Some(format!("rank {rank} {reason}")),
@@ -284,31 +284,31 @@ fn not_by_nccl(all: &[std::result::Result<String, String>]) -> Option<String> {
 
 /// Shares gradients.
 #[derive(Debug)]
-pub struct Gradients {
+pub struct GradientReducer {
     reducer: Reducer,
     ranks: Ranks,
 }
 
-impl Gradients {
+impl GradientReducer {
     /// As [`Reducer::arm`].
     pub fn arm(&mut self) -> Result<()> {
-        self.reducer.arm().map_err(|e| self.ranks.apart(e))
+        self.reducer.arm().map_err(|e| self.ranks.collective_fault(e))
     }
 
     /// As [`Reducer::finish`].
     pub fn finish(&mut self) -> Result<()> {
-        self.reducer.finish().map_err(|e| self.ranks.apart(e))
+        self.reducer.finish().map_err(|e| self.ranks.collective_fault(e))
     }
 }
 
 /// What the environment says of how this process was started.
 #[derive(Debug, PartialEq, Eq)]
-struct Started {
+struct LaunchEnv {
     meeting: Meeting,
     local: (usize, usize),
 }
 
-impl Started {
+impl LaunchEnv {
     fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         let number = |name: &str| -> Result<Option<usize>> {
             let Some(text) = variable(name) else { return Ok(None) };
@@ -354,8 +354,10 @@ impl Started {
 mod tests {
     use super::*;
 
-    fn read(set: &[(&str, &str)]) -> Result<Option<Started>> {
-        Started::read(&|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    fn read(set: &[(&str, &str)]) -> Result<Option<LaunchEnv>> {
+        LaunchEnv::read(&|name| {
+            set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     #[test]
@@ -388,19 +390,19 @@ mod tests {
     fn nccl_wants_a_gpu_for_each() {
         let gpu = |name: &str| Ok(name.to_owned());
         let none = || Err("has no GPU".to_owned());
-        assert_eq!(not_by_nccl(&[gpu("a"), gpu("b"), gpu("c")]), None);
-        assert!(not_by_nccl(&[gpu("a"), gpu("b"), gpu("a")]).unwrap().contains("ranks 0 and 2 share"));
-        assert!(not_by_nccl(&[gpu("a"), none()]).unwrap().contains("rank 1 has no GPU"));
+        assert_eq!(nccl_obstacle(&[gpu("a"), gpu("b"), gpu("c")]), None);
+        assert!(nccl_obstacle(&[gpu("a"), gpu("b"), gpu("a")]).unwrap().contains("ranks 0 and 2 share"));
+        assert!(nccl_obstacle(&[gpu("a"), none()]).unwrap().contains("rank 1 has no GPU"));
     }
 
     #[test]
     fn one_process_needs_no_other() {
-        let alone = Ranks::alone();
+        let alone = Ranks::single();
         assert!(alone.any(true).unwrap() && !alone.any(false).unwrap());
-        assert_eq!(alone.hear(Some(7)).unwrap(), 7);
-        assert_eq!(alone.gather(b"ab").unwrap(), [b"ab".to_vec()]);
-        assert!(alone.reducer(&[]).unwrap().is_none());
-        alone.settle(Device::Cpu, DdpBackend::Nccl).unwrap();
+        assert_eq!(alone.broadcast(Some(7)).unwrap(), 7);
+        assert_eq!(alone.all_gather_bytes(b"ab").unwrap(), [b"ab".to_vec()]);
+        assert!(alone.gradient_reducer(&[]).unwrap().is_none());
+        alone.select_backend(Device::Cpu, DdpBackend::Nccl).unwrap();
         alone.close().unwrap();
         alone.check_same(&[Tensor::from_slice(&[1f32])]).unwrap();
     }

@@ -11,34 +11,37 @@ use signal_hook::flag;
 
 use crate::error::{Error, Result};
 
-/// What the handlers have seen.
+/// The stop request that the signal handlers recorded.
 #[derive(Debug, Clone)]
 pub struct Signals {
     /// The signal that asked to stop; 0 for none.
-    asked: Arc<AtomicUsize>,
+    requested: Arc<AtomicUsize>,
     /// Whether the next signal ends the process at once.
     armed: Arc<AtomicBool>,
 }
 
-/// What a launcher sends its ranks for a signal that it was sent.
-pub fn passed_on(signal: i32) -> i32 {
+/// The signal that a launcher sends its ranks when it receives `signal`.
+pub fn forwarded(signal: i32) -> i32 {
     if signal == SIGINT { SIGUSR1 } else { SIGUSR2 }
 }
 
 impl Signals {
     /// Installs the handlers; call once.
+    ///
+    /// # Errors
+    /// The system refuses a handler.
     pub fn install() -> Result<Self> {
         let signals = Self::none();
         for signal in [SIGINT, SIGTERM] {
             let register = || -> std::io::Result<()> {
                 // Handlers run in this order: leave when armed, else arm and remember. The launcher's word for a signal
                 // does not arm: where all processes of a group are sent one, it comes on top of that.
-                for heard in [signal, passed_on(signal)] {
+                for heard in [signal, forwarded(signal)] {
                     flag::register_conditional_shutdown(heard, 128 + signal, Arc::clone(&signals.armed))?;
                     if heard == signal {
                         flag::register(heard, Arc::clone(&signals.armed))?;
                     }
-                    flag::register_usize(heard, Arc::clone(&signals.asked), signal as usize)?;
+                    flag::register_usize(heard, Arc::clone(&signals.requested), signal as usize)?;
                 }
                 Ok(())
             };
@@ -49,45 +52,45 @@ impl Signals {
 
     /// Signals that never come; for tests and tools.
     pub fn none() -> Self {
-        Self { asked: Arc::new(AtomicUsize::new(0)), armed: Arc::new(AtomicBool::new(true)) }
+        Self { requested: Arc::new(AtomicUsize::new(0)), armed: Arc::new(AtomicBool::new(true)) }
     }
 
-    /// From now until the guard is dropped, the first signal is only remembered.
-    pub fn hold(&self) -> Held {
+    /// Until the guard is dropped, the first signal is only recorded and does not end the process.
+    pub fn defer(&self) -> Deferred {
         self.armed.store(false, Ordering::SeqCst);
-        Held { armed: Arc::clone(&self.armed) }
+        Deferred { armed: Arc::clone(&self.armed) }
     }
 
-    /// The signal that asked to stop, if one did.
-    pub fn asked(&self) -> Option<i32> {
-        match self.asked.load(Ordering::SeqCst) {
+    /// The signal that requested a stop, if one came.
+    pub fn requested(&self) -> Option<i32> {
+        match self.requested.load(Ordering::SeqCst) {
             0 => None,
             signal => Some(signal as i32),
         }
     }
 
-    /// A signal that has come since the last call, to be dealt with by the caller: the next one ends nothing by itself.
+    /// The signal that came since the last call, for a caller that acts on each by itself: none ends the process.
     pub fn take(&self) -> Option<i32> {
         self.armed.store(false, Ordering::SeqCst);
-        match self.asked.swap(0, Ordering::SeqCst) {
+        match self.requested.swap(0, Ordering::SeqCst) {
             0 => None,
             signal => Some(signal as i32),
         }
     }
 
     /// Acts as if `signal` had come; for tests of the loop.
-    pub fn pretend(&self, signal: i32) {
-        self.asked.store(signal as usize, Ordering::SeqCst);
+    pub fn simulate(&self, signal: i32) {
+        self.requested.store(signal as usize, Ordering::SeqCst);
     }
 }
 
-/// While it lives, a first signal does not end the process.
+/// Guard of [`Signals::defer`].
 #[derive(Debug)]
-pub struct Held {
+pub struct Deferred {
     armed: Arc<AtomicBool>,
 }
 
-impl Drop for Held {
+impl Drop for Deferred {
     fn drop(&mut self) {
         self.armed.store(true, Ordering::SeqCst);
     }

@@ -1,65 +1,52 @@
-//! The loop that every training stage shares.
+//! The training loop of every stage.
 //!
-//! It stops and saves only between updates, so that a checkpoint never has to hold half-accumulated
-//! gradients and going on gives the same bits.
+//! It stops and saves only between updates, so that a checkpoint never has to hold half-accumulated gradients and a
+//! resumed run gives the same bits.
 //!
-//! Several ranks take turns over the same order of micro-batches: rank r the r-th of each turn. `turns` is what
-//! they tell each other.
+//! Several ranks share one order of micro-batches: each round, rank r takes the r-th of the next `world` ones. Next:
+//! `progress` (what is done and due), `optimizers` (what an update changes), `super::collectives` (what ranks exchange).
 
-mod going_on;
+mod optimizers;
+mod progress;
+mod resuming;
 mod saving;
 
-use tch::Tensor;
-
+use self::optimizers::Optimizers;
+use self::progress::{Progress, Round};
 use super::anomaly::{Anomaly, OnAnomaly};
-use super::companion::Second;
-use super::memory::Peaks;
-use super::objective::{LoopConfig, Metrics, Objective, Observer, Outcome, Pass, StepLoss};
-use super::pace::Pace;
-use super::ranks::{Gradients, Ranks};
-use super::resume::{self, Files, Loaded, SavedState};
-use super::shards::Shards;
+use super::collectives::{self, StepStats};
+use super::memory::PeakMemory;
+use super::objective::{BackwardPass, LoopConfig, MetricsRow, Objective, Observer, Outcome, StepLoss};
+use super::ranks::Ranks;
+use super::resume::{self, CheckpointPaths, ResumeFile, SavedState};
 use super::signals::Signals;
-use super::turns::{self, Window};
+use super::throughput::Throughput;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
-use crate::optim::clip::{clip_to_norm, global_norm};
-use crate::optim::{AdamW, GradScaler};
 
 struct Trainer<'a> {
     model: &'a CausalLm,
     config: &'a LoopConfig,
-    files: &'a Files,
+    paths: &'a CheckpointPaths,
+    ranks: &'a Ranks,
+    signals: &'a Signals,
     objective: &'a mut dyn Objective,
     observer: &'a mut dyn Observer,
-    optimizer: AdamW,
-    second: Option<Second>,
-    ranks: &'a Ranks,
-    /// Who keeps which part of the optimizer's state, where it is spread.
-    shards: Option<Shards>,
-    /// What shares the model's gradients and the companion's; empty where this process is alone.
-    gradients: Vec<Gradients>,
-    /// What this rank has done since the last update.
-    window: Window,
-    /// The signal that some rank was sent.
-    asked: Option<i32>,
-    /// What a rank after the first has to say; the first says it with the next row.
-    notes: Vec<String>,
-    peaks: Peaks,
-    scaler: Option<GradScaler>,
+    optimizers: Optimizers,
+    progress: Progress,
+    /// What a checkpoint holds beside weights and optimizers.
     state: SavedState,
-    per_epoch: u64,
-    total: u64,
-    /// Micro-batches done.
-    step: u64,
-    /// Micro-batches done at the last update that left nothing accumulated, and before it.
-    boundaries: [u64; 2],
-    /// Backward passes since the last update.
-    pending: u64,
-    bad: Option<Anomaly>,
+    /// This rank's passes since the last update, where there are several ranks.
+    stats: StepStats,
+    /// The signal that some rank received; in a single process `signals` tells.
+    stop_signal: Option<i32>,
+    /// Notes of a rank after the first; rank 0 logs them with the next row of metrics.
+    notes: Vec<String>,
+    /// An anomaly since the last update.
+    anomaly: Option<Anomaly>,
     lr: f64,
-    pace: Pace,
-    signals: &'a Signals,
+    peaks: PeakMemory,
+    throughput: Throughput,
 }
 
 /// What can stop a training loop, and the processes it trains with.
@@ -71,50 +58,44 @@ pub struct RunControl<'a> {
     pub ranks: &'a Ranks,
 }
 
-/// Trains to the end, or until a signal; starts from `resume` where given.
+/// What a training loop works on.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainSetup<'a> {
+    /// The model, whose parameters are changed in place.
+    pub model: &'a CausalLm,
+    /// The loop's settings.
+    pub config: &'a LoopConfig,
+    /// Where its files go.
+    pub paths: &'a CheckpointPaths,
+    /// The checkpoint to resume from; `None`: from the first step.
+    pub resume: Option<&'a ResumeFile>,
+    /// Signals and ranks.
+    pub control: RunControl<'a>,
+}
+
+/// Trains to the end, or until a signal.
 ///
 /// # Errors
-/// [`crate::error::Kind::Interrupted`] after a signal, with everything saved.
+/// [`crate::error::Kind::Interrupted`] after a signal, with everything saved; an anomaly that the settings do not
+/// tolerate; files that cannot be written or resumed from; a rank that is lost.
 pub fn train(
-    model: &CausalLm,
-    config: &LoopConfig,
-    files: &Files,
-    resume: Option<&Loaded>,
+    setup: TrainSetup<'_>,
     objective: &mut dyn Objective,
     observer: &mut dyn Observer,
-    control: RunControl<'_>,
 ) -> Result<Outcome> {
-    let RunControl { signals, ranks } = control;
-    model.params().set_requires_grad(true);
-    let params = model.params().trained().1;
-    let sizes: Vec<usize> = params.iter().map(Tensor::numel).collect();
-    let shards = (config.shard_optimizer && !ranks.is_alone()).then(|| Shards::new(ranks, &sizes));
-    let mine = shards.as_ref().map_or_else(|| vec![true; sizes.len()], Shards::mine);
-    let optimizer = AdamW::part(params.iter().map(Tensor::shallow_clone).collect(), config.adamw, mine)?;
-    let second = objective.companion().map(|c| Second::new(c, config)).transpose()?;
-    let mut gradients = Vec::new();
-    gradients.extend(ranks.reducer(params)?);
-    if let Some(second) = &second {
-        gradients.extend(ranks.reducer(&second.tensors())?);
-    }
-    let per_epoch = objective.steps_per_epoch();
-    let total = config.schedule.total_steps;
+    let TrainSetup { model, config, paths, resume, control: RunControl { signals, ranks } } = setup;
+    let optimizers = Optimizers::new(model, config, &*objective, ranks)?;
+    let (per_epoch, total) = (objective.steps_per_epoch(), config.schedule.total_steps);
     let mut trainer = Trainer {
         model,
         config,
-        files,
+        paths,
+        ranks,
+        signals,
         objective,
         observer,
-        optimizer,
-        second,
-        ranks,
-        shards,
-        gradients,
-        window: Window::default(),
-        asked: None,
-        notes: Vec::new(),
-        peaks: Peaks::default(),
-        scaler: config.loss_scaling.then(GradScaler::default),
+        optimizers,
+        progress: Progress::new(per_epoch, total),
         state: SavedState {
             content_hash: config.content_hash.clone(),
             total_steps: total,
@@ -122,308 +103,270 @@ pub fn train(
             made_from: config.made_from.clone(),
             ..SavedState::default()
         },
-        per_epoch,
-        total,
-        step: 0,
-        boundaries: [0, 0],
-        pending: 0,
-        bad: None,
+        stats: StepStats::default(),
+        stop_signal: None,
+        notes: Vec::new(),
+        anomaly: None,
         lr: config.schedule.peak,
-        pace: Pace::after(0.0),
-        signals,
+        peaks: PeakMemory::default(),
+        throughput: Throughput::resume_at(0.0),
     };
-    turns::seed(ranks, config.seed);
-    if let Some(loaded) = resume {
-        trainer.go_on_from(loaded)?;
+    collectives::seed_rank(ranks, config.seed);
+    if let Some(file) = resume {
+        trainer.resume(file)?;
     }
-    let held = signals.hold();
-    let outcome = trainer.run();
-    drop(held);
-    outcome
+    let _deferred = signals.defer();
+    trainer.run()
 }
 
 impl Trainer<'_> {
     fn run(mut self) -> Result<Outcome> {
-        // All have read what they start from before the first rank writes anything.
-        self.check_same()?;
+        // All ranks have read what they start from before rank 0 writes anything.
+        self.optimizers.check_same(self.model, self.ranks)?;
         let rolls_back = [self.config.on_nan, self.config.on_spike].contains(&OnAnomaly::Rollback);
-        if rolls_back && self.step == 0 {
+        if rolls_back && self.progress.step == 0 {
             self.save_resume()?;
         }
-        while self.step < self.total {
-            let (epoch, index) = (self.step / self.per_epoch, self.step % self.per_epoch);
-            // A micro-batch for each rank, as far as the epoch has them.
-            let turn = (self.ranks.world() as u64).min(self.per_epoch - index).min(self.total - self.step);
-            self.step += turn;
-            let at_end = self.step == self.total;
-            let mine = self.ranks.rank() as u64;
-            let own = (mine < turn).then_some(index + mine);
-            let step = self.micro_batch(epoch, own, at_end || index + turn == self.per_epoch)?;
-            let boundary = self.pending == 0;
-            if boundary {
-                self.boundaries = [self.step, self.boundaries[0]];
-            }
-            self.observer.tick(self.step, step.loss, self.lr, self.pace.rate());
-            self.after(epoch, step, turn, boundary)?;
-            if boundary
-                && !at_end
-                && let Some(signal) = self.asked()
-            {
-                self.save_all()?;
-                // None ends before the first has written: who started them would stop it.
-                self.ranks.wait()?;
-                return Err(Error::interrupted(
-                    signal,
-                    format!("saved at micro-batch {} of {}", self.step, self.total),
-                )
-                .hint("the same command goes on from there"));
-            }
+        while self.progress.step < self.progress.total {
+            let round = self.progress.next_round(self.ranks.rank(), self.ranks.world());
+            let loss = self.micro_batch(&round)?;
+            self.progress.end_round();
+            self.observer.on_step(self.progress.step, loss.loss, self.lr, self.throughput.rate());
+            self.log_and_save(&round, loss)?;
+            self.stop_if_requested()?;
         }
         self.finish()
     }
 
-    fn check_same(&self) -> Result<()> {
-        self.ranks.check_same(self.model.params().trained().1)?;
-        match &self.second {
-            Some(second) => self.ranks.check_same(&second.tensors()),
-            None => Ok(()),
-        }
-    }
-
-    fn asked(&self) -> Option<i32> {
-        if self.ranks.is_alone() { self.signals.asked() } else { self.asked }
-    }
-
-    /// The backward passes of a micro-batch and the updates that fall due among them; `last`: nothing may stay
-    /// accumulated. A rank without a micro-batch (`index`), or with no pass left while others have, adds nothing.
-    fn micro_batch(&mut self, epoch: u64, index: Option<u64>, last: bool) -> Result<StepLoss> {
-        let mut mine = index;
+    /// The backward passes of a round's micro-batch and the updates that fall due among them. A rank without a
+    /// micro-batch, or with no pass left while others have, adds nothing.
+    fn micro_batch(&mut self, round: &Round) -> Result<StepLoss> {
+        let multi_pass = self.objective.multi_pass();
+        let mut index = round.index;
         let mut shown = StepLoss::default();
         loop {
-            self.lr = match self.rate_by_updates() {
-                Some(rate) => rate,
-                None => self.config.schedule.at(self.step),
+            self.lr = match self.scheduled_lr() {
+                Some(lr) => lr,
+                None => self.config.schedule.at(self.progress.step),
             };
-            let window = self.config.accumulation_steps;
-            let scale =
-                self.scaler.as_ref().map_or(1.0, |s| s.scale) / (window * self.ranks.world() as u64) as f64;
-            let one_pass = !self.objective.many_passes();
-            let ends_window = one_pass && (self.pending + 1 == window || last);
-            let leaving = if ends_window { &mut self.gradients[..] } else { &mut [] };
-            let mut pass = Pass::new(scale, leaving, self.ranks.is_alone());
             let mut more = false;
-            if let Some(index) = mine {
-                let (objective, model) = (&mut *self.objective, self.model);
-                shown = self
-                    .peaks
-                    .backward(model.device(), || objective.backward(model, epoch, index, &mut pass))?;
-                more = self.objective.more();
+            if let Some(index) = index {
+                shown = self.backward(round, index)?;
+                more = self.objective.has_more_passes();
             }
-            self.done(mine.map(|_| (shown.loss, shown.tokens)));
-            mine = mine.filter(|_| more);
-            let more = if one_pass { more } else { self.ranks.any(more)? };
-            self.pending += 1;
-            if self.pending == window || (last && !more) {
-                self.meet()?;
-                let bad = self.bad.take();
-                let mut peaks = std::mem::take(&mut self.peaks);
-                let updated = peaks.update(self.model.device(), || self.update(bad));
-                self.peaks = peaks;
-                updated?;
-                self.pending = 0;
-                self.lr = self.rate_by_updates().unwrap_or(self.lr);
+            self.record_pass(index.map(|_| (shown.loss, shown.tokens)));
+            index = index.filter(|_| more);
+            let more = if multi_pass { self.ranks.any(more)? } else { more };
+            self.progress.accumulated += 1;
+            if self.progress.accumulated == self.config.accumulation_steps || (round.flush && !more) {
+                self.update()?;
             }
             if !more {
-                let notes = self.objective.notes();
-                if self.ranks.is_first() {
-                    notes.iter().for_each(|note| self.observer.note(note));
-                } else {
-                    self.notes.extend(notes);
-                }
+                self.collect_notes();
                 return Ok(shown);
             }
         }
     }
 
-    /// Takes a pass's loss and tokens into account; beside other ranks, when they meet.
-    fn done(&mut self, pass: Option<(f64, u64)>) {
-        if !self.ranks.is_alone() {
-            self.window.push(pass);
-            return;
-        }
-        if let Some((loss, tokens)) = pass {
+    /// One backward pass of micro-batch `index`; gradients leave for other ranks in the last one of an update.
+    fn backward(&mut self, round: &Round, index: u64) -> Result<StepLoss> {
+        let window = self.config.accumulation_steps;
+        let scale = self.optimizers.loss_scale() / (window * self.ranks.world() as u64) as f64;
+        let last = !self.objective.multi_pass() && (self.progress.accumulated + 1 == window || round.flush);
+        let reducers = if last { &mut self.optimizers.reducers[..] } else { &mut [] };
+        let mut pass = BackwardPass::new(scale, reducers, self.ranks.is_single());
+        let (objective, model) = (&mut *self.objective, self.model);
+        self.peaks.backward(model.device(), || objective.backward(model, round.epoch, index, &mut pass))
+    }
+
+    /// Takes a pass's loss and tokens into account; those of several ranks at the next update.
+    fn record_pass(&mut self, pass: Option<(f64, u64)>) {
+        if !self.ranks.is_single() {
+            self.stats.push(pass);
+        } else if let Some((loss, tokens)) = pass {
             self.count(loss, tokens);
         }
     }
 
     fn count(&mut self, loss: f64, tokens: u64) {
         self.state.tokens += tokens;
-        self.pace.count(tokens);
+        self.throughput.count(tokens);
         self.state.loss = Some(loss);
-        self.bad = self.bad.or(self.state.watch.judge(loss, self.config.spike_factor));
+        self.anomaly = self.anomaly.or(self.state.loss_monitor.check(loss, self.config.spike_factor));
     }
 
-    /// Before an update: gradients, losses and signals become those of all ranks.
-    fn meet(&mut self) -> Result<()> {
-        if self.ranks.is_alone() {
-            return Ok(());
+    fn collect_notes(&mut self) {
+        let notes = self.objective.notes();
+        if self.ranks.is_rank0() {
+            notes.iter().for_each(|note| self.observer.log_note(note));
+        } else {
+            self.notes.extend(notes);
         }
-        self.gradients.iter_mut().try_for_each(Gradients::finish)?;
-        let met = self.window.meet(self.ranks, self.signals.asked(), self.objective.rate_factor())?;
-        met.passes.into_iter().for_each(|(loss, tokens)| self.count(loss, tokens));
-        self.asked = met.asked;
-        self.state.rate_factor = Some(met.rate_factor);
-        self.lr = self.rate_by_updates().unwrap_or(self.lr);
+    }
+
+    /// The end of an accumulation window: all ranks agree on gradients, losses and signals, then step.
+    fn update(&mut self) -> Result<()> {
+        self.all_reduce()?;
+        let anomaly = self.anomaly.take();
+        let mut peaks = std::mem::take(&mut self.peaks);
+        let updated = peaks.update(self.model.device(), || self.optimizer_step(anomaly));
+        self.peaks = peaks;
+        updated?;
+        self.progress.accumulated = 0;
+        self.lr = self.scheduled_lr().unwrap_or(self.lr);
         Ok(())
     }
 
-    fn rate_by_updates(&self) -> Option<f64> {
-        let schedule = self.config.by_updates.as_ref()?;
+    /// Sums gradients over the ranks, and brings losses and signals of all of them here.
+    fn all_reduce(&mut self) -> Result<()> {
+        if self.ranks.is_single() {
+            return Ok(());
+        }
+        self.optimizers.finish_reduction()?;
+        let all = self.stats.all_reduce(self.ranks, self.signals.requested(), self.objective.lr_factor())?;
+        all.passes.into_iter().for_each(|(loss, tokens)| self.count(loss, tokens));
+        self.stop_signal = all.stop_signal;
+        self.state.rate_factor = Some(all.lr_factor);
+        self.lr = self.scheduled_lr().unwrap_or(self.lr);
+        Ok(())
+    }
+
+    /// The learning rate where it follows the updates; `None` where it follows the micro-batches.
+    fn scheduled_lr(&self) -> Option<f64> {
+        let schedule = self.config.update_schedule.as_ref()?;
         // A guard that lowered the rate on any rank lowers it on all.
-        let factor = self.objective.rate_factor().min(self.state.rate_factor.unwrap_or(1.0));
+        let factor = self.objective.lr_factor().min(self.state.rate_factor.unwrap_or(1.0));
         Some(schedule.after(self.state.scheduled()) * factor)
     }
 
-    /// Rows, validation and checkpoints that fall due after a micro-batch. A checkpoint due inside an
-    /// accumulation window waits for its end.
-    fn after(&mut self, epoch: u64, step: StepLoss, turn: u64, boundary: bool) -> Result<()> {
-        let at_end = self.step == self.total;
-        let due =
-            |interval: u64| boundary && (at_end || self.step / interval > self.boundaries[1] / interval);
-        let save = due(self.config.save_interval);
-        let validate = self.config.eval_interval.map_or(save, due);
-        let validation = if validate { self.objective.validate(self.model, self.ranks)? } else { Vec::new() };
-        let log = self.config.log_interval;
-        if self.step / log > (self.step - turn) / log || at_end || !validation.is_empty() {
-            let told = std::mem::take(&mut self.notes);
-            let (step, notes) = turns::mean(self.ranks, step, self.ranks.rank() < turn as usize, told)?;
-            notes.iter().for_each(|note| self.observer.note(note));
-            self.check_same()?;
-            self.row(epoch, &step, &validation)?;
-        }
-        if let Some(&(_, loss)) = validation.first() {
-            self.state.validation =
-                validation.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-            let lower = self.objective.lower_is_better();
-            let better =
-                self.state.best.is_none_or(|(best, _)| if lower { loss < best } else { loss > best });
-            if better && loss.is_finite() {
-                self.state.best = Some((loss, self.step));
-                self.save_weights(&self.files.folder.join("best.pth"))?;
-            }
-        }
-        if save && !at_end {
-            self.save_all()?;
-        }
-        Ok(())
-    }
-
     /// One optimizer step with what has been accumulated, or none after an anomaly.
-    fn update(&mut self, bad: Option<Anomaly>) -> Result<()> {
-        let grads = self.optimizer.grads();
-        let others = self.second.as_ref().map_or_else(Vec::new, Second::grads);
-        if let Some(scaler) = &self.scaler {
-            let inverse = 1.0 / scaler.scale;
-            for grad in grads.iter().chain(&others) {
-                let _ = grad.shallow_clone().g_mul_scalar_(inverse);
-            }
-        }
-        let norm = global_norm(&grads).double_value(&[]);
-        let other_norm = if others.is_empty() { 0.0 } else { global_norm(&others).double_value(&[]) };
-        let finite = norm.is_finite() && other_norm.is_finite();
-        if let Some(scaler) = &mut self.scaler
-            && !scaler.update(finite)
-            && bad.is_none()
-        {
+    fn optimizer_step(&mut self, anomaly: Option<Anomaly>) -> Result<()> {
+        let gradients = self.optimizers.unscaled_gradients();
+        if self.optimizers.overflowed(&gradients) && anomaly.is_none() {
             // An overflow is how fp16 finds its scale; it is not the model's fault.
-            self.zero_grad();
+            self.optimizers.zero_grad();
             return Ok(());
         }
-        let bad = bad.or((!finite).then_some(Anomaly::NotFinite));
-        if let Some(anomaly) = bad {
-            return self.anomaly(anomaly);
+        let anomaly = anomaly.or((!gradients.are_finite()).then_some(Anomaly::NotFinite));
+        if let Some(anomaly) = anomaly {
+            return self.handle_anomaly(anomaly);
         }
-        if self.config.grad_clip > 0.0 {
-            clip_to_norm(&grads, norm, self.config.grad_clip);
-        }
-        self.optimizer.step(&grads, self.lr)?;
-        if let Some(shards) = &self.shards {
-            shards.spread(self.model.params().trained().1)?;
-        }
-        if let Some(second) = &mut self.second {
-            second.step(&others, other_norm, self.config, self.lr)?;
-        }
-        self.zero_grad();
+        self.optimizers.step(&gradients, self.model, self.config, self.lr)?;
+        self.optimizers.zero_grad();
         self.state.updates += 1;
-        self.state.grad_norm = Some(norm);
-        self.state.watch.relieve();
+        self.state.grad_norm = Some(gradients.norm);
+        self.state.loss_monitor.record_good_step();
         Ok(())
     }
 
-    fn zero_grad(&mut self) {
-        self.optimizer.zero_grad();
-        if let Some(second) = &mut self.second {
-            second.zero_grad();
-        }
-    }
-
-    fn anomaly(&mut self, anomaly: Anomaly) -> Result<()> {
-        self.zero_grad();
+    /// Skips the update, rolls back or stops, as the settings say.
+    fn handle_anomaly(&mut self, anomaly: Anomaly) -> Result<()> {
+        self.optimizers.zero_grad();
         let (what, policy) = match anomaly {
-            Anomaly::NotFinite => ("the loss or its gradient is not a number".to_owned(), self.config.on_nan),
+            Anomaly::NotFinite => ("the loss or its gradient is not finite".to_owned(), self.config.on_nan),
             Anomaly::Spike(ratio) => {
                 (format!("the loss is {ratio:.1} times its running mean"), self.config.on_spike)
             }
         };
-        let what = format!("micro-batch {}: {what}", self.step);
-        let patient = self.state.watch.bear();
-        if policy == OnAnomaly::Stop || !patient {
+        let what = format!("micro-batch {}: {what}", self.progress.step);
+        let tolerated = self.state.loss_monitor.record_anomaly();
+        if policy == OnAnomaly::Stop || !tolerated {
             return Err(Error::failed(what).hint(
                 "lower learning_rate or raise warmup_steps; on_nan and on_spike can be skip or rollback; \
                  the last checkpoint is untouched",
             ));
         }
         if policy == OnAnomaly::Rollback {
-            let (loaded, broken) = resume::load_last(&self.files.resume)?;
-            self.restore(&loaded)?;
-            if broken.is_some() && self.ranks.is_first() {
-                resume::set_broken_aside(&self.files.resume)?;
+            let (file, broken) = resume::load_last(&self.paths.resume)?;
+            self.restore(&file)?;
+            if broken.is_some() && self.ranks.is_rank0() {
+                resume::rename_broken(&self.paths.resume)?;
             }
-            self.observer
-                .note(&format!("{what}; went back to the last checkpoint's weights and goes on after it"));
+            self.observer.log_note(&format!(
+                "{what}; went back to the last checkpoint's weights and goes on after it"
+            ));
         } else {
-            self.observer.note(&format!("{what}; this update is left out"));
+            self.observer.log_note(&format!("{what}; this update is left out"));
         }
         Ok(())
     }
 
-    fn row(&mut self, epoch: u64, step: &StepLoss, validation: &[(&'static str, f64)]) -> Result<()> {
-        let mut values = vec![("loss", step.loss), ("aux_loss", step.aux_loss), ("lr", self.lr)];
+    /// Rows of metrics, validation and checkpoints that fall due after a round.
+    fn log_and_save(&mut self, round: &Round, loss: StepLoss) -> Result<()> {
+        let save = self.progress.is_due(self.config.save_interval);
+        let validate = self.config.eval_interval.map_or(save, |interval| self.progress.is_due(interval));
+        let validation = if validate { self.objective.validate(self.model, self.ranks)? } else { Vec::new() };
+        let (step, log) = (self.progress.step, self.config.log_interval);
+        let at_end = self.progress.at_end();
+        if step / log > (step - round.size) / log || at_end || !validation.is_empty() {
+            let notes = std::mem::take(&mut self.notes);
+            let took_part = round.index.is_some();
+            let (loss, notes) = collectives::mean_over_ranks(self.ranks, loss, took_part, notes)?;
+            notes.iter().for_each(|note| self.observer.log_note(note));
+            self.optimizers.check_same(self.model, self.ranks)?;
+            self.log_metrics(round.epoch, &loss, &validation)?;
+        }
+        self.keep_best(&validation)?;
+        if save && !at_end {
+            self.save_all()?;
+        }
+        Ok(())
+    }
+
+    fn log_metrics(&mut self, epoch: u64, loss: &StepLoss, validation: &[(&'static str, f64)]) -> Result<()> {
+        let mut values = vec![("loss", loss.loss), ("aux_loss", loss.aux_loss), ("lr", self.lr)];
         values.extend(self.state.grad_norm.take().map(|norm| ("grad_norm", norm)));
-        values.extend(self.second.iter_mut().flat_map(|second| second.row(self.lr, self.config)));
+        values.extend(self.optimizers.aux.iter_mut().flat_map(|aux| aux.metrics(self.lr, self.config)));
         values.extend([
             ("tokens", self.state.tokens as f64),
-            ("tokens_per_s", self.pace.row()),
-            ("elapsed_s", self.pace.elapsed()),
+            ("tokens_per_s", self.throughput.row()),
+            ("elapsed_s", self.throughput.elapsed()),
         ]);
-        values.extend(step.extra.iter().copied());
+        values.extend(loss.extra.iter().copied());
         values.extend(self.peaks.take());
         values.extend(validation.iter().copied());
-        self.observer.row(&Metrics { epoch: epoch + 1, step: self.step, values })?;
+        self.observer.log_metrics(&MetricsRow { epoch: epoch + 1, step: self.progress.step, values })
+    }
+
+    /// Notes a validation, and writes `best.pth` where its first number is the best so far.
+    fn keep_best(&mut self, validation: &[(&'static str, f64)]) -> Result<()> {
+        let Some(&(_, value)) = validation.first() else { return Ok(()) };
+        self.state.validation = validation.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        let lower = self.objective.lower_is_better();
+        let better = self.state.best.is_none_or(|(best, _)| if lower { value < best } else { value > best });
+        if better && value.is_finite() {
+            self.state.best = Some((value, self.progress.step));
+            self.save_weights(&self.paths.folder.join("best.pth"))?;
+        }
         Ok(())
+    }
+
+    /// Saves and ends with a fault where a signal came; only between updates.
+    fn stop_if_requested(&mut self) -> Result<()> {
+        if !self.progress.at_boundary() || self.progress.at_end() {
+            return Ok(());
+        }
+        let signal = if self.ranks.is_single() { self.signals.requested() } else { self.stop_signal };
+        let Some(signal) = signal else { return Ok(()) };
+        self.save_all()?;
+        // None ends before rank 0 has written: the launcher would stop it.
+        self.ranks.barrier()?;
+        let Progress { step, total, .. } = self.progress;
+        Err(Error::interrupted(signal, format!("saved at micro-batch {step} of {total}"))
+            .hint("the same command goes on from there"))
     }
 
     fn finish(mut self) -> Result<Outcome> {
         self.save_all()?;
         Ok(Outcome {
-            steps: self.step,
+            steps: self.progress.step,
             updates: self.state.updates,
             tokens: self.state.tokens,
-            elapsed_s: self.pace.elapsed(),
+            elapsed_s: self.throughput.elapsed(),
             loss: self.state.loss,
             validation: self.state.validation,
             best: self.state.best,
-            anomalies: self.state.watch.total,
+            anomalies: self.state.loss_monitor.total,
         })
     }
 }

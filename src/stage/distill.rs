@@ -13,7 +13,7 @@ use super::record::Inputs;
 use super::session::{Ending, Session};
 use super::train::backward;
 use crate::data::{Loader, Tokenizer};
-use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
+use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::{Error, Place, Result};
 use crate::loss::distill::{self, DistillConfig, Speaker};
 use crate::model::CausalLm;
@@ -44,7 +44,7 @@ impl Objective for Distill {
         model: &CausalLm,
         epoch: u64,
         index: u64,
-        pass: &mut Pass<'_>,
+        pass: &mut BackwardPass<'_>,
     ) -> Result<StepLoss> {
         let batch = self.train.batch(epoch, index)?;
         let uploaded = Uploaded::new(&batch, model.device());
@@ -72,7 +72,7 @@ impl Objective for Distill {
     fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
         let Some(loader) = &self.validation else { return Ok(Vec::new()) };
         let mut sums = [0.0; 3];
-        for index in ranks.share(loader.steps_per_epoch()) {
+        for index in ranks.own_indices(loader.steps_per_epoch()) {
             let batch = Uploaded::new(&loader.batch(0, index)?, model.device());
             let parts = tch::no_grad(|| {
                 self.compute.run(model.device(), || {
@@ -90,7 +90,7 @@ impl Objective for Distill {
                 *sum += value * count;
             }
         }
-        ranks.sum(&mut sums)?;
+        ranks.all_reduce(&mut sums)?;
         let [ce, kl, tokens] = sums;
         if tokens == 0.0 {
             return Ok(Vec::new());

@@ -15,7 +15,7 @@ use super::record::Inputs;
 use super::session::{Ending, Session};
 use super::train::backward;
 use crate::data::Loader;
-use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
+use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::{Error, Result};
 use crate::loss::dpo::{self, DpoConfig, Pair, Preferences};
 use crate::loss::logprob::{surrogate, token_logprobs};
@@ -62,7 +62,7 @@ impl Objective for Dpo {
         model: &CausalLm,
         epoch: u64,
         index: u64,
-        pass: &mut Pass<'_>,
+        pass: &mut BackwardPass<'_>,
     ) -> Result<StepLoss> {
         let pairs = Pairs::read(&self.train, epoch, index, model.device())?;
         self.compute.run(model.device(), || {

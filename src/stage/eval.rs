@@ -68,7 +68,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
             seed: 0,
             pad_id: tokenizer.map_or(0, Tokenizer::pad_id),
         };
-        let values = measure::loss(model, &Loader::new(rows, settings), what.compute, &Ranks::alone())?;
+        let values = measure::loss(model, &Loader::new(rows, settings), what.compute, &Ranks::single())?;
         if values.is_empty() {
             return Err(what
                 .data

@@ -19,7 +19,7 @@ pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Resul
     let name = folder.file_name().map(PathBuf::from).unwrap_or_default();
     let (mut outputs, mut reports, mut metrics) = (Vec::new(), Vec::new(), Map::new());
     for &format in &config.formats {
-        if let Some(signal) = context.signals.asked() {
+        if let Some(signal) = context.signals.requested() {
             return Err(Error::interrupted(signal, "the export stage was stopped before it was done"));
         }
         let options = Options {

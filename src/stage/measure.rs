@@ -57,7 +57,7 @@ pub fn loss(
 ) -> Result<Vec<(&'static str, f64)>> {
     let device = model.device();
     let mut sums = [0.0; 3];
-    for index in ranks.share(loader.steps_per_epoch()) {
+    for index in ranks.own_indices(loader.steps_per_epoch()) {
         let batch = loader.batch(0, index)?;
         let uploaded = Uploaded::new(&batch, device);
         let targets = &uploaded.targets;
@@ -74,7 +74,7 @@ pub fn loss(
         sums[1] += targets.count as f64;
         sums[2] += batch.loss_bytes as f64;
     }
-    ranks.sum(&mut sums)?;
+    ranks.all_reduce(&mut sums)?;
     let [total, tokens, bytes] = sums;
     if tokens == 0.0 {
         return Ok(Vec::new());

@@ -88,7 +88,7 @@ pub(super) fn validate(
     mut of: impl FnMut(&Pairs) -> Result<(f64, Apart)>,
 ) -> Result<Vec<(&'static str, f64)>> {
     let mut sums = [0.0; 4];
-    for index in ranks.share(loader.steps_per_epoch()) {
+    for index in ranks.own_indices(loader.steps_per_epoch()) {
         let batch = Pairs::read(loader, 0, index, device)?;
         let (batch_loss, apart) = of(&batch)?;
         let count = batch.count as f64;
@@ -96,7 +96,7 @@ pub(super) fn validate(
             *sum += value * count;
         }
     }
-    ranks.sum(&mut sums)?;
+    ranks.all_reduce(&mut sums)?;
     let [loss, accuracy, margin, pairs] = sums;
     let values = [("val_loss", loss), ("val_accuracy", accuracy), ("val_margin", margin)];
     Ok(values.into_iter().map(|(name, sum)| (name, sum / f64::max(pairs, 1.0))).collect())

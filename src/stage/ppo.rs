@@ -14,7 +14,7 @@ use super::policy::{At, Learner, Shared, Step, largest_gap};
 use crate::checkpoint::load_critic;
 use crate::data::Tokenizer;
 use crate::data::random::Stream;
-use crate::engine::{Companion, Compute, StepLoss};
+use crate::engine::{AuxModel, Compute, StepLoss};
 use crate::error::{Error, Result};
 use crate::loss::policy::token_mean;
 use crate::loss::ppo::{self, PpoLoss};
@@ -230,18 +230,18 @@ impl Learner for Ppo {
         Ok(StepLoss { loss, ..StepLoss::default() })
     }
 
-    fn more(&self) -> bool {
+    fn has_more_passes(&self) -> bool {
         self.phase.is_some()
     }
 
-    fn companion(&self) -> Option<Companion> {
+    fn aux_model(&self) -> Option<AuxModel> {
         let trunk = self.critic.trunk();
         let tied = trunk.config().tie_word_embeddings;
         let aliases = tied.then(|| ("lm_head.weight".to_owned(), trunk.lm_head().shallow_clone()));
-        Some(Companion {
+        Some(AuxModel {
             params: self.critic.named(),
             aliases: aliases.into_iter().collect(),
-            peak: self.plan.critic_learning_rate,
+            peak_lr: self.plan.critic_learning_rate,
         })
     }
 }

@@ -15,7 +15,7 @@ use super::pairs::{Apart, Pairs, validate};
 use super::record::Inputs;
 use super::session::{Ending, Session};
 use crate::data::Loader;
-use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
+use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::Result;
 use crate::loss::reward::bradley_terry;
 use crate::model::{CausalLm, Mask};
@@ -52,7 +52,7 @@ impl Objective for Reward {
         model: &CausalLm,
         epoch: u64,
         index: u64,
-        pass: &mut Pass<'_>,
+        pass: &mut BackwardPass<'_>,
     ) -> Result<StepLoss> {
         let pairs = Pairs::read(&self.train, epoch, index, model.device())?;
         self.compute.run(model.device(), || {

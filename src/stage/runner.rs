@@ -47,7 +47,7 @@ pub fn run(
         cache_dir: options.cache_dir.clone(),
         ranks: ranks.clone(),
     };
-    if !ranks.is_first() {
+    if !ranks.is_rank0() {
         return follow(&mut context, only);
     }
     std::fs::create_dir_all(output).map_err(|e| Error::io("create the run's folder", output, e))?;
@@ -62,7 +62,7 @@ pub fn run(
     };
     // All that can be known is looked at before anything is written.
     let looked = run.look(&context);
-    ranks.hear(Some(looked.is_ok()))?;
+    ranks.broadcast(Some(looked.is_ok()))?;
     looked?;
     run.again.begin(output)?;
     atomic::write_bytes(&output.join("recipe.yaml"), plan.recipe_text.as_bytes())?;
@@ -92,7 +92,7 @@ struct Word {
 
 /// The part of a rank after the first: it trains beside it, and waits while it does anything else.
 fn follow(context: &mut Context<'_>, only: Option<usize>) -> Result<()> {
-    if !context.ranks.hear::<bool>(None)? {
+    if !context.ranks.broadcast::<bool>(None)? {
         // The first rank says why this run does not begin, and ends it with its exit code.
         return Ok(());
     }
@@ -100,7 +100,7 @@ fn follow(context: &mut Context<'_>, only: Option<usize>) -> Result<()> {
         if only.is_some_and(|only| only != i) {
             continue;
         }
-        let word: Word = context.ranks.hear(None)?;
+        let word: Word = context.ranks.broadcast(None)?;
         if let Some(inputs) = word.inputs.filter(|_| stage.config.training().is_some()) {
             context.start = word.start;
             dispatch(context, stage, &context.plan.output.join(&stage.name), &inputs)?;
@@ -198,7 +198,7 @@ impl Walk<'_> {
                 let note = if note.is_empty() { note } else { format!(" ({note})") };
                 tracing::info!("{name}: done already, skipped{note}");
                 record.map_or(Ok(()), |record| record.write(&folder))?;
-                context.ranks.hear(Some(Word { inputs: None, start: StartFrom::Scratch }))?;
+                context.ranks.broadcast(Some(Word { inputs: None, start: StartFrom::Scratch }))?;
                 return Ok(false);
             }
             Verdict::Run { start, why, longer } => (start, why, longer),
@@ -214,7 +214,7 @@ impl Walk<'_> {
             }
         }
         std::fs::create_dir_all(&folder).map_err(|e| Error::io("create the stage's folder", &folder, e))?;
-        context.ranks.hear(Some(Word { inputs: Some(inputs.clone()), start: start.clone() }))?;
+        context.ranks.broadcast(Some(Word { inputs: Some(inputs.clone()), start: start.clone() }))?;
         context.start = start;
         let started = Instant::now();
         let finished = match dispatch(context, stage, &folder, &inputs).map_err(at) {

@@ -17,7 +17,7 @@ use super::record::Inputs;
 use super::watch::Watch;
 use crate::checkpoint::ends;
 use crate::data::{Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
-use crate::engine::{Compute, Files, LoopConfig, Objective, resume, train};
+use crate::engine::{CheckpointPaths, Compute, LoopConfig, Objective, TrainSetup, resume, train};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, params};
 use crate::optim::{AdamWConfig, Schedule};
@@ -87,7 +87,7 @@ impl<'a> Session<'a> {
             system_prompt_ratio: config.system_prompt_ratio,
             empty_think_ratio: config.empty_think_ratio,
         };
-        let prepared = context.ranks.first_then(|| prepare(&config.data, &settings))?;
+        let prepared = context.ranks.rank0_first(|| prepare(&config.data, &settings))?;
         if prepared.train.is_empty() {
             return Err(Error::input(format!("stage `{}` has no row to train on", self.name))
                 .hint("look at its data with minimind data check, or lower `validation`"));
@@ -147,7 +147,7 @@ impl<'a> Session<'a> {
         let (context, name, folder) = (self.context, self.name, self.folder);
         inputs::check_prepared(model.config(), prepared, &self.config.data)?;
         let stem = format!("{name}_{}{}", model.config().hidden_size, model.config().suffix());
-        let files = Files {
+        let files = CheckpointPaths {
             weights: context.plan.output.join(format!("{stem}.pth")),
             resume: context.plan.output.join(format!("{stem}_resume.pth")),
             folder: folder.to_owned(),
@@ -160,14 +160,20 @@ impl<'a> Session<'a> {
             Some(_) => kept_samples(folder, self.config),
             None => self.config.samples.iter().cloned().zip(self.sample(model, ending.chat)?).collect(),
         };
-        if context.ranks.is_first() {
+        if context.ranks.is_rank0() {
             super::record::write_json(&folder.join("samples.json"), &samples_before)?;
         }
         let total = loop_config.schedule.total_steps;
         let position = loaded.as_ref().and_then(|l| l.state.as_ref()).map(|s| s.metrics.clone());
         let mut watch = Watch::new(folder, name, total, context, position.as_ref())?;
-        let result =
-            train(model, &loop_config, &files, loaded.as_ref(), objective, &mut watch, context.run_control());
+        let setup = TrainSetup {
+            model,
+            config: &loop_config,
+            paths: &files,
+            resume: loaded.as_ref(),
+            control: context.run_control(),
+        };
+        let result = train(setup, objective, &mut watch);
         let mut notes = watch.finish();
         notes.extend(ending.notes);
         notes.extend(passed_over(context));
@@ -216,7 +222,7 @@ impl<'a> Session<'a> {
 
     fn sample(&self, model: &CausalLm, chat: bool) -> Result<Vec<String>> {
         match &self.tokenizer {
-            Some(tokenizer) if !self.config.samples.is_empty() && self.context.ranks.is_first() => {
+            Some(tokenizer) if !self.config.samples.is_empty() && self.context.ranks.is_rank0() => {
                 measure::samples(model, tokenizer, &self.config.samples, chat, (SAMPLE_TOKENS, &self.ends()?))
             }
             _ => Ok(Vec::new()),
@@ -287,7 +293,7 @@ pub fn loop_config(
             warmup_steps: config.warmup_steps as u64,
             total_steps,
         },
-        by_updates: None,
+        update_schedule: None,
         grad_clip: config.grad_clip,
         adamw: AdamWConfig { betas: config.betas, eps: config.eps, weight_decay: config.weight_decay },
         log_interval: config.log_interval as u64,
@@ -315,16 +321,16 @@ pub fn loop_config(
 pub fn find_resume(
     context: &Context<'_>,
     name: &str,
-    files: &Files,
+    files: &CheckpointPaths,
     config: &LoopConfig,
-) -> Result<Option<resume::Loaded>> {
+) -> Result<Option<resume::ResumeFile>> {
     let over =
         format!("`{} --from {name}` starts the stage over and keeps the old files as .old", context.command);
     match &context.start {
         StartFrom::Scratch => return Ok(None),
         StartFrom::UpstreamFile if !files.resume.exists() => {
             // Files of other widths alone; weights of this one are somebody's.
-            if context.ranks.is_first()
+            if context.ranks.is_rank0()
                 && let Some(copy) = super::aside::keep_copy(&files.weights)?
             {
                 tracing::info!("{name}: the weights that were there are kept as {copy}");
@@ -340,24 +346,24 @@ pub fn find_resume(
     }
     let (loaded, fault) = resume::load_last(&files.resume).map_err(|fault| fault.hint(&over))?;
     // All have read it before anything is renamed.
-    context.ranks.wait()?;
-    if let Some(fault) = fault.filter(|_| context.ranks.is_first()) {
-        let aside = resume::set_broken_aside(&files.resume)?;
+    context.ranks.barrier()?;
+    if let Some(fault) = fault.filter(|_| context.ranks.is_rank0()) {
+        let aside = resume::rename_broken(&files.resume)?;
         tracing::warn!(
             "{}; it is kept as {}, and the resume point before it is taken, at {}",
-            resume::in_a_line(&fault),
+            resume::one_line(&fault),
             aside.display(),
             loaded.position
         );
     }
-    if context.ranks.is_first() {
+    if context.ranks.is_rank0() {
         say_going_on(name, &loaded, config);
     }
     Ok(Some(loaded))
 }
 
 /// Where a stage goes on, and how its schedule goes on where its length is another one now.
-fn say_going_on(name: &str, loaded: &resume::Loaded, config: &LoopConfig) {
+fn say_going_on(name: &str, loaded: &resume::ResumeFile, config: &LoopConfig) {
     let total = config.schedule.total_steps;
     let Some(state) = &loaded.state else {
         tracing::info!("{name}: goes on from upstream's {}, {}", loaded.path().display(), loaded.position);
@@ -370,7 +376,7 @@ fn say_going_on(name: &str, loaded: &resume::Loaded, config: &LoopConfig) {
         return;
     }
     let before = Schedule { total_steps: state.total_steps, ..config.schedule };
-    let (was, is) = match &config.by_updates {
+    let (was, is) = match &config.update_schedule {
         None => (before.at(step), config.schedule.at(step + 1)),
         Some(schedule) => {
             let share = state.total_steps as f64 / total.max(1) as f64;
@@ -387,7 +393,7 @@ fn say_going_on(name: &str, loaded: &resume::Loaded, config: &LoopConfig) {
 }
 
 /// Seconds that a stage trained before it was gone on with.
-pub fn earlier_seconds(loaded: Option<&resume::Loaded>) -> f64 {
+pub fn earlier_seconds(loaded: Option<&resume::ResumeFile>) -> f64 {
     loaded.and_then(|loaded| loaded.state.as_ref()).map_or(0.0, |state| state.elapsed_s)
 }
 

@@ -15,7 +15,7 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
     let mut left = config.max_bytes.unwrap_or(u64::MAX);
     let signals = context.signals.clone();
     let limited = texts.map_while(move |text| {
-        if let Some(signal) = signals.asked() {
+        if let Some(signal) = signals.requested() {
             return Some(Err(Error::interrupted(
                 signal,
                 "the tokenizer stage was stopped before it was done",

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::legacy;
 use super::record::{Done, Inputs};
-use crate::engine::resume::{self, Position, previous};
+use crate::engine::resume::{self, Position, previous_path};
 use crate::error::{Error, Place, Result};
 use crate::plan::{StageConfig, StagePlan};
 
@@ -164,7 +164,7 @@ fn is_size(rest: &str) -> bool {
 pub fn resume_of(output: &Path, done: &Done) -> Option<PathBuf> {
     let weights = done.outputs.iter().find_map(|file| file.strip_suffix(".pth"))?;
     let resume = output.join(format!("{weights}{RESUME}"));
-    (resume.exists() || previous(&resume).exists()).then_some(resume)
+    (resume.exists() || previous_path(&resume).exists()).then_some(resume)
 }
 
 #[cfg(test)]

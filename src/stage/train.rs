@@ -14,7 +14,7 @@ use super::record::Inputs;
 use super::recorded::Recorder;
 use super::session::{Ending, Session};
 use crate::data::{Batch, Loader};
-use crate::engine::{Compute, Objective, Pass, Ranks, StepLoss};
+use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::Result;
 use crate::loss::cross_entropy;
 use crate::model::CausalLm;
@@ -65,11 +65,11 @@ impl Objective for LanguageModelling {
         model: &CausalLm,
         epoch: u64,
         index: u64,
-        pass: &mut Pass<'_>,
+        pass: &mut BackwardPass<'_>,
     ) -> Result<StepLoss> {
         let batch = self.batch(epoch, index)?;
         let tokens = batch.real_tokens as u64;
-        if pass.alone()
+        if pass.single_process()
             && self.markers.is_none()
             && let Some(loss) = self.recorder.run(model, &batch, pass.scale, self.compute)?
         {
@@ -88,7 +88,7 @@ impl Objective for LanguageModelling {
             backward(surrogate, aux, pass.scale, pass)?;
             Ok((loss, balance))
         })?;
-        self.look_ahead(model, pass.alone(), epoch, index + 1);
+        self.look_ahead(model, pass.single_process(), epoch, index + 1);
         // Read after the way back: a GPU has all its work then while the host waits for a number.
         let number = |scalar: Option<Tensor>| scalar.map_or(0.0, |scalar| scalar.double_value(&[]));
         let (loss, aux_loss) = (number(loss), number(balance));
@@ -110,7 +110,7 @@ pub(super) fn backward(
     surrogate: Option<Tensor>,
     aux: Option<Tensor>,
     scale: f64,
-    pass: &mut Pass<'_>,
+    pass: &mut BackwardPass<'_>,
 ) -> Result<()> {
     let total = match (surrogate, aux) {
         (Some(surrogate), Some(aux)) => Some(surrogate + aux * scale),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::context::Context;
-use crate::engine::{Metrics, Observer};
+use crate::engine::{MetricsRow, Observer};
 use crate::error::Result;
 use crate::report::console::{Console, ConsoleMode};
 use crate::report::metrics::MetricsFile;
@@ -26,7 +26,7 @@ impl Watch {
         context: &Context<'_>,
         position: Option<&serde_json::Value>,
     ) -> Result<Self> {
-        let first = context.ranks.is_first();
+        let first = context.ranks.is_rank0();
         if first {
             // What is in the folder from now on belongs to this run.
             super::record::give_up(folder)?;
@@ -47,7 +47,7 @@ impl Watch {
 }
 
 impl Observer for Watch {
-    fn row(&mut self, metrics: &Metrics) -> Result<()> {
+    fn log_metrics(&mut self, metrics: &MetricsRow) -> Result<()> {
         match &mut self.file {
             Some(file) => file.row(metrics.epoch, metrics.step, &metrics.values),
             None => Ok(()),
@@ -58,11 +58,11 @@ impl Observer for Watch {
         self.file.as_ref().map_or(Ok(serde_json::Value::Null), MetricsFile::position)
     }
 
-    fn tick(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64) {
+    fn on_step(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64) {
         self.console.tick(step, loss, lr, tokens_per_s);
     }
 
-    fn note(&mut self, text: &str) {
+    fn log_note(&mut self, text: &str) {
         self.console.note(text);
         self.notes.push(text.to_owned());
     }

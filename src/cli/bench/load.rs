@@ -10,7 +10,7 @@ use tch::{Device, Kind};
 use super::median;
 use crate::checkpoint::load::{METADATA, load_model};
 use crate::checkpoint::{pth, resolve_model_path};
-use crate::engine::memory::phase;
+use crate::engine::memory::measure_peak;
 use crate::engine::resume::weights_value;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
@@ -43,8 +43,8 @@ pub fn load(name: Option<&str>, model: &CausalLm, repeat: u16) -> Result<Loaded>
     let source = vec![1u8; bytes as usize];
     let (mut seconds, mut copies) = (Vec::new(), Vec::new());
     // The first brings the file into the system's cache; later ones take memory that it gave back.
-    let ((), before) = phase(Device::Cpu, || ());
-    let (loaded, peak) = phase(Device::Cpu, || load_model(&path, None, Device::Cpu, Kind::Float));
+    let ((), before) = measure_peak(Device::Cpu, || ());
+    let (loaded, peak) = measure_peak(Device::Cpu, || load_model(&path, None, Device::Cpu, Kind::Float));
     drop(loaded?);
     let added_bytes = before.zip(peak).map(|(before, peak)| (peak - before) * 1e6);
     for _ in 0..repeat {

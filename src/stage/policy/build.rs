@@ -85,7 +85,7 @@ fn native(
 ) -> Result<Box<dyn Source>> {
     let &GeneratedPlan { ref server, max_new_tokens, temperature, top_p, top_k } = rollout;
     let t = &config.train;
-    if server.is_some() && !context.ranks.is_alone() {
+    if server.is_some() && !context.ranks.is_single() {
         return Err(Error::input(
             "a server of rollouts takes weights from one process, not from several ranks",
         )
@@ -98,7 +98,7 @@ fn native(
         Some(data) => Some(Prompts::load(data, &tokenizer, &options)?.0),
         None => share,
     };
-    if let Some(tools) = tools.as_ref().filter(|_| context.ranks.is_first()) {
+    if let Some(tools) = tools.as_ref().filter(|_| context.ranks.is_rank0()) {
         warn_of_missing(tools, &prompts, "data");
         if let Some(heldout) = &heldout {
             warn_of_missing(tools, heldout, "heldout");
@@ -159,7 +159,7 @@ fn native(
             Method::Grpo(grpo) => grpo.dynamic_sampling_rounds,
             _ => 0,
         },
-        table: match context.ranks.is_first() {
+        table: match context.ranks.is_rank0() {
             true => Table::open(folder, config.keep_completions, t.log_interval as u64)?,
             false => Table::none(),
         },

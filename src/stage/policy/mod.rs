@@ -30,9 +30,10 @@ use super::watch::Watch;
 use super::{grpo, ppo, spo};
 use crate::checkpoint::ends;
 use crate::data::Tokenizer;
-use crate::engine::memory::phase;
+use crate::engine::memory::measure_peak;
 use crate::engine::{
-    Companion, Compute, Files, LoopConfig, Metrics, Objective, Observer, Pass, Ranks, StepLoss, train,
+    AuxModel, BackwardPass, CheckpointPaths, Compute, LoopConfig, MetricsRow, Objective, Observer, Ranks,
+    StepLoss, TrainSetup, train,
 };
 use crate::error::{Error, Result};
 use crate::loss::policy::spread;
@@ -92,7 +93,7 @@ impl Shared {
     pub fn step(&mut self, policy: &CausalLm, at: At) -> Result<Step> {
         let started = Instant::now();
         let device = policy.device();
-        let (rollout, peak) = phase(device, || self.source.roll(policy, at.epoch, at.index));
+        let (rollout, peak) = measure_peak(device, || self.source.roll(policy, at.epoch, at.index));
         let Rollout { episodes, attend, fresh, mut facts, repetition } = rollout?;
         let rolled_s = started.elapsed().as_secs_f64();
         facts.extend(peak.map(|peak| ("rollout_peak_mb", peak)));
@@ -107,7 +108,7 @@ impl Shared {
         let batch = Batch::new(&episodes, self.pad, attend, device);
         let mut reference = None;
         if let Some(model) = &self.reference {
-            let (logprobs, peak) = phase(device, || batch.logprobs(model, self.compute));
+            let (logprobs, peak) = measure_peak(device, || batch.logprobs(model, self.compute));
             reference = Some(logprobs?);
             facts.extend(peak.map(|peak| ("reference_peak_mb", peak)));
         }
@@ -165,7 +166,7 @@ pub fn run(
         notes: Vec::new(),
     };
     let stem = format!("{name}_{}{}", policy.config().hidden_size, policy.config().suffix());
-    let files = Files {
+    let files = CheckpointPaths {
         weights: context.plan.output.join(format!("{stem}.pth")),
         resume: context.plan.output.join(format!("{stem}_resume.pth")),
         folder: folder.to_owned(),
@@ -187,15 +188,14 @@ pub fn run(
         Some(_) => kept(folder),
         None => before(context, &mut objective, &policy, &mut watch, folder)?,
     };
-    let result = train(
-        &policy,
-        &loop_config,
-        &files,
-        loaded.as_ref(),
-        &mut objective,
-        &mut watch,
-        context.run_control(),
-    );
+    let setup = TrainSetup {
+        model: &policy,
+        config: &loop_config,
+        paths: &files,
+        resume: loaded.as_ref(),
+        control: context.run_control(),
+    };
+    let result = train(setup, &mut objective, &mut watch);
     let mut notes = watch.finish();
     notes.extend(common::passed_over(context));
     let outcome = result?;
@@ -243,9 +243,9 @@ fn before(
     let kept = values.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
     let kept = Value::Object(kept.collect());
     if !values.is_empty() {
-        watch.row(&Metrics { epoch: 1, step: 0, values })?;
+        watch.log_metrics(&MetricsRow { epoch: 1, step: 0, values })?;
     }
-    if context.ranks.is_first() {
+    if context.ranks.is_rank0() {
         write_json(&folder.join(HELDOUT), &kept)?;
     }
     Ok(kept)
@@ -267,13 +267,13 @@ pub trait Learner {
     /// As [`Objective::backward`].
     fn backward(&mut self, shared: &mut Shared, model: &CausalLm, at: At, scale: f64) -> Result<StepLoss>;
 
-    /// As [`Objective::more`].
-    fn more(&self) -> bool {
+    /// As [`Objective::has_more_passes`].
+    fn has_more_passes(&self) -> bool {
         false
     }
 
-    /// As [`Objective::companion`].
-    fn companion(&self) -> Option<Companion> {
+    /// As [`Objective::aux_model`].
+    fn aux_model(&self) -> Option<AuxModel> {
         None
     }
 
@@ -314,7 +314,7 @@ impl Objective for Policy {
         model: &CausalLm,
         epoch: u64,
         index: u64,
-        pass: &mut Pass<'_>,
+        pass: &mut BackwardPass<'_>,
     ) -> Result<StepLoss> {
         self.learner.backward(&mut self.shared, model, At { epoch, index }, pass.scale)
     }
@@ -327,19 +327,19 @@ impl Objective for Policy {
         false
     }
 
-    fn more(&self) -> bool {
-        self.learner.more()
+    fn has_more_passes(&self) -> bool {
+        self.learner.has_more_passes()
     }
 
-    fn many_passes(&self) -> bool {
+    fn multi_pass(&self) -> bool {
         self.learner.passes() > 1
     }
 
-    fn companion(&self) -> Option<Companion> {
-        self.learner.companion()
+    fn aux_model(&self) -> Option<AuxModel> {
+        self.learner.aux_model()
     }
 
-    fn rate_factor(&self) -> f64 {
+    fn lr_factor(&self) -> f64 {
         self.shared.memory.rate_factor
     }
 
@@ -397,6 +397,7 @@ fn loop_config(
     let turns = |steps: u64| steps.div_ceil(context.ranks.world() as u64) * passes;
     let updates =
         (steps / per_epoch) * turns(per_epoch).div_ceil(window) + turns(steps % per_epoch).div_ceil(window);
-    settings.by_updates = Some(crate::optim::Schedule { total_steps: updates.max(1), ..settings.schedule });
+    settings.update_schedule =
+        Some(crate::optim::Schedule { total_steps: updates.max(1), ..settings.schedule });
     Ok(settings)
 }

@@ -10,12 +10,12 @@ use crate::optim::adamw::ParamState;
 
 /// Which rank keeps what.
 #[derive(Debug)]
-pub(super) struct Shards {
+pub(super) struct OptimizerShards {
     ranks: Ranks,
     owners: Vec<usize>,
 }
 
-impl Shards {
+impl OptimizerShards {
     /// Spreads parameters of these sizes, the largest first, each to the rank that has least so far.
     pub(super) fn new(ranks: &Ranks, sizes: &[usize]) -> Self {
         let mut order: Vec<usize> = (0..sizes.len()).collect();
@@ -31,35 +31,36 @@ impl Shards {
     }
 
     /// For each parameter, whether this rank keeps its state.
-    pub(super) fn mine(&self) -> Vec<bool> {
+    pub(super) fn owned(&self) -> Vec<bool> {
         self.owners.iter().map(|owner| *owner == self.ranks.rank()).collect()
     }
 
-    fn of(&self, rank: usize) -> Vec<usize> {
+    fn owned_by(&self, rank: usize) -> Vec<usize> {
         (0..self.owners.len()).filter(|i| self.owners[*i] == rank).collect()
     }
 
     /// After an update: every parameter becomes its owner's.
-    pub(super) fn spread(&self, params: &[Tensor]) -> Result<()> {
+    pub(super) fn broadcast_params(&self, params: &[Tensor]) -> Result<()> {
         for root in 0..self.ranks.world() {
-            let owned = self.of(root);
+            let owned = self.owned_by(root);
             if owned.is_empty() {
                 continue;
             }
-            let flat = self.share(root, &owned.iter().map(|i| params[*i].detach()).collect::<Vec<_>>())?;
+            let flat =
+                self.broadcast_flat(root, &owned.iter().map(|i| params[*i].detach()).collect::<Vec<_>>())?;
             if root != self.ranks.rank() {
-                put_back(&flat, owned.iter().map(|i| &params[*i]))?;
+                unflatten_into(&flat, owned.iter().map(|i| &params[*i]))?;
             }
         }
         // The host has only told the GPUs: a rank that is lost is noticed here, before anything waits for them.
-        if self.ranks.on_gpus() { self.ranks.wait() } else { Ok(()) }
+        if self.ranks.uses_nccl() { self.ranks.barrier() } else { Ok(()) }
     }
 
     /// The whole state, on the first rank; nothing on the others.
-    pub(super) fn gather(&self, optimizer: &AdamW, params: &[Tensor]) -> Result<Vec<ParamState>> {
+    pub(super) fn gather_states(&self, optimizer: &AdamW, params: &[Tensor]) -> Result<Vec<ParamState>> {
         let mut states: Vec<Option<ParamState>> = params.iter().map(|_| None).collect();
         for root in 0..self.ranks.world() {
-            let (owned, own) = (self.of(root), root == self.ranks.rank());
+            let (owned, own) = (self.owned_by(root), root == self.ranks.rank());
             if owned.is_empty() {
                 continue;
             }
@@ -77,11 +78,11 @@ impl Shards {
                 let step = Tensor::from_slice(&[state.step as f32]).to_device(state.exp_avg.device());
                 parts.extend([state.exp_avg, state.exp_avg_sq, step]);
             }
-            let flat = self.share(root, &parts)?;
-            if !self.ranks.is_first() {
+            let flat = self.broadcast_flat(root, &parts)?;
+            if !self.ranks.is_rank0() {
                 continue;
             }
-            put_back(&flat, parts.iter())?;
+            unflatten_into(&flat, parts.iter())?;
             let mut parts = parts.into_iter();
             for i in owned {
                 if let (Some(exp_avg), Some(exp_avg_sq), Some(step)) =
@@ -96,15 +97,15 @@ impl Shards {
     }
 
     /// One tensor of all `tensors` end to end, as rank `root` has them.
-    fn share(&self, root: usize, tensors: &[Tensor]) -> Result<Tensor> {
+    fn broadcast_flat(&self, root: usize, tensors: &[Tensor]) -> Result<Tensor> {
         let rows: Vec<Tensor> = tensors.iter().map(|t| t.reshape([-1])).collect();
         let flat = Tensor::f_cat(&rows, 0)?.to_kind(Kind::Float);
-        self.ranks.copy_from(root, &flat)?;
+        self.ranks.broadcast_tensor(root, &flat)?;
         Ok(flat)
     }
 }
 
-fn put_back<'a>(flat: &Tensor, tensors: impl Iterator<Item = &'a Tensor>) -> Result<()> {
+fn unflatten_into<'a>(flat: &Tensor, tensors: impl Iterator<Item = &'a Tensor>) -> Result<()> {
     let mut start = 0;
     for tensor in tensors {
         let size = tensor.numel() as i64;
@@ -121,8 +122,8 @@ mod tests {
 
     #[test]
     fn one_process_keeps_all() {
-        let shards = Shards::new(&Ranks::alone(), &[3, 9, 1]);
-        assert_eq!(shards.mine(), [true; 3]);
-        assert_eq!(shards.of(0), [0, 1, 2]);
+        let shards = OptimizerShards::new(&Ranks::single(), &[3, 9, 1]);
+        assert_eq!(shards.owned(), [true; 3]);
+        assert_eq!(shards.owned_by(0), [0, 1, 2]);
     }
 }

@@ -1,5 +1,5 @@
-//! What ranks tell each other in a training loop: the losses of an update, a row's numbers, what a checkpoint
-//! must hold of each.
+//! What the ranks of a training loop exchange: losses and signals at each update, the numbers of a row of metrics,
+//! what a checkpoint holds of each rank.
 
 use tch::Tensor;
 
@@ -8,28 +8,33 @@ use super::ranks::Ranks;
 use crate::error::Result;
 use crate::native;
 
-/// A rank's passes since the last update; `None` where it had nothing to do.
+/// Loss and tokens of a rank's passes since the last update; `None` where it had no micro-batch.
 #[derive(Debug, Default)]
-pub(super) struct Window(Vec<Option<(f64, u64)>>);
+pub(super) struct StepStats(Vec<Option<(f64, u64)>>);
 
 /// What all ranks know before an update.
 #[derive(Debug)]
-pub(super) struct Met {
+pub(super) struct GlobalStats {
     /// Loss and tokens of every pass, in the order in which one process would have made them.
     pub passes: Vec<(f64, u64)>,
-    /// The signal that some rank was sent.
-    pub asked: Option<i32>,
+    /// The signal that some rank received.
+    pub stop_signal: Option<i32>,
     /// The lowest of the ranks' factors on the learning rate.
-    pub rate_factor: f64,
+    pub lr_factor: f64,
 }
 
-impl Window {
+impl StepStats {
     pub(super) fn push(&mut self, pass: Option<(f64, u64)>) {
         self.0.push(pass);
     }
 
-    /// One sum over a table in which each rank fills its own places.
-    pub(super) fn meet(&mut self, ranks: &Ranks, asked: Option<i32>, rate_factor: f64) -> Result<Met> {
+    /// One all-reduce over a table in which each rank fills its own places; empties these stats.
+    pub(super) fn all_reduce(
+        &mut self,
+        ranks: &Ranks,
+        stop_signal: Option<i32>,
+        lr_factor: f64,
+    ) -> Result<GlobalStats> {
         const PASS: usize = 3; // 1 where there was one, its loss, its tokens
         const RANK: usize = 2; // signal, factor
         let (passes, world, rank) = (std::mem::take(&mut self.0), ranks.world(), ranks.rank());
@@ -41,47 +46,47 @@ impl Window {
                 table[at..at + PASS].copy_from_slice(&[1.0, *loss, *tokens as f64]);
             }
         }
-        table[ends + rank * RANK] = f64::from(asked.unwrap_or(0));
-        table[ends + rank * RANK + 1] = rate_factor;
-        ranks.sum(&mut table)?;
+        table[ends + rank * RANK] = f64::from(stop_signal.unwrap_or(0));
+        table[ends + rank * RANK + 1] = lr_factor;
+        ranks.all_reduce(&mut table)?;
         let (passes, ends) = table.split_at(ends);
         let passes = passes.chunks(PASS).filter(|pass| pass[0] > 0.0);
         let signal = ends.chunks(RANK).map(|rank| rank[0] as i32).max().filter(|signal| *signal > 0);
-        Ok(Met {
+        Ok(GlobalStats {
             passes: passes.map(|pass| (pass[1], pass[2] as u64)).collect(),
-            asked: signal,
-            rate_factor: ends.chunks(RANK).map(|rank| rank[1]).fold(f64::INFINITY, f64::min),
+            stop_signal: signal,
+            lr_factor: ends.chunks(RANK).map(|rank| rank[1]).fold(f64::INFINITY, f64::min),
         })
     }
 }
 
-/// A turn's numbers and, for the first rank, what the others have to say; the mean over the ranks that had a micro-batch in it; tokens are added up. A column that only
-/// some ranks have is the mean over those.
-pub(super) fn mean(
+/// A round's numbers: means over the ranks that took part, tokens summed; a column that only some ranks have is the
+/// mean over those. Beside it, on every rank, the notes of all, each behind its rank's number.
+pub(super) fn mean_over_ranks(
     ranks: &Ranks,
     step: StepLoss,
     took_part: bool,
     notes: Vec<String>,
 ) -> Result<(StepLoss, Vec<String>)> {
-    if ranks.is_alone() {
+    if ranks.is_single() {
         return Ok((step, notes));
     }
-    let said: Vec<(&str, f64)> =
+    let own: Vec<(&str, f64)> =
         [("loss", step.loss), ("aux_loss", step.aux_loss), ("tokens", step.tokens as f64)]
             .into_iter()
             .chain(step.extra.iter().copied())
             .filter(|_| took_part)
             .collect();
     // Bits, since JSON has no NaN.
-    let said: Vec<(String, u64)> =
-        said.into_iter().map(|(name, value)| (name.to_owned(), value.to_bits())).collect();
-    let (mut heard, mut all_notes) = (Vec::new(), Vec::new());
-    for (rank, (values, told)) in ranks.hear_all(&(said, notes))?.into_iter().enumerate() {
-        heard.push(values);
-        all_notes.extend(told.into_iter().map(|note| format!("rank {rank}: {note}")));
+    let own: Vec<(String, u64)> =
+        own.into_iter().map(|(name, value)| (name.to_owned(), value.to_bits())).collect();
+    let (mut columns, mut all_notes) = (Vec::new(), Vec::new());
+    for (rank, (values, notes)) in ranks.all_gather(&(own, notes))?.into_iter().enumerate() {
+        columns.push(values);
+        all_notes.extend(notes.into_iter().map(|note| format!("rank {rank}: {note}")));
     }
     let values = |name: &str| -> Vec<f64> {
-        let all = heard.iter().flatten().filter(|(n, _)| n == name);
+        let all = columns.iter().flatten().filter(|(n, _)| n == name);
         all.map(|(_, bits)| f64::from_bits(*bits)).collect()
     };
     let mean = |name: &str| {
@@ -97,30 +102,36 @@ pub(super) fn mean(
     Ok((step, all_notes))
 }
 
-/// What a checkpoint holds of the ranks after the first.
+/// What a checkpoint holds of the ranks after the first, by rank.
 #[derive(Debug, Default)]
-pub(super) struct Others {
+pub(super) struct OtherRanks {
+    /// States of their objectives.
     pub objectives: Vec<serde_json::Value>,
+    /// States of their random generators.
     pub rng_states: Vec<Tensor>,
 }
 
-/// Brings it to the first rank.
-pub(super) fn states(ranks: &Ranks, objective: &serde_json::Value, device: tch::Device) -> Result<Others> {
-    let mut others = Others::default();
-    if ranks.is_alone() {
+/// Gathers it on every rank; empty in a single process.
+pub(super) fn gather_rank_states(
+    ranks: &Ranks,
+    objective: &serde_json::Value,
+    device: tch::Device,
+) -> Result<OtherRanks> {
+    let mut others = OtherRanks::default();
+    if ranks.is_single() {
         return Ok(others);
     }
-    others.objectives.extend(ranks.hear_all(objective)?.into_iter().skip(1));
+    others.objectives.extend(ranks.all_gather(objective)?.into_iter().skip(1));
     let random = Vec::<u8>::try_from(&native::rng_state(device)?)?;
-    for bytes in ranks.gather(&random)?.into_iter().skip(1) {
+    for bytes in ranks.all_gather_bytes(&random)?.into_iter().skip(1) {
         others.rng_states.push(Tensor::from_slice(&bytes));
     }
     Ok(others)
 }
 
-/// Starts a random stream of this rank's own (for dropout); the first rank keeps the stage's.
-pub(super) fn seed(ranks: &Ranks, seed: u64) {
-    if !ranks.is_first() {
+/// Gives each rank a random stream of its own (for dropout); rank 0 keeps the stage's.
+pub(super) fn seed_rank(ranks: &Ranks, seed: u64) {
+    if !ranks.is_rank0() {
         tch::manual_seed(seed.wrapping_add(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(ranks.rank() as u64)) as i64);
     }
 }

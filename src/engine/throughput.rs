@@ -1,11 +1,11 @@
-//! The clock of a training loop: seconds trained, those before a restart too, and tokens a second from row to row.
+//! Throughput of a training loop: seconds trained, those before a restart included, and tokens a second.
 
 use std::time::Instant;
 
-/// Tokens are counted when their update is due (several ranks meet there), rows are written whenever they fall due: a
-/// rate is that of the tokens counted since the last row, over the time from count to count.
+/// Tokens are counted at each update (with several ranks, in its all-reduce), rows are written at `log_interval`: the
+/// rate is tokens counted since the last row over the time from count to count.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Throughput {
     started: Instant,
     before: f64,
     counted_at: f64,
@@ -14,9 +14,9 @@ pub(super) struct Pace {
     last: f64,
 }
 
-impl Pace {
-    /// Goes on after `before` seconds.
-    pub(super) fn after(before: f64) -> Self {
+impl Throughput {
+    /// Starts the clock at `before` seconds.
+    pub(super) fn resume_at(before: f64) -> Self {
         Self { started: Instant::now(), before, counted_at: before, row_at: before, tokens: 0, last: 0.0 }
     }
 
@@ -33,7 +33,7 @@ impl Pace {
         self.counted_at = elapsed;
     }
 
-    /// Tokens a second of those counted since the last row; where none were, the last row's.
+    /// Tokens a second since the last row; the last row's rate where none were counted.
     pub(super) fn rate(&self) -> f64 {
         match self.tokens {
             0 => self.last,
@@ -41,7 +41,7 @@ impl Pace {
         }
     }
 
-    /// As `rate`, for a row that is written now.
+    /// [`Self::rate`] for a row that is written now, from which the next rate is counted.
     pub(super) fn row(&mut self) -> f64 {
         self.last = self.rate();
         self.row_at = self.counted_at;
@@ -56,14 +56,14 @@ mod tests {
 
     #[test]
     fn a_row_between_two_counts_repeats_the_last_rate() {
-        let mut pace = Pace::after(10.0);
-        pace.count_at(600, 12.0);
-        assert_eq!(pace.rate(), 300.0);
-        assert_eq!(pace.row(), 300.0);
-        assert_eq!(pace.row(), 300.0);
+        let mut throughput = Throughput::resume_at(10.0);
+        throughput.count_at(600, 12.0);
+        assert_eq!(throughput.rate(), 300.0);
+        assert_eq!(throughput.row(), 300.0);
+        assert_eq!(throughput.row(), 300.0);
         // The time since the last count, not since the last row.
-        pace.count_at(600, 16.0);
-        assert_eq!(pace.row(), 150.0);
-        assert!(pace.elapsed() >= 10.0);
+        throughput.count_at(600, 16.0);
+        assert_eq!(throughput.row(), 150.0);
+        assert!(throughput.elapsed() >= 10.0);
     }
 }
