@@ -9,7 +9,7 @@ use common::{json, variants};
 use minimind::checkpoint::load::{load_model, named_tensors};
 use minimind::model::{CausalLm, ModelOverrides};
 use minimind::native::{Network, PAGE, StepTokens, Storage};
-use minimind::rollout::decoder::network;
+use minimind::rollout::packing::pack_network;
 use tch::{Device, Kind, Tensor};
 
 const TOLERANCE: f32 = 2e-5;
@@ -80,7 +80,7 @@ fn farthest(a: &[f32], b: &[f32]) -> f32 {
 fn logits_whole_chunked_and_ragged() {
     for fixture in variants("forward.safetensors") {
         let tensors = named_tensors(&fixture.join("forward.safetensors")).expect("tensors");
-        let mut net = network(&model(&fixture), Storage::F32, 2, 64).expect("packs");
+        let mut net = pack_network(&model(&fixture), Storage::F32, 2, 64).expect("packs");
         let (b, t) = tensors["input_ids"].size2().expect("[B, T]");
         let ids: Vec<Vec<i32>> =
             whole(&tensors["input_ids"]).chunks(t as usize).map(<[i32]>::to_vec).collect();
@@ -111,7 +111,7 @@ fn yarn_over_2300_tokens() {
     for fixture in variants("yarn.safetensors") {
         let tensors = named_tensors(&fixture.join("yarn.safetensors")).expect("tensors");
         let ids = whole(&tensors["input_ids"]);
-        let mut net = network(&model(&fixture).with_yarn(), Storage::F32, 2, ids.len()).expect("packs");
+        let mut net = pack_network(&model(&fixture).with_yarn(), Storage::F32, 2, ids.len()).expect("packs");
         let recorded = floats(&tensors["logits_last8"]);
         let got = logits(&mut net, std::slice::from_ref(&ids), 1000);
         let far = farthest(&got[0][got[0].len() - recorded.len()..], &recorded);
@@ -130,7 +130,7 @@ fn narrow_storage_stays_near() {
         let size = (want.iter().map(|x| f64::from(x * x)).sum::<f64>() / want.len() as f64).sqrt();
         let model = model(&fixture);
         for (storage, bound) in [(Storage::F16, 2e-3), (Storage::Bf16, 2e-2), (Storage::Int8, 3e-2)] {
-            let mut net = network(&model, storage, 1, 64).expect("packs");
+            let mut net = pack_network(&model, storage, 1, 64).expect("packs");
             let got = logits(&mut net, &ids, 5).concat();
             let sum: f64 = got.iter().zip(&want).map(|(a, b)| f64::from((a - b) * (a - b))).sum();
             let error = (sum / want.len() as f64).sqrt() / size;

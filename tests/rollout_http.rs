@@ -8,7 +8,7 @@ use minimind::data::Tokenizer;
 use minimind::model::Mask;
 use minimind::rollout::http::{HttpEngine, HttpEngineConfig, Protocol};
 use minimind::rollout::service::ServiceConfig;
-use minimind::rollout::{CompleteConfig, Finish, Sampling};
+use minimind::rollout::{CompletionConfig, FinishReason, SamplingParams};
 use tch::{Device, Kind, Tensor};
 
 #[test]
@@ -33,13 +33,13 @@ fn our_server_gives_ids_with_the_models_own_logprobs() {
         tokenizer.encode(&tokenizer.render(&messages, None, options).expect("a prompt")).expect("ids")
     };
     let prompts = [ask("What is 2 + 3?"), ask("What is a crow?")];
-    let config = CompleteConfig {
+    let config = CompletionConfig {
         max_new_tokens: 24,
-        sampling: Sampling { temperature: 1.0, ..Sampling::GREEDY },
+        sampling: SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY },
         eos_ids: vec![tokenizer.eos_id()],
         seed: 3,
     };
-    let answers = engine.complete(&prompts, 2, &config).expect("answers");
+    let answers = engine.generate_completions(&prompts, 2, &config).expect("answers");
     assert_eq!(answers.iter().map(|a| a.prompt).collect::<Vec<_>>(), [0, 0, 1, 1]);
     let mut ended = 0;
     for answer in &answers {
@@ -55,7 +55,7 @@ fn our_server_gives_ids_with_the_models_own_logprobs() {
                 "token {i}: {logprob}, the model says {expected}"
             );
         }
-        if answer.finish == Finish::Stop {
+        if answer.finish == FinishReason::Stop {
             assert_eq!(answer.ids.last(), Some(&tokenizer.eos_id()));
             ended += 1;
         } else {

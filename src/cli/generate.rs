@@ -92,7 +92,7 @@ pub fn run(args: Args) -> Result<()> {
     let config = GenerateConfig {
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling.sampling()?,
-        ends: if args.ignore_eos { Vec::new() } else { opened.ends.clone() },
+        stop_ids: if args.ignore_eos { Vec::new() } else { opened.ends.clone() },
     };
     let mut decoder = StreamDecoder::new(true);
     let constraint = args.json_schema.as_deref().map(|file| schema(file, &opened)).transpose()?;
@@ -116,7 +116,7 @@ pub fn run(args: Args) -> Result<()> {
     let value = json!({
         "ids": made.ids,
         "text": text,
-        "finish_reason": if made.finish == crate::rollout::Finish::Stop { "stop" } else { "length" },
+        "finish_reason": if made.finish == crate::rollout::FinishReason::Stop { "stop" } else { "length" },
         "prefill_tokens_per_s": made.prefill_tokens_per_s(),
         "decode_tokens_per_s": made.decode_tokens_per_s(),
     });

@@ -192,7 +192,7 @@ pub fn stream(
     take: &mut dyn FnMut(u32) -> Result<bool>,
 ) -> Result<Generation> {
     let mut fault = None;
-    let made = generator.generate_within(prompt, config, constraint, &mut |id| match take(id) {
+    let made = generator.generate_constrained(prompt, config, constraint, &mut |id| match take(id) {
         Ok(true) => ControlFlow::Continue(()),
         Ok(false) => ControlFlow::Break(()),
         Err(error) => {
@@ -230,11 +230,11 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The flags as [`crate::rollout::Sampling`]; `--greedy` sets the temperature to 0.
+    /// The flags as [`crate::rollout::SamplingParams`]; `--greedy` sets the temperature to 0.
     ///
     /// # Errors
     /// A flag is out of its range.
-    pub fn sampling(&self) -> Result<crate::rollout::Sampling> {
+    pub fn sampling(&self) -> Result<crate::rollout::SamplingParams> {
         let wrong = |what: &str, value: f64, range: &str| {
             Err(Error::input(format!("--{what} is {value}")).hint(format!("give a number {range}")))
         };
@@ -247,13 +247,13 @@ impl SamplingArgs {
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
             return wrong("repetition-penalty", self.repetition_penalty, "above 0");
         }
-        Ok(crate::rollout::Sampling {
+        Ok(crate::rollout::SamplingParams {
             temperature: if self.greedy { 0.0 } else { self.temperature },
             top_k: self.top_k,
             top_p: self.top_p,
             repetition_penalty: self.repetition_penalty,
             seed: self.seed,
-            ..crate::rollout::Sampling::GREEDY
+            ..crate::rollout::SamplingParams::GREEDY
         })
     }
 }

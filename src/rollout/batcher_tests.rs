@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 
 use super::batcher::{Batcher, BatcherConfig};
-use super::decoder_tests::model;
-use super::generate::Finish;
-use super::lanes::{Decoder, DecoderConfig};
-use super::request::{Constraint, Event, Request, TokenLogprob};
-use super::sample::Sampling;
+use super::decoder::{Decoder, DecoderConfig};
+use super::packing_tests::model;
+use super::request::{Constraint, Finished, GenerateRequest, Logprobs, ScoredToken, TokenEvent};
+use super::types::{FinishReason, SamplingParams};
 use crate::error::Result;
 use crate::model::{CausalLm, Era};
 
@@ -15,33 +14,34 @@ fn batcher<'m>(model: &'m CausalLm, config: BatcherConfig) -> Batcher<'m> {
     Batcher::new(Decoder::new(model, DecoderConfig::default()).unwrap(), config).unwrap()
 }
 
-/// Everything that was told about each request.
+/// All events of each request.
 #[derive(Debug, Default, PartialEq)]
 struct Told {
     tokens: Vec<u32>,
-    logprobs: Vec<TokenLogprob>,
-    prompt: Vec<TokenLogprob>,
-    done: Option<(Finish, usize, usize, usize)>,
+    logprobs: Vec<Logprobs>,
+    prompt: Vec<ScoredToken>,
+    done: Option<Finished>,
     failed: bool,
 }
 
-fn note(told: &mut HashMap<u64, Told>, events: Vec<Event>) {
-    for event in events {
+fn note(told: &mut HashMap<u64, Told>, events: Vec<(u64, TokenEvent)>) {
+    for (id, event) in events {
+        let one = told.entry(id).or_default();
         match event {
-            Event::Prompt { id, logprobs } => told.entry(id).or_default().prompt = logprobs,
-            Event::Token { id, token, logprob } => {
-                let one = told.entry(id).or_default();
+            TokenEvent::Prompt(tokens) => one.prompt = tokens,
+            TokenEvent::Token(token) => {
                 assert_eq!(one.done, None);
-                one.tokens.push(token);
-                one.logprobs.extend(logprob);
+                one.tokens.push(token.id);
+                one.logprobs.extend(token.logprobs);
             }
-            Event::Done { id, finish, prompt_tokens, cached_tokens, new_tokens } => {
-                let one = told.entry(id).or_default();
-                assert_eq!(one.done.replace((finish, prompt_tokens, cached_tokens, new_tokens)), None);
-            }
-            Event::Failed { id, .. } => told.entry(id).or_default().failed = true,
+            TokenEvent::Done(finished) => assert_eq!(one.done.replace(finished), None),
+            TokenEvent::Failed(_) => one.failed = true,
         }
     }
+}
+
+fn done(reason: FinishReason, prompt_tokens: usize, new_tokens: usize) -> Finished {
+    Finished { reason, prompt_tokens, cached_tokens: 0, new_tokens }
 }
 
 fn drain(batcher: &mut Batcher<'_>, told: &mut HashMap<u64, Told>) {
@@ -54,18 +54,24 @@ fn prompt(n: usize, seed: u32) -> Vec<u32> {
     (0..n as u32).map(|i| (i * 13 + seed * 7 + 1) % 77).collect()
 }
 
-fn request(id: u64) -> Request {
+fn request(id: u64) -> GenerateRequest {
     let sampling = match id % 3 {
-        0 => Sampling::GREEDY,
-        1 => Sampling { temperature: 0.9, top_p: 0.9, seed: 4, ..Sampling::GREEDY },
-        _ => Sampling { temperature: 1.2, top_k: 30, repetition_penalty: 1.2, seed: id, ..Sampling::GREEDY },
+        0 => SamplingParams::GREEDY,
+        1 => SamplingParams { temperature: 0.9, top_p: 0.9, seed: 4, ..SamplingParams::GREEDY },
+        _ => SamplingParams {
+            temperature: 1.2,
+            top_k: 30,
+            repetition_penalty: 1.2,
+            seed: id,
+            ..SamplingParams::GREEDY
+        },
     };
-    Request {
+    GenerateRequest {
         sampling,
         stream: id,
         stop_ids: (0..12).collect(),
         logprobs: Some(2),
-        ..Request::new(id, prompt(1 + (id as usize * 17) % 90, id as u32), 4 + (id as usize * 5) % 23)
+        ..GenerateRequest::new(id, prompt(1 + (id as usize * 17) % 90, id as u32), 4 + (id as usize * 5) % 23)
     }
 }
 
@@ -92,15 +98,16 @@ fn an_answer_is_the_same_alone_and_among_others_that_come_and_go() {
         drain(&mut many, &mut together);
         // What was taken over from a prompt that begins alike is told, and changes nothing else.
         for told in alone.values_mut().chain(together.values_mut()) {
-            told.done.iter_mut().for_each(|done| done.2 = 0);
+            told.done.iter_mut().for_each(|done| done.cached_tokens = 0);
         }
         assert_eq!(alone, together);
-        assert!(alone.values().any(|t| t.done.unwrap().0 == Finish::Stop));
-        assert!(alone.values().any(|t| t.done.unwrap().0 == Finish::Length));
+        assert!(alone.values().any(|t| t.done.unwrap().reason == FinishReason::Stop));
+        assert!(alone.values().any(|t| t.done.unwrap().reason == FinishReason::Length));
         for (id, told) in &alone {
-            let (finish, prompt_tokens, _, new) = told.done.unwrap();
-            assert_eq!((prompt_tokens, new), (request(*id).prompt.len(), told.tokens.len()));
-            assert_eq!(finish == Finish::Stop, told.tokens.last().is_some_and(|&t| t < 12));
+            let done = told.done.unwrap();
+            let lengths = (request(*id).prompt.len(), told.tokens.len());
+            assert_eq!((done.prompt_tokens, done.new_tokens), lengths);
+            assert_eq!(done.reason == FinishReason::Stop, told.tokens.last().is_some_and(|&t| t < 12));
             assert!(told.logprobs.iter().all(|l| l.top.len() == 2 && l.top[0].1 >= l.logprob - 1e-6));
         }
     }
@@ -114,21 +121,21 @@ fn the_packed_decoder_says_what_libtorch_says() {
             let mut batcher = Batcher::new(decoder, BatcherConfig::default()).unwrap();
             let mut told = HashMap::new();
             for id in 0..6 {
-                batcher.submit(Request { prompt_logprobs: id == 3, ..request(id) }).unwrap();
+                batcher.submit(GenerateRequest { prompt_logprobs: id == 3, ..request(id) }).unwrap();
             }
             drain(&mut batcher, &mut told);
             told
         };
         let packed = run(Decoder::new(&model, DecoderConfig::default()).unwrap());
-        let plain = run(Decoder::plain(&model));
+        let plain = run(Decoder::reference(&model));
         for (id, told) in &packed {
             assert_eq!(told.tokens, plain[id].tokens);
-            assert_eq!(told.prompt.len(), if *id == 3 { told.done.unwrap().1 - 1 } else { 0 });
-            let pairs = told
-                .logprobs
-                .iter()
-                .zip(&plain[id].logprobs)
-                .chain(told.prompt.iter().zip(&plain[id].prompt));
+            assert_eq!(told.prompt.len(), if *id == 3 { told.done.unwrap().prompt_tokens } else { 0 });
+            assert!(told.prompt.iter().enumerate().all(|(i, token)| token.logprobs.is_some() == (i > 0)));
+            let of_prompt =
+                |told: &Told| told.prompt.iter().filter_map(|t| t.logprobs.clone()).collect::<Vec<_>>();
+            let (own, others) = (of_prompt(told), of_prompt(&plain[id]));
+            let pairs = told.logprobs.iter().zip(&plain[id].logprobs).chain(own.iter().zip(&others));
             for (a, b) in pairs {
                 assert!(
                     (a.logprob - b.logprob).abs() < 1e-4
@@ -147,20 +154,20 @@ fn what_is_known_of_a_prompt_is_not_read_again() {
     let mut told = HashMap::new();
     // Three of the same at once: the first reads, the others take over all but the last token.
     for id in 0..3 {
-        batcher.submit(Request::new(id, first.clone(), 8)).unwrap();
+        batcher.submit(GenerateRequest::new(id, first.clone(), 8)).unwrap();
     }
     drain(&mut batcher, &mut told);
-    let cached = |told: &HashMap<u64, Told>, id| told[&id].done.unwrap().2;
+    let cached = |told: &HashMap<u64, Told>, id| told[&id].done.unwrap().cached_tokens;
     assert_eq!([cached(&told, 0), cached(&told, 1), cached(&told, 2)], [0, 69, 69]);
     assert_eq!(told[&0].tokens, told[&1].tokens);
     // The next turn: the prompt, the answer (whose last token was never read), something new.
     let next = [first.as_slice(), &told[&0].tokens, &prompt(9, 3)].concat();
-    batcher.submit(Request::new(9, next.clone(), 8)).unwrap();
+    batcher.submit(GenerateRequest::new(9, next.clone(), 8)).unwrap();
     drain(&mut batcher, &mut told);
     assert_eq!(cached(&told, 9), 77);
     let mut fresh = HashMap::new();
     let mut alone = self::batcher(&model, BatcherConfig::default());
-    alone.submit(Request::new(9, next, 8)).unwrap();
+    alone.submit(GenerateRequest::new(9, next, 8)).unwrap();
     drain(&mut alone, &mut fresh);
     assert_eq!(fresh[&9].tokens, told[&9].tokens);
 }
@@ -172,7 +179,7 @@ fn cancelling_frees_the_slot_and_faults_are_said() {
     let mut batcher = batcher(&model, config);
     let mut told = HashMap::new();
     for id in 0..3 {
-        batcher.submit(Request::new(id, prompt(10, id as u32), 60)).unwrap();
+        batcher.submit(GenerateRequest::new(id, prompt(10, id as u32), 60)).unwrap();
     }
     for _ in 0..4 {
         note(&mut told, batcher.step().unwrap());
@@ -183,19 +190,23 @@ fn cancelling_frees_the_slot_and_faults_are_said() {
     note(&mut told, batcher.step().unwrap());
     assert_eq!((batcher.active(), batcher.queued()), (1, 0));
     drain(&mut batcher, &mut told);
-    assert_eq!(told[&0].done.unwrap(), (Finish::Cancelled, 10, 0, told[&0].tokens.len()));
-    assert_eq!(told[&1].done.unwrap().0, Finish::Cancelled);
-    assert_eq!((told[&2].done.unwrap().0, told[&2].tokens.len()), (Finish::Length, 60));
-    assert!(batcher.submit(Request::new(4, Vec::new(), 1)).is_err());
-    assert!(batcher.submit(Request::new(4, vec![77], 1)).is_err());
-    assert!(batcher.submit(Request::new(4, vec![1; 60], 60)).unwrap_err().to_string().contains("96"));
-    batcher.submit(Request::new(4, vec![1], 1)).unwrap();
-    assert!(batcher.submit(Request::new(4, vec![1], 1)).unwrap_err().to_string().contains("in flight"));
-    batcher.submit(Request { prompt_logprobs: true, ..Request::new(5, prompt(20, 2), 0) }).unwrap();
-    batcher.submit(Request::new(6, vec![1], 0)).unwrap();
+    assert_eq!(told[&0].done.unwrap(), done(FinishReason::Cancelled, 10, told[&0].tokens.len()));
+    assert_eq!(told[&1].done.unwrap().reason, FinishReason::Cancelled);
+    assert_eq!((told[&2].done.unwrap().reason, told[&2].tokens.len()), (FinishReason::Length, 60));
+    assert!(batcher.submit(GenerateRequest::new(4, Vec::new(), 1)).is_err());
+    assert!(batcher.submit(GenerateRequest::new(4, vec![77], 1)).is_err());
+    assert!(batcher.submit(GenerateRequest::new(4, vec![1; 60], 60)).unwrap_err().to_string().contains("96"));
+    batcher.submit(GenerateRequest::new(4, vec![1], 1)).unwrap();
+    assert!(
+        batcher.submit(GenerateRequest::new(4, vec![1], 1)).unwrap_err().to_string().contains("in flight")
+    );
+    batcher
+        .submit(GenerateRequest { prompt_logprobs: true, ..GenerateRequest::new(5, prompt(20, 2), 0) })
+        .unwrap();
+    batcher.submit(GenerateRequest::new(6, vec![1], 0)).unwrap();
     drain(&mut batcher, &mut told);
-    assert_eq!((told[&5].prompt.len(), told[&5].tokens.len()), (19, 0));
-    assert_eq!(told[&6].done.unwrap(), (Finish::Length, 1, 0, 0));
+    assert_eq!((told[&5].prompt.len(), told[&5].tokens.len()), (20, 0));
+    assert_eq!(told[&6].done.unwrap(), done(FinishReason::Length, 1, 0));
 }
 
 /// Allows one token after another, then ends; fails when it is told to.
@@ -232,13 +243,19 @@ fn a_constraint_decides_and_its_fault_is_its_requests_alone() {
     let spell =
         |breaks| Some(Box::new(Spell { word: vec![9, 8, 7], at: 0, breaks }) as Box<dyn Constraint + Send>);
     batcher
-        .submit(Request { constraint: spell(false), logprobs: Some(0), ..Request::new(1, vec![3], 50) })
+        .submit(GenerateRequest {
+            constraint: spell(false),
+            logprobs: Some(0),
+            ..GenerateRequest::new(1, vec![3], 50)
+        })
         .unwrap();
-    batcher.submit(Request { constraint: spell(true), ..Request::new(2, vec![4], 50) }).unwrap();
+    batcher
+        .submit(GenerateRequest { constraint: spell(true), ..GenerateRequest::new(2, vec![4], 50) })
+        .unwrap();
     let mut told = HashMap::new();
     drain(&mut batcher, &mut told);
     assert_eq!(told[&1].tokens, [9, 8, 7]);
-    assert_eq!(told[&1].done.unwrap().0, Finish::Stop);
+    assert_eq!(told[&1].done.unwrap().reason, FinishReason::Stop);
     // Greedy among one: certain as sampled, not as the model sees it.
     assert!(
         told[&1]

@@ -2,92 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use super::complete::{CompleteConfig, complete};
+use super::completions::generate_completions;
+use super::decoder::DecoderConfig;
 use super::generator::Generator;
-use super::lanes::DecoderConfig;
-use super::sample::Sampling;
-use crate::error::{Error, Result};
-use crate::model::{CausalLm, ModelConfig};
+use super::types::{CompletionConfig, FinishReason, GenerateConfig, Generation, clamp_new_tokens};
+use crate::error::Result;
+use crate::model::CausalLm;
 
-/// How long and how to choose.
-#[derive(Debug, Clone)]
-pub struct GenerateConfig {
-    /// Most new tokens.
-    pub max_new_tokens: usize,
-    /// How to choose.
-    pub sampling: Sampling,
-    /// Any of these ends the answer; none goes on to the limit.
-    pub ends: Vec<u32>,
-}
-
-impl GenerateConfig {
-    /// The likeliest token each time.
-    pub fn greedy(max_new_tokens: usize, ends: &[u32]) -> Self {
-        Self { max_new_tokens, sampling: Sampling::GREEDY, ends: ends.to_vec() }
-    }
-}
-
-/// Why a generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// The model said so.
-    Stop,
-    /// The limit was reached.
-    Length,
-    /// The caller asked for it.
-    Cancelled,
-}
-
-/// What was generated.
-#[derive(Debug, Clone)]
-pub struct Generation {
-    /// New tokens, without the end mark.
-    pub ids: Vec<u32>,
-    /// Why it ended.
-    pub finish: Finish,
-    /// Tokens of the prompt.
-    pub prefill_tokens: usize,
-    /// Seconds for the prompt.
-    pub prefill_s: f64,
-    /// Steps after the prompt, one token each; an end mark is one too.
-    pub decode_steps: usize,
-    /// Seconds for them.
-    pub decode_s: f64,
-}
-
-impl Generation {
-    /// Prompt tokens a second.
-    pub fn prefill_tokens_per_s(&self) -> f64 {
-        self.prefill_tokens as f64 / self.prefill_s.max(1e-9)
-    }
-
-    /// Tokens a second after the prompt's pass, which gives the first one.
-    pub fn decode_tokens_per_s(&self) -> f64 {
-        self.decode_steps as f64 / self.decode_s.max(1e-9)
-    }
-}
-
-/// New tokens that still fit, or why the prompt cannot be used.
-pub fn room(config: &ModelConfig, prompt: &[u32], wanted: usize) -> Result<usize> {
-    let (positions, vocab) = (config.max_position_embeddings as usize, config.vocab_size);
-    if prompt.is_empty() {
-        return Err(Error::input("the prompt holds no token").hint("give at least one"));
-    }
-    if let Some(id) = prompt.iter().find(|&&id| i64::from(id) >= vocab) {
-        return Err(Error::input(format!("token id {id} is outside the model's vocabulary of {vocab}"))
-            .hint("use the tokenizer the weights were trained with"));
-    }
-    if prompt.len() >= positions {
-        return Err(Error::input(format!(
-            "the prompt has {} tokens, the model sees {positions}",
-            prompt.len()
-        ))
-        .hint("shorten the prompt"));
-    }
-    Ok(wanted.min(positions - prompt.len()))
-}
-
-/// Continues one prompt; `on_token` sees each new token and may end it. For several prompts on one model a
+/// Continues one prompt; `on_token` gets each new token and may end the answer. For several prompts on one model a
 /// [`Generator`] packs the weights once.
 ///
 /// # Errors
@@ -98,7 +20,7 @@ pub fn generate(
     config: &GenerateConfig,
     on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generation> {
-    let limit = room(model.config(), prompt, config.max_new_tokens)?;
+    let limit = clamp_new_tokens(model.config(), prompt, config.max_new_tokens)?;
     let positions = Some(prompt.len() + limit);
     Generator::new(model, DecoderConfig { positions, ..DecoderConfig::default() })?.generate(
         prompt,
@@ -107,24 +29,27 @@ pub fn generate(
     )
 }
 
-/// Continues many prompts; answers, without their end marks, stand in the prompts' order and do not depend
-/// on their neighbours beyond rounding.
+/// Continues many prompts. The answers, without their stop tokens, stand in the prompts' order and do not depend on
+/// their neighbours beyond rounding.
+///
+/// # Errors
+/// As [`generate`], for any of the prompts.
 pub fn generate_batch(
     model: &CausalLm,
     prompts: &[Vec<u32>],
     config: &GenerateConfig,
 ) -> Result<Vec<Vec<u32>>> {
-    let config = CompleteConfig {
+    let config = CompletionConfig {
         max_new_tokens: config.max_new_tokens,
         sampling: config.sampling.clone(),
-        eos_ids: config.ends.clone(),
+        eos_ids: config.stop_ids.clone(),
         seed: config.sampling.seed,
     };
-    let made = complete(model, prompts, 1, &config)?;
+    let made = generate_completions(model, prompts, 1, &config)?;
     Ok(made
         .into_iter()
         .map(|mut answer| {
-            if answer.finish == Finish::Stop {
+            if answer.finish == FinishReason::Stop {
                 answer.ids.pop();
             }
             answer.ids
@@ -134,8 +59,8 @@ pub fn generate_batch(
 
 #[cfg(test)]
 mod tests {
-    use super::super::decoder_tests::tiny;
-    use super::super::grouped::ids_tensor;
+    use super::super::kv_slots::ids_tensor;
+    use super::super::packing_tests::tiny;
     use super::*;
     use crate::model::Era;
 
@@ -181,12 +106,12 @@ mod tests {
         let model = model(false);
         let config = GenerateConfig::greedy(1000, &[]);
         let long = alone(&model, &[1; 60], &config);
-        assert_eq!((long.ids.len(), long.finish), (4, Finish::Length));
+        assert_eq!((long.ids.len(), long.finish), (4, FinishReason::Length));
         let all = &mut |_| ControlFlow::Continue(());
         assert!(generate(&model, &[1; 64], &config, all).unwrap_err().to_string().contains("64 tokens"));
         assert!(generate(&model, &[], &config, all).is_err());
         assert!(generate(&model, &[50], &config, all).unwrap_err().to_string().contains("vocabulary"));
         let cut = generate(&model, &[1], &config, &mut |_| ControlFlow::Break(())).unwrap();
-        assert_eq!((cut.ids.len(), cut.finish), (1, Finish::Cancelled));
+        assert_eq!((cut.ids.len(), cut.finish), (1, FinishReason::Cancelled));
     }
 }

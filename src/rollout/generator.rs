@@ -1,13 +1,13 @@
-//! One prompt after another over a decoder that stays: chat and `generate`. What a prompt has in common with earlier
-//! ones is not read again.
+//! One prompt after another over one decoder, for chat and `generate`. A prefix in common with earlier prompts is not
+//! computed again.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::batcher::{Batcher, BatcherConfig};
-use super::generate::{Finish, GenerateConfig, Generation};
-use super::lanes::{Decoder, DecoderConfig};
-use super::request::{Constraint, Event, Request};
+use super::decoder::{Decoder, DecoderConfig};
+use super::request::{Constraint, GenerateRequest, TokenEvent};
+use super::types::{FinishReason, GenerateConfig, Generation};
 use crate::error::Result;
 use crate::model::CausalLm;
 
@@ -33,7 +33,7 @@ impl<'m> Generator<'m> {
         Ok(Self { batcher, next: 0 })
     }
 
-    /// Continues a prompt; `on_token` sees each new token and may end it.
+    /// Continues a prompt; `on_token` gets each new token and may end the answer.
     ///
     /// # Errors
     /// A prompt that is empty, too long, or holds an id outside the vocabulary; logits that are not numbers.
@@ -43,14 +43,14 @@ impl<'m> Generator<'m> {
         config: &GenerateConfig,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        self.generate_within(prompt, config, None, on_token)
+        self.generate_constrained(prompt, config, None, on_token)
     }
 
-    /// The same within a constraint.
+    /// As [`Generator::generate`], with an answer that follows a constraint.
     ///
     /// # Errors
     /// As [`Generator::generate`], and those of the constraint.
-    pub fn generate_within(
+    pub fn generate_constrained(
         &mut self,
         prompt: &[u32],
         config: &GenerateConfig,
@@ -59,42 +59,42 @@ impl<'m> Generator<'m> {
     ) -> Result<Generation> {
         self.next += 1;
         let id = self.next;
-        self.batcher.submit(Request {
+        self.batcher.submit(GenerateRequest {
             sampling: config.sampling.clone(),
-            stop_ids: config.ends.clone(),
+            stop_ids: config.stop_ids.clone(),
             constraint,
-            ..Request::new(id, prompt.to_vec(), config.max_new_tokens)
+            ..GenerateRequest::new(id, prompt.to_vec(), config.max_new_tokens)
         })?;
         let mut clock = Clock::start();
         let mut ids = Vec::new();
         let mut finish = None;
         while !self.batcher.is_idle() {
-            for event in self.batcher.step()? {
+            for (_, event) in self.batcher.step()? {
                 match event {
-                    Event::Prompt { .. } => {}
-                    Event::Token { token, .. } => {
+                    TokenEvent::Prompt(_) => {}
+                    TokenEvent::Token(token) => {
                         clock.token();
-                        if config.ends.contains(&token) {
+                        if config.stop_ids.contains(&token.id) {
                             continue;
                         }
-                        ids.push(token);
-                        if on_token(token).is_break() {
-                            finish = Some(Finish::Cancelled);
+                        ids.push(token.id);
+                        if on_token(token.id).is_break() {
+                            finish = Some(FinishReason::Cancelled);
                             self.batcher.cancel(id);
                         }
                     }
-                    Event::Done { finish: how, cached_tokens, .. } => {
-                        finish = finish.or(Some(how));
-                        clock.cached = cached_tokens;
+                    TokenEvent::Done(done) => {
+                        finish = finish.or(Some(done.reason));
+                        clock.cached = done.cached_tokens;
                     }
-                    Event::Failed { error, .. } => return Err(error),
+                    TokenEvent::Failed(error) => return Err(error),
                 }
             }
         }
         let (prefill_s, decode_s) = clock.seconds();
         Ok(Generation {
             ids,
-            finish: finish.unwrap_or(Finish::Length),
+            finish: finish.unwrap_or(FinishReason::Length),
             prefill_tokens: prompt.len() - clock.cached,
             prefill_s,
             decode_steps: clock.tokens.saturating_sub(1),

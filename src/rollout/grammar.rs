@@ -262,7 +262,8 @@ impl Constraint for Guide {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::sample::{Sampler, Sampling};
+    use crate::rollout::sample::Sampler;
+    use crate::rollout::types::SamplingParams;
 
     /// Every byte a token, then some longer ones, then the end mark.
     fn vocabulary() -> Vec<Option<Vec<u8>>> {
@@ -275,14 +276,14 @@ mod tests {
     /// Text sampled from noise within a constraint.
     fn sample(constraint: &mut Box<dyn Constraint + Send>, seed: u64) -> Option<String> {
         let tokens = vocabulary();
-        let sampling = Sampling { temperature: 1.0, seed, ..Sampling::GREEDY };
+        let sampling = SamplingParams { temperature: 1.0, seed, ..SamplingParams::GREEDY };
         let mut sampler = Sampler::new(&sampling, &[], 0);
         let mut text = Vec::new();
         for _ in 0..400 {
             // Quotes and braces are likely, so that texts end.
             let mut logits: Vec<f32> =
                 (0..tokens.len()).map(|i| if b"\"}".contains(&(i as u8)) { 4.0 } else { 0.0 }).collect();
-            let token = sampler.choose_among(&mut logits, Some(constraint.as_mut())).unwrap().token;
+            let token = sampler.sample_constrained(&mut logits, Some(constraint.as_mut())).unwrap().token;
             if let Some(bytes) = &tokens[token as usize] {
                 text.extend(bytes);
             }

@@ -2,17 +2,15 @@
 //!
 //! Token ids and log-probabilities are read back, never text, so that what is trained on is what was sampled. Before
 //! each step the policy goes to the server as a folder it can read (`/update_weights_from_disk`). A server's choices
-//! follow its own random state: a run with this engine cannot be repeated to the bit. Next: `service`, `complete`.
+//! follow its own random state: a run with this engine cannot be repeated to the bit. Next: `service`, `completions`.
 
 use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::complete::{CompleteConfig, Completion};
-use super::generate::Finish;
-use super::sample::Sampling;
 use super::service::{Service, ServiceConfig};
+use super::types::{Completion, CompletionConfig, FinishReason, SamplingParams};
 use crate::error::{Error, Result};
 
 /// What a server speaks.
@@ -51,17 +49,18 @@ impl HttpEngine {
         Self { service: Service::new(&config.service), config: config.clone() }
     }
 
-    /// `per_prompt` answers to each prompt, a prompt's side by side, as [`complete`](super::complete::complete) gives them.
+    /// `per_prompt` completions of each prompt, in the order of
+    /// [`generate_completions`](super::completions::generate_completions).
     ///
     /// # Errors
     /// Sampling whose log-probabilities a server does not tell; a server that fails or answers with something else.
-    pub fn complete(
+    pub fn generate_completions(
         &self,
         prompts: &[Vec<u32>],
         per_prompt: usize,
-        config: &CompleteConfig,
+        config: &CompletionConfig,
     ) -> Result<Vec<Completion>> {
-        let plain = Sampling { temperature: 1.0, seed: config.sampling.seed, ..Sampling::GREEDY };
+        let plain = SamplingParams { temperature: 1.0, seed: config.sampling.seed, ..SamplingParams::GREEDY };
         if config.sampling != plain {
             return Err(Error::input(
                 "a server tells log-probabilities of the whole distribution at temperature 1 alone",
@@ -123,7 +122,7 @@ impl HttpEngine {
             .hint("check `rollout.protocol` (sglang or openai) and the server's version")
     }
 
-    fn sglang(&self, inputs: &[&[u32]], config: &CompleteConfig) -> Result<Vec<Read>> {
+    fn sglang(&self, inputs: &[&[u32]], config: &CompletionConfig) -> Result<Vec<Read>> {
         let body = json!({
             "input_ids": inputs,
             "sampling_params": {
@@ -142,7 +141,7 @@ impl HttpEngine {
         list.iter().map(|one| read_sglang(one).map_err(|what| self.odd(what))).collect()
     }
 
-    fn openai(&self, inputs: &[&[u32]], config: &CompleteConfig) -> Result<Vec<Read>> {
+    fn openai(&self, inputs: &[&[u32]], config: &CompletionConfig) -> Result<Vec<Read>> {
         let mut body = json!({
             "prompt": inputs,
             "max_tokens": config.max_new_tokens,
@@ -167,7 +166,7 @@ impl HttpEngine {
 }
 
 /// Ids, their log-probabilities, and why it ended.
-type Read = (Vec<u32>, Vec<f32>, Finish);
+type Read = (Vec<u32>, Vec<f32>, FinishReason);
 
 fn start(value: &Value) -> String {
     value.to_string().chars().take(300).collect()
@@ -181,10 +180,10 @@ fn logprob(value: &Value) -> Option<f32> {
     value.as_f64().map(|x| x as f32).filter(|x| x.is_finite())
 }
 
-fn finish_of(reason: &str) -> Result<Finish, String> {
+fn finish_of(reason: &str) -> Result<FinishReason, String> {
     match reason {
-        "stop" => Ok(Finish::Stop),
-        "length" => Ok(Finish::Length),
+        "stop" => Ok(FinishReason::Stop),
+        "length" => Ok(FinishReason::Length),
         other => Err(format!("the server broke an answer off: {other}")),
     }
 }

@@ -1,12 +1,11 @@
 //! The http engine against servers that answer in SGLang's and OpenAI's shapes.
 
 use super::*;
-use crate::rollout::sample::Sampling;
 use crate::rollout::service::testing;
 
-fn config() -> CompleteConfig {
-    let sampling = Sampling { temperature: 1.0, seed: 5, ..Sampling::GREEDY };
-    CompleteConfig { max_new_tokens: 4, sampling, eos_ids: vec![2], seed: 1 }
+fn config() -> CompletionConfig {
+    let sampling = SamplingParams { temperature: 1.0, seed: 5, ..SamplingParams::GREEDY };
+    CompletionConfig { max_new_tokens: 4, sampling, eos_ids: vec![2], seed: 1 }
 }
 
 fn engine(url: String, protocol: Protocol, batch_size: usize) -> HttpEngine {
@@ -52,10 +51,10 @@ fn sglang_gives_ids_and_logprobs_and_takes_weights() {
     });
     let engine = engine(format!("{url}/"), Protocol::Sglang, 3);
     engine.push(Path::new("/weights/step-3")).unwrap();
-    let answers = engine.complete(&[vec![7, 1], vec![8]], 2, &config()).unwrap();
+    let answers = engine.generate_completions(&[vec![7, 1], vec![8]], 2, &config()).unwrap();
     assert_eq!(answers.iter().map(|a| a.prompt).collect::<Vec<_>>(), [0, 0, 1, 1]);
-    assert_eq!((answers[0].ids.as_slice(), answers[0].finish), (&[9, 2][..], Finish::Stop));
-    assert_eq!((answers[3].ids.len(), answers[3].finish), (4, Finish::Length));
+    assert_eq!((answers[0].ids.as_slice(), answers[0].finish), (&[9, 2][..], FinishReason::Stop));
+    assert_eq!((answers[3].ids.len(), answers[3].finish), (4, FinishReason::Length));
     assert!((answers[0].logprobs[0] + 0.59).abs() < 1e-6 && answers[0].logprobs == answers[0].model_logprobs);
     let asked: Vec<_> = asked.try_iter().collect();
     assert_eq!(
@@ -89,10 +88,10 @@ fn openai_servers_must_send_token_ids() {
         (200, json!({"choices": choices}).to_string())
     });
     let engine = engine(url, Protocol::Openai, 8);
-    let answers = engine.complete(&[vec![7], vec![8]], 1, &config()).unwrap();
+    let answers = engine.generate_completions(&[vec![7], vec![8]], 1, &config()).unwrap();
     assert_eq!([answers[0].ids.as_slice(), answers[1].ids.as_slice()], [[10, 2], [11, 2]]);
     assert_eq!(answers[1].logprobs, [-0.25, -1.5]);
-    let text = engine.complete(&[vec![7]], 1, &config()).unwrap_err().to_string();
+    let text = engine.generate_completions(&[vec![7]], 1, &config()).unwrap_err().to_string();
     assert!(text.contains("no token ids"), "{text}");
     assert_eq!(asked.try_iter().next().unwrap().1["model"], "policy");
 }
@@ -101,7 +100,10 @@ fn openai_servers_must_send_token_ids() {
 fn faults_of_a_server_are_clear() {
     let fault = |status: u16, answer: Value| {
         let (url, _asked) = testing::serve(move |_, _| (status, answer.to_string()));
-        engine(url, Protocol::Sglang, 8).complete(&[vec![7]], 1, &config()).unwrap_err().to_string()
+        engine(url, Protocol::Sglang, 8)
+            .generate_completions(&[vec![7]], 1, &config())
+            .unwrap_err()
+            .to_string()
     };
     assert!(fault(200, json!({"text": "no numbers"})).contains("output_token_logprobs"));
     assert!(fault(200, json!([])).contains("0 answers came for 1"));
@@ -117,6 +119,7 @@ fn faults_of_a_server_are_clear() {
     assert!(text.contains("no such folder") && text.contains("/x"), "{text}");
     let mut cut = config();
     cut.sampling.top_p = 0.9;
-    let text = engine(url, Protocol::Sglang, 8).complete(&[vec![7]], 1, &cut).unwrap_err().to_string();
+    let text =
+        engine(url, Protocol::Sglang, 8).generate_completions(&[vec![7]], 1, &cut).unwrap_err().to_string();
     assert!(text.contains("temperature 1") && text.contains("native"), "{text}");
 }

@@ -1,41 +1,45 @@
-//! Tokens out of a model. Ids in, ids out; text is the caller's affair.
+//! Generates tokens from a model: token ids in, token ids out. Text is the caller's business.
 //!
-//! `sample` turns logits into a choice; `batcher` runs many requests together over `lanes` (what rows have seen:
-//! `pages` and packed weights from `decoder` on the CPU, libtorch and `recorded` steps elsewhere). Over it stand `generator` (one prompt
-//! after another), `generate`, and `complete` (many prompts, with log-probabilities). `grammar` constrains answers.
+//! `types` and `request` are what all parts speak of. `sample` turns logits into a token; `batcher` runs many requests
+//! together (continuous batching) over `kv_slots`: `pages` and weights from `packing` on the CPU, libtorch and
+//! `cuda_graphs` elsewhere. Over it stand `generator` (one prompt after another), `generate`, and `completions` (many
+//! prompts, with log-probabilities). `grammar` constrains answers; `rewards` and `tools` serve reinforcement learning.
 
 pub mod batcher;
-pub mod complete;
+pub mod completions;
+mod cuda_graphs;
 pub mod decoder;
 pub mod generate;
 pub mod generator;
 pub mod grammar;
-mod grouped;
 pub mod http;
-pub mod keeper;
-pub mod lanes;
+mod kv_slots;
 pub mod number;
+pub mod packing;
 pub mod pages;
 pub mod process;
-mod recorded;
+pub mod reaper;
 pub mod request;
 pub mod rewards;
-mod row;
 pub mod sample;
 pub mod schema;
+mod sequence;
 pub mod service;
 pub mod tools;
+mod torch_batch;
+pub mod types;
 
 #[cfg(test)]
 mod batcher_tests;
 #[cfg(test)]
-mod decoder_tests;
+mod packing_tests;
 
 pub use batcher::{Batcher, BatcherConfig};
-pub use complete::{CompleteConfig, Completion, complete};
-pub use generate::{Finish, GenerateConfig, Generation, generate, generate_batch};
+pub use completions::generate_completions;
+pub use decoder::{Decoder, DecoderConfig};
+pub use generate::{generate, generate_batch};
 pub use generator::Generator;
 pub use grammar::Grammars;
-pub use lanes::{Decoder, DecoderConfig};
-pub use request::{Constraint, Event, Request, TokenLogprob};
-pub use sample::{Chosen, Sampler, Sampling};
+pub use request::{Constraint, Finished, GenerateRequest, Logprobs, ScoredToken, TokenEvent};
+pub use sample::{SampledToken, Sampler};
+pub use types::{Completion, CompletionConfig, FinishReason, GenerateConfig, Generation, SamplingParams};

@@ -1,9 +1,10 @@
-//! Which page of the cache holds what: sequences, and a tree of the prefixes they left behind.
+//! Which page of the KV cache holds what: the page tables of sequences, and a radix tree of cached prefixes.
 //!
 //! A page holds the keys and values of 32 positions of one sequence. A finished (or prefilled) sequence leaves its
-//! pages in the tree; a new prompt takes over what it has in common with them. Full pages are shared, a page that is
-//! common in part is copied. What nobody uses is given up when pages run out, the longest unused first.
-//! Plain bookkeeping: the memory itself is `native::KvPages`.
+//! pages in the tree; a new prompt shares the prefix it has in common with them. Full pages are shared, a page that is
+//! common in part is copied. When pages run out, cached ones that nobody uses are evicted, the least recently used
+//! first. Plain bookkeeping: the memory itself is `native::KvPages`. vLLM's paged attention (arXiv 2309.06180) and
+//! SGLang's RadixAttention (arXiv 2312.07104) do the same.
 
 use crate::native::PAGE;
 
@@ -12,12 +13,12 @@ pub type Page = u32;
 
 /// The pages of one sequence, in order.
 #[derive(Debug, Default)]
-pub struct Sequence {
+pub struct PageTable {
     pages: Vec<Page>,
 }
 
-impl Sequence {
-    /// Its page table.
+impl PageTable {
+    /// The pages' numbers.
     pub fn pages(&self) -> &[Page] {
         &self.pages
     }
@@ -42,13 +43,13 @@ struct Node {
     used: u64,
 }
 
-/// All pages of a cache.
+/// All pages of a cache: which are free, which are in use, which hold a cached prefix.
 #[derive(Debug)]
-pub struct Pages {
-    /// Users of each page: sequences, and the tree.
-    users: Vec<u32>,
-    free: Vec<Page>,
-    /// Slots of the tree; slot 0 is the root and holds no page.
+pub struct PagePool {
+    /// Users of each page: page tables, and the tree.
+    ref_counts: Vec<u32>,
+    free_pages: Vec<Page>,
+    /// The tree; node 0 is the root and holds no page.
     nodes: Vec<Option<Node>>,
     empty: Vec<usize>,
     clock: u64,
@@ -56,13 +57,13 @@ pub struct Pages {
 
 const ROOT: usize = 0;
 
-impl Pages {
+impl PagePool {
     /// `count` free pages.
     pub fn new(count: usize) -> Self {
         let root = Node { page: 0, tokens: Vec::new(), parent: ROOT, children: Vec::new(), used: 0 };
         Self {
-            users: vec![0; count],
-            free: (0..count as Page).rev().collect(),
+            ref_counts: vec![0; count],
+            free_pages: (0..count as Page).rev().collect(),
             nodes: vec![Some(root)],
             empty: Vec::new(),
             clock: 0,
@@ -71,7 +72,7 @@ impl Pages {
 
     /// Pages in all.
     pub fn count(&self) -> usize {
-        self.users.len()
+        self.ref_counts.len()
     }
 
     fn node(&self, index: usize) -> &Node {
@@ -82,13 +83,13 @@ impl Pages {
         self.nodes[index].as_mut().expect("the tree's links lead to nodes")
     }
 
-    /// A sequence that starts with what is known of `prompt`: it, and how many of the prompt's tokens it holds (not
-    /// all of them: the last one's logits are wanted). A page in common in part is named to be copied.
-    pub fn start(&mut self, prompt: &[u32]) -> (Sequence, usize, Option<CopyPage>) {
+    /// A page table that starts with the cached prefix of `prompt`, and how many of the prompt's tokens it holds (never
+    /// all of them: the last one's logits are needed). A page that is common in part is named to be copied.
+    pub fn allocate(&mut self, prompt: &[u32]) -> (PageTable, usize, Option<CopyPage>) {
         self.clock += 1;
         let most = prompt.len().saturating_sub(1);
         let (mut at, mut held) = (ROOT, 0);
-        let mut sequence = Sequence::default();
+        let mut table = PageTable::default();
         while let Some(next) = self.child(at, &prompt[held..]) {
             let common = common(&self.node(next).tokens, &prompt[held..most]);
             self.node_mut(next).used = self.clock;
@@ -96,27 +97,27 @@ impl Pages {
                 break;
             }
             let page = self.node(next).page;
-            self.users[page as usize] += 1;
-            sequence.pages.push(page);
+            self.ref_counts[page as usize] += 1;
+            table.pages.push(page);
             held += PAGE;
             at = next;
         }
         // The best page that goes on in part.
         let rest = &prompt[held..most];
         let best = self.node(at).children.iter().map(|&c| (common(&self.node(c).tokens, rest), c)).max();
-        let Some((part, from)) = best.filter(|&(part, _)| part > 0) else { return (sequence, held, None) };
+        let Some((part, from)) = best.filter(|&(part, _)| part > 0) else { return (table, held, None) };
         let from = self.node(from).page;
-        // Held while a page is looked for, so that it is not given up for itself.
-        self.users[from as usize] += 1;
-        let to = self.take();
+        // Held while a page is looked for, so that it is not evicted for itself.
+        self.ref_counts[from as usize] += 1;
+        let to = self.allocate_page();
         self.release_page(from);
-        let Some(to) = to else { return (sequence, held, None) };
-        sequence.pages.push(to);
-        (sequence, held + part, Some(CopyPage { from, to }))
+        let Some(to) = to else { return (table, held, None) };
+        table.pages.push(to);
+        (table, held + part, Some(CopyPage { from, to }))
     }
 
-    /// How many of a prompt's tokens [`Pages::start`] would find.
-    pub fn known(&self, prompt: &[u32]) -> usize {
+    /// How many of a prompt's tokens [`PagePool::allocate`] would find.
+    pub fn cached_prefix(&self, prompt: &[u32]) -> usize {
         let most = prompt.len().saturating_sub(1);
         let (mut at, mut held) = (ROOT, 0);
         while let Some(next) = self.child(at, &prompt[held..]).filter(|_| held + PAGE <= most) {
@@ -133,36 +134,36 @@ impl Pages {
         self.node(at).children.iter().copied().find(|&c| self.node(c).tokens == wanted)
     }
 
-    /// Gives a sequence pages for `positions` positions.
+    /// Extends a page table for `positions` positions.
     ///
     /// # Errors
     /// The number of pages that are missing, when all are in use.
-    pub fn reserve(&mut self, sequence: &mut Sequence, positions: usize) -> Result<(), usize> {
+    pub fn reserve(&mut self, table: &mut PageTable, positions: usize) -> Result<(), usize> {
         let wanted = positions.div_ceil(PAGE);
-        while sequence.pages.len() < wanted {
-            match self.take() {
-                Some(page) => sequence.pages.push(page),
-                None => return Err(wanted - sequence.pages.len()),
+        while table.pages.len() < wanted {
+            match self.allocate_page() {
+                Some(page) => table.pages.push(page),
+                None => return Err(wanted - table.pages.len()),
             }
         }
         Ok(())
     }
 
-    /// A free page, or one that only the tree remembers.
-    fn take(&mut self) -> Option<Page> {
-        if self.free.is_empty() {
-            self.forget_one();
+    /// A free page, or one that only the tree holds.
+    fn allocate_page(&mut self) -> Option<Page> {
+        if self.free_pages.is_empty() {
+            self.evict_one();
         }
-        let page = self.free.pop()?;
-        self.users[page as usize] = 1;
+        let page = self.free_pages.pop()?;
+        self.ref_counts[page as usize] = 1;
         Some(page)
     }
 
-    /// Gives up the leaf that was not used for the longest time.
-    fn forget_one(&mut self) {
+    /// Evicts the least recently used leaf that no sequence uses.
+    fn evict_one(&mut self) {
         let leaves = self.nodes.iter().enumerate().skip(1).filter_map(|(i, node)| {
             let node = node.as_ref()?;
-            (node.children.is_empty() && self.users[node.page as usize] == 1).then_some((node.used, i))
+            (node.children.is_empty() && self.ref_counts[node.page as usize] == 1).then_some((node.used, i))
         });
         let Some((_, index)) = leaves.min() else { return };
         let node = self.nodes[index].take().expect("a leaf");
@@ -172,18 +173,18 @@ impl Pages {
     }
 
     fn release_page(&mut self, page: Page) {
-        let users = &mut self.users[page as usize];
+        let users = &mut self.ref_counts[page as usize];
         *users -= 1;
         if *users == 0 {
-            self.free.push(page);
+            self.free_pages.push(page);
         }
     }
 
-    /// Remembers that a sequence's pages hold `tokens`, which must be what they hold; the sequence goes on using them.
-    pub fn remember(&mut self, sequence: &Sequence, tokens: &[u32]) {
+    /// Puts a page table's pages into the tree under `tokens`, which must be what they hold; the sequence goes on using them.
+    pub fn insert(&mut self, table: &PageTable, tokens: &[u32]) {
         self.clock += 1;
         let mut at = ROOT;
-        for (page, tokens) in sequence.pages.iter().zip(tokens.chunks(PAGE)) {
+        for (page, tokens) in table.pages.iter().zip(tokens.chunks(PAGE)) {
             if let Some(known) = self.child(at, tokens) {
                 self.node_mut(known).used = self.clock;
                 at = known;
@@ -196,7 +197,7 @@ impl Pages {
             if longer {
                 return;
             }
-            self.users[*page as usize] += 1;
+            self.ref_counts[*page as usize] += 1;
             at = match shorter {
                 Some(index) => {
                     let clock = self.clock;
@@ -225,8 +226,8 @@ impl Pages {
     }
 
     /// Gives a sequence's pages back.
-    pub fn release(&mut self, sequence: Sequence) {
-        for page in sequence.pages {
+    pub fn free(&mut self, table: PageTable) {
+        for page in table.pages {
             self.release_page(page);
         }
     }
@@ -248,41 +249,41 @@ mod tests {
 
     #[test]
     fn a_turn_takes_over_the_one_before() {
-        let mut pages = Pages::new(8);
+        let mut pages = PagePool::new(8);
         let first = tokens(70, 0);
-        let (mut a, held, copy) = pages.start(&first);
+        let (mut a, held, copy) = pages.allocate(&first);
         assert_eq!((held, copy), (0, None));
         pages.reserve(&mut a, 70).unwrap();
-        pages.remember(&a, &first);
+        pages.insert(&a, &first);
         let own = a.pages().to_vec();
-        pages.release(a);
+        pages.free(a);
         // The same beginning, another end: two whole pages and 5 of the third's 6 tokens.
         let mut second = first.clone();
         second[69] = 9999;
         second.extend(tokens(20, 5));
-        let (b, held, copy) = pages.start(&second);
+        let (b, held, copy) = pages.allocate(&second);
         assert_eq!(held, 69);
         assert_eq!(b.pages()[..2], own[..2]);
         assert_eq!(copy, Some(CopyPage { from: own[2], to: b.pages()[2] }));
         assert_ne!(b.pages()[2], own[2]);
         // The very same prompt leaves its last token to compute.
-        assert_eq!(pages.start(&first).1, 69);
+        assert_eq!(pages.allocate(&first).1, 69);
     }
 
     #[test]
     fn pages_in_use_are_never_given_away_and_the_oldest_memory_goes_first() {
-        let mut pages = Pages::new(4);
+        let mut pages = PagePool::new(4);
         let (old, new, third) = (tokens(32, 0), tokens(32, 1), tokens(96, 2));
         for prompt in [&old, &new] {
-            let (mut s, ..) = pages.start(prompt);
+            let (mut s, ..) = pages.allocate(prompt);
             pages.reserve(&mut s, 32).unwrap();
-            pages.remember(&s, prompt);
-            pages.release(s);
+            pages.insert(&s, prompt);
+            pages.free(s);
         }
-        let (mut s, ..) = pages.start(&third);
+        let (mut s, ..) = pages.allocate(&third);
         pages.reserve(&mut s, 96).unwrap();
         let with = |end: u32, prompt: &[u32]| [prompt, &[end]].concat();
-        assert_eq!(pages.start(&with(1, &old)).1, 0);
+        assert_eq!(pages.allocate(&with(1, &old)).1, 0);
         assert_eq!(pages.reserve(&mut s, 160), Err(1));
         assert_eq!(s.pages().len(), 4);
     }
@@ -292,15 +293,15 @@ mod tests {
         /// starts with pages that hold its own prompt.
         #[test]
         fn nothing_is_lost(steps in prop::collection::vec((0u32..3, 1usize..90, 0usize..40, any::<bool>()), 1..60)) {
-            let mut pages = Pages::new(12);
+            let mut pages = PagePool::new(12);
             let mut content: Vec<Vec<u32>> = vec![Vec::new(); 12];
-            let mut alive: Vec<Sequence> = Vec::new();
+            let mut alive: Vec<PageTable> = Vec::new();
             for (seed, n, own, keep) in steps {
                 let mut prompt = tokens(n, 0);
                 prompt.truncate(n.saturating_sub(own).max(1));
                 prompt.extend(tokens(own, seed));
-                let known = pages.known(&prompt);
-                let (mut s, held, copy) = pages.start(&prompt);
+                let known = pages.cached_prefix(&prompt);
+                let (mut s, held, copy) = pages.allocate(&prompt);
                 // Fewer only where no page was left for a copy.
                 prop_assert!(held < prompt.len() && (held == known || held == known / PAGE * PAGE));
                 if let Some(CopyPage { from, to }) = copy {
@@ -314,17 +315,17 @@ mod tests {
                     for (page, part) in s.pages().iter().zip(prompt.chunks(PAGE)) {
                         content[*page as usize] = part.to_vec();
                     }
-                    pages.remember(&s, &prompt);
+                    pages.insert(&s, &prompt);
                 }
-                if keep && alive.len() < 3 { alive.push(s) } else { pages.release(s) }
+                if keep && alive.len() < 3 { alive.push(s) } else { pages.free(s) }
             }
-            for s in alive { pages.release(s); }
+            for s in alive { pages.free(s); }
             let held: usize = pages.nodes.iter().skip(1).flatten().count();
-            prop_assert_eq!(pages.free.len() + held, 12);
-            while pages.free.len() < 12 {
-                let before = pages.free.len();
-                pages.forget_one();
-                prop_assert!(pages.free.len() > before);
+            prop_assert_eq!(pages.free_pages.len() + held, 12);
+            while pages.free_pages.len() < 12 {
+                let before = pages.free_pages.len();
+                pages.evict_one();
+                prop_assert!(pages.free_pages.len() > before);
             }
         }
     }

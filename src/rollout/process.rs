@@ -2,7 +2,7 @@
 //!
 //! For the `command` reward (one program, many lines) and `command` tools (one program a call). Reading and
 //! writing have threads of their own, so that a program that neither reads nor writes cannot hang the run. What it
-//! starts ends with it, and it ends with this process ([`super::keeper`]). What it says is bounded and cut.
+//! starts ends with it, and it ends with this process ([`super::reaper`]). What it says is bounded and cut.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel}
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::keeper;
+use super::reaper;
 use crate::error::{Error, Result};
 use crate::terminal::visible;
 
@@ -56,7 +56,7 @@ impl Program {
                 .because(e)
                 .hint("check `command`: a list of program and arguments; no shell reads it")
         })?;
-        keeper::add(child.id());
+        reaper::add(child.id());
         let (input, lines) = channel::<String>();
         let (send, output) = sync_channel(LINES);
         let mut stdin = child.stdin.take().expect("stdin is piped");
@@ -164,7 +164,7 @@ impl Program {
     fn end(&mut self) {
         if !std::mem::replace(&mut self.ended, true) {
             crate::native::kill_group(self.child.id());
-            keeper::remove(self.child.id());
+            reaper::remove(self.child.id());
         }
     }
 

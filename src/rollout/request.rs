@@ -1,39 +1,38 @@
-//! What the batcher is asked, and what it answers.
+//! What the batcher takes, and the events it sends back.
 
-use super::generate::Finish;
-use super::sample::Sampling;
+use super::types::{FinishReason, SamplingParams};
 use crate::error::{Error, Result};
 
-/// A prompt to go on from.
-pub struct Request {
-    /// The caller's name for it, its own among the requests in flight.
+/// A prompt to continue.
+pub struct GenerateRequest {
+    /// The caller's id for it, its own among the requests in flight.
     pub id: u64,
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
-    /// Most new tokens; cut to what the model's positions leave. 0 only looks at the prompt.
+    /// Most new tokens; cut to what the model's positions leave. 0 only reads the prompt.
     pub max_new_tokens: usize,
-    /// How to choose.
-    pub sampling: Sampling,
-    /// Random stream of `sampling.seed`: rows with the same seed and another stream differ.
+    /// How each token is chosen.
+    pub sampling: SamplingParams,
+    /// Random stream of `sampling.seed`: requests with the same seed and another stream differ.
     pub stream: u64,
     /// Any of these tokens ends the answer.
     pub stop_ids: Vec<u32>,
-    /// Log-probabilities of the new tokens, with this many of the likeliest tokens beside each.
+    /// Log-probabilities of the new tokens, with this many of the likeliest tokens at each place.
     pub logprobs: Option<usize>,
-    /// Log-probabilities of the prompt's own tokens first ([`Event::Prompt`]).
+    /// Log-probabilities of the prompt's own tokens first ([`TokenEvent::Prompt`]).
     pub prompt_logprobs: bool,
-    /// What the answer must look like.
+    /// A rule for the answer, such as a grammar.
     pub constraint: Option<Box<dyn Constraint + Send>>,
 }
 
-impl Request {
+impl GenerateRequest {
     /// A greedy request that ends at `max_new_tokens`.
     pub fn new(id: u64, prompt: Vec<u32>, max_new_tokens: usize) -> Self {
         Self {
             id,
             prompt,
             max_new_tokens,
-            sampling: Sampling::GREEDY,
+            sampling: SamplingParams::GREEDY,
             stream: 0,
             stop_ids: Vec::new(),
             logprobs: None,
@@ -42,8 +41,8 @@ impl Request {
         }
     }
 
-    /// The same once more, as answer `number` to its prompt; a constraint is not carried over.
-    pub fn again(&self, number: usize) -> Self {
+    /// A copy for answer `number` to the same prompt, with a random stream of its own. A constraint is not copied.
+    pub fn for_choice(&self, number: usize) -> Self {
         Self {
             prompt: self.prompt.clone(),
             sampling: self.sampling.clone(),
@@ -55,9 +54,9 @@ impl Request {
     }
 }
 
-impl std::fmt::Debug for Request {
+impl std::fmt::Debug for GenerateRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Request")
+        f.debug_struct("GenerateRequest")
             .field("id", &self.id)
             .field("prompt_tokens", &self.prompt.len())
             .field("max_new_tokens", &self.max_new_tokens)
@@ -67,7 +66,7 @@ impl std::fmt::Debug for Request {
 
 /// A rule for which tokens may come next, such as a grammar.
 pub trait Constraint {
-    /// Sets the logits of tokens that may not come next to minus infinity.
+    /// Sets the logits of tokens that may not come next to minus infinity. `logits`: `[V]`.
     ///
     /// # Errors
     /// The rule cannot be followed any more; the request fails with it.
@@ -80,11 +79,9 @@ pub trait Constraint {
     fn accept(&mut self, token: u32) -> Result<bool>;
 }
 
-/// A token's log-probability.
+/// A token's log-probabilities.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TokenLogprob {
-    /// The token.
-    pub token: u32,
+pub struct Logprobs {
     /// Under the model's own distribution: temperature 1, all tokens, no penalty.
     pub logprob: f32,
     /// Under the very distribution it was sampled from; of a prompt's token the same as `logprob`.
@@ -93,43 +90,37 @@ pub struct TokenLogprob {
     pub top: Vec<(u32, f32)>,
 }
 
+/// A token of an answer or a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredToken {
+    /// The token's id.
+    pub id: u32,
+    /// Its log-probabilities, where they were asked for; a prompt's first token has none.
+    pub logprobs: Option<Logprobs>,
+}
+
 /// What happened to a request in a step.
-#[derive(Debug)]
-pub enum Event {
-    /// The prompt was read: log-probabilities of its tokens from the second on (the first has none).
-    Prompt {
-        /// The request.
-        id: u64,
-        /// One a token.
-        logprobs: Vec<TokenLogprob>,
-    },
+#[derive(Debug, Clone)]
+pub enum TokenEvent {
+    /// The prompt was read: its tokens with their log-probabilities, where they were asked for.
+    Prompt(Vec<ScoredToken>),
     /// A new token. A stop token comes as an event too, before `Done`: a caller that shows text leaves it out.
-    Token {
-        /// The request.
-        id: u64,
-        /// The token.
-        token: u32,
-        /// Where it was asked for.
-        logprob: Option<TokenLogprob>,
-    },
-    /// The answer ended; nothing follows for this id.
-    Done {
-        /// The request.
-        id: u64,
-        /// Why. [`Finish::Stop`] for a stop token and for a complete constraint.
-        finish: Finish,
-        /// Tokens of the prompt.
-        prompt_tokens: usize,
-        /// Those of them that were taken over from earlier requests.
-        cached_tokens: usize,
-        /// New tokens, a stop token among them.
-        new_tokens: usize,
-    },
-    /// The request cannot be answered; nothing follows for this id.
-    Failed {
-        /// The request.
-        id: u64,
-        /// Why.
-        error: Error,
-    },
+    Token(ScoredToken),
+    /// The answer ended; nothing follows for this request.
+    Done(Finished),
+    /// The request failed; nothing follows for it.
+    Failed(Error),
+}
+
+/// How an answer ended, and its numbers of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// Why. [`FinishReason::Stop`] for a stop token and for a complete constraint.
+    pub reason: FinishReason,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Those of them that were found in the prefix cache.
+    pub cached_tokens: usize,
+    /// New tokens, a stop token among them.
+    pub new_tokens: usize,
 }

@@ -9,59 +9,13 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::request::Constraint;
+use super::types::SamplingParams;
 use crate::error::{Error, Result};
 use crate::native::exp_scaled;
 
-/// How to choose.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; 0 takes the likeliest token.
-    pub temperature: f64,
-    /// Only this many of the likeliest; 0 for all.
-    pub top_k: usize,
-    /// The smallest set of likeliest tokens with at least this probability; 1 for all.
-    pub top_p: f64,
-    /// Only tokens with at least this share of the likeliest one's probability; 0 for all.
-    pub min_p: f64,
-    /// Divides positive and multiplies negative logits of tokens already seen, the prompt's too
-    /// (arXiv 1909.05858); 1 for none.
-    pub repetition_penalty: f64,
-    /// Taken from the logit of every token that was generated before; 0 for none.
-    pub presence_penalty: f64,
-    /// Taken from a logit for each time its token was generated before; 0 for none.
-    pub frequency_penalty: f64,
-    /// Added to the logits of these tokens.
-    pub logit_bias: Vec<(u32, f32)>,
-    /// Seed of the choices.
-    pub seed: u64,
-}
-
-impl Sampling {
-    /// The likeliest token each time.
-    pub const GREEDY: Self = Self {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        logit_bias: Vec::new(),
-        seed: 0,
-    };
-
-    fn cuts(&self) -> bool {
-        self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0
-    }
-
-    fn counts(&self) -> bool {
-        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
-    }
-}
-
 /// A token with its log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Chosen {
+pub struct SampledToken {
     /// The token.
     pub token: u32,
     /// Under the very distribution it was drawn from; 0 for greedy choices.
@@ -70,10 +24,10 @@ pub struct Chosen {
     pub model_logprob: f32,
 }
 
-/// A sampler of one row, with its random state and what it has seen.
+/// The sampler of one sequence, with its random state and the tokens it has seen.
 #[derive(Debug)]
 pub struct Sampler {
-    sampling: Sampling,
+    sampling: SamplingParams,
     rng: ChaCha8Rng,
     /// Token to times generated; 0 for those that stand in the prompt alone. Kept only where it is used.
     seen: HashMap<u32, u32>,
@@ -81,33 +35,34 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A fresh one for a row that goes on from `prompt`. Rows with the same seed and another `stream`
-    /// make choices of their own.
-    pub fn new(sampling: &Sampling, prompt: &[u32], stream: u64) -> Self {
+    /// A sampler of a sequence that continues `prompt`. Sequences with the same seed and another `stream` make choices
+    /// of their own.
+    pub fn new(sampling: &SamplingParams, prompt: &[u32], stream: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
         rng.set_stream(stream);
         let seen =
-            if sampling.counts() { prompt.iter().map(|&id| (id, 0)).collect() } else { HashMap::new() };
+            if sampling.penalizes() { prompt.iter().map(|&id| (id, 0)).collect() } else { HashMap::new() };
         Self { sampling: sampling.clone(), rng, seen, weights: Weights::default() }
     }
 
-    /// Chooses from `[V]` logits, which it may change, and remembers the choice.
+    /// Chooses a token from `[V]` logits, which it may change, and remembers the choice.
     ///
     /// # Errors
     /// Logits that are not numbers.
-    pub fn choose(&mut self, logits: &mut [f32]) -> Result<Chosen> {
-        self.choose_among(logits, None)
+    pub fn sample(&mut self, logits: &mut [f32]) -> Result<SampledToken> {
+        self.sample_constrained(logits, None)
     }
 
-    /// The same among what a constraint allows; the caller tells the constraint what was chosen.
+    /// As [`Sampler::sample`], among the tokens that a constraint allows. The caller tells the constraint what was chosen
+    /// ([`Constraint::accept`]).
     ///
     /// # Errors
     /// Logits that are not numbers, a constraint that allows nothing.
-    pub fn choose_among(
+    pub fn sample_constrained(
         &mut self,
         logits: &mut [f32],
         constraint: Option<&mut (dyn Constraint + Send + 'static)>,
-    ) -> Result<Chosen> {
+    ) -> Result<SampledToken> {
         let adjusted = constraint.is_some() || !self.seen.is_empty() || !self.sampling.logit_bias.is_empty();
         let before = adjusted.then(|| logits.to_vec());
         let most = self.weights.exp(logits, 1.0);
@@ -123,13 +78,13 @@ impl Sampler {
         if logits[token as usize] == f32::NEG_INFINITY {
             return Err(Error::failed("no token is allowed to come next"));
         }
-        if self.sampling.counts() {
+        if self.sampling.penalizes() {
             *self.seen.entry(token).or_insert(0) += 1;
         }
         let own = before.as_deref().unwrap_or(logits)[token as usize];
         // An overflow in half precision: one token outweighs all others.
         let model_logprob = if own == f32::INFINITY { 0.0 } else { own - total };
-        Ok(Chosen { token, logprob, model_logprob })
+        Ok(SampledToken { token, logprob, model_logprob })
     }
 
     /// A token, and its log-probability under what it was drawn from.
@@ -142,7 +97,7 @@ impl Sampler {
             self.weights.exp(logits, 1.0 / self.sampling.temperature as f32);
         }
         let point = self.rng.random::<f64>();
-        if self.sampling.cuts() {
+        if self.sampling.truncates() {
             self.weights.cut(&self.sampling);
             let mut left = point * self.weights.total;
             let hit = self.weights.kept.iter().find(|(_, w)| {
@@ -164,7 +119,7 @@ impl Sampler {
 
     /// Penalties and biases, in the order of the well-known servers: repetition, frequency and presence, bias.
     fn adjust(&self, logits: &mut [f32]) {
-        let Sampling { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.sampling;
+        let SamplingParams { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.sampling;
         let divide = repetition_penalty as f32;
         for (&token, &times) in &self.seen {
             let Some(logit) = logits.get_mut(token as usize) else { continue };
@@ -204,8 +159,8 @@ impl Weights {
     }
 
     /// Top-k, then min-p, then top-p. Ties go to the lower id.
-    fn cut(&mut self, sampling: &Sampling) {
-        let Sampling { top_k, top_p, min_p, .. } = *sampling;
+    fn cut(&mut self, sampling: &SamplingParams) {
+        let SamplingParams { top_k, top_p, min_p, .. } = *sampling;
         let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         // What weighs less than this cannot be kept by top-p: all such tokens together weigh less than 1 - p.
         // After top-k the sum is another, and the few that are left need no such help.
@@ -265,12 +220,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn plain() -> Sampling {
-        Sampling { temperature: 1.0, ..Sampling::GREEDY }
+    fn plain() -> SamplingParams {
+        SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY }
     }
 
     /// What is sampled from: tokens with their probabilities, likeliest first.
-    fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
+    fn distribution(logits: &[f32], sampling: &SamplingParams) -> Vec<(u32, f64)> {
         let mut weights = Weights::default();
         weights.exp(logits, 1.0 / sampling.temperature as f32);
         weights.cut(sampling);
@@ -281,7 +236,7 @@ mod tests {
         #[test]
         fn top_p_keeps_the_smallest_set(logits in prop::collection::vec(-9f32..9.0, 1..60), p in 0.01f64..1.0) {
             let all = distribution(&logits, &plain());
-            let kept = distribution(&logits, &Sampling { top_p: p, ..plain() });
+            let kept = distribution(&logits, &SamplingParams { top_p: p, ..plain() });
             let mass: f64 = all.iter().take(kept.len()).map(|(_, q)| q).sum();
             let less: f64 = all.iter().take(kept.len() - 1).map(|(_, q)| q).sum();
             prop_assert!(mass >= p - 1e-6 && less < p + 1e-6);
@@ -290,7 +245,7 @@ mod tests {
 
         #[test]
         fn top_k_keeps_the_likeliest(logits in prop::collection::vec(-9f32..9.0, 1..60), k in 1usize..70) {
-            let kept = distribution(&logits, &Sampling { temperature: 0.7, top_k: k, ..plain() });
+            let kept = distribution(&logits, &SamplingParams { temperature: 0.7, top_k: k, ..plain() });
             prop_assert_eq!(kept.len(), k.min(logits.len()));
             prop_assert_eq!(kept[0].0, likeliest(&logits));
         }
@@ -298,10 +253,10 @@ mod tests {
 
     #[test]
     fn a_seed_repeats_and_frequencies_follow_the_probabilities() {
-        let sampling = Sampling { seed: 5, ..plain() };
+        let sampling = SamplingParams { seed: 5, ..plain() };
         let draw = |stream| {
             let mut sampler = Sampler::new(&sampling, &[], stream);
-            (0..4000).map(|_| sampler.choose(&mut [0.0, 1.0, 2.0]).unwrap().token).collect::<Vec<_>>()
+            (0..4000).map(|_| sampler.sample(&mut [0.0, 1.0, 2.0]).unwrap().token).collect::<Vec<_>>()
         };
         let first = draw(0);
         assert_eq!(first, draw(0));
@@ -315,43 +270,44 @@ mod tests {
         let inf = f32::INFINITY;
         let mut sampler = Sampler::new(&plain(), &[], 0);
         for _ in 0..50 {
-            let chosen = sampler.choose(&mut [0.0, inf, 1.0]).unwrap();
+            let chosen = sampler.sample(&mut [0.0, inf, 1.0]).unwrap();
             assert_eq!((chosen.token, chosen.logprob, chosen.model_logprob), (1, 0.0, 0.0));
-            assert_ne!(sampler.choose(&mut [0.0, -inf, 1.0]).unwrap().token, 1);
+            assert_ne!(sampler.sample(&mut [0.0, -inf, 1.0]).unwrap().token, 1);
         }
-        assert!(sampler.choose(&mut [0.0, f32::NAN, 1.0]).unwrap_err().to_string().contains("not numbers"));
-        assert!(sampler.choose(&mut [-inf, -inf]).is_err());
+        assert!(sampler.sample(&mut [0.0, f32::NAN, 1.0]).unwrap_err().to_string().contains("not numbers"));
+        assert!(sampler.sample(&mut [-inf, -inf]).is_err());
     }
 
     #[test]
     fn penalties_act_once_a_token_and_on_what_they_should() {
         let mut logits = [2.0, -2.0, 1.9];
-        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
+        let sampling = SamplingParams { repetition_penalty: 2.0, ..SamplingParams::GREEDY };
         let mut sampler = Sampler::new(&sampling, &[0, 1, 0], 0);
-        assert_eq!(sampler.choose(&mut logits).unwrap().token, 2);
+        assert_eq!(sampler.sample(&mut logits).unwrap().token, 2);
         assert_eq!(logits, [1.0, -4.0, 1.9]);
         // Presence and frequency count what was generated, not the prompt.
-        let sampling = Sampling { presence_penalty: 0.5, frequency_penalty: 1.0, ..Sampling::GREEDY };
+        let sampling =
+            SamplingParams { presence_penalty: 0.5, frequency_penalty: 1.0, ..SamplingParams::GREEDY };
         let mut sampler = Sampler::new(&sampling, &[1], 0);
         let mut seen = Vec::new();
         for _ in 0..3 {
             let mut logits = [2.0, 1.9, 0.0];
-            seen.push(sampler.choose(&mut logits).unwrap().token);
+            seen.push(sampler.sample(&mut logits).unwrap().token);
             if seen.len() == 3 {
                 assert_eq!(logits, [2.0 - 1.5, 1.9 - 1.5, 0.0]);
             }
         }
         assert_eq!(seen, [0, 1, 0]);
-        let sampling = Sampling { logit_bias: vec![(2, 9.0), (99, 1.0)], ..Sampling::GREEDY };
-        assert_eq!(Sampler::new(&sampling, &[], 0).choose(&mut [2.0, 1.9, 0.0]).unwrap().token, 2);
+        let sampling = SamplingParams { logit_bias: vec![(2, 9.0), (99, 1.0)], ..SamplingParams::GREEDY };
+        assert_eq!(Sampler::new(&sampling, &[], 0).sample(&mut [2.0, 1.9, 0.0]).unwrap().token, 2);
     }
 
     #[test]
     fn logprobs_are_of_the_distribution_that_was_sampled_and_of_the_model() {
-        let sampling = Sampling { top_k: 2, temperature: 0.5, logit_bias: vec![(0, -1.0)], ..plain() };
+        let sampling = SamplingParams { top_k: 2, temperature: 0.5, logit_bias: vec![(0, -1.0)], ..plain() };
         let mut sampler = Sampler::new(&sampling, &[], 0);
         for _ in 0..20 {
-            let chosen = sampler.choose(&mut [1.0, 1.0, -3.0]).unwrap();
+            let chosen = sampler.sample(&mut [1.0, 1.0, -3.0]).unwrap();
             // Biased logits 0, 1 at temperature 0.5: 0 and 2.
             let sampled = [0.0f64, 2.0].map(|x| (x - (1.0 + 2f64.exp()).ln()) as f32);
             let total = (2.0 * 1f64.exp() + (-3f64).exp()).ln() as f32;
@@ -364,7 +320,7 @@ mod tests {
     #[test]
     fn min_p_cuts_relative_to_the_likeliest() {
         let logits = [0.0f32, -0.5, -1.0, -3.0];
-        let kept = distribution(&logits, &Sampling { min_p: 0.3, ..plain() });
+        let kept = distribution(&logits, &SamplingParams { min_p: 0.3, ..plain() });
         assert_eq!(kept.iter().map(|k| k.0).collect::<Vec<_>>(), [0, 1, 2]);
     }
 }

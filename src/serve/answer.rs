@@ -9,17 +9,16 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::assemble::{Assembler, Shown};
-use super::engine::{Order, Said, Scored};
 use super::fault::Fault;
 use super::metrics::Metrics;
 use super::worker::{Live, Place, Running};
-use crate::rollout::Finish;
+use crate::rollout::{FinishReason, GenerateRequest, ScoredToken, TokenEvent};
 
 /// Something new of a choice.
 #[derive(Debug)]
 pub enum Update {
     /// The prompt's tokens.
-    Prompt(Vec<Scored>),
+    Prompt(Vec<ScoredToken>),
     /// More text.
     Shown(Shown),
     /// The last text, and why it ended: `stop` or `length`.
@@ -48,7 +47,7 @@ impl Answer {
     /// Hands the orders in.
     pub fn start(
         live: Arc<Live>,
-        orders: Vec<Order>,
+        orders: Vec<GenerateRequest>,
         assemblers: Vec<Assembler>,
         places: Vec<Place>,
         limit: Duration,
@@ -77,11 +76,11 @@ impl Answer {
     /// The next update with its choice's index; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<(usize, Update), Fault>> {
         while self.left > 0 {
-            let Ok((index, said)) = timeout_at(self.started + self.limit, self.running.next()).await else {
+            let Ok((index, event)) = timeout_at(self.started + self.limit, self.running.next()).await else {
                 self.left = 0;
                 return Some(Err(Fault::late(self.limit.as_secs())));
             };
-            match self.update(index, said) {
+            match self.update(index, event) {
                 Ok(None) => {}
                 Ok(Some(update)) => return Some(Ok((index, update))),
                 Err(fault) => {
@@ -93,32 +92,35 @@ impl Answer {
         None
     }
 
-    fn update(&mut self, index: usize, said: Said) -> Result<Option<Update>, Fault> {
+    fn update(&mut self, index: usize, event: TokenEvent) -> Result<Option<Update>, Fault> {
         let (assembler, ended) = &mut self.choices[index];
         if *ended {
             return Ok(None);
         }
-        match said {
-            Said::Failed(error) => Err(error.into()),
-            Said::Prompt(scored) => Ok(Some(Update::Prompt(scored))),
-            Said::Token(scored) => {
+        match event {
+            TokenEvent::Failed(error) => Err(error.into()),
+            TokenEvent::Prompt(tokens) => Ok(Some(Update::Prompt(tokens))),
+            TokenEvent::Token(token) => {
                 if std::mem::take(&mut self.first) {
                     self.metrics.first_token.observe(self.started.elapsed());
                 }
-                let (shown, stopped) = assembler.push(&self.live.tokenizer, scored)?;
+                let (shown, stopped) = assembler.push(&self.live.tokenizer, token)?;
                 if !stopped {
                     return Ok(Some(Update::Shown(shown)));
                 }
                 self.end(index);
                 Ok(Some(Update::End(shown, "stop")))
             }
-            Said::Done(finish, cached) => {
+            TokenEvent::Done(finished) => {
                 if self.reads[index] {
-                    self.cached_tokens += cached;
+                    self.cached_tokens += finished.cached_tokens;
                 }
                 let shown = assembler.finish(&self.live.tokenizer)?;
                 self.end(index);
-                Ok(Some(Update::End(shown, if finish == Finish::Length { "length" } else { "stop" })))
+                Ok(Some(Update::End(
+                    shown,
+                    if finished.reason == FinishReason::Length { "length" } else { "stop" },
+                )))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::fault::Fault;
 use super::fields::Fields;
-use crate::rollout::Sampling;
+use crate::rollout::SamplingParams;
 
 /// Stop strings and bias entries a request may have.
 const STOPS: usize = 16;
@@ -16,7 +16,7 @@ pub struct Ask {
     /// Answers to each prompt.
     pub n: usize,
     /// How to choose.
-    pub sampling: Sampling,
+    pub sampling: SamplingParams,
     /// Texts that end an answer.
     pub stop: Vec<String>,
     /// Tokens that end an answer, beside the end mark.
@@ -95,12 +95,12 @@ fn max_tokens(fields: &Fields, limits: &AskLimits) -> Result<Option<usize>, Faul
     Ok(new.or(old).map(|given| usize::try_from(given).unwrap_or(usize::MAX).min(limits.new_tokens)))
 }
 
-fn sampling(fields: &Fields, limits: &AskLimits) -> Result<Sampling, Fault> {
+fn sampling(fields: &Fields, limits: &AskLimits) -> Result<SamplingParams, Fault> {
     let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0);
     // Some clients say -1 for all tokens.
     let top_k = fields.whole("top_k", -1..=i64::MAX)?.unwrap_or(0).max(0);
     let seed = fields.whole("seed", i64::MIN..=i64::MAX)?;
-    Ok(Sampling {
+    Ok(SamplingParams {
         temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0),
         top_k: top_k as usize,
         // The smallest set that is not empty: the likeliest token.

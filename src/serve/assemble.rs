@@ -7,17 +7,17 @@ use std::collections::VecDeque;
 
 use serde_json::{Map, Value, json};
 
-use super::engine::Scored;
 use super::split::StopFinder;
 use crate::data::Tokenizer;
 use crate::data::tokenizer::StreamDecoder;
 use crate::error::Result;
+use crate::rollout::ScoredToken;
 
 /// A token with its place in the text.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// The token and its log-probability.
-    pub scored: Scored,
+    /// The token and its log-probabilities.
+    pub token: ScoredToken,
     /// Bytes of text before it.
     pub start: usize,
     end: usize,
@@ -68,18 +68,18 @@ impl Assembler {
     }
 
     /// Takes a token; the flag tells that a stop string ended the answer.
-    pub fn push(&mut self, tokenizer: &Tokenizer, scored: Scored) -> Result<(Shown, bool)> {
-        if self.end_ids.contains(&scored.id) {
+    pub fn push(&mut self, tokenizer: &Tokenizer, token: ScoredToken) -> Result<(Shown, bool)> {
+        if self.end_ids.contains(&token.id) {
             if self.list_end {
-                self.entries.push_back(Entry { scored, start: self.decoded, end: self.decoded });
+                self.entries.push_back(Entry { token, start: self.decoded, end: self.decoded });
             }
             return Ok((Shown::default(), false));
         }
         self.tokens += 1;
-        let piece = self.decoder.push(tokenizer, scored.id)?;
+        let piece = self.decoder.push(tokenizer, token.id)?;
         let start = self.decoded;
         self.decoded += piece.len();
-        self.entries.push_back(Entry { scored, start, end: self.decoded });
+        self.entries.push_back(Entry { token, start, end: self.decoded });
         let (text, stopped) = self.stops.push(&piece);
         Ok((self.show(text, stopped), stopped))
     }
@@ -134,8 +134,10 @@ pub fn chat_logprobs(tokenizer: &Tokenizer, entries: &[Entry]) -> Value {
         json!({"token": String::from_utf8_lossy(&bytes), "logprob": finite(logprob), "bytes": bytes})
     };
     let token = |entry: &Entry| {
-        let mut value = one(entry.scored.id, entry.scored.logprob.unwrap_or_default());
-        value["top_logprobs"] = entry.scored.top.iter().map(|&(id, logprob)| one(id, logprob)).collect();
+        let logprobs = entry.token.logprobs.as_ref();
+        let mut value = one(entry.token.id, logprobs.map_or(0.0, |l| l.logprob));
+        let top = logprobs.map_or(&[][..], |l| &l.top);
+        value["top_logprobs"] = top.iter().map(|&(id, logprob)| one(id, logprob)).collect();
         value
     };
     json!({"content": entries.iter().map(token).collect::<Vec<_>>(), "refusal": null})
@@ -175,15 +177,15 @@ pub struct PlainLogprobs {
 
 impl PlainLogprobs {
     /// Adds a token that starts `offset` characters into the text.
-    pub fn push(&mut self, tokenizer: &Tokenizer, scored: &Scored, offset: usize) {
-        self.tokens.push(token_text(tokenizer, scored.id).into());
-        self.token_logprobs.push(scored.logprob.map(finite).into());
-        self.top_logprobs.push(match scored.logprob {
+    pub fn push(&mut self, tokenizer: &Tokenizer, token: &ScoredToken, offset: usize) {
+        self.tokens.push(token_text(tokenizer, token.id).into());
+        self.token_logprobs.push(token.logprobs.as_ref().map(|l| finite(l.logprob)).into());
+        self.top_logprobs.push(match &token.logprobs {
             None => Value::Null,
-            Some(logprob) => {
+            Some(logprobs) => {
                 let mut top = Map::new();
                 // The likeliest first; of two tokens with one text the likelier stays. The token itself is always among them.
-                for &(id, logprob) in scored.top.iter().chain(&[(scored.id, logprob)]) {
+                for &(id, logprob) in logprobs.top.iter().chain(&[(token.id, logprobs.logprob)]) {
                     top.entry(token_text(tokenizer, id)).or_insert_with(|| finite(logprob).into());
                 }
                 top.into()

@@ -13,7 +13,6 @@ use super::answer::Answer;
 use super::ask::{Ask, check_logprobs};
 use super::assemble::Assembler;
 use super::demand::Demand;
-use super::engine::Order;
 use super::fault::Fault;
 use super::fields::Fields;
 use super::format::Format;
@@ -24,6 +23,7 @@ use super::split::{Calls, Reading};
 use super::state::Shared;
 use super::worker::Live;
 use super::{body, stream};
+use crate::rollout::GenerateRequest;
 use crate::rollout::tools::calls::PYTHON_TAG;
 
 /// A request, read and made ready.
@@ -31,7 +31,7 @@ struct Ready {
     live: Arc<Live>,
     model: String,
     ask: Ask,
-    orders: Vec<Order>,
+    orders: Vec<GenerateRequest>,
     voice: Voice,
     /// Special tokens that belong to calls.
     shown: Vec<u32>,
@@ -44,7 +44,7 @@ pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Resu
     let ready = body::apart(move || read(&state, &bytes)).await?;
     let Ready { live, model, ask, orders, voice, shown } = ready;
     let places = shared.reserve(&live, ask.n)?;
-    let assembler = |o: &Order| Assembler::new(&ask.stop, o.stop_ids.clone(), false, shown.clone());
+    let assembler = |o: &GenerateRequest| Assembler::new(&ask.stop, o.stop_ids.clone(), false, shown.clone());
     let assemblers = orders.iter().map(assembler).collect();
     let limits = &shared.settings.limits;
     let answer = Answer::start(live, orders, assemblers, places, limits.request, Arc::clone(&shared.metrics));
@@ -93,16 +93,20 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
     live.fits(prompt.len(), "messages")?;
     let ids = live.tokenizer.encode(&prompt)?;
     let room = shared.room(&live, ids.len(), "messages")?;
-    let order = Order {
+    let order = GenerateRequest {
         sampling: ask.sampling.clone(),
         stop_ids: stop_ids(&ask, &live),
         logprobs: top,
-        ..Order::new(0, ids, ask.max_tokens.unwrap_or(shared.settings.limits.default_new_tokens).min(room))
+        ..GenerateRequest::new(
+            0,
+            ids,
+            ask.max_tokens.unwrap_or(shared.settings.limits.default_new_tokens).min(room),
+        )
     };
     if !ask.stream {
         check_logprobs(ask.n.saturating_mul(order.max_new_tokens), top, true)?;
     }
-    let mut orders: Vec<Order> = (0..ask.n).map(|i| order.again(i)).collect();
+    let mut orders: Vec<GenerateRequest> = (0..ask.n).map(|i| order.for_choice(i)).collect();
     for order in &mut orders {
         order.constraint = match &demand {
             Some(demand) => Some(demand.constraint(&live)?),

@@ -12,7 +12,6 @@ use super::answer::{Answer, Update};
 use super::ask::{Ask, check_logprobs};
 use super::assemble::{Assembler, PlainLogprobs, Shown, TextPlace};
 use super::chat::stop_ids;
-use super::engine::{Order, Scored};
 use super::fault::Fault;
 use super::fields::{Fields, token_ids};
 use super::reply::Head;
@@ -20,6 +19,7 @@ use super::state::Shared;
 use super::worker::Live;
 use super::{body, stream};
 use crate::data::Tokenizer;
+use crate::rollout::{GenerateRequest, ScoredToken};
 
 /// New tokens where the client names no number, as the interface says.
 const DEFAULT_TOKENS: usize = 16;
@@ -29,7 +29,7 @@ struct Ready {
     live: Arc<Live>,
     model: String,
     ask: Ask,
-    orders: Vec<Order>,
+    orders: Vec<GenerateRequest>,
     choices: Vec<Plain>,
     list_end: bool,
 }
@@ -82,20 +82,20 @@ fn read(shared: &Shared, bytes: &[u8]) -> Result<Ready, Fault> {
     let mut choices = Vec::new();
     for (text, prompt) in prompts {
         let room = shared.room(&live, prompt.len(), "prompt")?;
-        let order = Order {
+        let order = GenerateRequest {
             sampling: ask.sampling.clone(),
             stop_ids: stop_ids(&ask, &live),
             logprobs,
             prompt_logprobs: echo && logprobs.is_some(),
-            ..Order::new(0, prompt, ask.max_tokens.unwrap_or(DEFAULT_TOKENS).min(room))
+            ..GenerateRequest::new(0, prompt, ask.max_tokens.unwrap_or(DEFAULT_TOKENS).min(room))
         };
         for number in 0..ask.n {
-            orders.push(order.again(number));
+            orders.push(order.for_choice(number));
             choices.push(Plain::new(echo.then(|| text.clone()), logprobs.is_some(), ids));
         }
     }
-    let new = |order: &Order| if ask.stream { 0 } else { order.max_new_tokens };
-    let old = |order: &Order| if order.prompt_logprobs { order.prompt.len() } else { 0 };
+    let new = |order: &GenerateRequest| if ask.stream { 0 } else { order.max_new_tokens };
+    let old = |order: &GenerateRequest| if order.prompt_logprobs { order.prompt.len() } else { 0 };
     check_logprobs(orders.iter().map(|order| new(order) + old(order)).sum(), logprobs, false)?;
     Ok(Ready { live, model, ask, orders, choices, list_end: logprobs.is_some() || ids })
 }
@@ -196,10 +196,10 @@ impl Plain {
 
     fn shown(&mut self, answer: &Answer, shown: Shown) {
         let mut place = std::mem::take(&mut self.place);
-        self.list(&answer.live.tokenizer, shown.entries.iter().map(|entry| &entry.scored), &mut place);
+        self.list(&answer.live.tokenizer, shown.entries.iter().map(|entry| &entry.token), &mut place);
         self.place = place;
         if let Some(ids) = &mut self.ids {
-            ids.extend(shown.entries.iter().map(|entry| entry.scored.id));
+            ids.extend(shown.entries.iter().map(|entry| entry.token.id));
         }
         self.text.push_str(&shown.text);
     }
@@ -207,7 +207,7 @@ impl Plain {
     fn list<'a>(
         &mut self,
         tokenizer: &Tokenizer,
-        tokens: impl Iterator<Item = &'a Scored>,
+        tokens: impl Iterator<Item = &'a ScoredToken>,
         place: &mut TextPlace,
     ) {
         if let Some(list) = &mut self.logprobs {

@@ -1,50 +1,14 @@
-//! The batcher as the server sees it: orders in, events out, one step at a time.
+//! The batcher as the server sees it: requests in, events out, one step at a time.
 //!
 //! B rows, T tokens, D hidden.
 
 use tch::{Kind, Tensor};
 
 use super::queue::Queue;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{CausalLm, Mask};
 use crate::native::PAGE;
-/// What a generation is asked with; HTTP has requests of its own.
-pub use crate::rollout::Request as Order;
-use crate::rollout::{Batcher, BatcherConfig, Decoder, DecoderConfig, Event, Finish, TokenLogprob};
-
-/// A token and how likely it was under the model's own distribution.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scored {
-    /// The token.
-    pub id: u32,
-    /// Its log-probability; `None` where it was not asked for, and for a prompt's first token.
-    pub logprob: Option<f32>,
-    /// The likeliest tokens at its place.
-    pub top: Vec<(u32, f32)>,
-}
-
-impl Scored {
-    fn plain(id: u32) -> Self {
-        Self { id, logprob: None, top: Vec::new() }
-    }
-
-    fn of(token: TokenLogprob) -> Self {
-        Self { id: token.token, logprob: Some(token.logprob), top: token.top }
-    }
-}
-
-/// What is said of a generation.
-#[derive(Debug, Clone)]
-pub enum Said {
-    /// The prompt's tokens, where asked for.
-    Prompt(Vec<Scored>),
-    /// A new token; an end mark is one too.
-    Token(Scored),
-    /// It ended; of its prompt so many tokens were taken over from earlier requests.
-    Done(Finish, usize),
-    /// It failed.
-    Failed(Error),
-}
+use crate::rollout::{Batcher, BatcherConfig, Decoder, DecoderConfig, GenerateRequest, TokenEvent};
 
 /// What an engine is built for.
 #[derive(Debug, Clone, Copy)]
@@ -83,8 +47,6 @@ pub struct Engine<'m> {
     decoder: DecoderConfig,
     batcher: Batcher<'m>,
     queue: Queue,
-    /// First tokens of prompts whose log-probabilities were asked for.
-    firsts: std::collections::HashMap<u64, u32>,
 }
 
 fn batcher(model: &CausalLm, config: BatcherConfig, decoder: DecoderConfig) -> Result<Batcher<'_>> {
@@ -113,27 +75,23 @@ impl<'m> Engine<'m> {
             decoder,
             batcher: batcher(model, config, decoder)?,
             queue: Queue::new(room.slots, max_tokens),
-            firsts: Default::default(),
         })
     }
 
-    /// Takes an order of the request `group` under the name `id`.
-    pub fn submit(&mut self, id: u64, group: u64, order: Order) -> Result<()> {
-        if order.prompt_logprobs
-            && let Some(&first) = order.prompt.first()
-        {
-            self.firsts.insert(id, first);
-        }
-        match self.queue.push(Order { id, ..order }, group) {
+    /// Queues a generation of the HTTP request `group` under the id `id`.
+    ///
+    /// # Errors
+    /// A request that is larger than the whole cache.
+    pub fn submit(&mut self, id: u64, group: u64, request: GenerateRequest) -> Result<()> {
+        match self.queue.push(GenerateRequest { id, ..request }, group) {
             None => Ok(()),
-            // It says why.
-            Some(order) => self.batcher.submit(order),
+            // The batcher says why.
+            Some(request) => self.batcher.submit(request),
         }
     }
 
-    /// Forgets an order.
+    /// Drops a generation that is not wanted any more.
     pub fn cancel(&mut self, id: u64) {
-        self.firsts.remove(&id);
         self.queue.remove(id);
         self.batcher.cancel(id);
     }
@@ -150,44 +108,31 @@ impl<'m> Engine<'m> {
 
     /// Begins anew after a fault: what was in flight is lost.
     pub fn reset(&mut self) -> Result<()> {
-        self.firsts.clear();
         self.queue.clear();
         self.batcher = batcher(self.model, self.config, self.decoder)?;
         Ok(())
     }
 
-    /// One pass over all rows.
-    pub fn step(&mut self) -> Result<Vec<(u64, Said)>> {
-        let mut said = Vec::new();
-        while let Some(order) = self.queue.pop() {
-            let id = order.id;
-            if let Err(error) = self.batcher.submit(order) {
+    /// One pass over all running sequences; the events of each generation with its id.
+    ///
+    /// # Errors
+    /// What concerns all of them, as [`Batcher::step`].
+    pub fn step(&mut self) -> Result<Vec<(u64, TokenEvent)>> {
+        let mut events = Vec::new();
+        while let Some(request) = self.queue.pop() {
+            let id = request.id;
+            if let Err(error) = self.batcher.submit(request) {
                 self.queue.remove(id);
-                said.push((id, Said::Failed(error)));
+                events.push((id, TokenEvent::Failed(error)));
             }
         }
-        for event in self.batcher.step()? {
-            let (id, event) = self.said(event);
-            if matches!(event, Said::Done(..) | Said::Failed(_)) {
+        for (id, event) in self.batcher.step()? {
+            if matches!(event, TokenEvent::Done(_) | TokenEvent::Failed(_)) {
                 self.queue.remove(id);
             }
-            said.push((id, event));
+            events.push((id, event));
         }
-        Ok(said)
-    }
-
-    fn said(&mut self, event: Event) -> (u64, Said) {
-        match event {
-            Event::Prompt { id, logprobs } => {
-                let first = self.firsts.remove(&id).map(Scored::plain);
-                (id, Said::Prompt(first.into_iter().chain(logprobs.into_iter().map(Scored::of)).collect()))
-            }
-            Event::Token { id, token, logprob } => {
-                (id, Said::Token(logprob.map_or_else(|| Scored::plain(token), Scored::of)))
-            }
-            Event::Done { id, finish, cached_tokens, .. } => (id, Said::Done(finish, cached_tokens)),
-            Event::Failed { id, error } => (id, Said::Failed(error)),
-        }
+        Ok(events)
     }
 
     /// The mean of the last hidden state over an input's tokens.

@@ -7,8 +7,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::engine::Order;
 use crate::native::PAGE;
+use crate::rollout::GenerateRequest;
 
 /// How often an order may be passed.
 const PASSES: usize = 32;
@@ -20,7 +20,7 @@ fn share(all: usize) -> usize {
 
 #[derive(Debug)]
 struct Waiting {
-    order: Order,
+    order: GenerateRequest,
     /// The request that it belongs to.
     group: u64,
     tokens: usize,
@@ -52,7 +52,7 @@ impl Queue {
     }
 
     /// Takes an order in; gives back one that is too large for the whole cache.
-    pub fn push(&mut self, order: Order, group: u64) -> Option<Order> {
+    pub fn push(&mut self, order: GenerateRequest, group: u64) -> Option<GenerateRequest> {
         let tokens = (order.prompt.len() + order.max_new_tokens).next_multiple_of(PAGE);
         if tokens > self.capacity {
             return Some(order);
@@ -62,7 +62,7 @@ impl Queue {
     }
 
     /// The next order that can be worked on.
-    pub fn pop(&mut self) -> Option<Order> {
+    pub fn pop(&mut self) -> Option<GenerateRequest> {
         if self.at_work.len() >= self.slots {
             return None;
         }
@@ -124,8 +124,8 @@ mod tests {
         std::iter::from_fn(|| queue.pop()).map(|order| order.id).collect()
     }
 
-    fn order(id: u64, tokens: usize) -> Order {
-        Order::new(id, vec![1; 8], tokens - 8)
+    fn order(id: u64, tokens: usize) -> GenerateRequest {
+        GenerateRequest::new(id, vec![1; 8], tokens - 8)
     }
 
     #[test]

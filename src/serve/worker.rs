@@ -13,14 +13,14 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc::UnboundedReceiver, mpsc::UnboundedSender, oneshot};
 
-use super::engine::{Engine, Order, Room, Said};
+use super::engine::{Engine, Room};
 use super::fault::Fault;
 use super::metrics::Metrics;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelConfig};
 use crate::rollout::tools::CallForm;
-use crate::rollout::{DecoderConfig, Grammars};
+use crate::rollout::{DecoderConfig, GenerateRequest, Grammars, ScoredToken, TokenEvent};
 
 /// A special token's text is at most so long; the tokenizer does not tell.
 const SPECIAL_BYTES: usize = 64;
@@ -31,7 +31,7 @@ const UNREAD_BYTES: usize = 4 << 20;
 /// What a handler sends to the thread.
 #[derive(Debug)]
 enum Command {
-    Generate { id: u64, group: u64, order: Order, open: Open },
+    Generate { id: u64, group: u64, order: GenerateRequest, open: Open },
     Cancel(u64),
     Embed(Embedding),
 }
@@ -148,7 +148,7 @@ impl Live {
     }
 
     /// Asks for generations; their events come tagged with their number in `orders`.
-    pub fn generate(self: &Arc<Self>, orders: Vec<Order>, places: Vec<Place>) -> Running {
+    pub fn generate(self: &Arc<Self>, orders: Vec<GenerateRequest>, places: Vec<Place>) -> Running {
         let (to, events) = tokio::sync::mpsc::unbounded_channel();
         let first = self.next.fetch_add(orders.len() as u64, Ordering::SeqCst);
         let ids: Vec<u64> = (first..).take(orders.len()).collect();
@@ -189,22 +189,22 @@ impl Drop for Place {
 /// Generations that were asked for; dropping it cancels those that are not done.
 #[derive(Debug)]
 pub struct Running {
-    events: UnboundedReceiver<(usize, Said)>,
+    events: UnboundedReceiver<(usize, TokenEvent)>,
     ids: Vec<u64>,
     unread: Arc<AtomicUsize>,
     live: Arc<Live>,
 }
 
 impl Running {
-    /// The next event: the order's place and what is said of it.
-    pub async fn next(&mut self) -> (usize, Said) {
-        let (tag, said) = self.events.recv().await.unwrap_or_else(|| (0, Said::Failed(gone())));
-        // The end is not counted where it was said without room.
-        let bytes = bytes_of(&said);
+    /// The next event: the order's place and the event.
+    pub async fn next(&mut self) -> (usize, TokenEvent) {
+        let (tag, event) = self.events.recv().await.unwrap_or_else(|| (0, TokenEvent::Failed(gone())));
+        // The end is not counted where it was sent without room.
+        let bytes = bytes_of(&event);
         let _ = self
             .unread
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| Some(now.saturating_sub(bytes)));
-        (tag, said)
+        (tag, event)
     }
 
     /// Ends one of them early.
@@ -224,7 +224,7 @@ impl Drop for Running {
 /// A generation that is not done: where its events go.
 #[derive(Debug)]
 struct Open {
-    to: UnboundedSender<(usize, Said)>,
+    to: UnboundedSender<(usize, TokenEvent)>,
     tag: usize,
     /// Bytes of its request's events that were not read yet.
     unread: Arc<AtomicUsize>,
@@ -233,9 +233,9 @@ struct Open {
 
 impl Open {
     /// Whether it was heard.
-    fn say(&self, said: Said) -> bool {
-        self.unread.fetch_add(bytes_of(&said), Ordering::SeqCst);
-        self.to.send((self.tag, said)).is_ok()
+    fn say(&self, event: TokenEvent) -> bool {
+        self.unread.fetch_add(bytes_of(&event), Ordering::SeqCst);
+        self.to.send((self.tag, event)).is_ok()
     }
 
     /// Whether its reader is too far behind.
@@ -245,12 +245,12 @@ impl Open {
 }
 
 /// What an event takes of memory, roughly.
-fn bytes_of(said: &Said) -> usize {
-    let of = |scored: &super::engine::Scored| 64 + 8 * scored.top.len();
-    match said {
-        Said::Prompt(list) => list.iter().map(of).sum(),
-        Said::Token(scored) => of(scored),
-        Said::Done(..) | Said::Failed(_) => 64,
+fn bytes_of(event: &TokenEvent) -> usize {
+    let of = |token: &ScoredToken| 64 + 8 * token.logprobs.as_ref().map_or(0, |l| l.top.len());
+    match event {
+        TokenEvent::Prompt(list) => list.iter().map(of).sum(),
+        TokenEvent::Token(token) => of(token),
+        TokenEvent::Done(_) | TokenEvent::Failed(_) => 64,
     }
 }
 
@@ -327,7 +327,7 @@ impl Worker<'_> {
                     self.open.insert(id, open);
                 }
                 Err(error) => {
-                    open.say(Said::Failed(error));
+                    open.say(TokenEvent::Failed(error));
                 }
             },
             Command::Cancel(id) => self.cancel(id),
@@ -362,15 +362,15 @@ impl Worker<'_> {
         }
     }
 
-    fn deliver(&mut self, events: Vec<(u64, Said)>) {
-        for (id, said) in events {
+    fn deliver(&mut self, events: Vec<(u64, TokenEvent)>) {
+        for (id, event) in events {
             let Some(open) = self.open.get(&id) else { continue };
-            if matches!(said, Said::Token(_)) {
+            if matches!(event, TokenEvent::Token(_)) {
                 self.metrics.generated_tokens.add(1);
             }
-            let last = matches!(said, Said::Done(..) | Said::Failed(_));
+            let last = matches!(event, TokenEvent::Done(_) | TokenEvent::Failed(_));
             let behind = !last && open.is_behind();
-            let heard = open.say(if behind { Said::Failed(behind_too_far()) } else { said });
+            let heard = open.say(if behind { TokenEvent::Failed(behind_too_far()) } else { event });
             if last {
                 self.open.remove(&id);
             } else if !heard || behind {
@@ -384,7 +384,7 @@ impl Worker<'_> {
         tracing::error!("{error}");
         for (_, open) in self.open.drain() {
             self.metrics.failed.add(1);
-            open.say(Said::Failed(error.clone()));
+            open.say(TokenEvent::Failed(error.clone()));
         }
         match self.engine.reset() {
             Ok(()) => true,

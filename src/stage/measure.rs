@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::loss::cross_entropy::{self, Targets};
 use crate::model::{CausalLm, Mask, Packing};
 use crate::native::to_device;
-use crate::rollout::generate::{GenerateConfig, generate_batch};
+use crate::rollout::{GenerateConfig, generate_batch};
 
 /// Token ids of a batch on a device, `[B, T]`.
 pub fn upload(ids: &Array2<i64>, device: tch::Device) -> Tensor {

@@ -11,8 +11,8 @@ use super::measure::prompt_ids;
 use crate::data::{Tokenizer, source};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
-use crate::rollout::generate::{GenerateConfig, generate_batch};
 use crate::rollout::rewards::{MathConfig, RewardInput, answers};
+use crate::rollout::{GenerateConfig, generate_batch};
 
 /// Answers that are shown, wrong ones first.
 const SHOWN: usize = 10;

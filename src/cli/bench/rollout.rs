@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::model::{CausalLm, params};
 use crate::native::Storage;
 use crate::rollout::{
-    Batcher, BatcherConfig, CompleteConfig, Decoder, DecoderConfig, Event, GenerateConfig, Generator,
-    Request, Sampling, complete,
+    Batcher, BatcherConfig, CompletionConfig, Decoder, DecoderConfig, GenerateConfig, GenerateRequest,
+    Generator, SamplingParams, TokenEvent, generate_completions,
 };
 
 /// A model, how its weights are stored, and the limits it is compared with.
@@ -70,14 +70,15 @@ impl Case<'_> {
         for repeat in 0..u64::from(self.args.repeat) {
             for row in 0..rows as u64 {
                 let id = repeat * rows as u64 + row;
-                batcher.submit(Request::new(id, self.prompt(start, 1 + id), new_tokens))?;
+                batcher.submit(GenerateRequest::new(id, self.prompt(start, 1 + id), new_tokens))?;
             }
             // The first step reads the prompts and gives a token each.
             let mut tokens = 0;
             batcher.step()?;
             let clock = Instant::now();
             while !batcher.is_idle() {
-                tokens += batcher.step()?.iter().filter(|e| matches!(e, Event::Token { .. })).count();
+                tokens +=
+                    batcher.step()?.iter().filter(|(_, event)| matches!(event, TokenEvent::Token(_))).count();
             }
             speeds.push(tokens as f64 / clock.elapsed().as_secs_f64());
         }
@@ -112,14 +113,14 @@ impl Case<'_> {
         let mut speeds = Vec::new();
         for seed in 0..u64::from(self.args.repeat) {
             let ids = self.prompt(self.short_prompt(), 1 + seed);
-            let config = CompleteConfig {
+            let config = CompletionConfig {
                 max_new_tokens: self.args.new_tokens,
-                sampling: Sampling { temperature: 1.0, ..Sampling::GREEDY },
+                sampling: SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY },
                 eos_ids: Vec::new(),
                 seed,
             };
             let clock = Instant::now();
-            let made = complete(self.model, &[ids], completions, &config)?;
+            let made = generate_completions(self.model, &[ids], completions, &config)?;
             let tokens: usize = made.iter().map(|c| c.ids.len()).sum();
             speeds.push(tokens as f64 / clock.elapsed().as_secs_f64());
         }

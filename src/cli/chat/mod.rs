@@ -14,7 +14,7 @@ use super::open::{OpenArgs, Opened, SamplingArgs, open, stream};
 use super::tokenizer::template_kwargs;
 use crate::data::tokenizer::{RenderOptions, StreamDecoder};
 use crate::error::{Error, Result};
-use crate::rollout::{Finish, GenerateConfig, Generator};
+use crate::rollout::{FinishReason, GenerateConfig, Generator};
 use commands::{Command, HELP};
 use terminal::{Input, Interrupts, Printer};
 
@@ -59,12 +59,12 @@ pub fn run(args: Args) -> Result<()> {
     let config = GenerateConfig {
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling.sampling()?,
-        ends: Vec::new(),
+        stop_ids: Vec::new(),
     };
     let kwargs = template_kwargs(args.chat_template_kwargs.as_deref())?;
     let opened = open(&args.open)?;
     opened.tokenizer()?;
-    let config = GenerateConfig { ends: opened.ends.clone(), ..config };
+    let config = GenerateConfig { stop_ids: opened.ends.clone(), ..config };
     let generator = opened.generator(None)?;
     let mut session = Session {
         opened: &opened,
@@ -165,9 +165,9 @@ impl Session<'_> {
         let content = printer.finish()?;
         if std::io::stderr().is_terminal() {
             let end = match made.finish {
-                Finish::Stop => "",
-                Finish::Length => ", cut at the limit: /params max_new_tokens=N",
-                Finish::Cancelled => ", stopped",
+                FinishReason::Stop => "",
+                FinishReason::Length => ", cut at the limit: /params max_new_tokens=N",
+                FinishReason::Cancelled => ", stopped",
             };
             eprintln!("[{} tokens, {:.0} tokens/s{end}]", made.ids.len(), made.decode_tokens_per_s());
         }

@@ -1,5 +1,5 @@
 //! The decoder's network behind types that cannot be misused: weights, a paged cache of keys and values, one step
-//! over the tokens of many sequences. `rollout::decoder` builds it from a model.
+//! over the tokens of many sequences. `rollout::packing` builds it from a model.
 //!
 //! N tokens of a step, D hidden, H query heads, K kv heads, E head dim, I inner width, V vocab.
 

@@ -16,7 +16,7 @@ use crate::data::{PromptOptions, Prompts, Recorded, Tokenizer};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::plan::{GeneratedPlan, Method, PolicyConfig, RolloutPlan};
-use crate::rollout::Sampling;
+use crate::rollout::SamplingParams;
 use crate::rollout::rewards::{RewardContext, Rewards};
 use crate::rollout::tools::{CallForm, Tools};
 use crate::stage::context::Context;
@@ -144,7 +144,7 @@ fn native(
         },
         columns,
         heldout: heldout.map(|heldout| heldout.first(config.heldout_limit)),
-        measured: Sampling { temperature: config.heldout_temperature, ..Sampling::GREEDY },
+        measured: SamplingParams { temperature: config.heldout_temperature, ..SamplingParams::GREEDY },
         prompts,
         rewards,
         turns,
@@ -153,7 +153,7 @@ fn native(
         shuffle: t.data.shuffle,
         seed: context.plan.seed,
         max_new_tokens,
-        sampling: Sampling { temperature, top_p, top_k, ..Sampling::GREEDY },
+        sampling: SamplingParams { temperature, top_p, top_k, ..SamplingParams::GREEDY },
         eos_ids,
         rounds: match &config.method {
             Method::Grpo(grpo) => grpo.dynamic_sampling_rounds,

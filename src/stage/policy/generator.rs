@@ -10,7 +10,7 @@ use crate::export::huggingface_tokenizer;
 use crate::model::CausalLm;
 use crate::plan::{ServerPlan, UpdatePlan};
 use crate::rollout::http::HttpEngine;
-use crate::rollout::{CompleteConfig, Completion, complete};
+use crate::rollout::{Completion, CompletionConfig, generate_completions};
 
 /// Where completions come from.
 pub enum Generator {
@@ -92,16 +92,16 @@ impl Writer<'_> {
     /// `per` answers to each prompt, a prompt's side by side.
     ///
     /// # Errors
-    /// As [`complete()`] and [`HttpEngine::complete`].
-    pub fn complete(
+    /// As [`generate_completions`] and [`HttpEngine::generate_completions`].
+    pub fn generate_completions(
         self,
         prompts: &[Vec<u32>],
         per: usize,
-        config: &CompleteConfig,
+        config: &CompletionConfig,
     ) -> Result<Vec<Completion>> {
         match self {
-            Self::Native(policy) => complete(policy, prompts, per, config),
-            Self::Server(engine) => engine.complete(prompts, per, config),
+            Self::Native(policy) => generate_completions(policy, prompts, per, config),
+            Self::Server(engine) => engine.generate_completions(prompts, per, config),
         }
     }
 }

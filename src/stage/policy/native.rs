@@ -17,7 +17,7 @@ use crate::data::{Episode, Prompt, Prompts, Tokenizer};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::rollout::rewards::{RewardInput, Rewards, Scores};
-use crate::rollout::{CompleteConfig, Completion, Finish, Sampling};
+use crate::rollout::{Completion, CompletionConfig, FinishReason, SamplingParams};
 
 /// Completions that the report shows.
 const SHOWN: usize = 12;
@@ -31,7 +31,7 @@ pub struct Native {
     /// What is measured on.
     pub heldout: Option<Prompts>,
     /// How it is answered.
-    pub measured: Sampling,
+    pub measured: SamplingParams,
     /// Text and ids.
     pub tokenizer: Arc<Tokenizer>,
     /// What an answer is worth.
@@ -49,7 +49,7 @@ pub struct Native {
     /// Most new tokens a completion.
     pub max_new_tokens: usize,
     /// How tokens are drawn.
-    pub sampling: Sampling,
+    pub sampling: SamplingParams,
     /// The tokens that end a completion.
     pub eos_ids: Vec<u32>,
     /// Goes on with tools; `None`: one turn.
@@ -83,7 +83,7 @@ pub struct Answer {
     /// Their log-probabilities at temperature 1, 0 for those that it did not write.
     pub logprobs: Vec<f32>,
     /// Why it ended.
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// What is judged: the text of the last turn, without the end mark.
     pub text: String,
     /// Assistant turns.
@@ -145,12 +145,12 @@ impl Native {
         writer: Writer<'_>,
         prompts: Vec<Prompt>,
         per: usize,
-        config: &CompleteConfig,
+        config: &CompletionConfig,
     ) -> Result<Vec<Group>> {
         let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         let most = self.turns.as_ref().map_or(usize::MAX, |turns| turns.max_total);
-        let first = CompleteConfig { max_new_tokens: config.max_new_tokens.min(most), ..config.clone() };
-        let completions = writer.complete(&ids, per, &first)?;
+        let first = CompletionConfig { max_new_tokens: config.max_new_tokens.min(most), ..config.clone() };
+        let completions = writer.generate_completions(&ids, per, &first)?;
         let mut answers = Vec::with_capacity(completions.len());
         for completion in completions {
             let text = turn_text(&self.tokenizer, &completion.ids, &self.eos_ids)?;
@@ -180,8 +180,8 @@ impl Native {
             .collect())
     }
 
-    fn config(&self, epoch: u64, index: u64, round: u64) -> CompleteConfig {
-        CompleteConfig {
+    fn config(&self, epoch: u64, index: u64, round: u64) -> CompletionConfig {
+        CompletionConfig {
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.clone(),
             eos_ids: self.eos_ids.clone(),
@@ -221,7 +221,10 @@ impl Native {
             let flat = groups.iter().filter(|group| group.flat()).count();
             facts.push(("flat_groups", flat as f64 / groups.len().max(1) as f64));
         }
-        facts.push(("truncated", share(rows.iter().filter(|row| row.0.finish == Finish::Length).count())));
+        facts.push((
+            "truncated",
+            share(rows.iter().filter(|row| row.0.finish == FinishReason::Length).count()),
+        ));
         let failed = rows.iter().filter(|row| !row.1.failed.is_empty()).count();
         if failed > 0 {
             facts.push(("rewards_failed", share(failed)));
@@ -300,7 +303,7 @@ impl Source for Native {
         let Some(heldout) = &self.heldout else { return Ok(Vec::new()) };
         let prompts =
             (0..heldout.len()).map(|i| heldout.get(&self.tokenizer, i, 0)).collect::<Result<Vec<_>>>()?;
-        let config = CompleteConfig { sampling: self.measured.clone(), ..self.config(0, 0, 0) };
+        let config = CompletionConfig { sampling: self.measured.clone(), ..self.config(0, 0, 0) };
         // The policy itself is measured, whoever generates.
         let groups = self.answered(Writer::Native(policy), prompts, 1, &config)?;
         let rows: Vec<&Scores> = groups.iter().map(|group| &group.rows[0].1).collect();

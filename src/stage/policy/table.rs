@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::rollout::Finish;
+use crate::rollout::FinishReason;
 use crate::rollout::rewards::Scores;
 
 /// A completion.
@@ -24,7 +24,7 @@ pub struct Sampled<'a> {
     /// What it was worth.
     pub scores: &'a Scores,
     /// Why it ended.
-    pub finish: Finish,
+    pub finish: FinishReason,
 }
 
 /// The file.
@@ -72,7 +72,7 @@ impl Table {
             let line = json!({
                 "step": row.step, "prompt": row.prompt, "completion": row.completion,
                 "reward": row.scores.total, "rewards": parts,
-                "truncated": row.finish == Finish::Length,
+                "truncated": row.finish == FinishReason::Length,
             });
             text += &format!("{line}\n");
         }
@@ -148,7 +148,7 @@ mod tests {
                 prompt: "p",
                 completion: "c",
                 scores,
-                finish: Finish::Stop,
+                finish: FinishReason::Stop,
             });
             table.keep(rows).unwrap();
         };

@@ -13,7 +13,7 @@ use crate::data::tokenizer::RenderOptions;
 use crate::data::{Prompt, Tokenizer};
 use crate::error::Result;
 use crate::rollout::tools::{CallForm, ToolCall, Tools};
-use crate::rollout::{CompleteConfig, Finish};
+use crate::rollout::{CompletionConfig, FinishReason};
 
 /// Calls of one turn that are carried out.
 const MOST_CALLS: usize = 8;
@@ -45,7 +45,7 @@ impl Turns {
         prompts: &[Prompt],
         per: usize,
         answers: &mut [Answer],
-        config: &CompleteConfig,
+        config: &CompletionConfig,
     ) -> Result<()> {
         for turn in 2..=self.max_turns {
             let mut open = Vec::new();
@@ -62,8 +62,8 @@ impl Turns {
             }
             let ids: Vec<Vec<u32>> = open.iter().map(|open| open.ids.clone()).collect();
             // Another seed each turn; rows of a turn differ by their place.
-            let config = CompleteConfig { seed: mix(config.seed ^ turn as u64), ..config.clone() };
-            for (open, completion) in open.iter().zip(writer.complete(&ids, 1, &config)?) {
+            let config = CompletionConfig { seed: mix(config.seed ^ turn as u64), ..config.clone() };
+            for (open, completion) in open.iter().zip(writer.generate_completions(&ids, 1, &config)?) {
                 let answer = &mut answers[open.row];
                 // What is beyond the bound is neither learned from nor rewarded.
                 let taken = completion.ids.len().min(self.max_total.saturating_sub(answer.ids.len()));
@@ -73,7 +73,7 @@ impl Turns {
                 answer.learn.extend(std::iter::repeat_n(true, taken));
                 answer.logprobs.extend(&completion.model_logprobs[..taken]);
                 answer.ids.extend(said);
-                answer.finish = if cut { Finish::Length } else { completion.finish };
+                answer.finish = if cut { FinishReason::Length } else { completion.finish };
                 answer.turns = turn;
             }
         }
@@ -89,7 +89,7 @@ impl Turns {
         answer: &mut Answer,
         ends: &[u32],
     ) -> Result<Option<Vec<u32>>> {
-        if answer.finish != Finish::Stop {
+        if answer.finish != FinishReason::Stop {
             return Ok(None);
         }
         let schemas = prompt.tools.clone().unwrap_or_else(|| self.tools.schemas());
@@ -102,7 +102,7 @@ impl Turns {
         // The policy wrote the end mark itself.
         let added = tokenizer.encode(tokenizer.without_end(&after, ends))?;
         if answer.ids.len() + added.len() >= self.max_total {
-            answer.finish = Finish::Length;
+            answer.finish = FinishReason::Length;
             return Ok(None);
         }
         answer.learn.extend(std::iter::repeat_n(false, added.len()));

@@ -1,4 +1,4 @@
-//! Ends what a user's programs started when this process is gone, however it went.
+//! Kills the process groups of a user's programs when this process is gone, however it ended.
 //!
 //! A small shell waits on a pipe that this process alone holds open. It is told of every program's process group; when
 //! the pipe closes (the end, a second Ctrl-C, SIGKILL, out of memory) it kills the groups that are left. A process
@@ -23,25 +23,25 @@ for one in $all; do kill -s KILL -- "-$one"; done
 "#;
 
 /// One for the whole process: it stands for the process's end.
-static KEEPER: Mutex<Option<Keeper>> = Mutex::new(None);
+static REAPER: Mutex<Option<Reaper>> = Mutex::new(None);
 
-/// Lets a group end with this process.
+/// Adds a process group that must not outlive this process; `leader` is its process id.
 pub fn add(leader: u32) {
-    tell(&format!("+ {leader}\n"));
+    send(&format!("+ {leader}\n"));
 }
 
-/// A group that has ended, or is ended by the caller.
+/// Takes off a group that has ended, or that the caller ends.
 pub fn remove(leader: u32) {
-    tell(&format!("- {leader}\n"));
+    send(&format!("- {leader}\n"));
 }
 
-fn tell(line: &str) {
-    let mut held = KEEPER.lock().unwrap_or_else(|e| e.into_inner());
+fn send(line: &str) {
+    let mut held = REAPER.lock().unwrap_or_else(|e| e.into_inner());
     if held.is_none() {
-        *held = Keeper::start().inspect_err(|e| tracing::debug!("no shell watches over programs: {e}")).ok();
+        *held = Reaper::start().inspect_err(|e| tracing::debug!("no shell watches over programs: {e}")).ok();
     }
-    if let Some(keeper) = held.as_mut()
-        && keeper.input.write_all(line.as_bytes()).is_err()
+    if let Some(reaper) = held.as_mut()
+        && reaper.input.write_all(line.as_bytes()).is_err()
     {
         // Somebody ended it; the next program starts another.
         *held = None;
@@ -49,12 +49,12 @@ fn tell(line: &str) {
 }
 
 #[derive(Debug)]
-struct Keeper {
+struct Reaper {
     shell: Child,
     input: ChildStdin,
 }
 
-impl Keeper {
+impl Reaper {
     fn start() -> std::io::Result<Self> {
         let mut command = Command::new("sh");
         command.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -67,7 +67,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Reaper {
     fn drop(&mut self) {
         // Only one that is gone already is dropped.
         let _ = self.shell.try_wait();
@@ -84,19 +84,19 @@ mod tests {
     fn groups_that_are_left_end_with_the_pipe() {
         let sleeper = || Command::new("sleep").arg("300").process_group(0).spawn().unwrap();
         let (mut kept, mut released) = (sleeper(), sleeper());
-        let mut keeper = Keeper::start().unwrap();
+        let mut reaper = Reaper::start().unwrap();
         let lines = format!("+ {}\n+ {}\n- {}\n", kept.id(), released.id(), released.id());
-        keeper.input.write_all(lines.as_bytes()).unwrap();
-        let Keeper { ref mut shell, .. } = keeper;
+        reaper.input.write_all(lines.as_bytes()).unwrap();
+        let Reaper { ref mut shell, .. } = reaper;
         assert!(shell.try_wait().unwrap().is_none());
         // As when the process ends: its end of the pipe is closed.
         let (read, write) = std::io::pipe().unwrap();
         drop((
             read,
-            std::mem::replace(&mut keeper.input, ChildStdin::from(std::os::fd::OwnedFd::from(write))),
+            std::mem::replace(&mut reaper.input, ChildStdin::from(std::os::fd::OwnedFd::from(write))),
         ));
         assert_eq!(kept.wait().unwrap().signal(), Some(9));
-        assert!(keeper.shell.wait().unwrap().success());
+        assert!(reaper.shell.wait().unwrap().success());
         assert!(released.try_wait().unwrap().is_none());
         released.kill().unwrap();
         released.wait().unwrap();

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::decoder::network;
+use super::packing::pack_network;
 use crate::model::rope_scaling::RopeScaling;
 use crate::model::{Adapter, CausalLm, Era, Mask, ModelConfig, ModelOverrides, Params};
 use crate::native::{Network, PAGE, StepTokens, Storage};
@@ -104,14 +104,14 @@ fn farthest(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn logits_are_the_models_and_chunks_change_no_bit() {
     for model in all_models() {
-        let mut net = network(&model, Storage::F32, 2, 256).unwrap();
+        let mut net = pack_network(&model, Storage::F32, 2, 256).unwrap();
         let ids = ids(111);
         let whole = logits(&mut net, &ids, &[111]);
         let far = farthest(&whole, &reference(&model, &ids));
         assert!(far < 2e-5, "{:?}: {far}", model.config());
         let chunks = logits(&mut net, &ids, &[1, 1, 30, 3, 64, 7, 5]);
         assert!(whole == chunks);
-        let mut one = network(&model, Storage::F32, 1, 256).unwrap();
+        let mut one = pack_network(&model, Storage::F32, 1, 256).unwrap();
         assert!(whole == logits(&mut one, &ids, &[111]));
     }
 }
@@ -120,7 +120,7 @@ fn logits_are_the_models_and_chunks_change_no_bit() {
 fn rows_of_a_step_do_not_see_each_other() {
     for model in all_models() {
         for storage in [Storage::F32, Storage::Bf16, Storage::F16, Storage::Int8] {
-            let mut net = network(&model, storage, 2, 256).unwrap();
+            let mut net = pack_network(&model, storage, 2, 256).unwrap();
             // Seven sequences of different lengths: prompts in one step, then one token each.
             let lengths = [3usize, 40, 1, 65, 32, 33, 9];
             let mut cache = net.cache(lengths.len() * 4).unwrap();
@@ -171,7 +171,7 @@ fn narrow_storage_is_as_near_as_its_rounding() {
         let want = reference(&model, &ids);
         let spread = want.iter().map(|x| x * x).sum::<f32>().sqrt() / (want.len() as f32).sqrt();
         let error = |storage| {
-            let got = logits(&mut network(&model, storage, 1, 256).unwrap(), &ids, &[50]);
+            let got = logits(&mut pack_network(&model, storage, 1, 256).unwrap(), &ids, &[50]);
             let sum: f32 = got.iter().zip(&want).map(|(a, b)| (a - b) * (a - b)).sum();
             (sum / want.len() as f32).sqrt() / spread
         };
@@ -191,7 +191,7 @@ fn narrow_storage_is_as_near_as_its_rounding() {
 #[test]
 fn steps_that_make_no_sense_are_refused() {
     let model = model(Era::MiniMind2, false, 40);
-    let mut net = network(&model, Storage::F32, 1, 256).unwrap();
+    let mut net = pack_network(&model, Storage::F32, 1, 256).unwrap();
     let mut cache = net.cache(2).unwrap();
     let good = StepTokens {
         ids: &[1, 2],
@@ -227,7 +227,7 @@ fn an_adapter_decodes_as_it_trains() {
     let bare = reference(&model, &ids(20));
     let adapted = model.with_adapter(adapter.scaled(0.5, 0.0));
     let want = reference(&adapted, &ids(20));
-    let got = logits(&mut network(&adapted, Storage::F32, 1, 64).unwrap(), &ids(20), &[20]);
+    let got = logits(&mut pack_network(&adapted, Storage::F32, 1, 64).unwrap(), &ids(20), &[20]);
     assert!(farthest(&bare, &want) > 1e-2);
     let far = farthest(&got, &want);
     assert!(far < 2e-5, "{far}");
@@ -254,7 +254,7 @@ fn biases_are_added_where_a_model_has_them() {
     tch::manual_seed(4);
     let model = CausalLm::new(&config, Params::init(&config, tch::Device::Cpu).unwrap());
     assert!(model.params().names().iter().any(|name| name.ends_with("up_proj.bias")));
-    let got = logits(&mut network(&model, Storage::F32, 2, 64).unwrap(), &ids(33), &[32, 1]);
+    let got = logits(&mut pack_network(&model, Storage::F32, 2, 64).unwrap(), &ids(33), &[32, 1]);
     let far = farthest(&got, &reference(&model, &ids(33)));
     assert!(far < 2e-5, "{far}");
 }

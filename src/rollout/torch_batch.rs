@@ -1,4 +1,5 @@
-//! Many answers through libtorch, for devices other than the CPU: prompts of one length are decoded together.
+//! Completions in batches through libtorch, for devices other than the CPU: prompts of one length are decoded
+//! together, and one batch's steps are one CUDA graph where the GPU can capture them.
 //!
 //! B rows, T tokens, D hidden, V vocab.
 
@@ -6,28 +7,30 @@ use std::rc::Rc;
 
 use tch::{Kind, Tensor};
 
-use super::complete::{CompleteConfig, Completion, stream};
-use super::generate::{Finish, room};
-use super::recorded::{Recorded, record};
-use super::sample::{Chosen, Sampler, Sampling};
+use super::cuda_graphs::{CapturedStep, capture};
+use super::kv_slots::ids_tensor;
+use super::sample::{SampledToken, Sampler};
+use super::types::{
+    Completion, CompletionConfig, FinishReason, SamplingParams, clamp_new_tokens, random_stream,
+};
 use crate::error::Result;
 use crate::model::{CausalLm, KvCache, StepWeights};
 
 /// Rows that are decoded together at the most.
 const ROWS: usize = 64;
-/// New tokens from which a recording pays.
-const WORTH_RECORDING: usize = 8;
+/// New tokens from which capturing a graph pays.
+const WORTH_CAPTURING: usize = 8;
 
-/// [`super::complete::complete`] through libtorch.
-pub(super) fn complete(
+/// [`super::completions::generate_completions`] through libtorch.
+pub(super) fn generate_completions(
     model: &CausalLm,
     prompts: &[Vec<u32>],
     per_prompt: usize,
-    config: &CompleteConfig,
+    config: &CompletionConfig,
 ) -> Result<Vec<Completion>> {
     let mut rows = Vec::with_capacity(prompts.len() * per_prompt);
     for (index, prompt) in prompts.iter().enumerate() {
-        let limit = room(model.config(), prompt, config.max_new_tokens)?;
+        let limit = clamp_new_tokens(model.config(), prompt, config.max_new_tokens)?;
         for sample in 0..per_prompt {
             rows.push(Row::new(index, sample, prompt, limit, config));
         }
@@ -38,13 +41,13 @@ pub(super) fn complete(
     let weights = if model.device().is_cuda() { StepWeights::new(model)?.map(Rc::new) } else { None };
     for group in order.chunk_by_mut(|a, b| a.ids.len() == b.ids.len()) {
         for rows in group.chunks_mut(ROWS) {
-            together(model, rows, config, weights.as_ref())?;
+            decode_batch(model, rows, config, weights.as_ref())?;
         }
     }
     Ok(rows.into_iter().map(|row| row.made).collect())
 }
 
-/// An answer in the making.
+/// A completion that is being generated.
 struct Row<'p> {
     ids: &'p [u32],
     limit: usize,
@@ -54,36 +57,36 @@ struct Row<'p> {
 }
 
 impl<'p> Row<'p> {
-    fn new(prompt: usize, sample: usize, ids: &'p [u32], limit: usize, config: &CompleteConfig) -> Self {
-        let sampling = Sampling { seed: config.seed, ..config.sampling.clone() };
+    fn new(prompt: usize, sample: usize, ids: &'p [u32], limit: usize, config: &CompletionConfig) -> Self {
+        let sampling = SamplingParams { seed: config.seed, ..config.sampling.clone() };
         let made = Completion::empty(prompt);
         Self {
             ids,
             limit,
-            sampler: Sampler::new(&sampling, ids, stream(prompt, sample)),
+            sampler: Sampler::new(&sampling, ids, random_stream(prompt, sample)),
             made,
             alive: limit > 0,
         }
     }
 
-    fn push(&mut self, chosen: Chosen, eos_ids: &[u32]) {
-        self.made.ids.push(chosen.token);
-        self.made.logprobs.push(chosen.logprob);
-        self.made.model_logprobs.push(chosen.model_logprob);
-        if eos_ids.contains(&chosen.token) {
-            self.made.finish = Finish::Stop;
+    fn push(&mut self, sampled: SampledToken, eos_ids: &[u32]) {
+        self.made.ids.push(sampled.token);
+        self.made.logprobs.push(sampled.logprob);
+        self.made.model_logprobs.push(sampled.model_logprob);
+        if eos_ids.contains(&sampled.token) {
+            self.made.finish = FinishReason::Stop;
             self.alive = false;
         }
         self.alive &= self.made.ids.len() < self.limit;
     }
 }
 
-/// Decodes rows whose prompts have one length. Where steps are recorded, finished rows stay to the end, unread; else they
+/// Decodes rows whose prompts have one length. Where steps are captured, finished rows stay to the end, unread; else they
 /// leave the batch.
-fn together(
+fn decode_batch(
     model: &CausalLm,
     rows: &mut [&mut Row<'_>],
-    config: &CompleteConfig,
+    config: &CompletionConfig,
     weights: Option<&Rc<StepWeights>>,
 ) -> Result<()> {
     let _no_grad = tch::no_grad_guard();
@@ -91,12 +94,12 @@ fn together(
     let Some(longest) = batch.iter().map(|&i| rows[i].limit).max() else { return Ok(()) };
     let inputs: Vec<&[u32]> = batch.iter().map(|&i| rows[i].ids).collect();
     let (count, capacity) = (batch.len() as i64, inputs[0].len() + longest);
-    let recorded = weights.filter(|_| longest >= WORTH_RECORDING).and_then(|weights| {
-        let made = record(model, weights, count, capacity);
-        made.inspect_err(|fault| tracing::warn!("steps are not recorded on this GPU: {fault}")).ok()
+    let captured = weights.filter(|_| longest >= WORTH_CAPTURING).and_then(|weights| {
+        let step = capture(model, weights, count, capacity);
+        step.inspect_err(|error| tracing::warn!("decoding without CUDA graphs on this GPU: {error}")).ok()
     });
-    let mut held = match recorded {
-        Some(Recorded { cache, step }) => (cache, Some(step)),
+    let mut held = match captured {
+        Some(CapturedStep { cache, step }) => (cache, Some(step)),
         None => (KvCache::new(model.config(), count, capacity as i64, model.kind(), model.device())?, None),
     };
     let (cache, step) = (&mut held.0, &mut held.1);
@@ -104,8 +107,8 @@ fn together(
     loop {
         let mut stays = Vec::new();
         for (place, &i) in batch.iter().enumerate().filter(|(_, i)| rows[**i].alive).collect::<Vec<_>>() {
-            let chosen = rows[i].sampler.choose(&mut logits[place])?;
-            rows[i].push(chosen, &config.eos_ids);
+            let sampled = rows[i].sampler.sample(&mut logits[place])?;
+            rows[i].push(sampled, &config.eos_ids);
             if rows[i].alive {
                 stays.push(place);
             }
@@ -133,14 +136,8 @@ fn together(
     }
 }
 
-/// `[B, T]` ids on the model's device.
-pub(super) fn ids_tensor(rows: &[&[u32]], model: &CausalLm) -> Tensor {
-    let flat: Vec<i64> = rows.iter().flat_map(|row| row.iter().map(|&id| i64::from(id))).collect();
-    Tensor::from_slice(&flat).view([rows.len() as i64, -1]).to_device(model.device())
-}
-
-/// Logits after the last token of each row, on the host, `B` rows of `[V]`.
-pub(super) fn last_logits(model: &CausalLm, ids: &Tensor, cache: &mut KvCache) -> Result<Vec<Vec<f32>>> {
+/// Logits after the last token of each row of ids `[B, T]`, on the host: `B` rows of `[V]`.
+fn last_logits(model: &CausalLm, ids: &Tensor, cache: &mut KvCache) -> Result<Vec<Vec<f32>>> {
     let hidden = model.hidden_cached(ids, cache); // [B, T, D]
     let (_, t, _) = hidden.size3().expect("hidden states are [B, T, D]");
     on_host(&model.logits(&hidden.select(1, t - 1)).to_kind(Kind::Float))
