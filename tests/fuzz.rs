@@ -399,7 +399,7 @@ fn rows_and_recipes() {
     fuzz("a.jsonl", &seeds, &words, rows, as_it_is);
 
     fn recipe(path: &Path) {
-        let _ = minimind::recipe::read(path, &[], &|_| None);
+        let _ = minimind::recipe::read(path, &[], minimind::plan::shape(), &|_| None);
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     let read = |entry: std::io::Result<std::fs::DirEntry>| {

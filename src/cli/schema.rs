@@ -1,7 +1,6 @@
 //! `minimind schema`: the JSON Schema of a recipe, for editors.
 
 use crate::error::{Error, Result};
-use crate::recipe::Root;
 
 /// `minimind schema` takes no flags.
 #[derive(Debug, clap::Args)]
@@ -12,7 +11,7 @@ pub struct Args {}
 /// # Errors
 /// Only where it cannot be written as JSON.
 pub fn text() -> Result<String> {
-    serde_json::to_string_pretty(&schemars::schema_for!(Root))
+    serde_json::to_string_pretty(crate::plan::shape().root())
         .map_err(|error| Error::failed("cannot write the schema").because(error))
 }
 

@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use super::resolve::{Resolver, join};
+use super::schema::{EvalSection, TaskName};
 use super::types::*;
 use crate::data::source;
-use crate::recipe::schema::{EvalSection, TaskName};
 
 impl Resolver<'_> {
     pub(super) fn eval(

@@ -2,9 +2,9 @@
 
 use super::kinds::{Kinds, SettingKind};
 use super::resolve::{Resolver, join};
+use super::schema::{ExportFormatName, ExportPrecisionName, ExportSection};
 use super::types::*;
 use crate::export::{Format, Options, Precision};
-use crate::recipe::schema::{ExportFormatName, ExportPrecisionName, ExportSection};
 
 /// Writes a model in formats that other tools read.
 #[derive(Debug, Clone, serde::Serialize)]

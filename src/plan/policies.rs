@@ -3,9 +3,9 @@
 //! Apart from `resolve` only for length; the rules are the same. Next: `policy`, what comes out.
 
 use super::resolve::{Resolver, join};
+use super::schema::*;
 use super::types::*;
 use crate::data::{DataConfig, DataSource};
-use crate::recipe::schema::*;
 use crate::rollout::tools::{Table, ToolConfig, ToolKind};
 
 /// What differs between the methods before the method's own keys.

@@ -7,10 +7,10 @@ use std::sync::Once;
 
 use super::machine::Machine;
 use super::resolve::{Makes, Resolver, join};
+use super::schema::ModelSection;
 use super::types::*;
 use crate::data::tokenizer::standard::{self, Standard};
 use crate::recipe::faults::nearest;
-use crate::recipe::schema::ModelSection;
 
 impl Resolver<'_> {
     pub(super) fn init(&mut self, path: &[String], given: &str, below: &[String]) -> Init {
@@ -58,7 +58,7 @@ impl Resolver<'_> {
     /// A file to go on from is no start, or one has to say so.
     fn resume_file(&mut self, path: &[String], given: &str, stem: &str) {
         let name = path.last().map_or("init", String::as_str).to_owned();
-        let output = self.recipe.root.output.as_deref().unwrap_or("OUTPUT").trim_end_matches('/');
+        let output = self.root.output.as_deref().unwrap_or("OUTPUT").trim_end_matches('/');
         let prefix = stem.trim_end_matches("_moe").rsplit_once('_').map_or(stem, |(prefix, _)| prefix);
         self.fault(
             path,
@@ -97,7 +97,7 @@ impl Resolver<'_> {
         if let Init::Stage(name) = init {
             return self.above.iter().find(|a| a.name == *name).and_then(|a| a.model.clone());
         }
-        match &self.recipe.root.model {
+        match &self.root.model {
             Some(section) => self.model(&["model".to_owned()], section),
             None if *init == Init::Scratch => self.model(&["model".to_owned()], &ModelSection::default()),
             None => None,
@@ -124,7 +124,7 @@ impl Resolver<'_> {
         format: DataFormat,
         below: &[String],
     ) -> Option<TokenizerSource> {
-        let (path, given) = match (own, self.recipe.root.tokenizer.as_deref()) {
+        let (path, given) = match (own, self.root.tokenizer.as_deref()) {
             (Some(name), _) => (join(base, "tokenizer"), name),
             (None, Some(name)) => (vec!["tokenizer".to_owned()], name),
             (None, None) => {

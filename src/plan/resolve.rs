@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use super::environment;
+use super::schema::*;
 use super::types::*;
-use crate::error::{Error, Result};
-use crate::recipe::schema::*;
+use crate::error::{Error, Place, Result};
 use crate::recipe::{Recipe, Steps};
 
 /// Reads a recipe file and resolves it, with the faults of both steps together.
@@ -16,7 +16,7 @@ use crate::recipe::{Recipe, Steps};
 /// # Errors
 /// Every fault, joined.
 pub fn load(path: &Path, sets: &[String]) -> Result<Plan> {
-    let (recipe, faults) = crate::recipe::read_all(path, sets, &environment::variable)?;
+    let (recipe, faults) = crate::recipe::read_all(path, sets, super::shape(), &environment::variable)?;
     finish(&recipe, faults)
 }
 
@@ -32,8 +32,13 @@ pub fn resolve(recipe: &Recipe) -> Result<Plan> {
 ///
 /// # Errors
 /// Those and the new ones, joined.
-pub fn finish(recipe: &Recipe, faults: Vec<Error>) -> Result<Plan> {
-    let mut resolver = Resolver { recipe, faults, above: Vec::new() };
+pub fn finish(recipe: &Recipe, mut faults: Vec<Error>) -> Result<Plan> {
+    let root: Root = serde_json::from_value(recipe.tree.clone()).unwrap_or_else(|error| {
+        let fault = Error::input("the recipe cannot be read").at(Place::file(&recipe.path));
+        faults.push(fault.because(error));
+        Root::default()
+    });
+    let mut resolver = Resolver { recipe, root: &root, faults, above: Vec::new() };
     let plan = resolver.plan();
     let mut seen = std::collections::HashSet::new();
     resolver.faults.retain(|fault| seen.insert(fault.to_string()));
@@ -76,6 +81,8 @@ impl Above {
 
 pub(super) struct Resolver<'a> {
     pub(super) recipe: &'a Recipe,
+    /// What it states.
+    pub(super) root: &'a Root,
     pub(super) faults: Vec<Error>,
     pub(super) above: Vec<Above>,
 }
@@ -154,7 +161,7 @@ impl Resolver<'_> {
     }
 
     fn plan(&mut self) -> Plan {
-        let root = &self.recipe.root;
+        let root = self.root;
         let stem = self.recipe.path.file_stem().map_or("recipe".into(), |s| s.to_string_lossy().into_owned());
         let name = root.name.clone().unwrap_or(stem);
         if name.is_empty() || name.contains(['/', '\\']) {
@@ -189,7 +196,7 @@ impl Resolver<'_> {
             let base: Steps = vec!["stages".to_owned(), index.to_string()];
             let Some(stage) = stage else {
                 if !self.recipe.aside.contains(&base) {
-                    let kinds = crate::recipe::stages::KINDS.join(", ");
+                    let kinds = super::schema::KINDS.join(", ");
                     self.fault(&base, "a stage is empty", format!("give it a kind: {kinds}"));
                 }
                 continue;

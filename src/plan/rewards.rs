@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::resolve::{Makes, Resolver, join};
+use super::schema::*;
 use super::types::Init;
-use crate::recipe::schema::*;
 use crate::rollout::rewards::*;
 use crate::rollout::service::{Secret, ServiceConfig};
 

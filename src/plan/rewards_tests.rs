@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::*;
-use crate::recipe::{Places, Recipe, Root};
+use crate::recipe::{Places, Recipe};
 use crate::rollout::tools::{Table, ToolConfig, ToolKind};
 
 /// Plans the rewards and tools of a stage written below `stages: - grpo:`; gives the faults as text.
@@ -23,12 +23,13 @@ fn planned(text: &str) -> (Vec<RewardConfig>, Vec<ToolConfig>, String) {
     let recipe = Recipe {
         path: "r.yaml".into(),
         text: whole.clone(),
-        root: Root::default(),
+        tree: serde_json::Value::Null,
         places: Places::index(Path::new("r.yaml"), &whole).unwrap(),
         aside: HashSet::new(),
     };
     let lists: Lists = serde_yaml::from_str(text).unwrap();
-    let mut resolver = Resolver { recipe: &recipe, faults: Vec::new(), above: Vec::new() };
+    let mut resolver =
+        Resolver { recipe: &recipe, root: &Root::default(), faults: Vec::new(), above: Vec::new() };
     let base: Vec<String> = ["stages", "0", "grpo"].map(str::to_owned).to_vec();
     let rewards = resolver.rewards(&base, Some(&lists.rewards), &[]);
     let tools = resolver.tools(&base, Some(&lists.tools), 7);

@@ -6,7 +6,7 @@ use super::policies::positive;
 use super::policy::{GeneratedPlan, RolloutPlan, ServerPlan, UpdatePlan};
 use super::resolve::{Resolver, join};
 use super::rewards::ServiceKeys;
-use crate::recipe::schema::*;
+use super::schema::*;
 use crate::rollout::http::{HttpEngineConfig, Protocol};
 
 impl Resolver<'_> {

@@ -5,12 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use super::resolve::{Resolver, join};
+use super::schema::*;
 use super::types::*;
 use crate::engine::DdpBackend;
 use crate::model::Era;
 use crate::model::config::{ModelOverrides, PRESETS, preset};
 use crate::recipe::faults::hint;
-use crate::recipe::schema::*;
 
 /// Stages whose rows may share a line.
 const PACKS: [&str; 5] = ["pretrain", "sft", "lora", "reason", "distill"];
@@ -18,7 +18,7 @@ const PACKS: [&str; 5] = ["pretrain", "sft", "lora", "reason", "distill"];
 impl Resolver<'_> {
     pub(super) fn runtime(&mut self) -> Runtime {
         let base = ["runtime".to_owned()];
-        let section = self.recipe.root.runtime.clone().unwrap_or_default();
+        let section = self.root.runtime.clone().unwrap_or_default();
         let device = section.device.as_deref().unwrap_or("auto");
         let device = parse_device(device).unwrap_or_else(|| {
             self.fault(

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 
 fn plan(text: &str) -> Plan {
-    let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), text, &[]).unwrap();
+    let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), text, &[], shape()).unwrap();
     resolve::finish(&recipe, faults).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -62,7 +62,8 @@ fn an_agent_has_the_tools_that_its_errands_ask_for() {
         ("data: {synthetic: true}, tools: []", "`tools` is empty"),
         ("data: {synthetic: {seed: 7}}, heldout: {synthetic: true}", "prices differ"),
     ] {
-        let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), &text(more), &[]).unwrap();
+        let (recipe, faults) =
+            crate::recipe::reader::parse(Path::new("r.yaml"), &text(more), &[], shape()).unwrap();
         let fault = resolve::finish(&recipe, faults).unwrap_err().to_string();
         assert!(fault.contains(want), "{fault}");
     }
@@ -78,7 +79,7 @@ stages:
   - grpo: {rollout: {engine: replay, path: r.safetensors}, init: pretrain}
   - spo: {data: {synthetic: true}, init: pretrain, tokenizer: tests, rewards: [{length: {}}], rollout: {max_new_tokens: 56}}
 ";
-    let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), text, &[]).unwrap();
+    let (recipe, faults) = crate::recipe::reader::parse(Path::new("r.yaml"), text, &[], shape()).unwrap();
     let told = resolve::finish(&recipe, faults).unwrap_err().to_string();
     assert!(!told.contains("max_seq_len") && !told.contains("unknown key"), "{told}");
     let plan =

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::resolve::{Resolver, join};
-use crate::recipe::schema::*;
+use super::schema::*;
 use crate::rollout::tools::{Table, ToolConfig, ToolKind};
 
 // The stages that call tools use these.

@@ -3,14 +3,14 @@
 //! What they share with other training stages is `resolve::train`'s; the rules are the same.
 
 use super::resolve::{Above, Makes, Resolver, join};
+use super::schema::{
+    DistillSection, DpoSection, LoraSection, MergeSection, PairLossName, ReasonSection, ReductionName,
+    RewardSection, SaveDtypeName,
+};
 use super::types::*;
 use crate::model::ModelConfig;
 use crate::model::lora::TARGETS;
 use crate::recipe::faults::hint;
-use crate::recipe::schema::{
-    DistillSection, DpoSection, LoraSection, MergeSection, PairLossName, ReasonSection, ReductionName,
-    RewardSection, SaveDtypeName,
-};
 
 fn positive(value: f64) -> bool {
     value > 0.0 && value.is_finite()

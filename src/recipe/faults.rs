@@ -1,13 +1,9 @@
-//! Serde's words become the user's: place, fact, allowed values, did-you-mean.
+//! The words of faults: what a value is, what it may be, did-you-mean.
 //!
-//! Next: `reader`, which collects them.
+//! Next: `check`, which finds them.
 
+use serde_json::Value as Node;
 use serde_yaml::Value;
-
-use super::places::Places;
-use super::stages::KINDS;
-use super::upstream;
-use crate::error::Error;
 
 /// The nearest of `known`, if it is near.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -28,11 +24,6 @@ pub fn hint(word: &str, known: &[&str], label: &str) -> String {
     }
 }
 
-/// The words between backticks.
-pub fn ticked(text: &str) -> Vec<&str> {
-    text.split('`').skip(1).step_by(2).collect()
-}
-
 /// `` in `data` of stage `sft` ``; nothing at the top.
 pub fn section(path: &[String]) -> String {
     match path {
@@ -44,93 +35,52 @@ pub fn section(path: &[String]) -> String {
     }
 }
 
-fn shown(value: Option<&Value>) -> String {
+/// A value in a fault.
+pub fn shown(value: &Value) -> String {
     match value {
-        None | Some(Value::Null) => "empty".to_owned(),
-        Some(Value::Mapping(_)) => "a map".to_owned(),
-        Some(Value::Sequence(_)) => "a list".to_owned(),
-        Some(Value::String(text)) => format!("`{text}`"),
-        Some(other) => format!("`{}`", serde_yaml::to_string(other).unwrap_or_default().trim()),
+        Value::Null => "empty".to_owned(),
+        Value::Mapping(_) => "a map".to_owned(),
+        Value::Sequence(_) => "a list".to_owned(),
+        Value::String(text) => format!("`{text}`"),
+        other => format!("`{}`", serde_yaml::to_string(other).unwrap_or_default().trim()),
     }
 }
 
-fn expected(message: &str) -> String {
-    let tail = message.rsplit_once("expected ").map_or(message, |(_, tail)| tail);
-    let tail = tail.split(" at line ").next().unwrap_or(tail);
-    match tail {
-        "i64" | "u64" | "usize" => "a whole number".to_owned(),
-        "f64" => "a number".to_owned(),
-        "a boolean" => "true or false".to_owned(),
-        "a string" => "a text".to_owned(),
-        "a sequence" => "a list".to_owned(),
-        _ if tail.starts_with("struct ") => "a map".to_owned(),
-        _ => tail.to_owned(),
+/// What to give instead of a number out of the range that `node` states; `None` where it is within. Numbers that are
+/// not finite are within none.
+pub fn range_hint(value: &Value, node: &Node) -> Option<String> {
+    let bound = |key: &str| node.get(key).and_then(Node::as_f64);
+    let (least, above) = (bound("minimum"), bound("exclusiveMinimum"));
+    let (most, below) = (bound("maximum"), bound("exclusiveMaximum"));
+    let number = value.as_f64()?;
+    if super::shape::types(node) == ["integer"] {
+        // As whole numbers, so that large ones are not rounded.
+        let bound = |key: &str| node.get(key).and_then(Node::as_i64);
+        let (whole, least, most) = (value.as_i64()?, bound("minimum"), bound("maximum"));
+        return match (least, most) {
+            (Some(least), _) if whole < least => Some(format!("give a whole number of at least {least}")),
+            (_, Some(most)) if whole > most => Some(format!("give a whole number of at most {most}")),
+            _ => None,
+        };
     }
-}
-
-/// One fault of serde at `path`; gives also the path to set aside.
-pub fn explain(
-    message: &str,
-    mut path: Vec<String>,
-    value: Option<&Value>,
-    places: &Places,
-) -> (Error, Vec<String>) {
-    if let Some(explained) = super::one_key::explain(message, &path, places) {
-        return explained;
+    let within = number.is_finite()
+        && least.is_none_or(|bound| number >= bound)
+        && above.is_none_or(|bound| number > bound)
+        && most.is_none_or(|bound| number <= bound)
+        && below.is_none_or(|bound| number < bound);
+    if within {
+        return None;
     }
-    let words = ticked(message);
-    let first = words.first().copied().unwrap_or_default();
-    if message.starts_with("unknown field") {
-        if path.last().is_none_or(|last| last != first) {
-            path.push(first.to_owned());
-        }
-        let parent = &path[..path.len() - 1];
-        let what = format!("unknown key `{first}`{}", section(parent));
-        let hint = upstream::key(first, parent)
-            .unwrap_or_else(|| hint(first, words.get(1..).unwrap_or_default(), "keys"));
-        return (Error::input(what).at(places.key(&path)).hint(hint), path);
-    }
-    if message.starts_with("stage kind") {
-        path.truncate(2);
-        let mut key = path.clone();
-        key.push(first.to_owned());
-        let hint = upstream::script(first).unwrap_or_else(|| hint(first, &KINDS, "kinds"));
-        let fault = Error::input(format!("unknown stage kind `{first}`")).hint(hint);
-        return (fault.at(places.key(&key)), path);
-    }
-    if message.starts_with("second key") {
-        path.truncate(2);
-        path.push(first.to_owned());
-        let fault = Error::input(format!("a stage has one key, its kind; `{first}` is a second"))
-            .at(places.key(&path))
-            .hint("indent the stage's settings below its kind, and begin each stage with `- `");
-        return (fault, path);
-    }
-    let numbered = path.last().is_some_and(|k| k.parse::<usize>().is_ok());
-    let name =
-        if numbered && path.len() > 1 { &path[path.len() - 2] } else { path.last().map_or("recipe", |k| k) };
-    let item = if numbered { "an element of " } else { "" };
-    let parent = if path.is_empty() {
-        &path[..]
-    } else {
-        &path[..path.len() - 1 - usize::from(numbered && path.len() > 1)]
+    let range = match (least, above, most, below) {
+        (Some(least), _, Some(most), _) => format!("between {least} and {most}"),
+        (Some(least), _, _, Some(below)) => format!("in [{least}, {below})"),
+        (Some(least), _, _, _) => format!("of at least {least}"),
+        (_, Some(above), Some(most), _) => format!("above {above}, up to {most}"),
+        (_, Some(above), _, Some(below)) => format!("above {above}, below {below}"),
+        (_, Some(above), _, _) => format!("above {above}"),
+        (_, _, Some(most), _) => format!("of at most {most}"),
+        (_, _, _, Some(below)) => format!("below {below}"),
+        _ => "that is finite".to_owned(),
     };
-    let place = places.value(&path);
-    if message.starts_with("unknown variant") {
-        let what = format!(
-            "{item}`{name}`{} is `{first}`, expected one of: {}",
-            section(parent),
-            words[1..].join(", ")
-        );
-        return (Error::input(what).at(place).hint(hint(first, &words[1..], "allowed")), path);
-    }
-    if message == "stage is empty" {
-        return (
-            Error::input("a stage is empty").at(place).hint(format!("kinds: {}", KINDS.join(", "))),
-            path,
-        );
-    }
-    let what =
-        format!("{item}`{name}`{} is {}, expected {}", section(parent), shown(value), expected(message));
-    (Error::input(what).at(place), path)
+    Some(format!("give a number {range}"))
 }

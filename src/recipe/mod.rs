@@ -1,21 +1,20 @@
-//! What the user wrote: typed, with the place of every key, and nothing filled in.
+//! What the user wrote: a checked tree, with the place of every key, and nothing filled in.
 //!
-//! [`read`] gives every fault of a file at once. It knows no tensor and no default: `plan::resolve`
-//! turns a [`Recipe`] into a plan. Next: `schema` (the keys), `places`, `expand`, `faults`,
-//! `upstream` (what MiniMind calls otherwise), `reader`.
+//! It knows no key: [`read`] is handed a [`Shape`], and gives every fault of a file at once. `plan` owns the shape and
+//! turns a [`Recipe`] into a plan. Next: `shape`, `places`, `mask`, `expand`, `check`, `faults`, `tree`, `reader`.
 
+pub mod check;
 pub mod expand;
 pub mod faults;
-pub mod one_key;
+pub mod mask;
 pub mod places;
 pub mod reader;
-pub mod schema;
-pub mod stages;
-pub mod upstream;
+pub mod shape;
+pub mod tree;
 
 pub use places::{Places, Steps};
 pub use reader::{Recipe, read, read_all};
-pub use schema::Root;
+pub use shape::{Hints, Shape};
 
 #[cfg(test)]
 mod tests;

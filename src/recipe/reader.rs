@@ -1,22 +1,21 @@
 //! Text to [`Recipe`], with every fault of the text.
 //!
-//! serde stops at the first fault. So: read, note the fault, set its path aside, read again.
-//! An element of a list becomes null rather than going, so that places after it stay right.
+//! Text is parsed, `--set` applied, variables put in, and what comes out checked against the [`Shape`] that the caller
+//! hands in. Next: `check`.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use serde_path_to_error::Segment;
+use serde_json::Value as Node;
 use serde_yaml::{Mapping, Value};
 
-use super::expand::{self, Lookup, Masked};
-use super::faults::explain;
+use super::check::Checker;
+use super::expand::{self, Lookup};
+use super::mask::{Masked, mask};
 use super::places::{Places, Steps};
-use super::schema::Root;
+use super::shape::Shape;
+use super::tree;
 use crate::error::{Error, Place, Result};
-
-/// No recipe has more faults than this worth reading.
-const MOST_FAULTS: usize = 200;
 
 /// Bytes that no recipe needs.
 const MOST_BYTES: u64 = 16 << 20;
@@ -31,8 +30,8 @@ pub struct Recipe {
     pub path: PathBuf,
     /// Its text, with `--set` applied; variables of the environment stand in it by their names alone.
     pub text: String,
-    /// The keys.
-    pub root: Root,
+    /// What it states, checked against its shape: nothing filled in, faulty values left out.
+    pub tree: serde_json::Value,
     /// Where they stand.
     pub places: Places,
     /// Paths whose values were faulty and are set aside.
@@ -43,8 +42,8 @@ pub struct Recipe {
 ///
 /// # Errors
 /// Every fault of its syntax, keys and types, joined.
-pub fn read(path: &Path, sets: &[String], lookup: Lookup<'_>) -> Result<Recipe> {
-    let (recipe, faults) = read_all(path, sets, lookup)?;
+pub fn read(path: &Path, sets: &[String], shape: &Shape, lookup: Lookup<'_>) -> Result<Recipe> {
+    let (recipe, faults) = read_all(path, sets, shape, lookup)?;
     Error::all(faults).map_or(Ok(recipe), Err)
 }
 
@@ -52,7 +51,12 @@ pub fn read(path: &Path, sets: &[String], lookup: Lookup<'_>) -> Result<Recipe> 
 ///
 /// # Errors
 /// Where nothing can be read: no file, no YAML, no map.
-pub fn read_all(path: &Path, sets: &[String], lookup: Lookup<'_>) -> Result<(Recipe, Vec<Error>)> {
+pub fn read_all(
+    path: &Path,
+    sets: &[String],
+    shape: &Shape,
+    lookup: Lookup<'_>,
+) -> Result<(Recipe, Vec<Error>)> {
     let bytes = crate::files::read_most(path, MOST_BYTES).map_err(|error| {
         Error::input("cannot read the recipe")
             .at(Place::file(path))
@@ -64,15 +68,15 @@ pub fn read_all(path: &Path, sets: &[String], lookup: Lookup<'_>) -> Result<(Rec
             error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         Error::input("the recipe is not UTF-8 text").at(Place::line(path, line))
     })?;
-    parse_with(path, &text, sets, lookup)
+    parse_with(path, &text, sets, shape, lookup)
 }
 
 /// [`parse_with`] where no variable is set.
 ///
 /// # Errors
 /// Where nothing can be read.
-pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<(Recipe, Vec<Error>)> {
-    parse_with(path, text, sets, &|_| None)
+pub fn parse(path: &Path, text: &str, sets: &[String], shape: &Shape) -> Result<(Recipe, Vec<Error>)> {
+    parse_with(path, text, sets, shape, &|_| None)
 }
 
 /// [`read_all`] of a text that is at hand; `path` is for messages.
@@ -83,10 +87,11 @@ pub fn parse_with(
     path: &Path,
     text: &str,
     sets: &[String],
+    shape: &Shape,
     lookup: Lookup<'_>,
 ) -> Result<(Recipe, Vec<Error>)> {
     let written = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let masked = expand::mask(written);
+    let masked = mask(written);
     let text = masked.text.as_str();
     if depth(text) > MOST_DEPTH {
         return Err(Error::input("the recipe is nested too deep")
@@ -123,7 +128,7 @@ pub fn parse_with(
             .hint("see `minimind recipes show quickstart`"));
     };
     let mut faults = Vec::new();
-    shorthand(&mut value, &mut places);
+    lower(shape, shape.root(), &mut value, &mut Vec::new(), &mut places);
     for set in sets {
         if let Err(error) = apply(&mut value, &mut places, set, &masked) {
             faults.push(error);
@@ -136,8 +141,8 @@ pub fn parse_with(
         let text = serde_yaml::to_string(&masked.written(&value)).unwrap_or_else(|_| written.to_owned());
         format!("{flags}{text}")
     };
-    shorthand(&mut value, &mut places);
-    let mut expanded = expand::expand(&mut value, &masked, &places, lookup);
+    lower(shape, shape.root(), &mut value, &mut Vec::new(), &mut places);
+    let mut expanded = expand::expand(&mut value, &masked, &places, shape.hints.paths, lookup);
     faults.append(&mut expanded.faults);
     // Names alone: a value may be a secret. What they came to stands in plan.json.
     let used: Vec<String> = expanded.used.into_iter().collect();
@@ -151,43 +156,13 @@ pub fn parse_with(
         remove(&mut value, &steps);
         aside.insert(steps);
     }
-    let root = loop {
-        match serde_path_to_error::deserialize::<_, Root>(value.clone()) {
-            Ok(root) => break root,
-            Err(error) => {
-                let steps: Steps = error
-                    .path()
-                    .iter()
-                    .filter_map(|segment| match segment {
-                        Segment::Seq { index } => Some(index.to_string()),
-                        Segment::Map { key } => Some(key.clone()),
-                        Segment::Enum { .. } | Segment::Unknown => None,
-                    })
-                    .collect();
-                if let Some(text) = expanded.texts.remove(&steps)
-                    && let Some(value) = get_mut(&mut value, &steps)
-                {
-                    *value = text; // this key wants a text
-                    continue;
-                }
-                let message = error.inner().to_string();
-                let (fault, steps) = explain(&message, steps.clone(), get(&value, &steps), &places);
-                faults.push(fault);
-                if !remove(&mut value, &steps) || faults.len() >= MOST_FAULTS {
-                    break Root::default();
-                }
-                if let Some((last, parent)) = steps.split_last()
-                    && let Some(own) = super::upstream::same(last)
-                {
-                    aside.insert(parent.iter().cloned().chain([own.to_owned()]).collect());
-                }
-                aside.insert(steps);
-            }
-        }
-    };
+    let mut checker = Checker { shape, places: &places, texts: expanded.texts, faults, aside };
+    checker.check(&mut value);
+    let Checker { mut faults, aside, .. } = checker;
     let mut seen = HashSet::new();
     faults.retain(|fault| seen.insert(fault.to_string()));
-    Ok((Recipe { path: path.to_owned(), text, root, places, aside }, faults))
+    let tree = tree::from_yaml(&value);
+    Ok((Recipe { path: path.to_owned(), text, tree, places, aside }, faults))
 }
 
 fn syntax(path: &Path, text: &str, error: &serde_yaml::Error) -> Error {
@@ -268,25 +243,38 @@ fn remove(value: &mut Value, steps: &[String]) -> bool {
     }
 }
 
-/// `data: FILE` and `data: [FILE, ...]` become `{path: FILE}` and `{paths: [FILE, ...]}`.
-fn shorthand(recipe: &mut Value, places: &mut Places) {
-    let stages = recipe.get_mut("stages").and_then(Value::as_sequence_mut);
-    for (index, stage) in stages.into_iter().flatten().enumerate() {
-        let Some((kind, body)) = stage.as_mapping_mut().and_then(|stage| stage.iter_mut().next()) else {
-            continue;
-        };
-        for key in ["data", "heldout"] {
-            let Some(data) = body.get_mut(key) else { continue };
-            let name = match data {
-                Value::String(_) => "path",
-                Value::Sequence(_) => "paths",
-                _ => continue,
-            };
-            let kind = kind.as_str().unwrap_or_default();
-            let path = ["stages", &index.to_string(), kind, key].map(str::to_owned);
-            places.lower(&path, name);
-            *data = Value::Mapping(Mapping::from_iter([(Value::from(name), std::mem::take(data))]));
+/// A bare text or list becomes a map where the shape says so: `data: FILE` is `data: {path: FILE}`.
+fn lower(shape: &Shape, node: &Node, value: &mut Value, path: &mut Steps, places: &mut Places) {
+    let (whole, part) = (shape.resolved(node), shape.branch(node, value));
+    let short = match value {
+        Value::String(_) => whole.pointer("/x-shorthand/string"),
+        Value::Sequence(_) => whole.pointer("/x-shorthand/array"),
+        _ => None,
+    };
+    if let Some(key) = short.and_then(Node::as_str) {
+        places.lower(path, key);
+        *value = Value::Mapping(Mapping::from_iter([(Value::from(key), std::mem::take(value))]));
+        return;
+    }
+    match value {
+        Value::Sequence(items) => {
+            let Some(node) = part.get("items") else { return };
+            for (index, item) in items.iter_mut().enumerate() {
+                path.push(index.to_string());
+                lower(shape, node, item, path, places);
+                path.pop();
+            }
         }
+        Value::Mapping(map) => {
+            for (key, item) in map.iter_mut() {
+                let Some(key) = key.as_str() else { continue };
+                let Some(node) = part.get("properties").and_then(|own| own.get(key)) else { continue };
+                path.push(key.to_owned());
+                lower(shape, node, item, path, places);
+                path.pop();
+            }
+        }
+        _ => {}
     }
 }
 

@@ -5,12 +5,13 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::reader::parse;
+use crate::plan::shape;
 
 const GOOD: &str = include_str!("../../recipes/quickstart.yaml");
 
 fn faults(text: &str, sets: &[&str]) -> Vec<String> {
     let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
-    match parse(Path::new("r.yaml"), text, &sets) {
+    match parse(Path::new("r.yaml"), text, &sets, shape()) {
         Ok((recipe, faults)) => {
             let all = crate::plan::resolve::finish(&recipe, faults).err();
             all.map_or(Vec::new(), |e| {
@@ -88,7 +89,7 @@ fn flags_are_applied_and_checked() {
     assert!(
         faults(GOOD, &["seed=7", "stages.sft.learning_rate=1e-4", "stages.tok.vocab_size=600"]).is_empty()
     );
-    let (recipe, _) = parse(Path::new("r.yaml"), GOOD, &["stages.1.epochs=3".into()]).unwrap();
+    let (recipe, _) = parse(Path::new("r.yaml"), GOOD, &["stages.1.epochs=3".into()], shape()).unwrap();
     assert!(recipe.text.contains("epochs: 3") && recipe.text.starts_with("# --set stages.1.epochs=3"));
     let found = faults(
         GOOD,
@@ -151,7 +152,8 @@ fn broken_texts_have_clear_faults() {
 fn built_in_recipes_are_sound_but_for_their_files() {
     assert_eq!(faults(GOOD, &[]), Vec::<String>::new());
     let (_, faults) =
-        parse(Path::new("r.yaml"), include_str!("../../recipes/pretrain-sft-64m.yaml"), &[]).unwrap();
+        parse(Path::new("r.yaml"), include_str!("../../recipes/pretrain-sft-64m.yaml"), &[], shape())
+            .unwrap();
     assert!(faults.is_empty());
 }
 

@@ -1,37 +1,7 @@
 //! Lists of one-key maps below a stage: `rewards` and `tools`, written like stages: `- length: {min: 20}`.
 //!
 //! Read by hand for the same reason as stages: serde's enums lose the place of a fault inside them.
-//! [`one_key!`](crate::recipe::one_key) makes the type; [`explain`] turns its faults into words.
-
-use super::faults::{hint, ticked};
-use super::places::Places;
-use super::schema::{REWARD_KINDS, TOOL_KINDS};
-use crate::error::Error;
-
-/// Lists, what an element is called, and what may be its key.
-const LISTS: [(&str, &str, &[&str]); 2] =
-    [("rewards", "reward", &REWARD_KINDS), ("tools", "tool", &TOOL_KINDS)];
-
-/// A fault of an element itself (no key, a wrong one, two), and the path to set aside.
-pub fn explain(message: &str, path: &[String], places: &Places) -> Option<(Error, Vec<String>)> {
-    let (list, label, kinds) =
-        LISTS.into_iter().find(|(_, label, _)| message.starts_with(&format!("{label}: ")))?;
-    let at = path.iter().rposition(|step| step == list)?;
-    let element: Vec<String> = path.iter().take(at + 2).cloned().collect();
-    let word = ticked(message).first().copied().unwrap_or_default();
-    let key: Vec<String> = element.iter().cloned().chain([word.to_owned()]).collect();
-    Some(if message.contains("unknown kind") {
-        let fault = Error::input(format!("unknown {label} `{word}`")).at(places.key(&key));
-        (fault.hint(hint(word, kinds, &format!("{label}s"))), element)
-    } else if message.contains("second key") {
-        let what = format!("a {label} has one key, its kind; `{word}` is a second");
-        let fix = format!("write its settings below the kind: `- {}: {{...}}`", kinds[0]);
-        (Error::input(what).at(places.key(&key)).hint(fix), key)
-    } else {
-        let fault = Error::input(format!("a {label} is empty")).at(places.value(&element));
-        (fault.hint(format!("{label}s: {}", kinds.join(", "))), element)
-    })
-}
+//! [`one_key!`](crate::one_key) makes the type.
 
 /// Makes the type of a one-key map: its kinds, its body, and how both are read.
 #[macro_export]
@@ -95,6 +65,7 @@ macro_rules! one_key {
                 schemars::json_schema!({
                     "type": "object",
                     "description": concat!("A map with one key, the ", $label, "'s kind."),
+                    "x-label": $label,
                     "minProperties": 1,
                     "maxProperties": 1,
                     "additionalProperties": false,

@@ -1,7 +1,7 @@
 //! What MiniMind's scripts call otherwise, with the hint that says its name here.
 //!
 //! Every argument of its training scripts of both eras is either a key of ours or stands in [`ARGUMENTS`]; every
-//! script and prefix of weights is either a kind or stands in [`SCRIPTS`]. Next: `faults`, which asks.
+//! script and prefix of weights is either a kind or stands in [`SCRIPTS`]. Next: `recipe::check`, which asks.
 
 /// Arguments, and what they are here.
 pub const ARGUMENTS: [(&str, &str); 63] = [
@@ -211,7 +211,7 @@ pub fn script(kind: &str) -> Option<String> {
     let plain = plain.strip_suffix(".py").unwrap_or(&plain);
     let bare = plain.strip_prefix("train_").unwrap_or(plain);
     let listed = SCRIPTS.iter().find(|(name, ..)| *name == plain || *name == bare);
-    let own = super::stages::KINDS.into_iter().find(|own| *own == bare).map(|own| (own, ""));
+    let own = super::schema::KINDS.into_iter().find(|own| *own == bare).map(|own| (own, ""));
     let (stage, more) = listed.map(|(_, stage, more)| (*stage, *more)).or(own)?;
     Some(format!("`{kind}` is `{stage}` here{more}"))
 }
@@ -224,7 +224,7 @@ mod tests {
     use crate::recipe::reader::parse;
 
     fn faults(text: &str) -> Vec<String> {
-        let (_, faults) = parse(Path::new("r.yaml"), text, &[]).unwrap();
+        let (_, faults) = parse(Path::new("r.yaml"), text, &[], crate::plan::shape()).unwrap();
         faults.iter().map(ToString::to_string).collect()
     }
 
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn what_has_another_name_is_not_missing_too() {
         let text = "stages:\n  - sft: {from_weight: pretrain, data_path: x.jsonl, tokenizer_path: t}\n";
-        let (recipe, faults) = parse(Path::new("r.yaml"), text, &[]).unwrap();
+        let (recipe, faults) = parse(Path::new("r.yaml"), text, &[], crate::plan::shape()).unwrap();
         let told = crate::plan::resolve::finish(&recipe, faults).unwrap_err().to_string();
         assert_eq!(told.matches("error: ").count(), 3, "{told}");
     }

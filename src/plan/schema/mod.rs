@@ -7,10 +7,11 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use super::stages::{Stage, StageBody};
 mod export;
+mod one_key;
 mod parts;
 mod policy;
+mod stages;
 mod training;
 pub use export::*;
 mod rewards;
@@ -18,6 +19,7 @@ mod tools;
 pub use parts::*;
 pub use policy::*;
 pub use rewards::*;
+pub use stages::{KINDS, Stage, StageBody};
 pub use tools::*;
 pub use training::*;
 
@@ -100,7 +102,7 @@ pub struct ModelSection {
     /// Whether the feed-forward is a mixture of experts (false).
     pub use_moe: Option<bool>,
     /// Routed experts (4); minimind2's `n_routed_experts` means the same.
-    #[serde(alias = "n_routed_experts")]
+    #[schemars(extend("x-aliases" = ["n_routed_experts"]))]
     pub num_experts: Option<i64>,
     /// Experts a token visits.
     pub num_experts_per_tok: Option<i64>,
@@ -109,7 +111,7 @@ pub struct ModelSection {
     /// Inner width of an expert.
     pub moe_intermediate_size: Option<i64>,
     /// Weight of the load-balancing loss; upstream's `router_aux_loss_coef` and `aux_loss_alpha` mean the same.
-    #[serde(alias = "router_aux_loss_coef", alias = "aux_loss_alpha")]
+    #[schemars(extend("x-aliases" = ["router_aux_loss_coef", "aux_loss_alpha"]))]
     pub aux_loss_coef: Option<f64>,
     /// Whether the chosen experts' weights are made to sum to one.
     pub norm_topk_prob: Option<bool>,
@@ -144,11 +146,14 @@ pub struct DataSection {
 /// The reader makes a map of a file's name and of a list of names.
 fn or_files(schema: &mut schemars::Schema) {
     let map = schema.clone();
-    *schema = schemars::json_schema!({"anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}},
-        map,
-    ]});
+    *schema = schemars::json_schema!({
+        "anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}},
+            map,
+        ],
+        "x-shorthand": {"string": "path", "array": "paths"},
+    });
 }
 
 /// Learns a byte-level BPE tokenizer.

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::schema::{
+use super::{
     AgentSection, DistillSection, DpoSection, EvalSection, ExportSection, GrpoSection, LoraSection,
     MergeSection, PpoSection, ReasonSection, RewardSection, SpoSection, TokenizerSection, TrainSection,
 };
@@ -166,6 +166,7 @@ impl JsonSchema for Stage {
         json_schema!({
             "type": "object",
             "description": "A map with one key, the stage's kind.",
+            "x-label": "stage",
             "minProperties": 1,
             "maxProperties": 1,
             "additionalProperties": false,
