@@ -11,7 +11,7 @@ use super::vocabulary;
 use crate::atomic;
 use crate::data::jsonl::{self, Lines};
 use crate::data::synthetic::{self, SyntheticKind};
-use crate::data::tokens::Tokens;
+use crate::data::token_file::TokenFile;
 use crate::data::{DataFormat, RowCheck, SyntheticConfig, SyntheticSplit, SyntheticTask, source};
 use crate::error::{Error, Place, Result};
 
@@ -135,7 +135,7 @@ pub(super) fn kind_of(format: Option<DataFormat>) -> &'static str {
 
 fn check(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
     if is_tokens(file) {
-        let tokens = Tokens::open(file)?;
+        let tokens = TokenFile::open(file)?;
         if json {
             return print_json(&serde_json::json!({"kind": "tokens", "rows": tokens.rows, "faults": 0}));
         }
@@ -150,7 +150,7 @@ fn check(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
             Err(fault) => Err(fault),
             Ok(row) => {
                 // A file's first row that tells decides for all.
-                format = format.or(source::format_of(&row));
+                format = format.or(source::format_of_row(&row));
                 look.check(&row, format.unwrap_or(DataFormat::Text))?
             }
         };
@@ -212,7 +212,7 @@ fn stats(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
 }
 
 fn token_stats(file: &Path) -> Result<Stats> {
-    let tokens = Tokens::open(file)?;
+    let tokens = TokenFile::open(file)?;
     let bytes = std::fs::metadata(file).map_err(|e| Error::io("read", file, e))?.len();
     Ok(Stats {
         kind: "tokens",
@@ -235,7 +235,7 @@ fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
         let usable = match jsonl::parse(&line.bytes) {
             Err(fault) => Err(fault),
             Ok(row) => {
-                format = format.or(source::format_of(&row));
+                format = format.or(source::format_of_row(&row));
                 look.length(&row, format.unwrap_or(DataFormat::Text))?
             }
         };

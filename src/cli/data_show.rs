@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::data::{is_tokens, kind_of, print_json};
 use super::vocabulary;
-use crate::data::cache::Encoded;
 use crate::data::jsonl::{self, Lines, RowFault};
+use crate::data::token_cache::TokenizedRow;
+use crate::data::token_file::TokenFile;
 use crate::data::tokenizer::StreamDecoder;
-use crate::data::tokens::Tokens;
-use crate::data::{DataFormat, IGNORE, Row, RowCheck, Tokenizer, source};
+use crate::data::{DataFormat, IGNORE_INDEX, Row, RowCheck, Tokenizer, source};
 use crate::error::{Error, Result};
 use crate::plan::environment;
 
@@ -108,13 +108,13 @@ impl Part {
     }
 
     fn labels(&self) -> impl Iterator<Item = i64> {
-        self.ids.iter().zip(&self.loss).map(|(id, loss)| if *loss { i64::from(*id) } else { IGNORE })
+        self.ids.iter().zip(&self.loss).map(|(id, loss)| if *loss { i64::from(*id) } else { IGNORE_INDEX })
     }
 }
 
 /// The parts of a row as it lies in a cache.
-fn parts(row: Encoded, format: DataFormat) -> Vec<Part> {
-    let Encoded { mut ids, mut loss, loss_bytes } = row;
+fn parts(row: TokenizedRow, format: DataFormat) -> Vec<Part> {
+    let TokenizedRow { mut ids, mut loss, loss_bytes } = row;
     if format != DataFormat::Preference {
         return vec![Part::new("", ids, loss)];
     }
@@ -129,10 +129,10 @@ fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
     let counted = if json { rows } else { rows.max(COUNTED) };
     let mut more = false;
     if is_tokens(file) {
-        let tokens = Tokens::open(file)?;
+        let tokens = TokenFile::open(file)?;
         more = tokens.rows > counted;
         for row in 0..tokens.rows.min(counted) {
-            let parts = if tokens.are_pairs() {
+            let parts = if tokens.is_preference() {
                 let pair = tokens.pair(row);
                 let side = |name, row: Row| stored(name, row.ids, &row.labels);
                 vec![side("chosen", pair.chosen), side("rejected", pair.rejected)]
@@ -153,7 +153,7 @@ fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
             let encoded = match jsonl::parse(&line.bytes) {
                 Err(fault) => Err(fault),
                 Ok(row) => {
-                    format = format.or(source::format_of(&row));
+                    format = format.or(source::format_of_row(&row));
                     printer.look.encode(&row, format.unwrap_or(DataFormat::Text))?
                 }
             };
@@ -170,7 +170,7 @@ fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
 /// A row of a token file.
 fn stored(name: &'static str, ids: Vec<i64>, labels: &[i64]) -> Part {
     let ids = ids.into_iter().map(|id| u32::try_from(id).unwrap_or(u32::MAX)).collect();
-    Part::new(name, ids, labels.iter().map(|label| *label != IGNORE).collect())
+    Part::new(name, ids, labels.iter().map(|label| *label != IGNORE_INDEX).collect())
 }
 
 struct Printer {
@@ -248,7 +248,7 @@ impl Printer {
 fn plain(file: &Path, rows: usize, json: bool) -> Result<()> {
     let mut shown = Vec::new();
     if is_tokens(file) {
-        let tokens = Tokens::open(file)?;
+        let tokens = TokenFile::open(file)?;
         for row in 0..tokens.rows.min(rows) {
             let (ids, labels) = tokens.row(row);
             shown.push(json!({"input_ids": ids, "labels": labels}));

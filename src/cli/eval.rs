@@ -83,7 +83,7 @@ pub fn run(args: Args) -> Result<()> {
             .hint("give --precision fp32, bf16 or fp16"));
     }
     let choice = args.task.contains(&EvalTask::MultipleChoice)
-        || (args.task.is_empty() && crate::data::choices::looks_like(&args.data));
+        || (args.task.is_empty() && crate::data::multiple_choice::is_multiple_choice(&args.data));
     if choice && args.task.len() > 1 {
         return Err(Error::input("multiple_choice has files of its own and stands alone")
             .hint("measure the other tasks with a second call"));
@@ -92,8 +92,11 @@ pub fn run(args: Args) -> Result<()> {
     if math {
         tracing::info!("the rows hold `gt` or an answer: measured as math (--task loss for their loss)");
     }
-    let (format, has_answers) =
-        if choice || math { (DataFormat::Chat, false) } else { crate::data::source::sniff(&args.data)? };
+    let (format, has_answers) = if choice || math {
+        (DataFormat::Chat, false)
+    } else {
+        crate::data::source::detect_format(&args.data)?
+    };
     if format != DataFormat::Tokens && opened.tokenizer.is_none() {
         return Err(Error::input("no tokenizer was found beside the model")
             .hint("name one: --tokenizer DIR, or minimind3 or minimind2 for MiniMind's own"));

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::doctor::matrix_speed;
 use super::threads;
-use crate::data::tokens::Tokens;
+use crate::data::token_file::TokenFile;
 use crate::data::{Batching, DataConfig, DataFormat, DataSource, Tokenizer, source};
 use crate::error::{Error, Result};
 use crate::plan::cost::{self, Facts, StageCost};
@@ -209,7 +209,7 @@ fn token_facts(data: &DataConfig, batch: usize) -> Option<Facts> {
     let DataSource::Paths(paths) = &data.source else { return None };
     let (mut rows, mut tokens, mut batches) = (0, 0, 0);
     for path in paths {
-        if let Ok(file) = Tokens::open(path) {
+        if let Ok(file) = TokenFile::open(path) {
             rows += file.rows as u64;
             tokens += (file.rows * file.row_len) as u64;
             batches += file.rows.div_ceil(file.micro_batch.unwrap_or(batch).max(1)) as u64;

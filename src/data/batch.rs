@@ -5,7 +5,7 @@
 use ndarray::Array2;
 
 /// A label that carries no loss.
-pub const IGNORE: i64 = -100;
+pub const IGNORE_INDEX: i64 = -100;
 
 /// One micro-batch. Labels come unshifted: `labels[t]` is the token at `t`, and logits at `t`
 /// predict `labels[t + 1]`.
@@ -13,7 +13,7 @@ pub const IGNORE: i64 = -100;
 pub struct Batch {
     /// Token ids, `[B, T]`, padded on the right.
     pub input_ids: Array2<i64>,
-    /// Labels, `[B, T]`; [`IGNORE`] where there is no loss.
+    /// Labels, `[B, T]`; [`IGNORE_INDEX`] where there is no loss.
     pub labels: Array2<i64>,
     /// Tokens of each document of each row, padding as one more: where rows are packed. They add up to T.
     pub documents: Option<Vec<Vec<usize>>>,

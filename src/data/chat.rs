@@ -5,9 +5,9 @@
 
 use serde_json::{Value, json};
 
-use super::cache::Encoded;
 use super::jsonl::{RowFault, kind};
 use super::random::{chance, mix};
+use super::token_cache::TokenizedRow;
 use super::tokenizer::labels::{self, TOOL_KEYS};
 use super::tokenizer::{Masked, Tokenizer};
 use crate::error::Result;
@@ -106,7 +106,7 @@ pub fn encode(
     row: &Value,
     number: usize,
     options: &ChatOptions,
-) -> Result<Result<Encoded, RowFault>> {
+) -> Result<Result<TokenizedRow, RowFault>> {
     let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
     let masked = if tokenizer.shows_system() {
         labels::masked(tokenizer, "conversations", &with_system_prompt(row, number, options), keep)?
@@ -121,5 +121,5 @@ pub fn encode(
     loss.truncate(options.max_seq_len);
     let spoken: Vec<u32> = ids.iter().zip(&loss).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
     let loss_bytes = tokenizer.decode(&spoken, true)?.len();
-    Ok(Ok(Encoded { ids, loss, loss_bytes }))
+    Ok(Ok(TokenizedRow { ids, loss, loss_bytes }))
 }

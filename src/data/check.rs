@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::cache::Encoded;
 use super::chat::ChatOptions;
 use super::config::DataFormat;
 use super::jsonl::RowFault;
 use super::prepare;
+use super::token_cache::TokenizedRow;
 use super::tokenizer::labels::{self, TOOL_KEYS, row_fault};
 use super::tokenizer::shown::Shown;
 use super::tokenizer::{ChatTemplate, RenderOptions, Tokenizer, train};
@@ -119,7 +119,7 @@ impl RowCheck {
     ///
     /// # Errors
     /// There is no tokenizer, it has no chat template, or which tokens carry loss cannot be told from it.
-    pub fn encode(&self, row: &Value, format: DataFormat) -> Result<Result<Encoded, RowFault>> {
+    pub fn encode(&self, row: &Value, format: DataFormat) -> Result<Result<TokenizedRow, RowFault>> {
         let Some(tokenizer) = &self.tokenizer else {
             return Err(crate::error::Error::input("tokens need a tokenizer").hint("give --tokenizer DIR"));
         };

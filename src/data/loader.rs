@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::Array2;
 
-use super::batch::{Batch, IGNORE};
+use super::batch::{Batch, IGNORE_INDEX};
 use super::config::Batching;
-use super::pack::Lines;
-use super::random::Stream;
-use super::rows::Rows;
+use super::dataset::Dataset;
+use super::packing::Lines;
+use super::random::SplitMix64;
 use crate::error::{Error, Result};
 
 /// Batches whose rows are sorted by length together.
@@ -22,7 +22,7 @@ const WIDTH_MULTIPLE: usize = 8;
 
 /// How to batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoaderConfig {
+pub struct DataLoaderConfig {
     /// Rows, or lines of packed rows, of a micro-batch; a file of fixed micro-batches overrides it.
     pub batch_size: usize,
     /// No batch is wider, unless a token file is.
@@ -56,24 +56,24 @@ struct Order {
 
 /// Makes batches.
 #[derive(Debug)]
-pub struct Loader {
-    rows: Rows,
-    config: LoaderConfig,
+pub struct DataLoader {
+    rows: Dataset,
+    config: DataLoaderConfig,
     /// Which rows share a line, where they are packed.
     lines: Option<Lines>,
     kept: Mutex<Option<(u64, Arc<Order>)>>,
 }
 
-impl Loader {
+impl DataLoader {
     /// A loader over `rows`.
-    pub fn new(rows: Rows, mut config: LoaderConfig) -> Self {
+    pub fn new(rows: Dataset, mut config: DataLoaderConfig) -> Self {
         config.batch_size = rows.micro_batch().unwrap_or(config.batch_size).max(1);
         // A file of fixed micro-batches is taken as it is.
         let packs = config.batching == Batching::Pack && rows.micro_batch().is_none();
         let lines = packs.then(|| {
             let mut order: Vec<u32> = (0..rows.len() as u32).collect();
             if config.shuffle {
-                Stream::new(config.seed, 1 << 33).shuffle(&mut order);
+                SplitMix64::new(config.seed, 1 << 33).shuffle(&mut order);
             }
             Lines::fill(order, |row| rows.row_len(row as usize), config.max_seq_len)
         });
@@ -87,7 +87,7 @@ impl Loader {
     }
 
     /// The rows behind.
-    pub fn rows(&self) -> &Rows {
+    pub fn rows(&self) -> &Dataset {
         &self.rows
     }
 
@@ -105,7 +105,7 @@ impl Loader {
 
     fn make_order(&self, epoch: u64) -> Order {
         let size = self.config.batch_size;
-        let mut random = Stream::new(self.config.seed, epoch.wrapping_add(1 << 32));
+        let mut random = SplitMix64::new(self.config.seed, epoch.wrapping_add(1 << 32));
         if self.rows.micro_batch().is_some() {
             let mut units: Vec<u32> = (0..(self.rows.len() / size) as u32).collect();
             if self.config.shuffle {
@@ -154,7 +154,7 @@ impl Loader {
         }
     }
 
-    /// The rows of a batch, as indices into [`Loader::rows`]; packed rows line after line.
+    /// The rows of a batch, as indices into [`DataLoader::rows`]; packed rows line after line.
     pub fn batch_rows(&self, epoch: u64, index: u64) -> Result<Vec<usize>> {
         Ok(self.batch_lines(epoch, index)?.into_iter().flatten().collect())
     }
@@ -178,7 +178,7 @@ impl Loader {
         let lens = |line: &Vec<usize>| line.iter().map(|row| self.rows.row_len(*row)).sum::<usize>();
         let width = self.width(lines.iter().map(lens).max().unwrap_or(0));
         let mut input_ids = Array2::from_elem((lines.len(), width), i64::from(self.config.pad_id)); // [B, T]
-        let mut labels = Array2::from_elem((lines.len(), width), IGNORE); // [B, T]
+        let mut labels = Array2::from_elem((lines.len(), width), IGNORE_INDEX); // [B, T]
         let mut documents = Vec::with_capacity(lines.len());
         let mut rows = Vec::new();
         for (i, line) in lines.iter().enumerate() {
@@ -188,7 +188,7 @@ impl Loader {
                 for (t, (id, label)) in row.ids.iter().zip(&row.labels).enumerate() {
                     input_ids[[i, start + t]] = *id;
                     // What stands before a document's first token is another's.
-                    labels[[i, start + t]] = if t == 0 && start > 0 { IGNORE } else { *label };
+                    labels[[i, start + t]] = if t == 0 && start > 0 { IGNORE_INDEX } else { *label };
                 }
                 start += row.ids.len();
                 lengths.push(row.ids.len());

@@ -5,38 +5,38 @@
 //! asks), `episode` (rollouts).
 
 pub mod batch;
-pub mod cache;
 pub mod chat;
 pub mod check;
-pub mod choices;
 pub mod config;
+pub mod dataset;
 pub mod episode;
-pub mod head;
 pub mod jsonl;
 pub mod loader;
-pub mod pack;
+pub mod multiple_choice;
+pub mod packing;
 pub mod preference;
 pub mod prepare;
+pub mod preview;
 pub mod prompts;
 pub mod random;
-pub mod rows;
 pub mod source;
 pub mod synthetic;
 pub mod text;
+pub mod token_cache;
+pub mod token_file;
 pub mod tokenizer;
-pub mod tokens;
 pub mod tool_specs;
 
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, IGNORE};
+pub use batch::{Batch, IGNORE_INDEX};
 pub use check::RowCheck;
 pub use config::*;
+pub use dataset::{Dataset, Row};
 pub use episode::{Episode, Recorded};
-pub use loader::{Loader, LoaderConfig, PaddingStats};
-pub use preference::{Pair, PairBatch};
-pub use prepare::{DataFacts, PrepareContext, Prepared, QuickFacts, prepare, quick_facts};
+pub use loader::{DataLoader, DataLoaderConfig, PaddingStats};
+pub use preference::{Pair, PreferenceBatch};
+pub use prepare::{DataFacts, PrepareContext, PreparedData, QuickFacts, prepare, quick_facts};
 pub use prompts::{Prompt, PromptOptions, PromptRow, Prompts};
-pub use rows::{Row, Rows};
 pub use tokenizer::Tokenizer;

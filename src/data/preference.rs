@@ -1,20 +1,20 @@
 //! `{"chosen", "rejected"}` to pairs of rows: one prompt, two last answers, loss on what the assistant says.
 //!
 //! A pair lies in the token cache as one row, the rejected conversation behind the chosen one; where it begins
-//! stands in the place of the row's loss bytes. In a token file both lie apart ([`super::tokens`]).
+//! stands in the place of the row's loss bytes. In a token file both lie apart ([`super::token_file`]).
 //!
 //! B pairs of a batch, T tokens.
 
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::batch::IGNORE;
-use super::cache::Encoded;
+use super::batch::IGNORE_INDEX;
 use super::chat::{ChatOptions, messages};
+use super::dataset::Row;
 use super::jsonl::RowFault;
-use super::loader::Loader;
+use super::loader::DataLoader;
 use super::random::chance;
-use super::rows::Row;
+use super::token_cache::TokenizedRow;
 use super::tokenizer::labels::{self, TOOL_KEYS};
 use super::tokenizer::{Masked, Tokenizer};
 use crate::error::Result;
@@ -32,7 +32,7 @@ pub struct Pair {
 
 /// One micro-batch of pairs: the chosen rows, then the rejected ones in the same order.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PairBatch {
+pub struct PreferenceBatch {
     /// `[2 B, T]`, padded on the right.
     pub input_ids: Array2<i64>,
     /// 1 where the token's log-probability counts, `[2 B, T]`; column 0 never does.
@@ -91,9 +91,9 @@ pub fn encode(
     row: &Value,
     number: usize,
     options: &ChatOptions,
-) -> Result<Result<Encoded, RowFault>> {
+) -> Result<Result<TokenizedRow, RowFault>> {
     let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
-    let mut both = Encoded::default();
+    let mut both = TokenizedRow::default();
     for field in ["chosen", "rejected"] {
         let mut side = json!({"conversations": row[field]});
         for key in TOOL_KEYS {
@@ -127,7 +127,7 @@ pub fn encode(
 }
 
 /// Batch `index` (from 0) of `epoch` (from 0).
-pub fn batch(loader: &Loader, epoch: u64, index: u64) -> Result<PairBatch> {
+pub fn batch(loader: &DataLoader, epoch: u64, index: u64) -> Result<PreferenceBatch> {
     let rows = loader.batch_rows(epoch, index)?;
     let pairs: Vec<Pair> = rows.into_iter().map(|row| loader.rows().pair(row)).collect();
     let all: Vec<&Row> = pairs.iter().map(|p| &p.chosen).chain(pairs.iter().map(|p| &p.rejected)).collect();
@@ -137,15 +137,15 @@ pub fn batch(loader: &Loader, epoch: u64, index: u64) -> Result<PairBatch> {
     for (i, row) in all.iter().enumerate() {
         for (t, (id, label)) in row.ids.iter().zip(&row.labels).enumerate() {
             input_ids[[i, t]] = *id;
-            mask[[i, t]] = i64::from(t > 0 && *label != IGNORE);
+            mask[[i, t]] = i64::from(t > 0 && *label != IGNORE_INDEX);
         }
     }
     // A conversation ends where its text does, which is where a score is read; a token file is padded already, so what
     // counts tells where its row ends.
-    let padded = loader.rows().width().is_some();
-    let counts = |row: &Row| row.labels.iter().rposition(|l| *l != IGNORE).filter(|_| padded);
+    let padded = loader.rows().fixed_len().is_some();
+    let counts = |row: &Row| row.labels.iter().rposition(|l| *l != IGNORE_INDEX).filter(|_| padded);
     let end = |row: &Row| counts(row).unwrap_or(row.ids.len() - 1);
-    Ok(PairBatch {
+    Ok(PreferenceBatch {
         input_ids,
         mask,
         last: all.iter().map(|row| end(row) as i64).collect(),

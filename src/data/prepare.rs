@@ -9,19 +9,19 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::cache::{self, Cache, Encoded};
 use super::chat::{self, ChatOptions};
 use super::config::{
     DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, Validation,
 };
+use super::dataset::Dataset;
 use super::jsonl::{self, Line, Lines};
 use super::preference;
-use super::random::Stream;
-use super::rows::Rows;
+use super::random::SplitMix64;
 use super::synthetic::{self, SyntheticKind};
 use super::text;
+use super::token_cache::{self, TokenCache, TokenizedRow};
+use super::token_file::{TokenFile, TokenFiles};
 use super::tokenizer::{Tokenizer, labels};
-use super::tokens::{TokenFiles, Tokens};
 use crate::error::{Error, Result};
 use crate::hash::hex;
 
@@ -64,11 +64,11 @@ pub struct DataFacts {
 }
 
 impl DataFacts {
-    /// Says how many rows teach nothing.
+    /// Warns of rows without training targets.
     ///
     /// # Errors
-    /// None of them teaches anything.
-    pub fn teaching(&self, format: DataFormat, max_seq_len: usize) -> Result<()> {
+    /// No row has a target.
+    pub fn check_targets(&self, format: DataFormat, max_seq_len: usize) -> Result<()> {
         if self.rows_without_loss == 0 {
             return Ok(());
         }
@@ -79,32 +79,30 @@ impl DataFacts {
             _ => "in no row does the chat template mark anything as said by the assistant".to_owned(),
         };
         if self.rows_without_loss == self.rows {
-            return Err(Error::input("the data teaches nothing: no token of it carries loss")
-                .because(why)
-                .hint(if cut {
-                    "raise max_seq_len; `minimind data stats` counts tokens"
-                } else {
-                    "`minimind data show --tokenizer DIR FILE` shows which tokens carry loss"
-                }));
+            return Err(Error::input("no training targets: every label is -100").because(why).hint(if cut {
+                "raise max_seq_len; `minimind data stats` counts tokens"
+            } else {
+                "`minimind data show --tokenizer DIR FILE` shows which tokens carry loss"
+            }));
         }
-        tracing::warn!("{} of {} rows teach nothing: {why}", self.rows_without_loss, self.rows);
+        tracing::warn!("{} of {} rows have no training targets: {why}", self.rows_without_loss, self.rows);
         Ok(())
     }
 }
 
 /// Rows to train and to validate on.
 #[derive(Debug, Clone)]
-pub struct Prepared {
+pub struct PreparedData {
     /// Training rows.
-    pub train: Rows,
+    pub train: Dataset,
     /// Validation rows.
-    pub validation: Option<Rows>,
+    pub validation: Option<Dataset>,
     /// Numbers of the training rows.
     pub facts: DataFacts,
 }
 
 /// Reads, tokenises (or finds the cache) and splits.
-pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<Prepared> {
+pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<PreparedData> {
     let whole = load(&config.source, config, ctx)?;
     let (train, validation) = match &config.validation {
         Validation::Off => (whole.rows.clone(), None),
@@ -133,7 +131,7 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<Prepared> {
         bytes: whole.bytes,
         content_hash: whole.hash,
     };
-    Ok(Prepared { train, validation, facts })
+    Ok(PreparedData { train, validation, facts })
 }
 
 /// What a source is before it is tokenised, for `plan`.
@@ -154,7 +152,7 @@ pub fn quick_facts(config: &DataConfig) -> Result<QuickFacts> {
             for path in paths {
                 facts.bytes += std::fs::metadata(path).map_err(|e| jsonl::missing(path, e))?.len();
                 if config.format == DataFormat::Tokens {
-                    facts.rows += Tokens::open(path)?.rows;
+                    facts.rows += TokenFile::open(path)?.rows;
                 } else {
                     for line in Lines::open(path)? {
                         line?;
@@ -167,7 +165,7 @@ pub fn quick_facts(config: &DataConfig) -> Result<QuickFacts> {
     Ok(facts)
 }
 
-fn split(rows: &Rows, share: f64, seed: u64) -> Result<(Rows, Option<Rows>)> {
+fn split(rows: &Dataset, share: f64, seed: u64) -> Result<(Dataset, Option<Dataset>)> {
     let units = rows.len() / rows.micro_batch().unwrap_or(1);
     let held = (units as f64 * share).round() as usize;
     if held == 0 {
@@ -180,28 +178,28 @@ fn split(rows: &Rows, share: f64, seed: u64) -> Result<(Rows, Option<Rows>)> {
         .hint("lower `validation`, or name a validation file"));
     }
     let mut order: Vec<u32> = (0..units as u32).collect();
-    Stream::new(seed, 11).shuffle(&mut order);
+    SplitMix64::new(seed, 11).shuffle(&mut order);
     let mut train = order.split_off(held);
     train.sort_unstable();
     order.sort_unstable();
-    Ok((rows.picked(train), Some(rows.picked(order))))
+    Ok((rows.select(train), Some(rows.select(order))))
 }
 
-struct Whole {
-    rows: Rows,
+struct LoadedSource {
+    rows: Dataset,
     skipped: usize,
     bytes: u64,
     hash: String,
 }
 
-fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Result<Whole> {
-    let (hash, bytes) = content(source, config.format)?;
+fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Result<LoadedSource> {
+    let (hash, bytes) = hash_source(source, config.format)?;
     if config.format == DataFormat::Tokens {
         let DataSource::Paths(paths) = source else {
             return Err(Error::input("the built-in world has no tokens format")
                 .hint("use format: text, chat or preference"));
         };
-        return Ok(Whole { rows: Rows::tokens(TokenFiles::open(paths)?), skipped: 0, bytes, hash });
+        return Ok(LoadedSource { rows: Dataset::tokens(TokenFiles::open(paths)?), skipped: 0, bytes, hash });
     }
     let tokenizer = ctx.tokenizer.ok_or_else(|| {
         Error::input("text rows need a tokenizer").hint("name one: `tokenizer: PATH`, or use format: tokens")
@@ -215,7 +213,7 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
         key.update(format!("|{}|{}|{}", ctx.seed, ctx.system_prompt_ratio, ctx.empty_think_ratio));
     }
     let path = ctx.cache_dir.join(format!("{}.rows", &hex(&key.finalize())[..32]));
-    let cache = match Cache::open(&path) {
+    let cache = match TokenCache::open(&path) {
         Some(cache) => cache,
         None => build(source, &path, tokenizer, config, ctx)?,
     };
@@ -226,7 +224,7 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
     }
     let skipped = cache.skipped;
     let bytes = if matches!(source, DataSource::Synthetic(_)) { cache.source_bytes } else { bytes };
-    Ok(Whole { rows: Rows::cached(cache, form == DataFormat::Preference), skipped, bytes, hash })
+    Ok(LoadedSource { rows: Dataset::cached(cache, form == DataFormat::Preference), skipped, bytes, hash })
 }
 
 fn build(
@@ -235,7 +233,7 @@ fn build(
     tokenizer: &Tokenizer,
     config: &DataConfig,
     ctx: &PrepareContext,
-) -> Result<Cache> {
+) -> Result<TokenCache> {
     let (format, skip) = (config.format, config.on_bad_row == OnBadRow::Skip);
     // A row's number is its line, made unique over files by the file's place in the list.
     let (files, lines): (Vec<PathBuf>, Box<dyn Iterator<Item = Result<Line>>>) = match source {
@@ -269,7 +267,7 @@ fn build(
         system_prompt_ratio: ctx.system_prompt_ratio,
         empty_think_ratio: ctx.empty_think_ratio,
     };
-    cache::build(path, lines, |line| {
+    token_cache::build(path, lines, |line| {
         let usable = jsonl::parse(&line.bytes).and_then(|row| check(&row, format).map(|()| row));
         let encoded = match usable {
             Ok(row) => encode(tokenizer, &row, line.number, &options, format)?,
@@ -289,7 +287,7 @@ pub(super) fn encode(
     number: usize,
     options: &ChatOptions,
     format: DataFormat,
-) -> Result<Result<Encoded, jsonl::RowFault>> {
+) -> Result<Result<TokenizedRow, jsonl::RowFault>> {
     match format {
         // Rows of rollouts are read by `prompts`; seen as rows, they are conversations.
         DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => {
@@ -315,7 +313,7 @@ pub fn check(row: &Value, format: DataFormat) -> Result<(), jsonl::RowFault> {
 }
 
 /// SHA-256 in hex and bytes of the source.
-fn content(source: &DataSource, format: DataFormat) -> Result<(String, u64)> {
+fn hash_source(source: &DataSource, format: DataFormat) -> Result<(String, u64)> {
     let mut hash = Sha256::new();
     let mut bytes = 0u64;
     match source {
@@ -391,14 +389,14 @@ mod tests {
         };
         let none = facts(DataFormat::Chat, 6);
         assert_eq!((none.rows, none.rows_without_loss, none.loss_tokens), (2, 2, 0));
-        let fault = none.teaching(DataFormat::Chat, 6).unwrap_err().to_string();
+        let fault = none.check_targets(DataFormat::Chat, 6).unwrap_err().to_string();
         assert!(fault.contains("cut at max_seq_len 6") && fault.contains("raise"), "{fault}");
         // Rows that were not cut have another fault.
-        let fault = none.teaching(DataFormat::Chat, 600).unwrap_err().to_string();
+        let fault = none.check_targets(DataFormat::Chat, 600).unwrap_err().to_string();
         assert!(fault.contains("chat template") && !fault.contains("raise"), "{fault}");
         let some = facts(DataFormat::Chat, 100);
         assert_eq!(some.rows_without_loss, 1);
-        assert!(some.teaching(DataFormat::Chat, 100).is_ok());
+        assert!(some.check_targets(DataFormat::Chat, 100).is_ok());
         assert_eq!(facts(DataFormat::Chat, 400).rows_without_loss, 0);
         assert_eq!(facts(DataFormat::Text, 6).rows_without_loss, 0);
     }

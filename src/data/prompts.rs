@@ -15,7 +15,7 @@ use super::config::{
     DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, SyntheticTask, Validation,
 };
 use super::jsonl::{self, Lines, RowFault, kind};
-use super::random::{Stream, chance};
+use super::random::{SplitMix64, chance};
 use super::synthetic::{self, SyntheticKind};
 use super::tokenizer::labels::{self, TOOL_KEYS};
 use super::tokenizer::{RenderOptions, Tokenizer};
@@ -120,17 +120,17 @@ impl Prompts {
                     .hint("lower `validation`, or name a validation file"));
                 }
                 let mut order: Vec<usize> = (0..whole.len()).collect();
-                Stream::new(options.seed, 11).shuffle(&mut order);
+                SplitMix64::new(options.seed, 11).shuffle(&mut order);
                 let mut train = order.split_off(held);
                 train.sort_unstable();
                 order.sort_unstable();
-                let validation = (held > 0).then(|| whole.picked(&order));
-                Ok((whole.picked(&train), validation))
+                let validation = (held > 0).then(|| whole.select(&order));
+                Ok((whole.select(&train), validation))
             }
         }
     }
 
-    fn picked(&self, which: &[usize]) -> Self {
+    fn select(&self, which: &[usize]) -> Self {
         Self { rows: which.iter().map(|i| self.rows[*i].clone()).collect(), ..self.clone() }
     }
 
@@ -159,7 +159,7 @@ impl Prompts {
     pub fn order(&self, epoch: u64, shuffle: bool) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.len()).collect();
         if shuffle {
-            Stream::new(self.options.seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15), 12)
+            SplitMix64::new(self.options.seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15), 12)
                 .shuffle(&mut order);
         }
         order

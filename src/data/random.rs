@@ -18,9 +18,9 @@ pub fn chance(seed: u64, row: u64, salt: u64) -> f64 {
 
 /// A stream of numbers from a seed.
 #[derive(Debug, Clone)]
-pub struct Stream(u64);
+pub struct SplitMix64(u64);
 
-impl Stream {
+impl SplitMix64 {
     /// The stream of `seed` and `salt`.
     pub fn new(seed: u64, salt: u64) -> Self {
         Self(mix(seed ^ mix(salt)))

@@ -82,7 +82,7 @@ fn row_text(row: &Value, template: &ChatTemplate) -> Result<String, RowFault> {
 }
 
 /// A file's format, and whether its first row holds an `answer` to check against.
-pub fn sniff(path: &Path) -> Result<(DataFormat, bool)> {
+pub fn detect_format(path: &Path) -> Result<(DataFormat, bool)> {
     if path.extension().is_some_and(|e| e == "safetensors") {
         return Ok((DataFormat::Tokens, false));
     }
@@ -91,7 +91,7 @@ pub fn sniff(path: &Path) -> Result<(DataFormat, bool)> {
             .at(crate::error::Place::file(path))
             .hint("one JSON object a line"));
     };
-    Ok((format_of(&row).unwrap_or(DataFormat::Text), row.get("answer").is_some()))
+    Ok((format_of_row(&row).unwrap_or(DataFormat::Text), row.get("answer").is_some()))
 }
 
 /// Whether a file's first row is a sum in words with its answer: `gt`, or `question` and `answer` without choices.
@@ -107,7 +107,7 @@ pub fn is_math(path: &Path) -> bool {
 }
 
 /// The format that a row's fields show.
-pub fn format_of(row: &Value) -> Option<DataFormat> {
+pub fn format_of_row(row: &Value) -> Option<DataFormat> {
     let has = |field: &str| row.get(field).is_some();
     if has("conversations") {
         Some(DataFormat::Chat)

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use super::cache::{self, Cache, Encoded};
 use super::jsonl::{self, Line, Lines};
 use super::synthetic::{self, SyntheticKind};
-use super::tokens::Tokens;
+use super::token_cache::{self, TokenCache, TokenizedRow};
+use super::token_file::TokenFile;
 use super::*;
 
 fn lines(count: usize) -> impl Iterator<Item = crate::Result<Line>> {
@@ -16,19 +16,19 @@ fn lines(count: usize) -> impl Iterator<Item = crate::Result<Line>> {
 }
 
 /// Row `i` begins with `i`, so that a batch tells its rows.
-fn encode(line: &Line) -> crate::Result<Option<Encoded>> {
+fn encode(line: &Line) -> crate::Result<Option<TokenizedRow>> {
     let n = line.bytes.len();
     let mut ids = vec![5; n + 1];
     ids[0] = line.number as u32 - 1;
-    Ok(Some(Encoded { loss: vec![true; n + 1], ids, loss_bytes: n }))
+    Ok(Some(TokenizedRow { loss: vec![true; n + 1], ids, loss_bytes: n }))
 }
 
-fn some_rows(dir: &Path, count: usize) -> Rows {
-    Rows::cached(cache::build(&dir.join("a.rows"), lines(count), encode).unwrap(), false)
+fn some_rows(dir: &Path, count: usize) -> Dataset {
+    Dataset::cached(token_cache::build(&dir.join("a.rows"), lines(count), encode).unwrap(), false)
 }
 
-fn config(batch_size: usize, batching: Batching) -> LoaderConfig {
-    LoaderConfig { batch_size, max_seq_len: 96, batching, shuffle: true, seed: 7, pad_id: 3 }
+fn config(batch_size: usize, batching: Batching) -> DataLoaderConfig {
+    DataLoaderConfig { batch_size, max_seq_len: 96, batching, shuffle: true, seed: 7, pad_id: 3 }
 }
 
 proptest! {
@@ -37,7 +37,7 @@ proptest! {
     fn an_epoch_holds_every_row_once(count in 1usize..700, batch in 1usize..9, epoch in 0u64..4, bucket: bool) {
         let dir = tempfile::tempdir().unwrap();
         let batching = if bucket { Batching::Bucket } else { Batching::Pad };
-        let loader = Loader::new(some_rows(dir.path(), count), config(batch, batching));
+        let loader = DataLoader::new(some_rows(dir.path(), count), config(batch, batching));
         prop_assert_eq!(loader.steps_per_epoch() as usize, count.div_ceil(batch));
         let mut seen: Vec<i64> = Vec::new();
         for i in 0..loader.steps_per_epoch() {
@@ -52,13 +52,13 @@ proptest! {
 fn a_seek_equals_reading_on() {
     let dir = tempfile::tempdir().unwrap();
     let rows = some_rows(dir.path(), 301);
-    let reading = Loader::new(rows.clone(), config(4, Batching::Bucket));
+    let reading = DataLoader::new(rows.clone(), config(4, Batching::Bucket));
     for epoch in 0..2 {
         for index in 0..reading.steps_per_epoch() {
             let batch = reading.batch(epoch, index).unwrap();
             if index % 17 == 3 {
                 assert_eq!(
-                    Loader::new(rows.clone(), config(4, Batching::Bucket)).batch(epoch, index).unwrap(),
+                    DataLoader::new(rows.clone(), config(4, Batching::Bucket)).batch(epoch, index).unwrap(),
                     batch
                 );
             }
@@ -72,14 +72,14 @@ fn a_seek_equals_reading_on() {
 fn buckets_pad_less_and_padding_carries_no_loss() {
     let dir = tempfile::tempdir().unwrap();
     let rows = some_rows(dir.path(), 500);
-    let bucket = Loader::new(rows.clone(), config(8, Batching::Bucket)).padding_stats();
-    let pad = Loader::new(rows.clone(), config(8, Batching::Pad)).padding_stats();
+    let bucket = DataLoader::new(rows.clone(), config(8, Batching::Bucket)).padding_stats();
+    let pad = DataLoader::new(rows.clone(), config(8, Batching::Pad)).padding_stats();
     assert_eq!(bucket.real_tokens, pad.real_tokens);
     assert_eq!(pad.padded_tokens, 500 * 96);
     assert!(bucket.padded_tokens < pad.padded_tokens * 2 / 3, "{bucket:?} {pad:?}");
-    let batch = Loader::new(rows, config(8, Batching::Pad)).batch(0, 0).unwrap();
+    let batch = DataLoader::new(rows, config(8, Batching::Pad)).batch(0, 0).unwrap();
     assert_eq!(batch.labels.dim(), (8, 96));
-    assert_eq!(batch.labels.iter().filter(|l| **l != IGNORE).count(), batch.real_tokens);
+    assert_eq!(batch.labels.iter().filter(|l| **l != IGNORE_INDEX).count(), batch.real_tokens);
     assert_eq!(batch.loss_tokens, batch.real_tokens - 8);
     assert_eq!(batch.loss_bytes, batch.real_tokens - 8);
 }
@@ -87,8 +87,8 @@ fn buckets_pad_less_and_padding_carries_no_loss() {
 #[test]
 fn without_shuffle_rows_keep_their_order() {
     let dir = tempfile::tempdir().unwrap();
-    let still = LoaderConfig { shuffle: false, ..config(4, Batching::Bucket) };
-    let loader = Loader::new(some_rows(dir.path(), 10), still);
+    let still = DataLoaderConfig { shuffle: false, ..config(4, Batching::Bucket) };
+    let loader = DataLoader::new(some_rows(dir.path(), 10), still);
     assert_eq!(loader.batch_rows(3, 1).unwrap(), [4, 5, 6, 7]);
     assert_eq!(loader.batch_rows(3, 2).unwrap(), [8, 9]);
 }
@@ -97,15 +97,15 @@ fn without_shuffle_rows_keep_their_order() {
 fn a_cut_or_changed_cache_does_not_open() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.rows");
-    drop(cache::build(&path, lines(50), encode).unwrap());
+    drop(token_cache::build(&path, lines(50), encode).unwrap());
     let whole = std::fs::read(&path).unwrap();
-    assert_eq!(Cache::open(&path).unwrap().rows(), 50);
+    assert_eq!(TokenCache::open(&path).unwrap().rows(), 50);
     std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
-    assert!(Cache::open(&path).is_none());
+    assert!(TokenCache::open(&path).is_none());
     let mut changed = whole.clone();
     changed[100] ^= 1;
     std::fs::write(&path, changed).unwrap();
-    assert!(Cache::open(&path).is_none());
+    assert!(TokenCache::open(&path).is_none());
     let names: Vec<PathBuf> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
     assert_eq!(names, [path], "nothing is left beside");
 }
@@ -151,7 +151,7 @@ fn write_tokens(path: &Path, shape: Vec<usize>, key: &str) {
     let count: usize = shape.iter().product();
     let ids: Vec<u8> = (0..count as i64).flat_map(i64::to_le_bytes).collect();
     let labels: Vec<u8> =
-        (0..count as i64).flat_map(|i| (if i % 3 == 0 { IGNORE } else { i }).to_le_bytes()).collect();
+        (0..count as i64).flat_map(|i| (if i % 3 == 0 { IGNORE_INDEX } else { i }).to_le_bytes()).collect();
     let view =
         |bytes| safetensors::tensor::TensorView::new(safetensors::Dtype::I64, shape.clone(), bytes).unwrap();
     let data = [(key.to_owned(), view(&ids)), ("labels".to_owned(), view(&labels))];
@@ -187,14 +187,15 @@ fn a_token_file_gives_its_micro_batches_in_order() {
     write_tokens(&path, vec![3, 2, 5], "input_ids");
     let prepared = prepare(&tokens_config(&path, Validation::Off), &context(dir.path())).unwrap();
     assert_eq!((prepared.facts.rows, prepared.facts.tokens, prepared.facts.longest), (6, 30, 5));
-    let loader = Loader::new(prepared.train, LoaderConfig { shuffle: false, ..config(99, Batching::Pad) });
+    let loader =
+        DataLoader::new(prepared.train, DataLoaderConfig { shuffle: false, ..config(99, Batching::Pad) });
     assert_eq!(loader.steps_per_epoch(), 3);
     let batch = loader.batch(0, 1).unwrap();
     assert_eq!(batch.input_ids.iter().copied().collect::<Vec<_>>(), (10..20).collect::<Vec<_>>());
-    assert_eq!(batch.labels[[0, 2]], IGNORE);
+    assert_eq!(batch.labels[[0, 2]], IGNORE_INDEX);
     assert_eq!(batch.labels[[0, 1]], 11);
     write_tokens(&path, vec![3, 2, 5], "ids");
-    assert!(Tokens::open(&path).unwrap_err().to_string().contains("no tensor `input_ids`"));
+    assert!(TokenFile::open(&path).unwrap_err().to_string().contains("no tensor `input_ids`"));
 }
 
 #[test]
@@ -203,7 +204,7 @@ fn validation_rows_are_not_trained_on() {
     let path = dir.path().join("t.safetensors");
     write_tokens(&path, vec![50, 4], "input_ids");
     let prepared = prepare(&tokens_config(&path, Validation::Share(0.2)), &context(dir.path())).unwrap();
-    let firsts = |rows: &Rows| (0..rows.len()).map(|i| rows.row(i).ids[0]).collect::<BTreeSet<_>>();
+    let firsts = |rows: &Dataset| (0..rows.len()).map(|i| rows.row(i).ids[0]).collect::<BTreeSet<_>>();
     let (train, held) = (firsts(&prepared.train), firsts(&prepared.validation.unwrap()));
     assert_eq!((train.len(), held.len()), (40, 10));
     assert!(train.is_disjoint(&held));
@@ -333,7 +334,7 @@ fn text_and_chat_rows_are_cached_and_a_broken_cache_is_remade() {
     );
     for (i, answer) in answers.enumerate().take(50) {
         let row = chat.train.row(i);
-        let spoken: Vec<u32> = row.labels.iter().filter(|l| **l != IGNORE).map(|l| *l as u32).collect();
+        let spoken: Vec<u32> = row.labels.iter().filter(|l| **l != IGNORE_INDEX).map(|l| *l as u32).collect();
         if row.ids.len() < 64 {
             let said = tokenizer.decode(&spoken, true).unwrap();
             assert!(said.trim().ends_with(answer["answer"].as_str().unwrap()), "{said}");
@@ -372,7 +373,7 @@ fn a_bad_row_stops_or_is_counted() {
     assert_eq!((facts.rows, facts.skipped_rows), (1, 1));
 }
 
-fn pairs_of(dir: &Path, tokenizer: &Tokenizer, rows: &str) -> crate::Result<Prepared> {
+fn pairs_of(dir: &Path, tokenizer: &Tokenizer, rows: &str) -> crate::Result<PreparedData> {
     let path = dir.join("pairs.jsonl");
     std::fs::write(&path, rows).unwrap();
     let config = DataConfig { format: DataFormat::Preference, ..tokens_config(&path, Validation::Off) };
@@ -389,10 +390,10 @@ fn preferences_are_pairs_with_one_prompt_and_bad_ones_are_named() {
     let row = |a: &str, b: &str| format!("{{\"chosen\":{a},\"rejected\":{b}}}\n");
     let good = row(&side("7 + 5?", "12"), &side("7 + 5?", "13, I am told"));
     let rows = pairs_of(dir.path(), &tokenizer, &good.repeat(3)).unwrap().train;
-    assert!(rows.are_pairs() && rows.len() == 3);
+    assert!(rows.is_preference() && rows.len() == 3);
     let pair = rows.pair(0);
     let spoken = |row: &Row| {
-        let ids: Vec<u32> = row.labels.iter().filter(|l| **l != IGNORE).map(|l| *l as u32).collect();
+        let ids: Vec<u32> = row.labels.iter().filter(|l| **l != IGNORE_INDEX).map(|l| *l as u32).collect();
         tokenizer.decode(&ids, true).unwrap()
     };
     // The empty think block stays in both or goes from both.
@@ -401,8 +402,8 @@ fn preferences_are_pairs_with_one_prompt_and_bad_ones_are_named() {
     assert_eq!(bare, ["12", "13, I am told"]);
     assert_eq!(texts[0].contains("<think>"), texts[1].contains("<think>"));
     let all = [pair.clone(), rows.pair(1)];
-    let settings = LoaderConfig { shuffle: false, ..config(2, Batching::Bucket) };
-    let batch = preference::batch(&Loader::new(rows, settings), 0, 0).unwrap();
+    let settings = DataLoaderConfig { shuffle: false, ..config(2, Batching::Bucket) };
+    let batch = preference::batch(&DataLoader::new(rows, settings), 0, 0).unwrap();
     let lens: Vec<usize> =
         all.iter().map(|p| p.chosen.ids.len()).chain(all.iter().map(|p| p.rejected.ids.len())).collect();
     assert!(lens[2] > lens[0]);
@@ -445,18 +446,19 @@ fn token_files_hold_pairs_and_labels_may_be_the_ids() {
         std::fs::write(&path, safetensors::serialize(data, None).unwrap()).unwrap();
     };
     write(&[("input_ids", false)]);
-    assert_eq!(Tokens::open(&path).unwrap().row(1), (vec![3, 4, 5], vec![3, 4, 5]));
+    assert_eq!(TokenFile::open(&path).unwrap().row(1), (vec![3, 4, 5], vec![3, 4, 5]));
     write(&[("input_ids", false), ("lables", false)]);
-    assert!(Tokens::open(&path).unwrap_err().to_string().contains("no tensor `labels`"));
+    assert!(TokenFile::open(&path).unwrap_err().to_string().contains("no tensor `labels`"));
     let whole =
         [("chosen_ids", false), ("chosen_mask", true), ("rejected_ids", false), ("rejected_mask", true)];
     write(&whole[..3]);
-    assert!(Tokens::open(&path).unwrap_err().to_string().contains("no tensor `rejected_mask`"));
+    assert!(TokenFile::open(&path).unwrap_err().to_string().contains("no tensor `rejected_mask`"));
     write(&whole);
     let prepared = prepare(&tokens_config(&path, Validation::Off), &context(dir.path())).unwrap();
-    assert!(prepared.train.are_pairs());
+    assert!(prepared.train.is_preference());
     assert_eq!((prepared.facts.rows, prepared.facts.tokens, prepared.facts.loss_tokens), (4, 24, 8));
-    let loader = Loader::new(prepared.train, LoaderConfig { shuffle: false, ..config(9, Batching::Pad) });
+    let loader =
+        DataLoader::new(prepared.train, DataLoaderConfig { shuffle: false, ..config(9, Batching::Pad) });
     let batch = preference::batch(&loader, 0, 1).unwrap();
     assert_eq!(batch.input_ids.row(1).to_vec(), [9, 10, 11]);
     assert_eq!((batch.mask.row(1).to_vec(), batch.last.clone()), (vec![0, 1, 0], vec![1; 4]));

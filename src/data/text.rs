@@ -4,8 +4,8 @@
 
 use serde_json::Value;
 
-use super::cache::Encoded;
 use super::jsonl::{RowFault, kind};
+use super::token_cache::TokenizedRow;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
@@ -25,7 +25,7 @@ pub fn text(row: &Value) -> Result<&str, RowFault> {
 }
 
 /// Ids of one text.
-pub fn encode(tokenizer: &Tokenizer, text: &str, max_seq_len: usize) -> Result<Encoded> {
+pub fn encode(tokenizer: &Tokenizer, text: &str, max_seq_len: usize) -> Result<TokenizedRow> {
     let mut body = tokenizer.encode(text)?;
     let room = max_seq_len.saturating_sub(2);
     let mut loss_bytes = text.len();
@@ -38,5 +38,5 @@ pub fn encode(tokenizer: &Tokenizer, text: &str, max_seq_len: usize) -> Result<E
     ids.append(&mut body);
     ids.extend(tokenizer.has_eos().then(|| tokenizer.eos_id()));
     let loss = vec![true; ids.len()];
-    Ok(Encoded { ids, loss, loss_bytes })
+    Ok(TokenizedRow { ids, loss, loss_bytes })
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::data::Tokenizer;
-use crate::data::choices::{self, ChoiceItem, Subject};
+use crate::data::multiple_choice::{self, ChoiceItem, Subject};
 use crate::data::tokenizer::RenderOptions;
 use crate::engine::Compute;
 use crate::error::{Error, Result};
@@ -72,8 +72,8 @@ pub fn measure(
     let mut all = Tally::default();
     let mut subjects = Vec::new();
     for path in settings.paths {
-        for file in choices::files(path)? {
-            let mut subject = choices::read(&file)?;
+        for file in multiple_choice::files(path)? {
+            let mut subject = multiple_choice::read(&file)?;
             subject.items.truncate(settings.limit.unwrap_or(usize::MAX));
             let examples = examples(&file, &subject, settings)?;
             let likelihoods = likelihoods(model, tokenizer, &subject, &examples, settings)?;
@@ -161,7 +161,7 @@ fn examples(file: &Path, subject: &Subject, settings: &ChoiceSettings<'_>) -> Re
         .shots_from
         .ok_or_else(|| Error::input("examples are wanted, but nothing says from where").hint(hint))?;
     let path = if from.is_dir() { from.join(file.file_name().unwrap_or_default()) } else { from.to_owned() };
-    let items = choices::read(&path)?.items;
+    let items = multiple_choice::read(&path)?.items;
     if items.len() < settings.shots {
         return Err(Error::input(format!(
             "{} examples are wanted for `{}`, {} holds {}",

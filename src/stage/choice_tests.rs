@@ -139,7 +139,7 @@ fn examples_come_from_another_file_and_folders_hold_subjects() {
     let dev = folder.path().join("dev");
     let only = [folder.path().join("test/one.csv")];
     let shots = ChoiceSettings { shots: 1, shots_from: Some(&dev), ..settings(&only, 4) };
-    let subject = choices::read(&only[0]).unwrap();
+    let subject = multiple_choice::read(&only[0]).unwrap();
     assert_eq!(examples(&only[0], &subject, &shots).unwrap(), "other?\nA. a\nB. b\nC. c\nD. d\n答案： B\n\n");
     assert!(measure(&model, &tokenizer, &shots).is_ok());
     let same = ChoiceSettings { shots: 1, shots_from: Some(&only[0]), ..settings(&only, 4) };

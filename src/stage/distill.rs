@@ -12,7 +12,7 @@ use super::measure::Uploaded;
 use super::record::Inputs;
 use super::session::{Ending, Session};
 use super::train::backward;
-use crate::data::{Loader, Tokenizer};
+use crate::data::{DataLoader, Tokenizer};
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::{Error, Place, Result};
 use crate::loss::distill::{self, DistillConfig, Speaker};
@@ -20,8 +20,8 @@ use crate::model::CausalLm;
 use crate::plan::DistillStage;
 
 struct Distill {
-    train: Loader,
-    validation: Option<Loader>,
+    train: DataLoader,
+    validation: Option<DataLoader>,
     compute: Compute,
     teacher: CausalLm,
     config: DistillConfig,

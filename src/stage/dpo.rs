@@ -14,7 +14,7 @@ use super::pairs::{Apart, Pairs, validate};
 use super::record::Inputs;
 use super::session::{Ending, Session};
 use super::train::backward;
-use crate::data::Loader;
+use crate::data::DataLoader;
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::{Error, Result};
 use crate::loss::dpo::{self, DpoConfig, Pair, Preferences};
@@ -23,8 +23,8 @@ use crate::model::{CausalLm, Mask, ModelConfig};
 use crate::plan::{self, DpoStage, Init, Reference};
 
 struct Dpo {
-    train: Loader,
-    validation: Option<Loader>,
+    train: DataLoader,
+    validation: Option<DataLoader>,
     compute: Compute,
     reference: Option<CausalLm>,
     config: DpoConfig,

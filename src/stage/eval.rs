@@ -10,10 +10,11 @@ use super::inputs;
 use super::measure::{self, Question};
 use super::solve;
 
-use crate::data::head::Head;
+use crate::data::preview::Preview;
 use crate::data::source;
 use crate::data::{
-    Batching, DataConfig, DataSource, Loader, LoaderConfig, PrepareContext, Rows, Tokenizer, prepare,
+    Batching, DataConfig, DataLoader, DataLoaderConfig, DataSource, Dataset, PrepareContext, Tokenizer,
+    prepare,
 };
 use crate::engine::{Compute, Ranks};
 use crate::error::{Error, Result};
@@ -60,7 +61,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
         };
         let rows = limited(what, &context)?;
         inputs::check_rows(model.config(), &rows, &what.data.source)?;
-        let settings = LoaderConfig {
+        let settings = DataLoaderConfig {
             batch_size: what.batch_size,
             max_seq_len: what.max_seq_len,
             batching: Batching::Bucket,
@@ -68,7 +69,7 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
             seed: 0,
             pad_id: tokenizer.map_or(0, Tokenizer::pad_id),
         };
-        let values = measure::loss(model, &Loader::new(rows, settings), what.compute, &Ranks::single())?;
+        let values = measure::loss(model, &DataLoader::new(rows, settings), what.compute, &Ranks::single())?;
         if values.is_empty() {
             return Err(what
                 .data
@@ -108,16 +109,16 @@ pub fn measure(model: &CausalLm, tokenizer: Option<&Tokenizer>, what: &Measureme
 }
 
 /// The rows of a loss: the first ones where there is a limit.
-fn limited(what: &Measurement<'_>, context: &PrepareContext<'_>) -> Result<Rows> {
+fn limited(what: &Measurement<'_>, context: &PrepareContext<'_>) -> Result<Dataset> {
     let Some(limit) = what.limit else { return Ok(prepare(what.data, context)?.train) };
-    let rows = match Head::together(what.data, limit)? {
-        Some((head, data)) => {
-            let own = PrepareContext { cache_dir: head.folder(), ..*context };
-            prepare(&data, &own).map_err(|fault| head.back(fault))?.train
+    let rows = match Preview::of_all(what.data, limit)? {
+        Some((preview, data)) => {
+            let own = PrepareContext { cache_dir: preview.folder(), ..*context };
+            prepare(&data, &own).map_err(|fault| preview.restore_paths(fault))?.train
         }
         None => prepare(what.data, context)?.train,
     };
-    Ok(rows.first(limit))
+    Ok(rows.take(limit))
 }
 
 fn needed<'a>(tokenizer: Option<&'a Tokenizer>, task: &str) -> Result<&'a Tokenizer> {

@@ -9,7 +9,7 @@ use super::context::Context;
 use super::record::Inputs;
 use crate::checkpoint::{about, ends, load, resolve_model_path};
 use crate::data::tokenizer::end_ids;
-use crate::data::{DataConfig, DataSource, Prepared, Rows, Tokenizer, Validation};
+use crate::data::{DataConfig, DataSource, Dataset, PreparedData, Tokenizer, Validation};
 use crate::error::{Error, Place, Result};
 use crate::hash::hex;
 use crate::model::{CausalLm, ModelConfig, Params};
@@ -180,7 +180,7 @@ pub fn say_smaller_of(
 
 /// Checks that a model reads the rows of token files, those for validation too: ids of its vocabulary, at positions
 /// it has.
-pub fn check_prepared(config: &ModelConfig, prepared: &Prepared, data: &DataConfig) -> Result<()> {
+pub fn check_prepared(config: &ModelConfig, prepared: &PreparedData, data: &DataConfig) -> Result<()> {
     check_rows(config, &prepared.train, &data.source)?;
     match (&prepared.validation, &data.validation) {
         (Some(rows), Validation::Path(path)) => {
@@ -191,14 +191,14 @@ pub fn check_prepared(config: &ModelConfig, prepared: &Prepared, data: &DataConf
 }
 
 /// The same of some rows, which come from `source`.
-pub fn check_rows(config: &ModelConfig, rows: &Rows, source: &DataSource) -> Result<()> {
-    if let Some((row, id)) = rows.stray(config.vocab_size) {
+pub fn check_rows(config: &ModelConfig, rows: &Dataset, source: &DataSource) -> Result<()> {
+    if let Some((row, id)) = rows.out_of_vocab(config.vocab_size) {
         let what =
             format!("row {row} (from 0) holds token {id}; the model's vocabulary has {}", config.vocab_size);
         return Err(source.at(Error::input(what)).hint("give tokens of the model's own tokenizer"));
     }
     let most = config.max_position_embeddings;
-    if let Some(width) = rows.width().filter(|width| *width as i64 > most) {
+    if let Some(width) = rows.fixed_len().filter(|width| *width as i64 > most) {
         let what = format!("the rows have {width} tokens, the model sees {most}");
         return Err(source
             .at(Error::input(what))

@@ -1,7 +1,7 @@
 //! Looks at the first rows of every stage's data before anything trains, by the code that will read all of them.
 //!
 //! A file that a stage cannot read is known hours before that stage begins. Lengths are looked at where the tokenizer
-//! is there already: one that a stage of the recipe trains is not. Next: `data::head`, `runner`.
+//! is there already: one that a stage of the recipe trains is not. Next: `data::preview`, `runner`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use std::sync::Arc;
 use super::policy::build::prompt_options;
 use super::solve;
 use crate::checkpoint::{resolve_model_path, safetensors};
-use crate::data::head::Head;
+use crate::data::preview::Preview;
 use crate::data::{
-    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, Prompts, Recorded, Tokenizer, choices,
-    jsonl, prepare, prompts, source, tokens,
+    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, Prompts, Recorded, Tokenizer, jsonl,
+    multiple_choice, prepare, prompts, source, token_file,
 };
 use crate::error::{Error, Place, Result};
 use crate::plan::{
@@ -105,7 +105,7 @@ impl Eyes<'_> {
         max_seq_len: usize,
         (system_prompt_ratio, empty_think_ratio): (f64, f64),
     ) -> Result<()> {
-        look_at(data, &mut |data, head| {
+        look_at(data, &mut |data, preview| {
             let Some(tokenizer) = tokenizer else {
                 return source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
                     prepare::check(&row?, data.format).map_err(|fault| fault.at(&path, line))
@@ -115,14 +115,14 @@ impl Eyes<'_> {
                 tokenizer: Some(tokenizer),
                 max_seq_len,
                 seed: self.plan.seed,
-                cache_dir: head.folder(),
+                cache_dir: preview.folder(),
                 system_prompt_ratio,
                 empty_think_ratio,
             };
             let facts = prepare(data, &settings)?.facts;
             // Rows further down may teach; that of these none does is told when all are read.
             let none = facts.rows_without_loss == facts.rows && data.format != DataFormat::Preference;
-            if none && !head.is_cut() { facts.teaching(data.format, max_seq_len) } else { Ok(()) }
+            if none && !preview.is_cut() { facts.check_targets(data.format, max_seq_len) } else { Ok(()) }
         })
     }
 
@@ -154,8 +154,8 @@ impl Eyes<'_> {
             let DataSource::Paths(paths) = &c.data.source else { return Ok(()) };
             for path in paths {
                 let small = |file: &PathBuf| file.is_file() && size(file) <= WHOLE_BYTES;
-                for file in choices::files(path)?.iter().filter(|file| small(file)) {
-                    choices::read(file)?;
+                for file in multiple_choice::files(path)?.iter().filter(|file| small(file)) {
+                    multiple_choice::read(file)?;
                 }
             }
             return Ok(());
@@ -181,7 +181,7 @@ fn size(path: &Path) -> u64 {
 
 /// File and line of each row that can be read.
 fn places(data: &DataConfig) -> Result<impl Iterator<Item = (PathBuf, usize)> + use<>> {
-    let DataSource::Paths(paths) = &data.source else { unreachable!("a head is of files") };
+    let DataSource::Paths(paths) = &data.source else { unreachable!("a preview is of files") };
     let skip = data.on_bad_row == OnBadRow::Skip;
     let mut all = Vec::new();
     for path in paths {
@@ -196,15 +196,15 @@ fn places(data: &DataConfig) -> Result<impl Iterator<Item = (PathBuf, usize)> + 
 }
 
 /// Asks `read` of the first rows of `data`, whose faults are told at the files themselves.
-fn look_at(data: &DataConfig, read: &mut dyn FnMut(&DataConfig, &Head) -> Result<()>) -> Result<()> {
+fn look_at(data: &DataConfig, read: &mut dyn FnMut(&DataConfig, &Preview) -> Result<()>) -> Result<()> {
     if let (DataFormat::Tokens, DataSource::Paths(paths)) = (data.format, &data.source) {
         let there = paths.iter().filter(|path| path.is_file());
-        return there.map(|path| tokens::Tokens::open(path)).try_for_each(|file| file.map(|_| ()));
+        return there.map(|path| token_file::TokenFile::open(path)).try_for_each(|file| file.map(|_| ()));
     }
-    let Some((head, own)) = Head::of(data, ROWS)? else { return Ok(()) };
-    match read(&own, &head).map_err(|fault| head.back(fault)) {
+    let Some((preview, own)) = Preview::per_file(data, ROWS)? else { return Ok(()) };
+    match read(&own, &preview).map_err(|fault| preview.restore_paths(fault)) {
         // The bad ones are left out, and better ones may follow.
-        Err(_) if data.on_bad_row == OnBadRow::Skip && head.is_cut() => Ok(()),
+        Err(_) if data.on_bad_row == OnBadRow::Skip && preview.is_cut() => Ok(()),
         done => done,
     }
 }

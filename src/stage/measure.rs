@@ -5,7 +5,7 @@
 use ndarray::Array2;
 use tch::{Kind, Tensor};
 
-use crate::data::loader::Loader;
+use crate::data::loader::DataLoader;
 use crate::data::tokenizer::RenderOptions;
 use crate::data::{Batch, Tokenizer, synthetic};
 use crate::engine::{Compute, Ranks};
@@ -51,7 +51,7 @@ impl Uploaded {
 /// known, `val_bits_per_byte`. The mean is over tokens, whatever the batches, which the ranks share.
 pub fn loss(
     model: &CausalLm,
-    loader: &Loader,
+    loader: &DataLoader,
     compute: Compute,
     ranks: &Ranks,
 ) -> Result<Vec<(&'static str, f64)>> {

@@ -5,7 +5,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::measure;
-use crate::data::{Loader, PairBatch, preference};
+use crate::data::{DataLoader, PreferenceBatch, preference};
 use crate::engine::Ranks;
 use crate::error::{Error, Result};
 
@@ -25,8 +25,8 @@ pub(super) struct Pairs {
 
 impl Pairs {
     /// Batch `index` of `epoch`.
-    pub fn read(loader: &Loader, epoch: u64, index: u64, device: Device) -> Result<Self> {
-        let PairBatch { input_ids, mask, last, real_tokens } = preference::batch(loader, epoch, index)?;
+    pub fn read(loader: &DataLoader, epoch: u64, index: u64, device: Device) -> Result<Self> {
+        let PreferenceBatch { input_ids, mask, last, real_tokens } = preference::batch(loader, epoch, index)?;
         let width = input_ids.dim().1 as i64;
         if width < 2 {
             return Err(Error::input("rows of one token have nothing to prefer").hint("give longer rows"));
@@ -82,7 +82,7 @@ impl Apart {
 
 /// Loss, accuracy and margin over all pairs of a loader, whose batches the ranks share; `of` measures one batch.
 pub(super) fn validate(
-    loader: &Loader,
+    loader: &DataLoader,
     device: Device,
     ranks: &Ranks,
     mut of: impl FnMut(&Pairs) -> Result<(f64, Apart)>,

@@ -13,7 +13,7 @@ use super::policy::batch::Batch;
 use super::policy::{At, Learner, Shared, Step, largest_gap};
 use crate::checkpoint::load_critic;
 use crate::data::Tokenizer;
-use crate::data::random::Stream;
+use crate::data::random::SplitMix64;
 use crate::engine::{AuxModel, Compute, StepLoss};
 use crate::error::{Error, Result};
 use crate::loss::policy::token_mean;
@@ -119,7 +119,7 @@ impl Ppo {
     /// Rows of every minibatch of every pass, the first last, in an order that the seed and the step decide.
     fn minibatches(&self, rows: usize, step: u64, device: tch::Device) -> Vec<(usize, Tensor)> {
         let mini = self.plan.mini_batch_size.unwrap_or(rows);
-        let mut random = Stream::new(self.seed, step.wrapping_add(3 << 32));
+        let mut random = SplitMix64::new(self.seed, step.wrapping_add(3 << 32));
         let mut queue = Vec::new();
         for pass in 0..self.plan.ppo_update_iters {
             let mut order: Vec<u32> = (0..rows as u32).collect();

@@ -14,7 +14,7 @@ use super::context::{Context, StageResult};
 use super::pairs::{Apart, Pairs, validate};
 use super::record::Inputs;
 use super::session::{Ending, Session};
-use crate::data::Loader;
+use crate::data::DataLoader;
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::Result;
 use crate::loss::reward::bradley_terry;
@@ -25,8 +25,8 @@ use crate::plan::RewardConfig;
 const HEAD_STD: f64 = 0.02;
 
 struct Reward {
-    train: Loader,
-    validation: Option<Loader>,
+    train: DataLoader,
+    validation: Option<DataLoader>,
     compute: Compute,
     /// Weight of the term that keeps scores around zero.
     center: f64,

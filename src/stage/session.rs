@@ -16,7 +16,7 @@ use super::measure;
 use super::record::Inputs;
 use super::watch::Watch;
 use crate::checkpoint::ends;
-use crate::data::{Loader, LoaderConfig, PrepareContext, Prepared, Rows, Tokenizer, prepare};
+use crate::data::{DataLoader, DataLoaderConfig, Dataset, PrepareContext, PreparedData, Tokenizer, prepare};
 use crate::engine::{CheckpointPaths, Compute, LoopConfig, Objective, TrainSetup, resume, train};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, params};
@@ -45,11 +45,11 @@ pub struct Session<'a> {
 /// A stage's rows.
 pub struct Batches {
     /// What was read.
-    pub prepared: Prepared,
+    pub prepared: PreparedData,
     /// Training rows.
-    pub train: Loader,
+    pub train: DataLoader,
     /// Held-out rows.
-    pub validation: Option<Loader>,
+    pub validation: Option<DataLoader>,
 }
 
 /// What a stage adds to the common course.
@@ -92,12 +92,12 @@ impl<'a> Session<'a> {
             return Err(Error::input(format!("stage `{}` has no row to train on", self.name))
                 .hint("look at its data with minimind data check, or lower `validation`"));
         }
-        if !prepared.train.are_pairs() {
-            let taught = prepared.facts.teaching(config.data.format, config.max_seq_len);
+        if !prepared.train.is_preference() {
+            let taught = prepared.facts.check_targets(config.data.format, config.max_seq_len);
             taught.map_err(|e| config.data.source.at(e))?;
         }
-        let with = |rows: &Rows, shuffle: bool| {
-            let settings = LoaderConfig {
+        let with = |rows: &Dataset, shuffle: bool| {
+            let settings = DataLoaderConfig {
                 batch_size: config.batch_size,
                 max_seq_len: config.max_seq_len,
                 batching: config.data.batching,
@@ -105,7 +105,7 @@ impl<'a> Session<'a> {
                 seed: context.plan.seed,
                 pad_id: self.tokenizer.as_ref().map_or(0, Tokenizer::pad_id),
             };
-            Loader::new(rows.clone(), settings)
+            DataLoader::new(rows.clone(), settings)
         };
         let train = with(&prepared.train, config.data.shuffle);
         let validation = prepared.validation.as_ref().map(|rows| with(rows, false));
@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
     /// Batches that must, or must not, be pairs.
     pub fn batches_of(&self, pairs: bool) -> Result<Batches> {
         let batches = self.batches()?;
-        if batches.prepared.train.are_pairs() == pairs {
+        if batches.prepared.train.is_preference() == pairs {
             return Ok(batches);
         }
         let what = if pairs { "holds single rows, not pairs" } else { "holds pairs, not single rows" };
@@ -141,7 +141,7 @@ impl<'a> Session<'a> {
         &self,
         model: &CausalLm,
         objective: &mut dyn Objective,
-        prepared: &Prepared,
+        prepared: &PreparedData,
         ending: Ending,
     ) -> Result<StageResult> {
         let (context, name, folder) = (self.context, self.name, self.folder);

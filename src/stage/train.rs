@@ -13,7 +13,7 @@ use super::measure::{self, Uploaded};
 use super::record::Inputs;
 use super::recorded::Recorder;
 use super::session::{Ending, Session};
-use crate::data::{Batch, Loader};
+use crate::data::{Batch, DataLoader};
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::Result;
 use crate::loss::cross_entropy;
@@ -22,8 +22,8 @@ use crate::plan::TrainConfig;
 
 /// The loss of a batch.
 pub(super) struct LanguageModelling {
-    pub(super) train: Loader,
-    pub(super) validation: Option<Loader>,
+    pub(super) train: DataLoader,
+    pub(super) validation: Option<DataLoader>,
     pub(super) compute: Compute,
     /// Tokens that weigh more, and how much.
     pub(super) markers: Option<(Tensor, f64)>,
@@ -35,7 +35,7 @@ pub(super) struct LanguageModelling {
 
 impl LanguageModelling {
     /// Cross-entropy over these batches.
-    pub(super) fn new(train: Loader, validation: Option<Loader>, compute: Compute) -> Self {
+    pub(super) fn new(train: DataLoader, validation: Option<DataLoader>, compute: Compute) -> Self {
         Self { train, validation, compute, markers: None, recorder: Recorder::default(), ahead: None }
     }
 

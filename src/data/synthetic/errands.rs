@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::data::random::{Stream, chance};
+use crate::data::random::{SplitMix64, chance};
 use crate::data::tool_specs;
 
 /// What the shops of the world sell.
@@ -14,7 +14,7 @@ const GOODS: [&str; 12] =
 
 /// Every good with its price.
 pub fn prices(seed: u64) -> Vec<(&'static str, u64)> {
-    let mut random = Stream::new(seed, 140);
+    let mut random = SplitMix64::new(seed, 140);
     GOODS.iter().map(|good| (*good, 2 + random.below(28) as u64)).collect()
 }
 
@@ -46,7 +46,7 @@ const PRICES: [&str; 3] =
 const TOTALS: [&str; 2] = ["How much do {n} {g} cost?", "What is the price of {n} {g}?"];
 
 /// Rows of one split, drawn by `random`.
-pub(super) fn rows(seed: u64, heldout: bool, mut random: Stream) -> impl Iterator<Item = Value> {
+pub(super) fn rows(seed: u64, heldout: bool, mut random: SplitMix64) -> impl Iterator<Item = Value> {
     let prices = prices(seed);
     std::iter::from_fn(move || Some(row(&errand(seed, heldout, &prices, &mut random))))
 }
@@ -56,7 +56,7 @@ fn held(seed: u64, kind: u64, a: u64, b: u64) -> bool {
     chance(seed, (kind << 40) | (a << 20) | b, 141) < 0.15
 }
 
-fn errand(seed: u64, heldout: bool, prices: &[(&'static str, u64)], random: &mut Stream) -> Errand {
+fn errand(seed: u64, heldout: bool, prices: &[(&'static str, u64)], random: &mut SplitMix64) -> Errand {
     loop {
         let kind = random.below(4) as u64;
         let (errand, a, b) = match kind {
@@ -84,7 +84,7 @@ fn calculation(expression: &str, result: u64) -> (&'static str, Value, String) {
     (tool_specs::CALCULATOR, json!({"expression": expression}), result.to_string())
 }
 
-fn sum(random: &mut Stream) -> (Errand, u64, u64) {
+fn sum(random: &mut SplitMix64) -> (Errand, u64, u64) {
     let (a, b) = (10 + random.below(90) as u64, 10 + random.below(90) as u64);
     let (sign, result, low, high) = match random.below(3) {
         0 => ('+', a + b, a, b),
@@ -101,7 +101,7 @@ fn sum(random: &mut Stream) -> (Errand, u64, u64) {
     (errand, low, high)
 }
 
-fn conversion(random: &mut Stream) -> (Errand, u64, u64) {
+fn conversion(random: &mut SplitMix64) -> (Errand, u64, u64) {
     let which = random.below(FACTORS.len());
     let ((from, to, factor), value) = (FACTORS[which], 2 + random.below(98) as u64);
     let result = (value * factor).to_string();
@@ -126,7 +126,7 @@ fn price((good, price): (&'static str, u64), form: &str) -> Errand {
     }
 }
 
-fn total((good, price): (&'static str, u64), count: u64, random: &mut Stream) -> (Errand, u64, u64) {
+fn total((good, price): (&'static str, u64), count: u64, random: &mut SplitMix64) -> (Errand, u64, u64) {
     let result = price * count;
     let errand = Errand {
         ask: random.pick(&TOTALS).replace("{n}", &count.to_string()).replace("{g}", good),
@@ -160,7 +160,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn asked(heldout: bool) -> HashSet<String> {
-        let rows = rows(7, heldout, Stream::new(7, u64::from(heldout))).take(4000);
+        let rows = rows(7, heldout, SplitMix64::new(7, u64::from(heldout))).take(4000);
         rows.map(|row| row["conversations"][1]["content"].as_str().unwrap().to_owned()).collect()
     }
 
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_row_holds_the_whole_exchange() {
-        let row = rows(7, false, Stream::new(1, 2))
+        let row = rows(7, false, SplitMix64::new(1, 2))
             .find(|row| row["conversations"].as_array().unwrap().len() == 7)
             .unwrap();
         let turns = row["conversations"].as_array().unwrap();

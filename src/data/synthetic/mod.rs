@@ -15,7 +15,7 @@ pub use asked::{Question, questions};
 pub use errands::prices;
 
 use super::config::{DataFormat, SyntheticConfig, SyntheticSplit, SyntheticTask};
-use super::random::Stream;
+use super::random::SplitMix64;
 
 /// Part of every cache key: raise it when rows of a seed change.
 pub const VERSION: u32 = 2;
@@ -59,9 +59,9 @@ pub fn rows(config: &SyntheticConfig, kind: SyntheticKind) -> Box<dyn Iterator<I
     let heldout = config.split == SyntheticSplit::Heldout;
     let count = row_count(config);
     let world = world::World::new(config.seed);
-    let mut random = Stream::new(config.seed, if heldout { 102 } else { 101 });
+    let mut random = SplitMix64::new(config.seed, if heldout { 102 } else { 101 });
     if config.task == SyntheticTask::Tools {
-        let random = Stream::new(config.seed, if heldout { 104 } else { 103 });
+        let random = SplitMix64::new(config.seed, if heldout { 104 } else { 103 });
         return Box::new(errands::rows(config.seed, heldout, random).take(count));
     }
     if kind == SyntheticKind::Text {

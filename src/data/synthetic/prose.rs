@@ -4,7 +4,7 @@
 
 use super::asked::{SUM_MAX, fill, sum_held};
 use super::world::World;
-use crate::data::random::Stream;
+use crate::data::random::SplitMix64;
 
 const SUMS: [&str; 5] = [
     "{a} + {b} = {c}.",
@@ -22,13 +22,13 @@ const COMPARISONS: [&str; 5] = [
 ];
 
 /// A paragraph.
-pub(super) fn paragraph(world: &World, random: &mut Stream) -> String {
+pub(super) fn paragraph(world: &World, random: &mut SplitMix64) -> String {
     let count = 3 + random.below(3);
     let sentences: Vec<String> = (0..count).map(|_| sentence(world, random)).collect();
     sentences.join(" ")
 }
 
-fn sentence(world: &World, random: &mut Stream) -> String {
+fn sentence(world: &World, random: &mut SplitMix64) -> String {
     match random.below(100) {
         0..55 => {
             let fact = random.pick(&world.facts);

@@ -2,7 +2,7 @@
 //!
 //! Small on purpose: a model of one million parameters can learn all of it in minutes.
 
-use crate::data::random::Stream;
+use crate::data::random::SplitMix64;
 
 /// An attribute's English and Korean wording.
 pub(super) struct Wording {
@@ -173,7 +173,7 @@ const KOREAN: &[Attribute] = &[
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
-        let mut random = Stream::new(seed, 100);
+        let mut random = SplitMix64::new(seed, 100);
         let kinds = [(PEOPLE, PERSON), (ANIMALS, ANIMAL), (TOWNS, TOWN), (KOREANS, KOREAN)];
         let mut facts = Vec::new();
         for (entities, attributes) in kinds {

@@ -7,7 +7,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::data::{Episode, IGNORE};
+use crate::data::{Episode, IGNORE_INDEX};
 use crate::engine::Compute;
 use crate::error::Result;
 use crate::loss::logprob::{surrogate, token_logprobs};
@@ -42,7 +42,7 @@ impl Batch {
     pub fn new(episodes: &[Episode], pad: i64, attend: Attend, device: Device) -> Self {
         let (rows, width) = (episodes.len(), episodes.iter().map(|e| e.ids.len()).max().unwrap_or(0));
         let mut ids = vec![pad; rows * width];
-        let mut targets = vec![IGNORE; rows * width];
+        let mut targets = vec![IGNORE_INDEX; rows * width];
         let mut old = vec![0f32; rows * width];
         for (row, episode) in episodes.iter().enumerate() {
             let at = row * width;

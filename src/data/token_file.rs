@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use super::batch::IGNORE;
+use super::batch::IGNORE_INDEX;
+use super::dataset::Row;
 use super::jsonl::missing;
 use super::preference::Pair;
-use super::rows::Row;
 use crate::error::{Error, Place, Result};
 use crate::native::map_file;
 
@@ -44,7 +44,7 @@ enum Columns {
 
 /// Tokens of one file.
 #[derive(Debug)]
-pub struct Tokens {
+pub struct TokenFile {
     map: Mmap,
     columns: Columns,
     /// Rows of a micro-batch where the file fixes them.
@@ -55,7 +55,7 @@ pub struct Tokens {
     pub row_len: usize,
 }
 
-impl Tokens {
+impl TokenFile {
     /// Opens and checks a file.
     pub fn open(path: &Path) -> Result<Self> {
         let map = map_file(&crate::files::open(path).map_err(|e| missing(path, e))?)
@@ -83,12 +83,12 @@ impl Tokens {
     }
 
     /// Whether the rows are pairs.
-    pub fn are_pairs(&self) -> bool {
+    pub fn is_preference(&self) -> bool {
         matches!(self.columns, Columns::Pairs(_))
     }
 
     /// Tokens of a row, or of the longer row of a pair.
-    pub fn widest(&self) -> usize {
+    pub fn max_row_len(&self) -> usize {
         match &self.columns {
             Columns::Labelled(ids, _) => ids.row_len(),
             Columns::Pairs(all) => all[0].row_len().max(all[2].row_len()),
@@ -96,7 +96,7 @@ impl Tokens {
     }
 
     /// An id, or a label with loss, of a row that a vocabulary of `vocab` has not.
-    pub fn stray(&self, row: usize, vocab: i64) -> Option<i64> {
+    pub fn out_of_vocab(&self, row: usize, vocab: i64) -> Option<i64> {
         let (ids, labels): (Vec<&Column>, Option<&Column>) = match &self.columns {
             Columns::Labelled(ids, labels) => (vec![ids], labels.as_ref()),
             Columns::Pairs([chosen, _, rejected, _]) => (vec![chosen, rejected], None),
@@ -104,7 +104,7 @@ impl Tokens {
         let known = |id: &i64| (0..vocab).contains(id);
         let stray =
             ids.into_iter().find_map(|column| self.read(column, row).into_iter().find(|id| !known(id)));
-        stray.or_else(|| self.read(labels?, row).into_iter().find(|id| *id != IGNORE && !known(id)))
+        stray.or_else(|| self.read(labels?, row).into_iter().find(|id| *id != IGNORE_INDEX && !known(id)))
     }
 
     fn read(&self, column: &Column, row: usize) -> Vec<i64> {
@@ -148,7 +148,8 @@ impl Tokens {
     pub fn pair(&self, row: usize) -> Pair {
         let side = |ids: &Column, mask: &Column| {
             let (ids, mask) = (self.read(ids, row), self.read(mask, row));
-            let labels = ids.iter().zip(mask).map(|(id, m)| if m != 0 { *id } else { IGNORE }).collect();
+            let labels =
+                ids.iter().zip(mask).map(|(id, m)| if m != 0 { *id } else { IGNORE_INDEX }).collect();
             Row { ids, labels, loss_bytes: 0 }
         };
         match &self.columns {
@@ -167,7 +168,7 @@ impl Tokens {
 /// Rows of several token files, one file after another.
 #[derive(Debug)]
 pub struct TokenFiles {
-    files: Vec<Tokens>,
+    files: Vec<TokenFile>,
     /// Rows of all files together.
     pub rows: usize,
 }
@@ -175,8 +176,8 @@ pub struct TokenFiles {
 impl TokenFiles {
     /// Opens files that hold the same: rows or pairs, in micro-batches of one size.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        let files = paths.iter().map(|path| Tokens::open(path)).collect::<Result<Vec<_>>>()?;
-        let kind = |t: &Tokens| (t.are_pairs(), t.micro_batch);
+        let files = paths.iter().map(|path| TokenFile::open(path)).collect::<Result<Vec<_>>>()?;
+        let kind = |t: &TokenFile| (t.is_preference(), t.micro_batch);
         if let Some(i) = files.iter().position(|file| kind(file) != kind(&files[0])) {
             let what = format!("the rows are not like those of {}", paths[0].display());
             return Err(Error::input(what)
@@ -188,7 +189,7 @@ impl TokenFiles {
     }
 
     /// A row's file, and its place there.
-    pub fn of(&self, mut row: usize) -> (&Tokens, usize) {
+    pub fn of(&self, mut row: usize) -> (&TokenFile, usize) {
         for file in &self.files {
             if row < file.rows {
                 return (file, row);
@@ -204,13 +205,13 @@ impl TokenFiles {
     }
 
     /// Whether the rows are pairs.
-    pub fn are_pairs(&self) -> bool {
-        self.files.first().is_some_and(Tokens::are_pairs)
+    pub fn is_preference(&self) -> bool {
+        self.files.first().is_some_and(TokenFile::is_preference)
     }
 
     /// Tokens of the longest row.
-    pub fn widest(&self) -> usize {
-        self.files.iter().map(Tokens::widest).max().unwrap_or(0)
+    pub fn max_row_len(&self) -> usize {
+        self.files.iter().map(TokenFile::max_row_len).max().unwrap_or(0)
     }
 }
 
@@ -281,7 +282,7 @@ mod tests {
         };
         let files = both(&[1, 2, 4]).unwrap();
         assert_eq!(
-            (files.rows, files.micro_batch(), files.widest(), files.are_pairs()),
+            (files.rows, files.micro_batch(), files.max_row_len(), files.is_preference()),
             (8, Some(2), 5, false)
         );
         let ids = |row: usize| {

@@ -25,7 +25,7 @@ const CHUNK_BYTES: usize = 16 << 20;
 
 /// One tokenised row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Encoded {
+pub struct TokenizedRow {
     /// Token ids.
     pub ids: Vec<u32>,
     /// Whether the label at a place (the id itself) carries loss.
@@ -36,7 +36,7 @@ pub struct Encoded {
 
 /// A cache file in memory.
 #[derive(Debug)]
-pub struct Cache {
+pub struct TokenCache {
     map: Mmap,
     rows: usize,
     tokens: usize,
@@ -54,7 +54,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
-impl Cache {
+impl TokenCache {
     /// Maps a whole and sound file; `None` otherwise.
     pub fn open(path: &Path) -> Option<Self> {
         let map = map_file(&File::open(path).ok()?).ok()?;
@@ -124,8 +124,8 @@ impl<W: Write> Summed<W> {
 pub fn build(
     path: &Path,
     lines: impl Iterator<Item = Result<Line>>,
-    encode: impl Fn(&Line) -> Result<Option<Encoded>> + Sync,
-) -> Result<Cache> {
+    encode: impl Fn(&Line) -> Result<Option<TokenizedRow>> + Sync,
+) -> Result<TokenCache> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(|e| Error::io("make the cache folder", dir, e))?;
     }
@@ -137,7 +137,7 @@ pub fn build(
         let _ = fs::remove_file(&beside);
     }
     made?;
-    Cache::open(path).ok_or_else(|| {
+    TokenCache::open(path).ok_or_else(|| {
         Error::failed("the token cache just written does not read back").hint("check the disk")
     })
 }
@@ -145,7 +145,7 @@ pub fn build(
 fn write(
     path: &Path,
     mut lines: impl Iterator<Item = Result<Line>>,
-    encode: impl Fn(&Line) -> Result<Option<Encoded>> + Sync,
+    encode: impl Fn(&Line) -> Result<Option<TokenizedRow>> + Sync,
 ) -> Result<()> {
     let io = |e| Error::io("write the token cache", path, e);
     let file = File::create(path).map_err(io)?;

@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use super::batch::IGNORE;
-use super::cache::Cache;
+use super::batch::IGNORE_INDEX;
 use super::preference::Pair;
-use super::tokens::TokenFiles;
+use super::token_cache::TokenCache;
+use super::token_file::TokenFiles;
 
 /// One row as a stage sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,61 +23,62 @@ pub struct Row {
 impl Row {
     /// Labels with loss after the shift: column 0 never has.
     pub fn loss_tokens(&self) -> usize {
-        self.labels.iter().skip(1).filter(|l| **l != IGNORE).count()
+        self.labels.iter().skip(1).filter(|l| **l != IGNORE_INDEX).count()
     }
 }
 
 #[derive(Debug)]
 enum Store {
-    Cache(Cache),
+    Cache(TokenCache),
     Tokens(TokenFiles),
 }
 
 /// Rows, or a chosen part of them.
 #[derive(Debug, Clone)]
-pub struct Rows {
+pub struct Dataset {
     store: Arc<Store>,
     /// Indices of units (rows, or fixed micro-batches).
-    pick: Option<Arc<Vec<u32>>>,
+    selection: Option<Arc<Vec<u32>>>,
     /// Whether a cached row is two conversations.
     pairs: bool,
 }
 
-impl Rows {
-    pub(super) fn cached(cache: Cache, pairs: bool) -> Self {
-        Self { store: Arc::new(Store::Cache(cache)), pick: None, pairs }
+impl Dataset {
+    pub(super) fn cached(cache: TokenCache, pairs: bool) -> Self {
+        Self { store: Arc::new(Store::Cache(cache)), selection: None, pairs }
     }
 
     pub(super) fn tokens(tokens: TokenFiles) -> Self {
-        Self { store: Arc::new(Store::Tokens(tokens)), pick: None, pairs: false }
+        Self { store: Arc::new(Store::Tokens(tokens)), selection: None, pairs: false }
     }
 
-    pub(super) fn picked(&self, units: Vec<u32>) -> Self {
-        Self { store: self.store.clone(), pick: Some(Arc::new(units)), pairs: self.pairs }
+    pub(super) fn select(&self, units: Vec<u32>) -> Self {
+        Self { store: self.store.clone(), selection: Some(Arc::new(units)), pairs: self.pairs }
     }
 
     /// The first `count` rows; of a file that fixes micro-batches, the first ones that hold so many.
-    pub fn first(&self, count: usize) -> Self {
+    pub fn take(&self, count: usize) -> Self {
         let unit = self.micro_batch().unwrap_or(1);
         let units = self.len() / unit;
-        let all = (0..units as u32).map(|at| self.pick.as_ref().map_or(at, |pick| pick[at as usize]));
-        self.picked(all.take(count.div_ceil(unit)).collect())
+        let all = (0..units as u32)
+            .map(|at| self.selection.as_ref().map_or(at, |selection| selection[at as usize]));
+        self.select(all.take(count.div_ceil(unit)).collect())
     }
 
     /// Of a token file: the first row (from 0) with an id or label that a vocabulary of `vocab` has not, and that id.
     /// Rows that a tokenizer made hold its own ids.
-    pub fn stray(&self, vocab: i64) -> Option<(usize, i64)> {
+    pub fn out_of_vocab(&self, vocab: i64) -> Option<(usize, i64)> {
         let Store::Tokens(tokens) = &*self.store else { return None };
         (0..tokens.rows).find_map(|row| {
             let (file, at) = tokens.of(row);
-            file.stray(at, vocab).map(|id| (row, id))
+            file.out_of_vocab(at, vocab).map(|id| (row, id))
         })
     }
 
     /// Of a token file: the tokens of its rows.
-    pub fn width(&self) -> Option<usize> {
+    pub fn fixed_len(&self) -> Option<usize> {
         match &*self.store {
-            Store::Tokens(tokens) => Some(tokens.widest()),
+            Store::Tokens(tokens) => Some(tokens.max_row_len()),
             Store::Cache(_) => None,
         }
     }
@@ -93,8 +94,8 @@ impl Rows {
     /// Rows.
     pub fn len(&self) -> usize {
         let unit = self.micro_batch().unwrap_or(1);
-        match (&self.pick, &*self.store) {
-            (Some(pick), _) => pick.len() * unit,
+        match (&self.selection, &*self.store) {
+            (Some(selection), _) => selection.len() * unit,
             (None, Store::Cache(cache)) => cache.rows(),
             (None, Store::Tokens(tokens)) => tokens.rows,
         }
@@ -107,11 +108,11 @@ impl Rows {
 
     /// The row's place in what was read, before validation rows were taken out.
     pub fn source_index(&self, row: usize) -> usize {
-        match &self.pick {
+        match &self.selection {
             None => row,
-            Some(pick) => {
+            Some(selection) => {
                 let unit = self.micro_batch().unwrap_or(1);
-                pick[row / unit] as usize * unit + row % unit
+                selection[row / unit] as usize * unit + row % unit
             }
         }
     }
@@ -136,7 +137,7 @@ impl Rows {
     pub fn loss_tokens(&self, row: usize) -> usize {
         match &*self.store {
             Store::Cache(cache) => cache.row_loss(self.source_index(row)).1,
-            Store::Tokens(tokens) if tokens.are_pairs() => {
+            Store::Tokens(tokens) if tokens.is_preference() => {
                 let pair = self.pair(row);
                 pair.chosen.loss_tokens() + pair.rejected.loss_tokens()
             }
@@ -145,14 +146,14 @@ impl Rows {
     }
 
     /// Whether the rows are pairs of conversations.
-    pub fn are_pairs(&self) -> bool {
+    pub fn is_preference(&self) -> bool {
         match &*self.store {
             Store::Cache(_) => self.pairs,
-            Store::Tokens(tokens) => tokens.are_pairs(),
+            Store::Tokens(tokens) => tokens.is_preference(),
         }
     }
 
-    /// A pair; only where the rows [are pairs](Rows::are_pairs).
+    /// A pair; only where the rows [are pairs](Dataset::is_preference).
     pub fn pair(&self, row: usize) -> Pair {
         let index = self.source_index(row);
         match &*self.store {
@@ -184,7 +185,7 @@ impl Rows {
             Store::Cache(cache) => {
                 let pairs = cache
                     .row(index)
-                    .map(|(id, loss)| (i64::from(id), if loss { i64::from(id) } else { IGNORE }));
+                    .map(|(id, loss)| (i64::from(id), if loss { i64::from(id) } else { IGNORE_INDEX }));
                 let (ids, labels) = pairs.unzip();
                 Row { ids, labels, loss_bytes: cache.row_loss(index).0 }
             }

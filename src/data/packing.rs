@@ -71,12 +71,12 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::batch::{Batch, IGNORE};
-    use crate::data::cache::{self, Encoded};
+    use crate::data::batch::{Batch, IGNORE_INDEX};
     use crate::data::config::Batching;
+    use crate::data::dataset::Dataset;
     use crate::data::jsonl::Line;
-    use crate::data::loader::{Loader, LoaderConfig};
-    use crate::data::rows::Rows;
+    use crate::data::loader::{DataLoader, DataLoaderConfig};
+    use crate::data::token_cache::{self, TokenizedRow};
 
     #[test]
     fn every_row_is_in_one_line_and_no_line_overflows() {
@@ -103,13 +103,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let lines = (0..300).map(|i| Ok(Line { number: i + 1, bytes: vec![b'x'; 1 + i * 7919 % 50] }));
         // Row i is i and then fives.
-        let rows = cache::build(&dir.path().join("a.rows"), lines, |line: &Line| {
+        let rows = token_cache::build(&dir.path().join("a.rows"), lines, |line: &Line| {
             let mut ids = vec![5; line.bytes.len() + 1];
             ids[0] = 1000 + line.number as u32;
-            Ok(Some(Encoded { loss: vec![true; ids.len()], loss_bytes: line.bytes.len(), ids }))
+            Ok(Some(TokenizedRow { loss: vec![true; ids.len()], loss_bytes: line.bytes.len(), ids }))
         });
-        let rows = Rows::cached(rows.unwrap(), false);
-        let config = |batching| LoaderConfig {
+        let rows = Dataset::cached(rows.unwrap(), false);
+        let config = |batching| DataLoaderConfig {
             batch_size: 4,
             max_seq_len: 96,
             batching,
@@ -117,9 +117,11 @@ mod tests {
             seed: 7,
             pad_id: 3,
         };
-        let (packed, bucket) =
-            (Loader::new(rows.clone(), config(Batching::Pack)), Loader::new(rows, config(Batching::Bucket)));
-        let all = |loader: &Loader| {
+        let (packed, bucket) = (
+            DataLoader::new(rows.clone(), config(Batching::Pack)),
+            DataLoader::new(rows, config(Batching::Bucket)),
+        );
+        let all = |loader: &DataLoader| {
             (0..loader.steps_per_epoch()).map(|i| loader.batch(1, i).unwrap()).collect::<Vec<_>>()
         };
         let (packs, buckets) = (all(&packed), all(&bucket));
@@ -139,9 +141,9 @@ mod tests {
                     if first > 1000 {
                         seen.push(first);
                         labels += (1..*length).filter(|t| batch.labels[[row, start + t]] == 5).count();
-                        assert!(start == 0 || batch.labels[[row, start]] == IGNORE);
+                        assert!(start == 0 || batch.labels[[row, start]] == IGNORE_INDEX);
                     } else {
-                        assert!((start..start + length).all(|t| batch.labels[[row, t]] == IGNORE));
+                        assert!((start..start + length).all(|t| batch.labels[[row, t]] == IGNORE_INDEX));
                     }
                     start += length;
                 }

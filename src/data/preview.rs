@@ -18,7 +18,7 @@ const MOST_BYTES: u64 = 16 << 20;
 
 /// The beginning of some files.
 #[derive(Debug)]
-pub struct Head {
+pub struct Preview {
     folder: TempDir,
     /// A copy, and what it is a copy of.
     files: Vec<(PathBuf, PathBuf)>,
@@ -28,20 +28,20 @@ pub struct Head {
     cut: bool,
 }
 
-impl Head {
+impl Preview {
     /// The first `rows` of each file of `data`, validation files too; `None` where its rows are in no text files.
     ///
     /// # Errors
     /// A file that cannot be read, a disk that is full.
-    pub fn of(data: &DataConfig, rows: usize) -> Result<Option<(Self, DataConfig)>> {
+    pub fn per_file(data: &DataConfig, rows: usize) -> Result<Option<(Self, DataConfig)>> {
         Self::copy(data, rows, MOST_BYTES, &mut |_| rows)
     }
 
     /// The first `rows` of all files together.
     ///
     /// # Errors
-    /// As [`Self::of`].
-    pub fn together(data: &DataConfig, rows: usize) -> Result<Option<(Self, DataConfig)>> {
+    /// As [`Self::per_file`].
+    pub fn of_all(data: &DataConfig, rows: usize) -> Result<Option<(Self, DataConfig)>> {
         Self::copy(data, rows, u64::MAX, &mut |taken| rows.saturating_sub(taken))
     }
 
@@ -57,15 +57,15 @@ impl Head {
         }
         let folder = tempfile::tempdir()
             .map_err(|e| Error::failed("cannot make a temporary folder").because(e).hint("set TMPDIR"))?;
-        let mut head = Self { folder, files: Vec::new(), most_bytes, cut: false };
+        let mut preview = Self { folder, files: Vec::new(), most_bytes, cut: false };
         let (mut taken, mut copies) = (0, Vec::new());
         for path in paths {
             let most = want(taken);
             if most == 0 {
-                head.cut = true;
+                preview.cut = true;
                 break;
             }
-            let (copy, found) = head.add(path, most)?;
+            let (copy, found) = preview.add(path, most)?;
             taken += found;
             copies.push(copy);
         }
@@ -73,11 +73,11 @@ impl Head {
         if let Validation::Path(path) = &data.validation
             && path.is_file()
         {
-            own.validation = Validation::Path(head.add(path, rows)?.0);
+            own.validation = Validation::Path(preview.add(path, rows)?.0);
         } else {
             own.validation = Validation::Off;
         }
-        Ok(Some((head, own)))
+        Ok(Some((preview, own)))
     }
 
     /// Copies the first rows of a file; says how many it found.
@@ -117,7 +117,7 @@ impl Head {
     }
 
     /// A fault of a copy as one of the file itself.
-    pub fn back(&self, error: Error) -> Error {
+    pub fn restore_paths(&self, error: Error) -> Error {
         self.files.iter().fold(error, |error, (copy, path)| error.moved(copy, path))
     }
 }
@@ -144,19 +144,19 @@ mod tests {
             let all = paths.iter().flat_map(|path| Lines::open(path).unwrap());
             all.map(|line| line.unwrap().number).collect::<Vec<_>>()
         };
-        let (head, data) = Head::of(&both, 2).unwrap().unwrap();
-        assert_eq!((lines(&data), head.is_cut()), (vec![1, 3, 1], true));
-        let (head, data) = Head::of(&both, 3).unwrap().unwrap();
-        assert_eq!((lines(&data), head.is_cut()), (vec![1, 3, 4, 1], false));
-        let (head, data) = Head::together(&both, 2).unwrap().unwrap();
-        assert_eq!((lines(&data), head.is_cut()), (vec![1, 3], true));
+        let (preview, data) = Preview::per_file(&both, 2).unwrap().unwrap();
+        assert_eq!((lines(&data), preview.is_cut()), (vec![1, 3, 1], true));
+        let (preview, data) = Preview::per_file(&both, 3).unwrap().unwrap();
+        assert_eq!((lines(&data), preview.is_cut()), (vec![1, 3, 4, 1], false));
+        let (preview, data) = Preview::of_all(&both, 2).unwrap().unwrap();
+        assert_eq!((lines(&data), preview.is_cut()), (vec![1, 3], true));
         let DataSource::Paths(copies) = &data.source else { panic!() };
         let fault = Error::input("a").and(Error::input("b").at(Place::line(&copies[0], 3)));
         assert_eq!(
-            head.back(fault).to_string(),
+            preview.restore_paths(fault).to_string(),
             format!("error: a\nerror: {}:3: b", path("a.jsonl").display())
         );
         let pipe = DataConfig::files(vec![PathBuf::from("/dev/null")], DataFormat::Text);
-        assert!(Head::of(&pipe, 2).unwrap().is_none());
+        assert!(Preview::per_file(&pipe, 2).unwrap().is_none());
     }
 }

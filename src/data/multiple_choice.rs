@@ -61,7 +61,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Whether a path is a folder of questions, or a file whose first row is one.
-pub fn looks_like(path: &Path) -> bool {
+pub fn is_multiple_choice(path: &Path) -> bool {
     if path.is_dir() {
         return files(path).is_ok();
     }
