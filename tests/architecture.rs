@@ -20,7 +20,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("engine", "native model optim checkpoint"),
         ("export", "native model data checkpoint rollout engine"),
         ("serve", "data model native report rollout"),
-        ("plan", "recipe hub model data engine optim export rollout"),
+        ("plan", "recipe hub model loss data engine optim export rollout"),
         ("stage", &format!("plan {leaves}")),
         ("cli", &format!("recipe plan serve stage {leaves}")),
     ];

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Place};
 
 /// The shape of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DataFormat {
     /// `{"text"}`.
@@ -58,30 +59,33 @@ pub struct SyntheticConfig {
 }
 
 /// What rows of the built-in world are about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SyntheticTask {
     /// Facts, sums, comparisons and small talk.
+    #[default]
     World,
     /// Errands that tools answer, with the calls and their results.
     Tools,
 }
 
 /// Questions of one split never occur in the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SyntheticSplit {
     /// For training.
+    #[default]
     Train,
     /// For measuring.
     Heldout,
 }
 
 /// How rows become micro-batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Batching {
     /// Rows of like length together, padded to the longest of the batch.
+    #[default]
     Bucket,
     /// Every row padded to `max_seq_len`, as upstream does.
     Pad,
@@ -90,10 +94,11 @@ pub enum Batching {
 }
 
 /// What to do with a row that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadRow {
     /// Stop, naming file, line and field.
+    #[default]
     Error,
     /// Leave it out, count it, report the count.
     Skip,

@@ -1,12 +1,14 @@
 //! Anomalies of training: losses that are not finite, and loss spikes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What to do about an anomaly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnAnomaly {
     /// Stop with an error; the last checkpoint stays.
+    #[default]
     Stop,
     /// Skip the update and go on.
     Skip,

@@ -6,8 +6,9 @@
 
 use std::rc::Rc;
 
-use serde::Serialize;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
@@ -20,10 +21,11 @@ const BUCKET_BYTES: usize = 25 << 20;
 pub const LOST: &str = "lost the other ranks";
 
 /// What adds up over the ranks what their GPUs hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DdpBackend {
     /// NCCL where each rank has a GPU of its own.
+    #[default]
     Auto,
     /// From GPU to GPU.
     Nccl,

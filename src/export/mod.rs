@@ -14,7 +14,8 @@ pub mod torchscript;
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 pub use check::Check;
@@ -25,7 +26,8 @@ use crate::error::{Error, Place, Result};
 use crate::model::params;
 
 /// What can be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum, Deserialize, JsonSchema)]
+#[schemars(rename = "ExportFormat")]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
 pub enum Format {
@@ -66,7 +68,8 @@ impl Format {
 }
 
 /// The type of the numbers written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum, Deserialize, JsonSchema)]
+#[schemars(rename = "ExportPrecision")]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit.

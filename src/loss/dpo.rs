@@ -5,21 +5,27 @@
 //!
 //! P pairs, T tokens.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// Which loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which preference loss.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum PairLoss {
     /// DPO's own.
+    #[default]
     Sigmoid,
     /// A square around the margin that the reference and beta ask for.
     Ipo,
 }
 
 /// How a row's log-probabilities become one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Reduction {
     /// Their sum: the answer's log-likelihood (minimind3).
+    #[default]
     Sum,
     /// Their mean over the tokens that count (minimind2).
     Mean,

@@ -7,6 +7,8 @@
 //!
 //! R rows, T tokens.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::policy::{k3, row_mean, token_mean};
@@ -29,14 +31,16 @@ pub enum Clipping {
 }
 
 /// What a token's loss is divided by.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum LengthNorm {
     /// Its row's length, then the rows: upstream's.
+    #[default]
     Row,
     /// The batch's tokens: DAPO's.
     Token,
     /// Rows times a constant length: Dr. GRPO's, which favours no length.
-    Constant(f64),
+    Constant,
 }
 
 /// The loss's settings.
@@ -48,6 +52,8 @@ pub struct GrpoLoss {
     pub beta: f64,
     /// What a token's loss is divided by.
     pub length_norm: LengthNorm,
+    /// The length that [`LengthNorm::Constant`] divides by: the most new tokens a completion may have.
+    pub max_new_tokens: f64,
 }
 
 /// A loss and what it says of the policy; scalars, the loss with a graph.
@@ -105,9 +111,9 @@ impl GrpoLoss {
         let loss = match self.length_norm {
             LengthNorm::Row => row_mean(&token, mask),
             LengthNorm::Token => token_mean(&token, mask),
-            LengthNorm::Constant(length) => {
+            LengthNorm::Constant => {
                 let (rows, _) = mask.size2().expect("the mask is [R, T]");
-                (token * mask).sum(Kind::Float) / (rows as f64 * length)
+                (token * mask).sum(Kind::Float) / (rows as f64 * self.max_new_tokens)
             }
         };
         let mean = |x: &Tensor| tch::no_grad(|| token_mean(x, mask).double_value(&[]));
@@ -128,6 +134,7 @@ mod tests {
         clipping: Clipping::Ratio { low: 0.2, high: 0.2 },
         beta: 0.0,
         length_norm: LengthNorm::Row,
+        max_new_tokens: 10.0,
     };
 
     /// Two rows: ratios 1.5 and 1.1 with advantage 2; ratio 0.5 with advantage -1, its second token masked.
@@ -170,7 +177,7 @@ mod tests {
     fn lengths_are_normed_three_ways() {
         // Token losses -2.4, -2.2 and 0.8.
         near(loss(GrpoLoss { length_norm: LengthNorm::Token, ..PLAIN }).0, -3.8 / 3.0);
-        near(loss(GrpoLoss { length_norm: LengthNorm::Constant(10.0), ..PLAIN }).0, -3.8 / 20.0);
+        near(loss(GrpoLoss { length_norm: LengthNorm::Constant, ..PLAIN }).0, -3.8 / 20.0);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! R rows, T tokens.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -17,10 +18,11 @@ const SCALE: f64 = 3.0;
 const LARGEST: f64 = 5.0;
 
 /// How fast the tracker forgets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RhoMode {
     /// By how far the policy's mean log-probability moved.
+    #[default]
     Kl,
     /// Always `rho_const`.
     Constant,

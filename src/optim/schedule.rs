@@ -1,12 +1,14 @@
 //! The learning rate over micro-batches.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The curve after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
     /// Upstream's `get_lr`: `peak * (0.1 + 0.45 * (1 + cos(pi * step / total)))`, from 1.0 down to a tenth.
+    #[default]
     Upstream,
     /// Half a cosine from the peak to zero.
     Cosine,

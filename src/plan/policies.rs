@@ -6,6 +6,7 @@ use super::resolve::{Resolver, join};
 use super::schema::*;
 use super::types::*;
 use crate::data::{DataConfig, DataSource};
+use crate::loss::grpo::LengthNorm;
 use crate::rollout::tools::{Table, ToolConfig, ToolKind};
 
 /// What differs between the methods before the method's own keys.
@@ -138,9 +139,9 @@ impl Resolver<'_> {
             clip_higher: not(self.real(base, "clip_higher", s.clip_higher, "above 0", positive), epsilon),
             epsilon_high: not(self.real(base, "epsilon_high", s.epsilon_high, "above 0", positive), 5.0),
             length_normalization: match s.length_normalization {
-                None | Some(LengthNormName::Row) => LengthNormPlan::Row,
-                Some(LengthNormName::Token) => LengthNormPlan::Token,
-                Some(LengthNormName::Constant) => LengthNormPlan::Constant,
+                None | Some(LengthNormName::Row) => LengthNorm::Row,
+                Some(LengthNormName::Token) => LengthNorm::Token,
+                Some(LengthNormName::Constant) => LengthNorm::Constant,
             },
             scale_rewards: s.scale_rewards.unwrap_or(true),
             dynamic_sampling_rounds: if s.dynamic_sampling == Some(true) { rounds } else { 0 },

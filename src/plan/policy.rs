@@ -4,10 +4,12 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::kinds::{Kinds, SettingKind};
 use super::types::{DataConfig, Init, TrainConfig};
+use crate::loss::grpo::LengthNorm;
 use crate::rollout::http::HttpEngineConfig;
 use crate::rollout::rewards::RewardConfig;
 use crate::rollout::tools::ToolConfig;
@@ -79,7 +81,7 @@ pub struct ServerPlan {
 }
 
 /// How a server gets the policy before each step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UpdatePlan {
     /// A folder, and SGLang's call.
@@ -104,10 +106,11 @@ pub struct AgentPlan {
 }
 
 /// What a guard does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GuardAction {
     /// Says so.
+    #[default]
     Warn,
     /// Says so and halves the learning rate.
     Lower,
@@ -149,18 +152,6 @@ pub enum Method {
     Spo(SpoPlan),
 }
 
-/// What a token's loss is divided by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LengthNormPlan {
-    /// Its row's length, then the rows.
-    Row,
-    /// The batch's tokens.
-    Token,
-    /// The most new tokens a completion may have.
-    Constant,
-}
-
 /// GRPO and CISPO.
 #[derive(Debug, Clone, Serialize)]
 pub struct GrpoPlan {
@@ -177,7 +168,7 @@ pub struct GrpoPlan {
     /// Largest weight of a token (cispo).
     pub epsilon_high: f64,
     /// What a token's loss is divided by.
-    pub length_normalization: LengthNormPlan,
+    pub length_normalization: LengthNorm,
     /// Whether advantages are divided by their group's standard deviation.
     pub scale_rewards: bool,
     /// Rounds in which prompts without spread are replaced; 0: none.

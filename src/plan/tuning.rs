@@ -8,6 +8,7 @@ use super::schema::{
     RewardSection, SaveDtypeName,
 };
 use super::types::*;
+use crate::loss::dpo::{PairLoss, Reduction};
 use crate::model::ModelConfig;
 use crate::model::lora::TARGETS;
 use crate::recipe::faults::hint;

@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 pub use super::policy::*;
 pub use crate::data::config::*;
@@ -55,10 +56,11 @@ pub struct Runtime {
 }
 
 /// Arithmetic of the forward and backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, clap::ValueEnum, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// fp32 on the CPU, bf16 on a GPU.
+    #[default]
     Auto,
     /// 32-bit.
     Fp32,
@@ -167,10 +169,11 @@ impl TokenizerConfig {
 }
 
 /// The type of the numbers in the weight file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SaveDtype {
     /// Half precision, as upstream saves.
+    #[default]
     Fp16,
     /// bfloat16.
     Bf16,

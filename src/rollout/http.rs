@@ -6,7 +6,8 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::service::{Service, ServiceConfig};
@@ -14,10 +15,11 @@ use super::types::{Completion, CompletionConfig, FinishReason, SamplingParams};
 use crate::error::{Error, Result};
 
 /// What a server speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// SGLang's own.
+    #[default]
     Sglang,
     /// OpenAI's, with token ids: vLLM, and `minimind serve`.
     Openai,

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::loss::dpo::{self, DpoConfig, Pair, Preferences};
 use crate::loss::logprob::{surrogate, token_logprobs};
 use crate::model::{CausalLm, Mask, ModelConfig};
-use crate::plan::{self, DpoStage, Init, Reference};
+use crate::plan::{DpoStage, Init, Reference};
 
 struct Dpo {
     train: DataLoader,
@@ -126,15 +126,9 @@ pub fn run(
         config: DpoConfig {
             beta: config.beta,
             label_smoothing: config.label_smoothing,
-            loss: match config.loss_type {
-                plan::PairLoss::Sigmoid => dpo::PairLoss::Sigmoid,
-                plan::PairLoss::Ipo => dpo::PairLoss::Ipo,
-            },
+            loss: config.loss_type,
         },
-        reduction: match config.logprob_reduction {
-            plan::Reduction::Sum => dpo::Reduction::Sum,
-            plan::Reduction::Mean => dpo::Reduction::Mean,
-        },
+        reduction: config.logprob_reduction,
     };
     session.train(&model, &mut objective, &batches.prepared, Ending { chat: true, ..Ending::default() })
 }

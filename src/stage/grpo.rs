@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::loss::grpo::{Clipping, GrpoLoss, LengthNorm, advantages};
 use crate::loss::policy::{column, spread, token_mean};
 use crate::model::CausalLm;
-use crate::plan::{GrpoPlan, LengthNormPlan, PolicyConfig, RolloutPlan};
+use crate::plan::{GrpoPlan, PolicyConfig, RolloutPlan};
 
 /// The method's settings.
 pub struct Grpo {
@@ -26,18 +26,16 @@ impl Grpo {
         } else {
             Clipping::Ratio { low: plan.epsilon, high: plan.clip_higher }
         };
-        let length_norm = match (plan.length_normalization, &config.rollout) {
-            (LengthNormPlan::Row, _) => LengthNorm::Row,
-            (LengthNormPlan::Token, _) => LengthNorm::Token,
-            (LengthNormPlan::Constant, RolloutPlan::Generated(rollout)) => {
-                LengthNorm::Constant(rollout.max_new_tokens as f64)
-            }
-            (LengthNormPlan::Constant, RolloutPlan::Replay { .. }) => {
+        let length_norm = plan.length_normalization;
+        let max_new_tokens = match &config.rollout {
+            RolloutPlan::Generated(rollout) => rollout.max_new_tokens as f64,
+            RolloutPlan::Replay { .. } if length_norm == LengthNorm::Constant => {
                 return Err(Error::input("recorded rollouts have no longest completion to divide by")
                     .hint("use length_normalization: row or token with replay"));
             }
+            RolloutPlan::Replay { .. } => f64::INFINITY,
         };
-        let loss = GrpoLoss { clipping, beta: plan.beta, length_norm };
+        let loss = GrpoLoss { clipping, beta: plan.beta, length_norm, max_new_tokens };
         Ok(Self { group: plan.num_generations, scale_rewards: plan.scale_rewards, loss })
     }
 }

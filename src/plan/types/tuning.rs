@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Init, Kinds, ModelPlan, SaveDtype, SettingKind, TokenizerSource, TrainConfig};
+use crate::loss::dpo::{PairLoss, Reduction};
 
 /// Trains an adapter beside frozen weights.
 #[derive(Debug, Clone, Serialize)]
@@ -126,26 +127,6 @@ impl DpoStage {
         (SettingKind::Place, "reference.weights"),
         (SettingKind::Result, "reference beta label_smoothing loss_type logprob_reduction"),
     ];
-}
-
-/// Which preference loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PairLoss {
-    /// DPO's own.
-    Sigmoid,
-    /// IPO.
-    Ipo,
-}
-
-/// How log-probabilities of a row become one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reduction {
-    /// Their sum.
-    Sum,
-    /// Their mean.
-    Mean,
 }
 
 /// Trains a reward model.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::rollout::service::ServiceConfig;
 
@@ -37,7 +38,7 @@ pub enum OnError {
 }
 
 /// Which part of a completion a reward looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// All of it.
@@ -45,6 +46,7 @@ pub enum Part {
     /// What stands before `</think>`.
     Thinking,
     /// What follows `</think>`, or the inside of `<answer>`; all of it without either.
+    #[default]
     Answer,
 }
 
@@ -112,10 +114,11 @@ impl Default for LengthConfig {
 }
 
 /// Whose tags.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FormatStyle {
     /// minimind3: `</think>` closes a thinking part of fitting length.
+    #[default]
     Think,
     /// minimind2: `<think>`, `</think>`, `<answer>`, `</answer>`, each once and in order.
     ThinkAnswer,
