@@ -1,6 +1,6 @@
 //! Which architecture a file's weights have by their names and shapes.
 //!
-//! What a config states is read by `model::stated`; [`super::load::architecture`] puts both together.
+//! What a config states is read by `model::hf_config`; [`super::load::architecture`] puts both together.
 
 use std::collections::HashMap;
 

@@ -17,8 +17,8 @@ use crate::checkpoint::load::METADATA;
 use crate::checkpoint::{DType, HostTensor, bridge, ends, safetensors};
 use crate::error::{Error, Place, Result};
 use crate::model::config::YARN_ORIGINAL_POSITIONS;
+use crate::model::hf_config::yarn_is_shared;
 use crate::model::rope_scaling::RopeScaling;
-use crate::model::stated::yarn_is_shared;
 use crate::model::{CausalLm, Era, ModelConfig};
 
 /// Ids that a config and a generation config name.

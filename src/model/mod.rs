@@ -5,6 +5,8 @@ pub mod attention;
 pub mod block;
 pub mod causal_lm;
 pub mod config;
+mod declare;
+pub mod hf_config;
 pub mod kv_cache;
 pub mod linear;
 pub mod lora;
@@ -15,7 +17,7 @@ pub mod packing;
 pub mod params;
 pub mod rope;
 pub mod rope_scaling;
-pub mod stated;
+
 pub mod step;
 pub mod value_head;
 

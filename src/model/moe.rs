@@ -43,9 +43,7 @@ impl MoeFeedForward {
         let logits = flat.linear(&self.gate, None::<&Tensor>); // [N, X], in the kind that products have here
         let scores = logits.softmax(-1, Kind::Float); // [N, X]
         let (weight, chosen) = scores.topk(self.config.num_experts_per_tok, -1, true, false); // [N, k]
-        let renormalise =
-            self.config.norm_topk_prob && (self.era == Era::MiniMind3 || self.config.num_experts_per_tok > 1);
-        let weight = if renormalise {
+        let weight = if self.config.renormalises(self.era) {
             &weight / (weight.sum_dim_intlist([-1i64].as_slice(), true, Kind::Float) + 1e-20)
         } else {
             weight

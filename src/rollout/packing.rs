@@ -54,9 +54,7 @@ fn sizes(c: &ModelConfig) -> Sizes {
         routed: count(moe.map(|m| m.num_experts)),
         top_k: count(moe.map(|m| m.num_experts_per_tok)),
         shared: count(moe.map(|m| m.n_shared_experts)),
-        // As in model/moe.rs.
-        renormalise: moe
-            .is_some_and(|m| m.norm_topk_prob && (c.era == Era::MiniMind3 || m.num_experts_per_tok > 1)),
+        renormalise: moe.is_some_and(|m| m.renormalises(c.era)),
         eps: c.rms_norm_eps as f32,
     }
 }

@@ -155,8 +155,11 @@ def forward_into(self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values
 
 fn experts(moe: &MoeConfig, config: &ModelConfig) -> String {
     let (d, top) = (config.hidden_size, moe.num_experts_per_tok);
-    let renormalise = moe.norm_topk_prob && (config.era == Era::MiniMind3 || top > 1);
-    let share = if renormalise { "weight / (torch.sum(weight, [-1], True) + 1e-20)" } else { "weight" };
+    let share = if moe.renormalises(config.era) {
+        "weight / (torch.sum(weight, [-1], True) + 1e-20)"
+    } else {
+        "weight"
+    };
     let mut text = format!(
         "
 def forward(self, x: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-//! What a `config.json` states: MiniMind's keys, and those of the Llama and Qwen families.
+//! Reads a Hugging Face `config.json`: MiniMind's keys, and those of the Llama, Mistral and Qwen families.
 //!
 //! A family decides the arithmetic (Llama, Mistral and Qwen2 compute as minimind2 does, Qwen3 as
 //! minimind3) and what a missing key means there. What the code would compute otherwise than the model's
 //! authors is refused, never ignored. Next: `config`, whose `resolve` fills the rest.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::config::{
@@ -16,7 +17,43 @@ use crate::error::{Error, Result};
 pub const FAMILIES: [&str; 6] = ["minimind", "llama", "mistral", "qwen2", "qwen3", "qwen3_moe"];
 
 /// Typed access to the keys of a config; null counts as absent.
-struct Keys<'a>(&'a Map<String, Value>);
+pub(super) struct Keys<'a>(&'a Map<String, Value>);
+
+/// A value as a config states it.
+pub(super) trait ConfigValue: Sized {
+    /// What it must be, in words.
+    const EXPECTED: &'static str;
+    /// The value, where it is that.
+    fn read(value: &Value) -> Option<Self>;
+}
+
+impl ConfigValue for i64 {
+    const EXPECTED: &'static str = "a whole number";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_i64()
+    }
+}
+
+impl ConfigValue for f64 {
+    const EXPECTED: &'static str = "a number";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_f64()
+    }
+}
+
+impl ConfigValue for bool {
+    const EXPECTED: &'static str = "true or false";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
+impl ConfigValue for Era {
+    const EXPECTED: &'static str = "minimind2 or minimind3";
+    fn read(value: &Value) -> Option<Self> {
+        Self::deserialize(value).ok()
+    }
+}
 
 impl<'a> Keys<'a> {
     fn find(&self, names: &[&str]) -> Option<(String, &'a Value)> {
@@ -25,23 +62,11 @@ impl<'a> Keys<'a> {
             .find_map(|name| self.0.get(*name).filter(|v| !v.is_null()).map(|v| ((*name).to_owned(), v)))
     }
 
-    fn get<T>(&self, names: &[&str], read: impl Fn(&Value) -> Option<T>, want: &str) -> Result<Option<T>> {
-        match self.find(names) {
-            None => Ok(None),
-            Some((name, value)) => read(value).map(Some).ok_or_else(|| wrong(&name, value, want)),
-        }
-    }
-
-    fn int(&self, names: &[&str]) -> Result<Option<i64>> {
-        self.get(names, Value::as_i64, "a whole number")
-    }
-
-    fn float(&self, names: &[&str]) -> Result<Option<f64>> {
-        self.get(names, Value::as_f64, "a number")
-    }
-
-    fn flag(&self, names: &[&str]) -> Result<Option<bool>> {
-        self.get(names, Value::as_bool, "true or false")
+    /// The value under the first of `names` that is there.
+    pub(super) fn read<T: ConfigValue>(&self, names: &[&str]) -> Result<Option<T>> {
+        let read =
+            |(name, value): (String, &Value)| T::read(value).ok_or_else(|| wrong(&name, value, T::EXPECTED));
+        self.find(names).map(read).transpose()
     }
 
     fn text(&self, name: &str) -> Option<&'a str> {
@@ -65,50 +90,17 @@ impl ModelOverrides {
         let keys = Keys(object);
         let family = keys.text("model_type").unwrap_or("minimind");
         refuse(&keys, family)?;
-        let mut stated = plain(&keys)?;
-        stated.era = match keys.find(&["era"]) {
-            Some((_, Value::String(s))) if s == "minimind2" => Some(Era::MiniMind2),
-            Some((_, Value::String(s))) if s == "minimind3" => Some(Era::MiniMind3),
-            Some((n, v)) => return Err(wrong(&n, v, "minimind2 or minimind3")),
-            // Upstream's own files name no era, but only those of 2025 have these keys.
-            None => keys.find(&["n_routed_experts", "aux_loss_alpha", "seq_aux"]).map(|_| Era::MiniMind2),
-        };
+        let mut stated = Self::from_keys(&keys)?;
+        let both = keys.read(&["attention_bias"])?;
+        (stated.qkv_bias, stated.o_bias) = (stated.qkv_bias.or(both), stated.o_bias.or(both));
+        // Upstream's own files name no era, but only those of 2025 have these keys.
+        if keys.find(&["n_routed_experts", "aux_loss_alpha", "seq_aux"]).is_some() {
+            stated.era = stated.era.or(Some(Era::MiniMind2));
+        }
         rope(&keys, family, &mut stated)?;
         family_defaults(&keys, family, &mut stated)?;
         Ok(stated)
     }
-}
-
-/// The keys whose meaning is the same everywhere.
-fn plain(keys: &Keys<'_>) -> Result<ModelOverrides> {
-    let both = keys.flag(&["attention_bias"])?;
-    Ok(ModelOverrides {
-        hidden_size: keys.int(&["hidden_size"])?,
-        num_hidden_layers: keys.int(&["num_hidden_layers"])?,
-        num_attention_heads: keys.int(&["num_attention_heads"])?,
-        num_key_value_heads: keys.int(&["num_key_value_heads"])?,
-        head_dim: keys.int(&["head_dim"])?,
-        vocab_size: keys.int(&["vocab_size"])?,
-        intermediate_size: keys.int(&["intermediate_size"])?,
-        max_position_embeddings: keys.int(&["max_position_embeddings"])?,
-        rms_norm_eps: keys.float(&["rms_norm_eps"])?,
-        rope_theta: keys.float(&["rope_theta"])?,
-        tie_word_embeddings: keys.flag(&["tie_word_embeddings"])?,
-        qkv_bias: keys.flag(&["qkv_bias"])?.or(both),
-        o_bias: keys.flag(&["o_bias"])?.or(both),
-        mlp_bias: keys.flag(&["mlp_bias"])?,
-        inference_rope_scaling: keys.flag(&["inference_rope_scaling"])?,
-        dropout: keys.float(&["dropout"])?,
-        use_moe: keys.flag(&["use_moe"])?,
-        num_experts: keys.int(&["num_experts", "n_routed_experts"])?,
-        num_experts_per_tok: keys.int(&["num_experts_per_tok"])?,
-        n_shared_experts: keys.int(&["n_shared_experts"])?,
-        moe_intermediate_size: keys.int(&["moe_intermediate_size"])?,
-        aux_loss_coef: keys.float(&["router_aux_loss_coef", "aux_loss_alpha"])?,
-        norm_topk_prob: keys.flag(&["norm_topk_prob"])?,
-        seq_aux: keys.flag(&["seq_aux"])?,
-        ..ModelOverrides::default()
-    })
 }
 
 /// `rope_theta` and `rope_scaling`, or `rope_parameters`, which holds both in newer files.
@@ -175,13 +167,13 @@ fn refuse(keys: &Keys<'_>, family: &str) -> Result<()> {
     if keys.find(&["quantization_config"]).is_some() {
         return Err(unsupported("is quantised").hint("take the folder of the unquantised weights"));
     }
-    if keys.float(&["partial_rotary_factor"])?.is_some_and(|share| share != 1.0) {
+    if keys.read(&["partial_rotary_factor"])?.is_some_and(|share: f64| share != 1.0) {
         return Err(unsupported("turns only a part of each head (partial_rotary_factor)"));
     }
     if family == "qwen3_moe" {
         let dense = keys.find(&["mlp_only_layers"]).and_then(|(_, v)| v.as_array());
         if dense.is_some_and(|layers| !layers.is_empty())
-            || keys.int(&["decoder_sparse_step"])?.is_some_and(|step| step != 1)
+            || keys.read(&["decoder_sparse_step"])?.is_some_and(|step: i64| step != 1)
         {
             return Err(unsupported(
                 "has experts in some layers only (mlp_only_layers, decoder_sparse_step)",
@@ -221,10 +213,10 @@ fn family_defaults(keys: &Keys<'_>, family: &str, stated: &mut ModelOverrides) -
     // Within the window every token sees all before it; beyond, the model would look at fewer than we do.
     let windowed = match family {
         "mistral" => true,
-        "qwen2" | "qwen3" | "qwen3_moe" => keys.flag(&["use_sliding_window"])?.unwrap_or(false),
+        "qwen2" | "qwen3" | "qwen3_moe" => keys.read(&["use_sliding_window"])?.unwrap_or(false),
         _ => false,
     };
-    if let Some(window) = keys.int(&["sliding_window"])?.filter(|_| windowed) {
+    if let Some(window) = keys.read(&["sliding_window"])?.filter(|_| windowed) {
         stated.max_position_embeddings = stated.max_position_embeddings.map(|p| p.min(window));
     }
     Ok(())
