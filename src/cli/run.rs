@@ -10,7 +10,8 @@ use crate::plan::machine::Machine;
 use crate::plan::{self, Plan, StageConfig, environment};
 use crate::report::ConsoleMode;
 use crate::report::console_table;
-use crate::stage::{self, Resume, RunOptions, record};
+use crate::stage::context::{Context, Resume, RunOptions, StartFrom};
+use crate::stage::{self, record};
 
 /// The recipe, and which of its stages run.
 #[derive(Debug, clap::Args)]
@@ -82,7 +83,16 @@ pub fn run(args: Args) -> Result<()> {
     if device == tch::Device::Cpu {
         native::keep_memory();
     }
-    let done = stage::run(&plan, &options, device, compute, &signals, &ranks).and_then(|()| ranks.close());
+    let context = Context {
+        plan: &plan,
+        options: &options,
+        device,
+        compute,
+        signals,
+        ranks: ranks.clone(),
+        start: StartFrom::Scratch,
+    };
+    let done = stage::run(context).and_then(|()| ranks.close());
     if let Err(error) = done {
         if ranks.uses_nccl() {
             // NCCL's threads and kernels may wait for a rank that is gone, and would be waited for.

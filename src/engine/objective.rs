@@ -129,8 +129,13 @@ pub trait Objective {
         false
     }
 
-    /// Whether [`Self::has_more_passes`] may ever say so.
-    fn multi_pass(&self) -> bool {
+    /// Backward passes a micro-batch at most; [`Self::has_more_passes`] ends them earlier.
+    fn passes_per_step(&self) -> u64 {
+        1
+    }
+
+    /// Whether the learning rate follows the optimizer steps done, and not the micro-batches.
+    fn schedules_by_updates(&self) -> bool {
         false
     }
 

@@ -141,7 +141,7 @@ impl Trainer<'_> {
     /// The backward passes of a round's micro-batch and the updates that fall due among them. A rank without a
     /// micro-batch, or with no pass left while others have, adds nothing.
     fn micro_batch(&mut self, round: &Round) -> Result<StepLoss> {
-        let multi_pass = self.objective.multi_pass();
+        let multi_pass = self.objective.passes_per_step() > 1;
         let mut index = round.index;
         let mut shown = StepLoss::default();
         loop {
@@ -172,7 +172,8 @@ impl Trainer<'_> {
     fn backward(&mut self, round: &Round, index: u64) -> Result<StepLoss> {
         let window = self.config.accumulation_steps;
         let scale = self.optimizers.loss_scale() / (window * self.ranks.world() as u64) as f64;
-        let last = !self.objective.multi_pass() && (self.progress.accumulated + 1 == window || round.flush);
+        let last =
+            self.objective.passes_per_step() == 1 && (self.progress.accumulated + 1 == window || round.flush);
         let reducers = if last { &mut self.optimizers.reducers[..] } else { &mut [] };
         let mut pass = BackwardPass::new(scale, reducers, self.ranks.is_single());
         let (objective, model) = (&mut *self.objective, self.model);

@@ -2,7 +2,7 @@
 //!
 //! Types alone, so that each stage can name them and `runner` can name each stage.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -48,22 +48,18 @@ pub struct RunOptions {
 pub struct Context<'a> {
     /// The whole plan.
     pub plan: &'a Plan,
+    /// The command line.
+    pub options: &'a RunOptions,
     /// Where tensors live.
     pub device: Device,
     /// Precision of forward and backward.
     pub compute: Compute,
-    /// Where the current stage starts.
-    pub start: StartFrom,
-    /// The command, for hints.
-    pub command: String,
     /// Ctrl-C and SIGTERM.
     pub signals: Signals,
-    /// How progress is shown.
-    pub console: ConsoleMode,
-    /// Where tokenised rows are cached.
-    pub cache_dir: PathBuf,
     /// The processes that train together.
     pub ranks: Ranks,
+    /// Where the current stage starts.
+    pub start: StartFrom,
 }
 
 impl Context<'_> {
@@ -71,6 +67,19 @@ impl Context<'_> {
     pub fn run_control(&self) -> RunControl<'_> {
         RunControl { signals: &self.signals, ranks: &self.ranks }
     }
+}
+
+/// One stage of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct StageRun<'a> {
+    /// The run.
+    pub context: &'a Context<'a>,
+    /// The stage's name in the recipe.
+    pub name: &'a str,
+    /// Its folder, `<output>/<name>`.
+    pub folder: &'a Path,
+    /// What its result depends on.
+    pub inputs: &'a Inputs,
 }
 
 /// Where a stage starts.

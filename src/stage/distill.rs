@@ -6,11 +6,10 @@
 
 use std::path::Path;
 
-use super::context::{Context, StageResult};
+use super::context::{StageResult, StageRun};
 use super::inputs;
 use super::measure::Uploaded;
-use super::record::Inputs;
-use super::session::{Ending, Session};
+use super::session::{Extras, Session};
 use super::train::backward;
 use crate::data::{DataLoader, Tokenizer};
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
@@ -101,22 +100,20 @@ impl Objective for Distill {
     }
 }
 
-/// Trains, writes weights and metrics, says what came of it.
-pub fn run(
-    context: &Context<'_>,
-    name: &str,
-    config: &DistillStage,
-    folder: &Path,
-    inputs: &Inputs,
-) -> Result<StageResult> {
-    let session = Session::open(context, name, &config.train, folder, inputs)?;
-    let batches = session.batches_of(false)?;
+/// Trains and writes weights, metrics and samples.
+///
+/// # Errors
+/// Weights or data that cannot be read or do not fit each other; those of [`Session::train`].
+pub fn run(stage: StageRun<'_>, config: &DistillStage) -> Result<StageResult> {
+    let context = stage.context;
+    let session = Session::open(stage, &config.train)?;
+    let batches = session.row_batches()?;
     // The teacher first: loading the student then sets the random state that training goes on from.
     let path = inputs::start_weights(context, &config.teacher)?
         .ok_or_else(|| Error::input("a teacher is trained weights").hint("name a stage or a file"))?;
     let teacher = inputs::load(&path, config.teacher_model.as_ref(), context.device)?;
     let model = session.model(config.train.dropout)?;
-    same_vocabulary(&path, &teacher, &model, session.tokenizer.as_ref())?;
+    same_vocabulary(&path, &teacher, &model, session.tokenizer())?;
     let mut objective = Distill {
         train: batches.train,
         validation: batches.validation,
@@ -124,7 +121,7 @@ pub fn run(
         teacher,
         config: DistillConfig { alpha: config.alpha, temperature: config.temperature },
     };
-    session.train(&model, &mut objective, &batches.prepared, Ending { chat: true, ..Ending::default() })
+    session.train(&model, &mut objective, &batches.prepared, Extras { chat: true, ..Extras::default() })
 }
 
 /// The teacher must know every token of the student, and by the same id where it brings a tokenizer.

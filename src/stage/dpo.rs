@@ -4,15 +4,12 @@
 //! too; the answers' log-probabilities; the same from the frozen reference; the loss; back through the
 //! log-probabilities to the weights, without ever holding all logits.
 
-use std::path::Path;
-
 use tch::Tensor;
 
-use super::context::{Context, StageResult};
+use super::context::{Context, StageResult, StageRun};
 use super::inputs;
 use super::pairs::{Apart, Pairs, validate};
-use super::record::Inputs;
-use super::session::{Ending, Session};
+use super::session::{Extras, Session};
 use super::train::backward;
 use crate::data::DataLoader;
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
@@ -98,16 +95,14 @@ impl Objective for Dpo {
     }
 }
 
-/// Trains, writes weights and metrics, says what came of it.
-pub fn run(
-    context: &Context<'_>,
-    name: &str,
-    config: &DpoStage,
-    folder: &Path,
-    inputs: &Inputs,
-) -> Result<StageResult> {
-    let session = Session::open(context, name, &config.train, folder, inputs)?;
-    let batches = session.batches_of(true)?;
+/// Trains and writes weights, metrics and samples.
+///
+/// # Errors
+/// Weights or data that cannot be read or do not fit each other; those of [`Session::train`].
+pub fn run(stage: StageRun<'_>, config: &DpoStage) -> Result<StageResult> {
+    let context = stage.context;
+    let session = Session::open(stage, &config.train)?;
+    let batches = session.pair_batches()?;
     // The reference first: loading the policy then sets the random state that training goes on from.
     let reference = match &config.reference {
         Reference::Free => None,
@@ -130,7 +125,7 @@ pub fn run(
         },
         reduction: config.logprob_reduction,
     };
-    session.train(&model, &mut objective, &batches.prepared, Ending { chat: true, ..Ending::default() })
+    session.train(&model, &mut objective, &batches.prepared, Extras { chat: true, ..Extras::default() })
 }
 
 fn second(context: &Context<'_>, config: &DpoStage, init: &Init) -> Result<CausalLm> {

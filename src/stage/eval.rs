@@ -176,7 +176,7 @@ pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<StageResult> {
         choice: &config.choice,
         ends: &ends,
         compute: context.compute,
-        cache_dir: &context.cache_dir,
+        cache_dir: &context.options.cache_dir,
     };
     Ok(StageResult { summary: measure(&model, tokenizer.as_ref(), &what)?, ..StageResult::default() })
 }

@@ -3,7 +3,9 @@
 //! A step: roll out `num_generations` completions a prompt; advantages within each group; one clipped loss over
 //! all rows; upstream's `train_grpo.py`. Next: `loss::grpo`, the formulas.
 
-use super::policy::{At, Learner, Shared, largest_gap};
+use super::policy::experience::{ExperienceMaker, max_logprob_gap};
+use super::policy::learner::Learner;
+use super::policy::source::StepIndex;
 use crate::engine::StepLoss;
 use crate::error::{Error, Result};
 use crate::loss::grpo::{Clipping, GrpoLoss, LengthNorm, advantages};
@@ -41,8 +43,14 @@ impl Grpo {
 }
 
 impl Learner for Grpo {
-    fn backward(&mut self, shared: &mut Shared, model: &CausalLm, at: At, scale: f64) -> Result<StepLoss> {
-        let step = shared.step(model, at)?;
+    fn backward(
+        &mut self,
+        maker: &mut ExperienceMaker,
+        model: &CausalLm,
+        at: StepIndex,
+        scale: f64,
+    ) -> Result<StepLoss> {
+        let step = maker.make(model, at)?;
         let rows = step.rewards.len();
         if !rows.is_multiple_of(self.group) {
             return Err(Error::input(format!(
@@ -55,27 +63,27 @@ impl Learner for Grpo {
         let (mean, std) = spread(&given);
         let device = model.device();
         let batch = &step.batch;
-        let (terms, aux_loss) = batch.learn(model, shared.compute, scale, |logprobs| {
+        let (terms, aux_loss) = batch.backward(model, maker.compute, scale, |logprobs| {
             // Without recorded ones the rows are the policy's own, as it stands.
             let drawn = logprobs.detach();
             let old = batch.old.as_ref().unwrap_or(&drawn);
             let reference = step.reference.as_ref();
             let terms = self.loss.terms(logprobs, old, reference, &column(&given, device), &batch.mask);
-            let gap = step.fresh.then(|| largest_gap(&drawn, old, &batch.mask));
-            let entropy = step.fresh.then(|| -token_mean(&drawn, &batch.mask).double_value(&[]));
+            let gap = step.on_policy.then(|| max_logprob_gap(&drawn, old, &batch.mask));
+            let entropy = step.on_policy.then(|| -token_mean(&drawn, &batch.mask).double_value(&[]));
             let value = terms.loss.double_value(&[]);
             (terms.loss, 1.0, (value, terms.kl_ref, terms.kl, terms.clip_fraction, gap, entropy))
         })?;
         let (loss, kl_ref, kl, clip_fraction, gap, entropy) = terms;
         // What upstream logs as kl_ref falls as the policy goes away; a guard needs what rises.
-        shared.judge(at, &step, kl)?;
+        maker.check_guards(at, &step, kl)?;
         let mut extra = vec![("policy_loss", loss + aux_loss)];
         extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));
         extra.extend([("advantages_mean", mean), ("advantages_std", std), ("clip_fraction", clip_fraction)]);
         extra.extend(entropy.map(|entropy| ("entropy", entropy)));
         extra.extend(gap.map(|gap| ("logprob_gap", gap)));
         let tokens = step.tokens;
-        extra.extend(step.close());
+        extra.extend(step.into_metrics());
         Ok(StepLoss { loss, aux_loss, tokens, extra })
     }
 }

@@ -3,36 +3,31 @@
 //! The loss is that of fine-tuning. Only the adapter learns and is saved, under upstream's names; the file notes its
 //! scale and the weights it belongs to, so that it can be run, merged and trained on. Next: `merge`.
 
-use std::path::Path;
-
 use serde_json::json;
 
-use super::context::{Context, StageResult};
+use super::context::{Context, StageResult, StageRun};
 use super::inputs;
-use super::record::Inputs;
-use super::session::{Ending, Session};
+use super::session::{Extras, Session};
 use super::train::LanguageModelling;
 use crate::checkpoint::adapter::file as adapter;
 use crate::error::{Error, Place, Result};
 use crate::model::{Adapter, CausalLm};
 use crate::plan::{Init, LoraConfig};
 
-/// Trains, writes the adapter and metrics, says what came of it.
-pub fn run(
-    context: &Context<'_>,
-    name: &str,
-    config: &LoraConfig,
-    folder: &Path,
-    inputs: &Inputs,
-) -> Result<StageResult> {
-    let session = Session::open(context, name, &config.train, folder, inputs)?;
-    let batches = session.batches_of(false)?;
+/// Trains an adapter and writes it with metrics and samples.
+///
+/// # Errors
+/// Weights, adapter or data that cannot be read or do not fit each other; those of [`Session::train`].
+pub fn run(stage: StageRun<'_>, config: &LoraConfig) -> Result<StageResult> {
+    let context = stage.context;
+    let session = Session::open(stage, &config.train)?;
+    let batches = session.row_batches()?;
     let base_dropout = config.train.model.as_ref().map_or(0.0, |m| m.config.dropout);
     let model = session.model(base_dropout)?;
     let adapter = start(context, config, &model)?;
     let base = inputs::start_weights(context, &config.train.init)?;
-    let mut ending = Ending { chat: true, ..Ending::default() };
-    ending.metadata.insert(
+    let mut extras = Extras { chat: true, ..Extras::default() };
+    extras.metadata.insert(
         adapter::METADATA.to_owned(),
         json!({
             "rank": adapter.rank(),
@@ -42,7 +37,7 @@ pub fn run(
     );
     let model = model.with_adapter(adapter);
     let mut objective = LanguageModelling::new(batches.train, batches.validation, context.compute);
-    session.train(&model, &mut objective, &batches.prepared, ending)
+    session.train(&model, &mut objective, &batches.prepared, extras)
 }
 
 /// A fresh adapter, or the one to go on from.

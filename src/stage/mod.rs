@@ -4,7 +4,7 @@
 //!
 //! `look` reads the first rows of all data before anything trains. Read `context` (what a stage is given) and `runner` first, then `session` (what all training stages share) and `train`. Tensor arithmetic lives in the leaves, files in `checkpoint`.
 
-pub mod aside;
+pub mod backup;
 pub mod campaign;
 pub mod changes;
 pub mod choice;
@@ -17,17 +17,22 @@ pub mod grpo;
 pub mod inputs;
 pub mod legacy;
 pub mod look;
+pub mod loop_config;
 pub mod lora;
 pub mod measure;
 pub mod merge;
+pub mod metadata;
+pub mod metrics_logger;
 pub mod pairs;
 pub mod policy;
 pub mod ppo;
 pub mod reason;
 pub mod record;
 mod recorded;
+pub mod resuming;
 pub mod reward;
 pub mod runner;
+pub mod samples;
 pub mod session;
 pub mod shapes;
 pub mod solve;
@@ -35,8 +40,7 @@ pub mod spo;
 pub mod tokenizer;
 pub mod trace;
 pub mod train;
+pub mod training_run;
 pub mod verdict;
-pub mod watch;
 
-pub use context::{Resume, RunOptions};
 pub use runner::run;

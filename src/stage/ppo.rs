@@ -7,19 +7,20 @@
 
 use tch::Tensor;
 
-use super::context::Context;
 use super::inputs;
 use super::policy::batch::Batch;
-use super::policy::{At, Learner, Shared, Step, largest_gap};
+use super::policy::experience::{Experience, ExperienceMaker, max_logprob_gap};
+use super::policy::learner::Learner;
+use super::policy::source::StepIndex;
+use super::session::Session;
 use crate::checkpoint::load_critic;
-use crate::data::Tokenizer;
 use crate::data::random::SplitMix64;
 use crate::engine::{AuxModel, Compute, StepLoss};
 use crate::error::{Error, Result};
 use crate::loss::policy::token_mean;
 use crate::loss::ppo::{self, PpoLoss};
 use crate::model::{CausalLm, ValueModel};
-use crate::plan::{PolicyConfig, PpoPlan};
+use crate::plan::PpoPlan;
 
 /// The method: its settings, the critic, and the step it is at.
 pub struct Ppo {
@@ -34,7 +35,7 @@ pub struct Ppo {
 
 /// A step in the middle of its passes.
 struct Phase {
-    step: Step,
+    step: Experience,
     old: Tensor,
     old_values: Tensor,
     targets: ppo::Targets,
@@ -59,17 +60,12 @@ struct Sums {
 }
 
 impl Ppo {
-    /// From the plan; loads the critic.
-    pub fn new(
-        context: &Context<'_>,
-        config: &PolicyConfig,
-        plan: &PpoPlan,
-        shared: &Shared,
-        policy: &CausalLm,
-        tokenizer: Option<&Tokenizer>,
-    ) -> Result<Self> {
-        let critic = critic(context, config, plan, policy, tokenizer)?;
-        let rows = shared.source.rows_per_step();
+    /// From the plan; loads the critic. `rows` is the number of rows of a step.
+    ///
+    /// # Errors
+    /// The critic cannot be read or has another vocabulary; a minibatch size that does not divide the rows.
+    pub fn new(session: &Session<'_>, plan: &PpoPlan, rows: usize, policy: &CausalLm) -> Result<Self> {
+        let critic = critic(session, plan, policy)?;
         let mini = plan.mini_batch_size.unwrap_or(rows);
         if !rows.is_multiple_of(mini) {
             return Err(Error::input(format!(
@@ -84,14 +80,14 @@ impl Ppo {
         };
         let plan = PpoPlan { mini_batch_size: Some(mini), ..plan.clone() };
         let passes = (plan.ppo_update_iters * rows / mini) as u64;
-        Ok(Self { critic, plan, loss, seed: context.plan.seed, passes, phase: None })
+        Ok(Self { critic, plan, loss, seed: session.stage.context.plan.seed, passes, phase: None })
     }
 
     /// Everything that is fixed before a step's first pass.
-    fn begin(&self, shared: &mut Shared, model: &CausalLm, at: At) -> Result<Phase> {
-        let step = shared.step(model, at)?;
+    fn begin(&self, maker: &mut ExperienceMaker, model: &CausalLm, at: StepIndex) -> Result<Phase> {
+        let step = maker.make(model, at)?;
         let batch = &step.batch;
-        let compute = shared.compute;
+        let compute = maker.compute;
         let old_values = tch::no_grad(|| {
             compute.run(model.device(), || Ok(self.critic.values(&batch.ids, batch.attention(), false)))
         })?;
@@ -101,7 +97,7 @@ impl Ppo {
         };
         let PpoPlan { gamma, lam, .. } = self.plan;
         let targets = ppo::targets(&step.rewards, &old_values, &batch.mask, gamma, lam);
-        let number = at.epoch * shared.source.steps_per_epoch() + at.index;
+        let number = at.in_run(maker.source.steps_per_epoch());
         let queue = self.minibatches(step.rewards.len(), number, model.device());
         let old_values = old_values * &batch.mask;
         Ok(Phase {
@@ -150,11 +146,11 @@ impl Ppo {
         let reference = phase.step.reference.as_ref().map(pick);
         let limit = self.plan.early_stop_kl;
         let stopped = phase.stopped_in.is_some();
-        let first = phase.sums.count == 0.0 && phase.step.fresh;
-        let ((terms, policy, share, gap), aux) = batch.learn(model, compute, scale, |logprobs| {
+        let first = phase.sums.count == 0.0 && phase.step.on_policy;
+        let ((terms, policy, share, gap), aux) = batch.backward(model, compute, scale, |logprobs| {
             let terms = self.loss.policy(logprobs, &old, reference.as_ref(), &advantages, &batch.mask);
             let share = if stopped || terms.approx_kl > limit { 0.0 } else { 1.0 };
-            let gap = first.then(|| largest_gap(&logprobs.detach(), &old, &batch.mask));
+            let gap = first.then(|| max_logprob_gap(&logprobs.detach(), &old, &batch.mask));
             let loss = terms.loss.shallow_clone();
             let value = loss.double_value(&[]);
             (loss, share, (terms, value, share, gap))
@@ -183,11 +179,11 @@ impl Ppo {
     }
 
     /// The row of a step whose passes are done.
-    fn finish(&self, shared: &mut Shared, phase: Phase, at: At) -> Result<StepLoss> {
+    fn finish(&self, maker: &mut ExperienceMaker, phase: Phase, at: StepIndex) -> Result<StepLoss> {
         let sums = &phase.sums;
         let mean = |sum: f64| sum / sums.count;
         let kl_ref = sums.kl_ref.map(mean);
-        shared.judge(at, &phase.step, kl_ref)?;
+        maker.check_guards(at, &phase.step, kl_ref)?;
         let mut extra = vec![("policy_loss", mean(sums.policy)), ("critic_loss", mean(sums.critic))];
         extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));
         extra.extend([
@@ -195,35 +191,41 @@ impl Ppo {
             ("clipfrac", mean(sums.clip_fraction)),
             ("early_stopped", f64::from(u8::from(phase.stopped_in.is_some()))),
         ]);
-        if phase.step.fresh {
+        if phase.step.on_policy {
             let entropy = -token_mean(&phase.old, &phase.step.batch.mask).double_value(&[]);
             extra.push(("entropy", entropy));
         }
         extra.extend(phase.gap.map(|gap| ("logprob_gap", gap)));
         let (loss, aux_loss) = (mean(sums.loss), mean(sums.aux));
         let tokens = phase.step.tokens;
-        extra.extend(phase.step.close());
+        extra.extend(phase.step.into_metrics());
         Ok(StepLoss { loss, aux_loss, tokens, extra })
     }
 }
 
 impl Learner for Ppo {
-    fn passes(&self) -> u64 {
+    fn passes_per_step(&self) -> u64 {
         self.passes
     }
 
-    fn backward(&mut self, shared: &mut Shared, model: &CausalLm, at: At, scale: f64) -> Result<StepLoss> {
+    fn backward(
+        &mut self,
+        maker: &mut ExperienceMaker,
+        model: &CausalLm,
+        at: StepIndex,
+        scale: f64,
+    ) -> Result<StepLoss> {
         let mut phase = match self.phase.take() {
             Some(phase) => phase,
-            None => self.begin(shared, model, at)?,
+            None => self.begin(maker, model, at)?,
         };
         let (pass, rows) = phase.queue.pop().expect("a step has a minibatch left");
-        self.minibatch(shared.compute, model, &mut phase, (pass, &rows), scale)?;
+        self.minibatch(maker.compute, model, &mut phase, (pass, &rows), scale)?;
         if let Some(stopped_in) = phase.stopped_in {
             phase.queue.retain(|(pass, _)| *pass == stopped_in);
         }
         if phase.queue.is_empty() {
-            return self.finish(shared, phase, at);
+            return self.finish(maker, phase, at);
         }
         let loss = phase.sums.loss / phase.sums.count;
         self.phase = Some(phase);
@@ -247,15 +249,10 @@ impl Learner for Ppo {
 }
 
 /// The critic: the file the recipe names, else the policy's own trunk with a fresh head.
-fn critic(
-    context: &Context<'_>,
-    config: &PolicyConfig,
-    plan: &PpoPlan,
-    policy: &CausalLm,
-    tokenizer: Option<&Tokenizer>,
-) -> Result<ValueModel> {
-    let model = config.train.model.as_ref();
-    let init = plan.critic.as_ref().unwrap_or(&config.train.init);
+fn critic(session: &Session<'_>, plan: &PpoPlan, policy: &CausalLm) -> Result<ValueModel> {
+    let (context, model, tokenizer) =
+        (session.stage.context, session.config.model.as_ref(), session.tokenizer());
+    let init = plan.critic.as_ref().unwrap_or(&session.config.init);
     let critic = match inputs::start_weights(context, init)? {
         None => ValueModel::fresh(inputs::model(context, init, model, tokenizer, 0.0)?)?,
         Some(path) => {

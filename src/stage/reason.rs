@@ -3,13 +3,10 @@
 //! `sum(w CE) / count`, where w is `marker_weight` for a labelled marker token and 1 for others, and the count is
 //! unweighted. The loss in the metrics is this one; a validation is plain cross-entropy.
 
-use std::path::Path;
-
 use tch::Tensor;
 
-use super::context::{Context, StageResult};
-use super::record::Inputs;
-use super::session::{Ending, Session};
+use super::context::{StageResult, StageRun};
+use super::session::{Extras, Session};
 use super::train::LanguageModelling;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
@@ -18,18 +15,16 @@ use crate::plan::ReasonConfig;
 /// The tags whose tokens are marked where the recipe names none.
 const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
 
-/// Trains, writes weights and metrics, says what came of it.
-pub fn run(
-    context: &Context<'_>,
-    name: &str,
-    config: &ReasonConfig,
-    folder: &Path,
-    inputs: &Inputs,
-) -> Result<StageResult> {
-    let session = Session::open(context, name, &config.train, folder, inputs)?;
-    let batches = session.batches_of(false)?;
+/// Trains and writes weights, metrics and samples.
+///
+/// # Errors
+/// Weights or data that cannot be read or do not fit each other; those of [`Session::train`].
+pub fn run(stage: StageRun<'_>, config: &ReasonConfig) -> Result<StageResult> {
+    let context = stage.context;
+    let session = Session::open(stage, &config.train)?;
+    let batches = session.row_batches()?;
     let model = session.model(config.train.dropout)?;
-    let ids = match &session.tokenizer {
+    let ids = match session.tokenizer() {
         Some(tokenizer) if config.marker_token_ids.is_empty() => marker_ids(tokenizer)?,
         _ => config.marker_token_ids.clone(),
     };
@@ -41,7 +36,7 @@ pub fn run(
     let markers = Tensor::from_slice(&ids).to_device(context.device);
     let mut objective = LanguageModelling::new(batches.train, batches.validation, context.compute);
     objective.markers = Some((markers, config.marker_weight));
-    session.train(&model, &mut objective, &batches.prepared, Ending { chat: true, ..Ending::default() })
+    session.train(&model, &mut objective, &batches.prepared, Extras { chat: true, ..Extras::default() })
 }
 
 /// Every token that the tags are made of, one by one as upstream takes them.

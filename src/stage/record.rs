@@ -135,8 +135,11 @@ impl Done {
 /// The record's name in a stage's folder.
 pub const DONE: &str = "done.json";
 
-/// Takes a stage's word back that it is done.
-pub fn give_up(folder: &Path) -> Result<()> {
+/// Removes a stage's record, so that it counts as unfinished.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn remove_done(folder: &Path) -> Result<()> {
     let path = folder.join(DONE);
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove an old file", &path, e)),

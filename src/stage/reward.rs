@@ -5,15 +5,12 @@
 //!
 //! P pairs, T tokens, D hidden.
 
-use std::path::Path;
-
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use super::context::{Context, StageResult};
+use super::context::{StageResult, StageRun};
 use super::pairs::{Apart, Pairs, validate};
-use super::record::Inputs;
-use super::session::{Ending, Session};
+use super::session::{Extras, Session};
 use crate::data::DataLoader;
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::Result;
@@ -84,27 +81,25 @@ impl Objective for Reward {
     }
 }
 
-/// Trains, writes weights and metrics, says what came of it.
-pub fn run(
-    context: &Context<'_>,
-    name: &str,
-    config: &RewardConfig,
-    folder: &Path,
-    inputs: &Inputs,
-) -> Result<StageResult> {
-    let session = Session::open(context, name, &config.train, folder, inputs)?;
-    let batches = session.batches_of(true)?;
+/// Trains and writes weights, metrics and samples.
+///
+/// # Errors
+/// Weights or data that cannot be read or do not fit each other; those of [`Session::train`].
+pub fn run(stage: StageRun<'_>, config: &RewardConfig) -> Result<StageResult> {
+    let context = stage.context;
+    let session = Session::open(stage, &config.train)?;
+    let batches = session.pair_batches()?;
     let model = session.model(config.train.dropout)?;
     let mut head = Tensor::f_zeros([1, model.config().hidden_size], (Kind::Float, Device::Cpu))?;
     let _ = head.f_normal_(0.0, HEAD_STD)?;
     let model = model.with_score(head.f_to_device(context.device)?);
-    let mut ending = Ending::default();
-    ending.metadata.insert("head".to_owned(), json!("score"));
+    let mut extras = Extras::default();
+    extras.metadata.insert("head".to_owned(), json!("score"));
     let mut objective = Reward {
         train: batches.train,
         validation: batches.validation,
         compute: context.compute,
         center: config.center_rewards_coefficient,
     };
-    session.train(&model, &mut objective, &batches.prepared, ending)
+    session.train(&model, &mut objective, &batches.prepared, extras)
 }

@@ -1,4 +1,4 @@
-//! Walks through a plan: one run at a time in a folder, finished stages skipped, unfinished ones gone on with. What was
+//! Runs the stages of a plan: one run at a time in a folder, finished stages skipped, unfinished ones resumed. What was
 //! made from something else stops the run before anything is written (`verdict`).
 
 use std::fs::File;
@@ -7,73 +7,49 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tch::Device;
 
-use super::context::{Context, Resume, RunOptions, StageResult, StartFrom};
+use super::context::{Context, Resume, StageResult, StageRun, StartFrom};
 use super::record::{Done, Inputs, write_json};
 use super::trace::{self, Trace};
 use super::verdict::{Asked, Verdict, judge};
-use super::{aside, campaign, inputs, legacy, verdict};
+use super::{backup, campaign, inputs, legacy, verdict};
 use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tokenizer, train};
 use crate::atomic;
-use crate::engine::{Compute, Ranks, Signals};
 use crate::error::{Error, Kind, Place, Result};
 use crate::native::release_memory;
 use crate::plan::{Plan, StageConfig, StagePlan};
 
-/// Carries a plan out.
+/// Runs the plan's stages in order; rank 0 decides and writes, the others follow it.
 ///
 /// # Errors
-/// The first stage that fails; those before it are kept.
-pub fn run(
-    plan: &Plan,
-    options: &RunOptions,
-    device: Device,
-    compute: Compute,
-    signals: &Signals,
-    ranks: &Ranks,
-) -> Result<()> {
-    let output = &plan.output;
-    let first = options.from.as_deref().map(|name| find(plan, name)).transpose()?;
+/// The first stage that fails; those before it are kept. Nothing is written where a stage was made from something else
+/// and has to be asked about.
+pub fn run(mut context: Context<'_>) -> Result<()> {
+    let (plan, options) = (context.plan, context.options);
+    let from = options.from.as_deref().map(|name| find(plan, name)).transpose()?;
     let only = options.only.as_deref().map(|name| find(plan, name)).transpose()?;
-    let mut context = Context {
-        plan,
-        device,
-        compute,
-        start: StartFrom::Scratch,
-        command: options.command.clone(),
-        signals: signals.clone(),
-        console: options.console,
-        cache_dir: options.cache_dir.clone(),
-        ranks: ranks.clone(),
-    };
-    if !ranks.is_rank0() {
+    if !context.ranks.is_rank0() {
         return follow(&mut context, only);
     }
+    let output = &plan.output;
     std::fs::create_dir_all(output).map_err(|e| Error::io("create the run's folder", output, e))?;
     let _lock = lock(output)?;
-    let mut run = Walk {
-        options,
-        first,
-        only,
-        again: campaign::Again::read(output, options),
-        known: Vec::new(),
-        goes_on: false,
-    };
+    let rerun = campaign::Again::read(output, options);
+    let mut runner = Runner { context, from, only, rerun, known: Vec::new(), resumes: false };
     // All that can be known is looked at before anything is written.
-    let looked = run.look(&context);
-    ranks.broadcast(Some(looked.is_ok()))?;
+    let looked = runner.look();
+    runner.context.ranks.broadcast(Some(looked.is_ok()))?;
     looked?;
-    run.again.begin(output)?;
+    runner.rerun.begin(output)?;
     atomic::write_bytes(&output.join("recipe.yaml"), plan.recipe_text.as_bytes())?;
     write_json(&output.join("plan.json"), plan)?;
     let mut ran = false;
-    for i in run.stages(plan) {
-        ran |= run.one(&mut context, i, ran)?;
+    for i in runner.stages() {
+        ran |= runner.run_stage(i, ran)?;
         // The next stage's tensors have other sizes.
         release_memory();
     }
-    run.again.end(output)?;
+    runner.rerun.end(output)?;
     let report = crate::report::html::write_report(output)?;
     tracing::info!("report: {}", report.display());
     if !ran {
@@ -82,83 +58,90 @@ pub fn run(
     Ok(())
 }
 
-/// What the first rank tells the others of a stage.
+/// What rank 0 tells the others of a stage.
 #[derive(Debug, Serialize, Deserialize)]
-struct Word {
-    /// What decides the stage's result; none where it is not run.
+struct StageMessage {
+    /// What the stage's result depends on; `None` where it is not run.
     inputs: Option<Inputs>,
     start: StartFrom,
 }
 
-/// The part of a rank after the first: it trains beside it, and waits while it does anything else.
+/// The part of a rank after the first: it takes part in training stages and waits during the others.
 fn follow(context: &mut Context<'_>, only: Option<usize>) -> Result<()> {
     if !context.ranks.broadcast::<bool>(None)? {
-        // The first rank says why this run does not begin, and ends it with its exit code.
+        // Rank 0 says why this run does not begin, and ends it with its exit code.
         return Ok(());
     }
     for (i, stage) in context.plan.stages.iter().enumerate() {
-        if only.is_some_and(|only| only != i) {
-            continue;
+        if only.is_none_or(|only| only == i) {
+            follow_stage(context, stage)?;
+            release_memory();
         }
-        let word: Word = context.ranks.broadcast(None)?;
-        if let Some(inputs) = word.inputs.filter(|_| stage.config.training().is_some()) {
-            context.start = word.start;
-            dispatch(context, stage, &context.plan.output.join(&stage.name), &inputs)?;
-        }
-        release_memory();
     }
     Ok(())
 }
 
-/// A run over the stages of a plan.
-struct Walk<'a> {
-    options: &'a RunOptions,
-    /// `--from`.
-    first: Option<usize>,
-    /// `--only`.
-    only: Option<usize>,
-    again: campaign::Again,
-    /// What stages are made from and what they have left, as far as it was found out before any ran.
-    known: Vec<Option<(Inputs, Trace)>>,
-    /// Whether a stage was found that goes on: `--resume must` has what it demands, and those below it may begin.
-    goes_on: bool,
+fn follow_stage(context: &mut Context<'_>, stage: &StagePlan) -> Result<()> {
+    let message: StageMessage = context.ranks.broadcast(None)?;
+    let Some(inputs) = message.inputs.filter(|_| stage.config.training().is_some()) else {
+        return Ok(());
+    };
+    context.start = message.start;
+    let folder = context.plan.output.join(&stage.name);
+    dispatch(StageRun { context, name: &stage.name, folder: &folder, inputs: &inputs }, &stage.config)?;
+    Ok(())
 }
 
-impl Walk<'_> {
-    fn stages(&self, plan: &Plan) -> Vec<usize> {
-        (0..plan.stages.len()).filter(|i| self.only.is_none_or(|only| only == *i)).collect()
+/// A run over the stages of a plan, on rank 0.
+struct Runner<'a> {
+    context: Context<'a>,
+    /// `--from`.
+    from: Option<usize>,
+    /// `--only`.
+    only: Option<usize>,
+    rerun: campaign::Again,
+    /// What stages are made from and what they have left, as far as it was found out before any ran.
+    known: Vec<Option<(Inputs, Trace)>>,
+    /// Whether a stage was found that resumes: `--resume must` has what it demands, and those below it may begin.
+    resumes: bool,
+}
+
+impl<'a> Runner<'a> {
+    fn stages(&self) -> Vec<usize> {
+        let all = 0..self.context.plan.stages.len();
+        all.filter(|i| self.only.is_none_or(|only| only == *i)).collect()
     }
 
-    fn asked(&self, i: usize, name: &str) -> Asked<'_> {
-        let forced = self.first.is_some_and(|first| i >= first) && !self.again.has(name);
-        let resume = match self.options.resume {
-            Resume::Must if self.goes_on => Resume::Auto,
+    /// What the command line asks of stage `i`.
+    fn asked(&self, i: usize) -> Asked<'a> {
+        let (plan, options) = (self.context.plan, self.context.options);
+        let forced = self.from.is_some_and(|from| i >= from) && !self.rerun.has(&plan.stages[i].name);
+        let resume = match options.resume {
+            Resume::Must if self.resumes => Resume::Auto,
             other => other,
         };
-        Asked { forced, resume, command: &self.options.command }
+        Asked { forced, resume, command: &options.command }
     }
 
-    /// Finds the stages that something was made of already and asks of each whether it holds; the first fault ends it.
-    /// What depends on a stage that will run is looked at again when its turn comes.
-    fn look(&mut self, context: &Context<'_>) -> Result<()> {
-        let (plan, output) = (context.plan, &context.plan.output);
+    /// Finds the stages that left something already and decides for each whether it holds; the first fault ends it.
+    /// What depends on a stage that will run is decided again when its turn comes.
+    fn look(&mut self) -> Result<()> {
+        let plan = self.context.plan;
+        let output = &plan.output;
         self.known.resize_with(plan.stages.len(), || None);
-        for i in self.stages(plan) {
+        for i in self.stages() {
             let stage = &plan.stages[i];
             let begun = output.join(&stage.name).is_dir() || !trace::files(output, &stage.name)?.is_empty();
-            if !begun
-                && self.asked(i, &stage.name).resume == Resume::Must
-                && stage.config.training().is_some()
-            {
-                return Err(verdict::nothing(context, stage));
+            let asked = self.asked(i);
+            if !begun && asked.resume == Resume::Must && stage.config.training().is_some() {
+                return Err(verdict::nothing(&self.context, stage));
             }
-            // What an earlier stage has yet to make is missing now; whatever else is wrong is told when its turn comes.
-            let Some(inputs) = begun.then(|| inputs::describe(context, &stage.config).ok()).flatten() else {
-                continue;
-            };
+            // What an earlier stage has yet to make is missing now; other faults show when the stage runs.
+            let inputs = begun.then(|| inputs::describe(&self.context, &stage.config).ok()).flatten();
+            let Some(inputs) = inputs else { continue };
             let found = trace::find(output, stage, &inputs)?;
-            let verdict = judge(context, stage, &found, &inputs, self.asked(i, &stage.name))?;
-            self.goes_on |= matches!(
+            let verdict = judge(&self.context, stage, &found, &inputs, asked)?;
+            self.resumes |= matches!(
                 verdict,
                 Verdict::Run { start: StartFrom::Checkpoint(_) | StartFrom::UpstreamFile, .. }
             );
@@ -175,53 +158,69 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Runs a stage, or not; says whether it ran. `after`: one above has run.
-    fn one(&mut self, context: &mut Context<'_>, i: usize, after: bool) -> Result<bool> {
-        let plan = context.plan;
-        let (stage, output) = (&plan.stages[i], &plan.output);
-        let folder = output.join(&stage.name);
-        let at = |error: Error| match &stage.place {
-            Some(place) if error.place().is_none() => error.at(place.clone()),
-            _ => error,
-        };
+    /// Runs stage `i`, or skips it; whether it ran. `after`: one above has run.
+    fn run_stage(&mut self, i: usize, after: bool) -> Result<bool> {
+        let plan = self.context.plan;
+        let stage = &plan.stages[i];
+        let at = |error| at_stage(stage, error);
         let (inputs, found) = match self.known[i].take().filter(|_| !after) {
             Some(known) => known,
             None => {
-                let inputs = inputs::describe(context, &stage.config).map_err(at)?;
-                let found = trace::find(output, stage, &inputs)?;
+                let inputs = inputs::describe(&self.context, &stage.config).map_err(at)?;
+                let found = trace::find(&plan.output, stage, &inputs)?;
                 (inputs, found)
             }
         };
         let name = &stage.name;
-        let (start, why, longer) = match judge(context, stage, &found, &inputs, self.asked(i, name))? {
+        let folder = plan.output.join(name);
+        match judge(&self.context, stage, &found, &inputs, self.asked(i))? {
             Verdict::Skip { note, record } => {
                 let note = if note.is_empty() { note } else { format!(" ({note})") };
                 tracing::info!("{name}: done already, skipped{note}");
                 record.map_or(Ok(()), |record| record.write(&folder))?;
-                context.ranks.broadcast(Some(Word { inputs: None, start: StartFrom::Scratch }))?;
-                return Ok(false);
+                let message = StageMessage { inputs: None, start: StartFrom::Scratch };
+                self.context.ranks.broadcast(Some(message))?;
+                Ok(false)
             }
-            Verdict::Run { start, why, longer } => (start, why, longer),
-        };
-        tracing::info!("{name}: runs ({why})");
-        let moved = if start == StartFrom::Scratch { aside::set_aside(output, name)? } else { Vec::new() };
-        if !moved.is_empty() {
-            tracing::info!("{name}: what was there is kept as {}", aside::names(&moved));
+            Verdict::Run { start, why, longer } => {
+                tracing::info!("{name}: runs ({why})");
+                self.execute(stage, &folder, inputs, (start, longer))?;
+                self.rerun.done(&plan.output, name)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Runs a stage and writes its summary and record; old files are kept as `.old`. `longer`: it was finished before
+    /// and only gets longer.
+    fn execute(
+        &mut self,
+        stage: &StagePlan,
+        folder: &Path,
+        inputs: Inputs,
+        (start, longer): (StartFrom, bool),
+    ) -> Result<()> {
+        let (output, name) = (&self.context.plan.output, &stage.name);
+        let backup = if start == StartFrom::Scratch { backup::back_up(output, name)? } else { Vec::new() };
+        if !backup.is_empty() {
+            tracing::info!("{name}: what was there is kept as {}", backup::names(&backup));
         }
         for file in trace::files(output, name)?.iter().filter(|path| longer && !trace::is_resume(path)) {
-            if let Some(copy) = aside::keep_copy(file)? {
+            if let Some(copy) = backup::copy_weights(file)? {
                 tracing::info!("{name}: its weights of now are kept as {copy}");
             }
         }
-        std::fs::create_dir_all(&folder).map_err(|e| Error::io("create the stage's folder", &folder, e))?;
-        context.ranks.broadcast(Some(Word { inputs: Some(inputs.clone()), start: start.clone() }))?;
-        context.start = start;
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create the stage's folder", folder, e))?;
+        let message = StageMessage { inputs: Some(inputs.clone()), start: start.clone() };
+        self.context.ranks.broadcast(Some(message))?;
+        self.context.start = start;
         let started = Instant::now();
-        let finished = match dispatch(context, stage, &folder, &inputs).map_err(at) {
-            Ok(finished) => finished,
+        let run = StageRun { context: &self.context, name, folder, inputs: &inputs };
+        let result = match dispatch(run, &stage.config).map_err(|error| at_stage(stage, error)) {
+            Ok(result) => result,
             Err(fault) => {
                 if fault.kind() == Kind::Input {
-                    aside::put_back(output, name, &moved)?;
+                    backup::restore(output, name, &backup)?;
                 }
                 return Err(fault);
             }
@@ -229,37 +228,44 @@ impl Walk<'_> {
         let mut summary = json!({
             "kind": stage.config.kind(),
             "status": "done",
-            "seconds": finished.earlier_seconds + started.elapsed().as_secs_f64(),
+            "seconds": result.earlier_seconds + started.elapsed().as_secs_f64(),
         });
-        if let (Some(all), Value::Object(own)) = (summary.as_object_mut(), finished.summary) {
+        if let (Some(all), Value::Object(own)) = (summary.as_object_mut(), result.summary) {
             all.extend(own);
         }
         write_json(&folder.join("summary.json"), &summary)?;
-        let (steps, per_epoch) = finished.steps.unzip();
-        let inputs = context.start.with_forced(inputs);
-        Done { inputs, outputs: finished.outputs, steps, per_epoch }.write(&folder)?;
-        self.again.done(output, name)?;
-        Ok(true)
+        let (steps, per_epoch) = result.steps.unzip();
+        let inputs = self.context.start.with_forced(inputs);
+        Done { inputs, outputs: result.outputs, steps, per_epoch }.write(folder)
     }
 }
 
-fn dispatch(context: &Context<'_>, stage: &StagePlan, folder: &Path, inputs: &Inputs) -> Result<StageResult> {
-    match &stage.config {
+/// `error` at the stage's line of the recipe, where it has no place of its own.
+fn at_stage(stage: &StagePlan, error: Error) -> Error {
+    match &stage.place {
+        Some(place) if error.place().is_none() => error.at(place.clone()),
+        _ => error,
+    }
+}
+
+fn dispatch(stage: StageRun<'_>, config: &StageConfig) -> Result<StageResult> {
+    let StageRun { context, name, folder, .. } = stage;
+    match config {
         StageConfig::Tokenizer(config) => tokenizer::run(context, config, folder),
-        StageConfig::Pretrain(config) => train::run(context, &stage.name, config, folder, inputs, false),
-        StageConfig::Sft(config) => train::run(context, &stage.name, config, folder, inputs, true),
-        StageConfig::Lora(config) => lora::run(context, &stage.name, config, folder, inputs),
-        StageConfig::Merge(config) => merge::run(context, &stage.name, config),
-        StageConfig::Reason(config) => reason::run(context, &stage.name, config, folder, inputs),
-        StageConfig::Distill(config) => distill::run(context, &stage.name, config, folder, inputs),
-        StageConfig::Dpo(config) => dpo::run(context, &stage.name, config, folder, inputs),
-        StageConfig::Reward(config) => reward::run(context, &stage.name, config, folder, inputs),
+        StageConfig::Pretrain(config) => train::run(stage, config, false),
+        StageConfig::Sft(config) => train::run(stage, config, true),
+        StageConfig::Lora(config) => lora::run(stage, config),
+        StageConfig::Merge(config) => merge::run(context, name, config),
+        StageConfig::Reason(config) => reason::run(stage, config),
+        StageConfig::Distill(config) => distill::run(stage, config),
+        StageConfig::Dpo(config) => dpo::run(stage, config),
+        StageConfig::Reward(config) => reward::run(stage, config),
         StageConfig::Eval(config) => eval::run(context, config),
         StageConfig::Export(config) => export::run(context, config, folder),
         StageConfig::Ppo(config)
         | StageConfig::Grpo(config)
         | StageConfig::Spo(config)
-        | StageConfig::Agent(config) => policy::run(context, &stage.name, config, folder, inputs),
+        | StageConfig::Agent(config) => policy::run(stage, config),
     }
 }
 

@@ -4,7 +4,9 @@
 
 use serde_json::{Value, json};
 
-use super::policy::{At, Learner, Shared, largest_gap};
+use super::policy::experience::{ExperienceMaker, max_logprob_gap};
+use super::policy::learner::Learner;
+use super::policy::source::StepIndex;
 use crate::engine::StepLoss;
 use crate::error::{Error, Result};
 use crate::loss::policy::{column, k3, spread, token_mean};
@@ -34,25 +36,31 @@ impl Spo {
 }
 
 impl Learner for Spo {
-    fn backward(&mut self, shared: &mut Shared, model: &CausalLm, at: At, scale: f64) -> Result<StepLoss> {
-        let step = shared.step(model, at)?;
+    fn backward(
+        &mut self,
+        maker: &mut ExperienceMaker,
+        model: &CausalLm,
+        at: StepIndex,
+        scale: f64,
+    ) -> Result<StepLoss> {
+        let step = maker.make(model, at)?;
         let baseline = self.tracker.baseline();
         let given = self.tracker.advantages(&step.rewards);
         let (batch, reference, beta) = (&step.batch, step.reference.as_ref(), self.beta);
-        let (terms, aux_loss) = batch.learn(model, shared.compute, scale, |logprobs| {
+        let (terms, aux_loss) = batch.backward(model, maker.compute, scale, |logprobs| {
             let advantages = column(&given, model.device());
             let loss = spo::loss(logprobs, reference, &advantages, &batch.mask, beta);
             let now = logprobs.detach();
             let mean = |x: &tch::Tensor| token_mean(x, &batch.mask).double_value(&[]);
             let kl = reference.map(|reference| mean(&k3(reference, &now)));
-            let old = batch.old.as_ref().filter(|_| step.fresh);
-            let gap = old.map(|old| largest_gap(&now, old, &batch.mask));
+            let old = batch.old.as_ref().filter(|_| step.on_policy);
+            let gap = old.map(|old| max_logprob_gap(&now, old, &batch.mask));
             let value = loss.double_value(&[]);
             (loss, 1.0, (value, mean(&now), kl, gap))
         })?;
         let (loss, mean_logprob, kl, gap) = terms;
         let rho = self.tracker.update(&self.config, &step.rewards, mean_logprob);
-        shared.judge(at, &step, kl)?;
+        maker.check_guards(at, &step, kl)?;
         let mut extra = vec![("policy_loss", loss + aux_loss)];
         extra.extend(kl.map(|kl| ("kl", kl)));
         extra.extend([
@@ -62,10 +70,10 @@ impl Learner for Spo {
             ("tracker_alpha", self.tracker.alpha),
             ("tracker_beta", self.tracker.beta),
         ]);
-        extra.extend(step.fresh.then_some(("entropy", -mean_logprob)));
+        extra.extend(step.on_policy.then_some(("entropy", -mean_logprob)));
         extra.extend(gap.map(|gap| ("logprob_gap", gap)));
         let tokens = step.tokens;
-        extra.extend(step.close());
+        extra.extend(step.into_metrics());
         Ok(StepLoss { loss, aux_loss, tokens, extra })
     }
 

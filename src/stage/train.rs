@@ -4,15 +4,12 @@
 //! a sample is asked for. Loss = CE + the experts' balance loss (upstream's `train_pretrain.py`,
 //! `train_full_sft.py`). The objective serves `lora` and `reason` too.
 
-use std::path::Path;
-
 use tch::Tensor;
 
-use super::context::{Context, StageResult};
+use super::context::{StageResult, StageRun};
 use super::measure::{self, Uploaded};
-use super::record::Inputs;
 use super::recorded::Recorder;
-use super::session::{Ending, Session};
+use super::session::{Extras, Session};
 use crate::data::{Batch, DataLoader};
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
 use crate::error::Result;
@@ -124,18 +121,15 @@ pub(super) fn backward(
     Ok(())
 }
 
-/// Trains, writes weights and metrics, says what came of it.
-pub fn run(
-    context: &Context<'_>,
-    name: &str,
-    config: &TrainConfig,
-    folder: &Path,
-    inputs: &Inputs,
-    chat: bool,
-) -> Result<StageResult> {
-    let session = Session::open(context, name, config, folder, inputs)?;
-    let batches = session.batches_of(false)?;
+/// Trains and writes weights, metrics and samples.
+///
+/// # Errors
+/// Weights or data that cannot be read or do not fit each other; those of [`Session::train`].
+pub fn run(stage: StageRun<'_>, config: &TrainConfig, chat: bool) -> Result<StageResult> {
+    let context = stage.context;
+    let session = Session::open(stage, config)?;
+    let batches = session.row_batches()?;
     let model = session.model(config.dropout)?;
     let mut objective = LanguageModelling::new(batches.train, batches.validation, context.compute);
-    session.train(&model, &mut objective, &batches.prepared, Ending { chat, ..Ending::default() })
+    session.train(&model, &mut objective, &batches.prepared, Extras { chat, ..Extras::default() })
 }

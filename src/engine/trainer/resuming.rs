@@ -25,7 +25,7 @@ impl Trainer<'_> {
         if self.config.update_schedule.is_some() {
             self.state.updates = file.scheduled_updates();
         }
-        if self.ranks.is_single() && !self.objective.multi_pass() {
+        if self.ranks.is_single() && self.objective.passes_per_step() == 1 {
             // Upstream saves inside a window too, without its gradients, and updates where a whole window would end.
             let done = file.position.step_in_epoch % self.progress.per_epoch; // the end of an epoch ends a window
             self.progress.accumulated = done % self.config.accumulation_steps;

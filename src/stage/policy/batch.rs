@@ -33,7 +33,7 @@ pub struct Batch {
     pub targets: Tensor,
     /// 1 where there is one, `[R, T]` in fp32.
     pub mask: Tensor,
-    /// The log-probabilities it was drawn with, `[R, T]`.
+    /// The log-probabilities the tokens were sampled with, `[R, T]`.
     pub old: Option<Tensor>,
 }
 
@@ -66,7 +66,7 @@ impl Batch {
         }
     }
 
-    /// Some of the rows.
+    /// Some of the rows; `rows` are their indices.
     pub fn select(&self, rows: &Tensor) -> Self {
         let pick = |t: &Tensor| t.index_select(0, rows);
         Self {
@@ -78,12 +78,15 @@ impl Batch {
         }
     }
 
-    /// What attention sees.
+    /// The attention mask.
     pub fn attention(&self) -> Mask<'_> {
         self.attention.as_ref().map_or(Mask::Causal, Mask::Additive)
     }
 
-    /// The log-probabilities that a model gives, `[R, T]` without a graph.
+    /// The log-probabilities of the targets under `model`, `[R, T]` without autograd; 0 where there is no target.
+    ///
+    /// # Errors
+    /// A fault of the device.
     pub fn logprobs(&self, model: &CausalLm, compute: Compute) -> Result<Tensor> {
         tch::no_grad(|| {
             compute.run(model.device(), || {
@@ -93,11 +96,15 @@ impl Batch {
         })
     }
 
-    /// Adds to the parameters' gradients that of `scale` times (the loss plus the experts' balance loss).
+    /// Forward and backward: adds to the parameters' gradients that of `scale` times (the loss plus the experts' balance
+    /// loss).
     ///
-    /// `loss` gets the log-probabilities as a leaf, and gives a scalar, how much of it and of the balance loss
+    /// `loss` gets the log-probabilities `[R, T]` as a leaf, and gives a scalar, how much of it and of the balance loss
     /// counts (0 or 1), and what the caller wants back. Also gives the balance loss's value.
-    pub fn learn<T>(
+    ///
+    /// # Errors
+    /// A fault of the device.
+    pub fn backward<T>(
         &self,
         model: &CausalLm,
         compute: Compute,

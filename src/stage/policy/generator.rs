@@ -30,12 +30,12 @@ pub struct Server {
     ends: Vec<u32>,
 }
 
-/// A generator with the policy of a step.
+/// Generates completions for one step.
 #[derive(Clone, Copy)]
-pub enum Writer<'a> {
+pub enum Completer<'a> {
     /// The policy itself.
     Native(&'a CausalLm),
-    /// What the server has.
+    /// A server with the weights it has.
     Server(&'a HttpEngine),
 }
 
@@ -53,7 +53,7 @@ impl Generator {
         }))
     }
 
-    /// Hands the policy over; whether what comes next is drawn from it for sure.
+    /// Hands the policy over; whether the next completions are certain to be sampled from it.
     ///
     /// # Errors
     /// The folder cannot be written, or the server does not take it.
@@ -79,16 +79,16 @@ impl Generator {
         Ok(true)
     }
 
-    /// For a step.
-    pub fn writer<'a>(&'a self, policy: &'a CausalLm) -> Writer<'a> {
+    /// What generates the completions of a step.
+    pub fn completer<'a>(&'a self, policy: &'a CausalLm) -> Completer<'a> {
         match self {
-            Self::Native => Writer::Native(policy),
-            Self::Server(server) => Writer::Server(&server.engine),
+            Self::Native => Completer::Native(policy),
+            Self::Server(server) => Completer::Server(&server.engine),
         }
     }
 }
 
-impl Writer<'_> {
+impl Completer<'_> {
     /// `per` answers to each prompt, a prompt's side by side.
     ///
     /// # Errors

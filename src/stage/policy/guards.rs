@@ -1,8 +1,8 @@
-//! Watches for the ways policy optimisation goes wrong: the policy runs from its reference, the reward falls
+//! Guards against the ways policy optimisation goes wrong: the policy drifts from its reference, the reward falls
 //! from its best, completions repeat themselves.
 //!
-//! Each looks at a mean over recent steps, so that one odd step alarms nobody, and speaks once until its mean
-//! is back within bounds.
+//! Each checks a rolling mean, so that one odd step raises no alarm, and reports once until its mean is back within
+//! bounds.
 
 use std::collections::VecDeque;
 
@@ -13,29 +13,29 @@ use crate::plan::{Guard, GuardAction, GuardPlan};
 
 /// What the guards remember; part of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Memory {
-    kl: Recent,
-    reward: Recent,
-    repetition: Recent,
+pub struct GuardState {
+    kl: RollingMean,
+    reward: RollingMean,
+    repetition: RollingMean,
     best_reward: Option<f64>,
-    /// Multiplies the learning rate.
-    pub rate_factor: f64,
+    /// Factor on the learning rate; below 1 after a guard lowered it.
+    rate_factor: f64,
 }
 
-impl Default for Memory {
+impl Default for GuardState {
     fn default() -> Self {
-        let empty = Recent::default;
+        let empty = RollingMean::default;
         Self { kl: empty(), reward: empty(), repetition: empty(), best_reward: None, rate_factor: 1.0 }
     }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Recent {
+struct RollingMean {
     values: VecDeque<f64>,
     alarmed: bool,
 }
 
-impl Recent {
+impl RollingMean {
     /// The mean, once the window is full.
     fn push(&mut self, value: f64, window: usize) -> Option<f64> {
         self.values.push_back(value);
@@ -47,9 +47,9 @@ impl Recent {
     }
 }
 
-/// A step as the guards see it.
+/// What the guards check of a step.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Seen {
+pub struct StepHealth {
     /// KL to the reference a token.
     pub kl: Option<f64>,
     /// Mean reward.
@@ -58,28 +58,33 @@ pub struct Seen {
     pub repetition: Option<f64>,
 }
 
-impl Memory {
-    /// Takes a step in; gives what a person should read.
+impl GuardState {
+    /// The learning rate's factor.
+    pub fn lr_factor(&self) -> f64 {
+        self.rate_factor
+    }
+
+    /// Takes in step number `step` (from 1); notes of new alarms.
     ///
     /// # Errors
     /// A guard that stops.
-    pub fn judge(&mut self, plan: &GuardPlan, step: u64, seen: Seen) -> Result<Vec<String>> {
+    pub fn check(&mut self, plan: &GuardPlan, step: u64, health: StepHealth) -> Result<Vec<String>> {
         let mut alarms = Vec::new();
-        if let (Some(guard), Some(kl)) = (plan.kl, seen.kl) {
+        if let (Some(guard), Some(kl)) = (plan.kl, health.kl) {
             let mean = self.kl.push(kl, plan.window);
             let text =
                 |mean: f64| format!("the KL to the reference is {mean:.3} a token, above {}", guard.bound);
             alarms.extend(alarm(&mut self.kl, guard, mean, |mean| mean > guard.bound, text));
         }
         if let Some(guard) = plan.reward {
-            let mean = self.reward.push(seen.reward, plan.window);
+            let mean = self.reward.push(health.reward, plan.window);
             let best = mean.map(|mean| self.best_reward.map_or(mean, |best| best.max(mean)));
             self.best_reward = best.or(self.best_reward);
             let best = self.best_reward.unwrap_or(f64::NEG_INFINITY);
             let text = |mean: f64| format!("the reward fell to {mean:.3} from {best:.3}");
             alarms.extend(alarm(&mut self.reward, guard, mean, |mean| mean < best - guard.bound, text));
         }
-        if let (Some(guard), Some(repetition)) = (plan.repetition, seen.repetition) {
+        if let (Some(guard), Some(repetition)) = (plan.repetition, health.repetition) {
             let mean = self.repetition.push(repetition, plan.window);
             let text = |mean: f64| format!("{:.0}% of the trigrams are repetitions", mean * 100.0);
             alarms.extend(alarm(&mut self.repetition, guard, mean, |mean| mean > guard.bound, text));
@@ -106,7 +111,7 @@ impl Memory {
 }
 
 fn alarm(
-    recent: &mut Recent,
+    recent: &mut RollingMean,
     guard: Guard,
     mean: Option<f64>,
     beyond: impl Fn(f64) -> bool,
@@ -127,14 +132,14 @@ mod tests {
         GuardPlan { kl: guard(1.0), reward: guard(0.5), repetition: guard(0.4), window: 2 }
     }
 
-    fn seen(kl: f64, reward: f64, repetition: f64) -> Seen {
-        Seen { kl: Some(kl), reward, repetition: Some(repetition) }
+    fn seen(kl: f64, reward: f64, repetition: f64) -> StepHealth {
+        StepHealth { kl: Some(kl), reward, repetition: Some(repetition) }
     }
 
     #[test]
     fn a_mean_beyond_its_bound_is_told_once() {
-        let (plan, mut memory) = (plan(GuardAction::Warn), Memory::default());
-        let mut step = |kl, reward, repetition| memory.judge(&plan, 1, seen(kl, reward, repetition)).unwrap();
+        let (plan, mut state) = (plan(GuardAction::Warn), GuardState::default());
+        let mut step = |kl, reward, repetition| state.check(&plan, 1, seen(kl, reward, repetition)).unwrap();
         assert!(step(9.0, 1.0, 0.0).is_empty(), "one step is no window");
         assert!(step(0.5, 1.0, 0.0)[0].contains("KL"));
         assert!(step(9.0, 1.0, 0.0).is_empty(), "told already");
@@ -146,15 +151,15 @@ mod tests {
 
     #[test]
     fn lowering_halves_and_stopping_stops() {
-        let mut memory = Memory::default();
+        let mut state = GuardState::default();
         for kl in [0.0, 5.0, 0.0, 0.0, 5.0] {
-            memory.judge(&plan(GuardAction::Lower), 1, seen(kl, 0.0, 0.0)).unwrap();
+            state.check(&plan(GuardAction::Lower), 1, seen(kl, 0.0, 0.0)).unwrap();
         }
-        assert_eq!(memory.rate_factor, 0.25);
-        let again: Memory = serde_json::from_value(serde_json::to_value(&memory).unwrap()).unwrap();
-        assert_eq!(again, memory);
-        memory.judge(&plan(GuardAction::Stop), 7, seen(0.0, 0.0, 0.0)).unwrap();
-        let stopped = memory.judge(&plan(GuardAction::Stop), 7, seen(0.0, 0.0, 9.0)).unwrap_err();
+        assert_eq!(state.rate_factor, 0.25);
+        let again: GuardState = serde_json::from_value(serde_json::to_value(&state).unwrap()).unwrap();
+        assert_eq!(again, state);
+        state.check(&plan(GuardAction::Stop), 7, seen(0.0, 0.0, 0.0)).unwrap();
+        let stopped = state.check(&plan(GuardAction::Stop), 7, seen(0.0, 0.0, 9.0)).unwrap_err();
         assert!(stopped.to_string().contains("step 7"));
     }
 }

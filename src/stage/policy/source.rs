@@ -1,31 +1,46 @@
-//! Where rollouts come from: recorded ones here, generated ones in `native`.
+//! Where rollouts come from: recorded ones here, generated ones in `generated`.
 
+use super::batch::Attend;
 use crate::data::{Episode, Recorded};
 use crate::error::Result;
 use crate::model::CausalLm;
 
-use super::batch::Attend;
+/// A column's name and its value.
+pub type Metric = (&'static str, f64);
 
-/// A number by its column's name.
-pub type Fact = (&'static str, f64);
+/// Which step of the run.
+#[derive(Debug, Clone, Copy)]
+pub struct StepIndex {
+    /// From 0.
+    pub epoch: u64,
+    /// In the epoch, from 0.
+    pub index: u64,
+}
+
+impl StepIndex {
+    /// Over the whole run, from 0.
+    pub fn in_run(self, steps_per_epoch: u64) -> u64 {
+        self.epoch * steps_per_epoch + self.index
+    }
+}
 
 /// One step's rows.
 #[derive(Debug)]
 pub struct Rollout {
-    /// Rows; a prompt's generations side by side.
+    /// Dataset; the completions of a prompt side by side.
     pub episodes: Vec<Episode>,
     /// What attention does not see.
     pub attend: Attend,
-    /// Whether the rows were drawn from the very policy that learns from them now.
-    pub fresh: bool,
+    /// Whether the rows were sampled from the policy as it is now (on-policy).
+    pub on_policy: bool,
     /// What is worth a column.
-    pub facts: Vec<Fact>,
+    pub metrics: Vec<Metric>,
     /// Share of repeated trigrams, where texts are known.
     pub repetition: Option<f64>,
 }
 
 /// Makes rollouts.
-pub trait Source {
+pub trait RolloutSource {
     /// Steps an epoch.
     fn steps_per_epoch(&self) -> u64;
 
@@ -33,42 +48,54 @@ pub trait Source {
     fn rows_per_step(&self) -> usize;
 
     /// The rows of a step, a function of the policy and the step alone.
-    fn roll(&mut self, policy: &CausalLm, epoch: u64, index: u64) -> Result<Rollout>;
+    ///
+    /// # Errors
+    /// Generation, a tool server or a reward fails; recorded rows that cannot be read.
+    fn rollout(&mut self, policy: &CausalLm, at: StepIndex) -> Result<Rollout>;
 
-    /// Held-out reward and what goes with it, the reward first; empty where nothing is held out.
-    fn measure(&mut self, policy: &CausalLm) -> Result<Vec<Fact>>;
+    /// Mean rewards on held-out prompts, the total first; empty where nothing is held out.
+    ///
+    /// # Errors
+    /// Generation or a reward fails.
+    fn measure_heldout(&mut self, policy: &CausalLm) -> Result<Vec<Metric>>;
 
     /// What a checkpoint must hold; [`Self::restore`] gets it back.
     fn state(&self) -> serde_json::Value {
         serde_json::Value::Null
     }
 
-    /// Goes on from [`Self::state`].
+    /// Puts [`Self::state`] back.
+    ///
+    /// # Errors
+    /// I/O faults.
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         let _ = state;
         Ok(())
     }
 
-    /// Some of what was written, for the summary.
+    /// Some of the completions, for the summary.
+    ///
+    /// # Errors
+    /// I/O faults.
     fn completions(&mut self) -> Result<Vec<serde_json::Value>> {
         Ok(Vec::new())
     }
 }
 
-/// Recorded rollouts, in their order.
+/// Rollouts from a file, in their order.
 #[derive(Debug)]
-pub struct Replay {
+pub struct RecordedRollouts {
     /// The file.
     pub recorded: Recorded,
-    /// The tokens that end a completion.
+    /// The ids of the tokens that end a completion.
     pub ends: Vec<i64>,
-    /// The token that fills rows.
+    /// The id that fills rows.
     pub pad: i64,
     /// What attention does not see.
     pub attend: Attend,
 }
 
-impl Source for Replay {
+impl RolloutSource for RecordedRollouts {
     fn steps_per_epoch(&self) -> u64 {
         self.recorded.steps as u64
     }
@@ -77,12 +104,12 @@ impl Source for Replay {
         self.recorded.rows
     }
 
-    fn roll(&mut self, _policy: &CausalLm, _epoch: u64, index: u64) -> Result<Rollout> {
-        let episodes = self.recorded.step(index as usize, &self.ends, self.pad)?;
-        Ok(Rollout { episodes, attend: self.attend, fresh: false, facts: Vec::new(), repetition: None })
+    fn rollout(&mut self, _policy: &CausalLm, at: StepIndex) -> Result<Rollout> {
+        let episodes = self.recorded.step(at.index as usize, &self.ends, self.pad)?;
+        Ok(Rollout { episodes, attend: self.attend, on_policy: false, metrics: Vec::new(), repetition: None })
     }
 
-    fn measure(&mut self, _policy: &CausalLm) -> Result<Vec<Fact>> {
+    fn measure_heldout(&mut self, _policy: &CausalLm) -> Result<Vec<Metric>> {
         Ok(Vec::new())
     }
 }

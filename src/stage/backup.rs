@@ -1,5 +1,5 @@
-//! What a stage leaves is never written over by one that starts anew: it is renamed to `.old` first, or to `.old2`,
-//! `.old3` where that is taken.
+//! Backups: the files of a stage are never overwritten by one that starts from scratch. They are renamed to `.old`
+//! first, or to `.old2`, `.old3` where that is taken.
 
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,14 @@ use super::record::DONE;
 use super::trace;
 use crate::error::{Error, Result};
 
-/// Old and new paths of what was renamed.
-pub type Moved = Vec<(PathBuf, PathBuf)>;
+/// The files of a stage under their `.old` names: (name before, name now).
+pub type Backup = Vec<(PathBuf, PathBuf)>;
 
-/// Renames all that a stage has left; nothing where there was nothing to keep.
+/// Renames all files of a stage to `.old`; empty where there was nothing to keep.
 ///
 /// # Errors
 /// A file cannot be renamed.
-pub fn set_aside(output: &Path, name: &str) -> Result<Moved> {
+pub fn back_up(output: &Path, name: &str) -> Result<Backup> {
     let mut all = trace::files(output, name)?;
     let resumes = all.iter().any(|path| path.to_string_lossy().contains("_resume."));
     let folder = output.join(name);
@@ -25,53 +25,54 @@ pub fn set_aside(output: &Path, name: &str) -> Result<Moved> {
     // Resume files first and the folder with the record last: a kill on the way leaves a stage that is still known.
     all.sort_by_key(|path| (path.is_dir(), !path.to_string_lossy().contains("_resume.")));
     let number = free(&all);
-    let mut moved = Vec::new();
+    let mut backup = Vec::new();
     for path in all {
-        let aside = old(&path, number);
-        std::fs::rename(&path, &aside).map_err(|e| Error::io("set old files aside", &path, e))?;
-        moved.push((path, aside));
+        let old_path = old(&path, number);
+        std::fs::rename(&path, &old_path).map_err(|e| Error::io("back up old files as", &path, e))?;
+        backup.push((path, old_path));
     }
-    Ok(moved)
+    Ok(backup)
 }
 
 /// The new names, for people.
-pub fn names(moved: &Moved) -> String {
+pub fn names(backup: &Backup) -> String {
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    moved.iter().map(|(_, aside)| name(aside)).collect::<Vec<_>>().join(", ")
+    backup.iter().map(|(_, old)| name(old)).collect::<Vec<_>>().join(", ")
 }
 
-/// Gives everything its name back where the stage that was to come in its place has left nothing to go on from: a fault
-/// of the input costs a finished stage nothing.
+/// Renames the files back where the stage that was to replace them has left nothing to resume from: a fault of the input
+/// costs a finished stage nothing.
 ///
 /// # Errors
 /// A file cannot be renamed.
-pub fn put_back(output: &Path, name: &str, moved: &Moved) -> Result<()> {
-    if moved.is_empty() || !trace::files(output, name)?.is_empty() {
+pub fn restore(output: &Path, name: &str, backup: &Backup) -> Result<()> {
+    if backup.is_empty() || !trace::files(output, name)?.is_empty() {
         return Ok(());
     }
-    for (path, aside) in moved.iter().rev() {
+    for (path, old_path) in backup.iter().rev() {
         if path.is_dir() {
             std::fs::remove_dir_all(path).map_err(|e| Error::io("put old files back", path, e))?;
         }
-        std::fs::rename(aside, path).map_err(|e| Error::io("put old files back", path, e))?;
+        std::fs::rename(old_path, path).map_err(|e| Error::io("put old files back", path, e))?;
     }
     Ok(())
 }
 
-/// Keeps a copy of a finished stage's weights, which is about to go on; its name.
+/// Copies the weights of a finished stage, which is about to go on, to `.old`; the copy's name, `None` where there are
+/// none.
 ///
 /// # Errors
 /// It cannot be made.
-pub fn keep_copy(path: &Path) -> Result<Option<String>> {
+pub fn copy_weights(path: &Path) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let aside = old(path, free(&[path.to_owned()]));
+    let old_path = old(path, free(&[path.to_owned()]));
     // The file is replaced whole later, so that a second name of it is a copy.
-    if std::fs::hard_link(path, &aside).is_err() {
-        std::fs::copy(path, &aside).map_err(|e| Error::io("keep a copy of the weights", &aside, e))?;
+    if std::fs::hard_link(path, &old_path).is_err() {
+        std::fs::copy(path, &old_path).map_err(|e| Error::io("keep a copy of the weights", &old_path, e))?;
     }
-    Ok(aside.file_name().map(|name| name.to_string_lossy().into_owned()))
+    Ok(old_path.file_name().map(|name| name.to_string_lossy().into_owned()))
 }
 
 /// The first number under which none of these has an old version.
@@ -99,19 +100,19 @@ mod tests {
             }
         };
         make("1");
-        let moved = set_aside(folder.path(), "sft").unwrap();
-        assert_eq!(names(&moved), "sft_8_resume.prev.pth.old, sft_8_resume.pth.old, sft_8.pth.old, sft.old");
+        let backup = back_up(folder.path(), "sft").unwrap();
+        assert_eq!(names(&backup), "sft_8_resume.prev.pth.old, sft_8_resume.pth.old, sft_8.pth.old, sft.old");
         std::fs::create_dir(folder.path().join("sft")).unwrap();
-        put_back(folder.path(), "sft", &moved).unwrap();
+        restore(folder.path(), "sft", &backup).unwrap();
         assert!(folder.path().join("sft/done.json").exists() && !folder.path().join("sft.old").exists());
-        set_aside(folder.path(), "sft").unwrap();
-        assert!(set_aside(folder.path(), "sft").unwrap().is_empty());
+        back_up(folder.path(), "sft").unwrap();
+        assert!(back_up(folder.path(), "sft").unwrap().is_empty());
         make("2");
-        assert!(names(&set_aside(folder.path(), "sft").unwrap()).ends_with("sft_8.pth.old2, sft.old2"));
+        assert!(names(&back_up(folder.path(), "sft").unwrap()).ends_with("sft_8.pth.old2, sft.old2"));
         let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!((text("sft_8.pth.old"), text("sft.old2/done.json")), ("1".into(), "2".into()));
         make("3");
-        assert_eq!(keep_copy(&folder.path().join("sft_8.pth")).unwrap().unwrap(), "sft_8.pth.old3");
+        assert_eq!(copy_weights(&folder.path().join("sft_8.pth")).unwrap().unwrap(), "sft_8.pth.old3");
         assert_eq!((text("sft_8.pth"), text("sft_8.pth.old3")), ("3".into(), "3".into()));
     }
 }

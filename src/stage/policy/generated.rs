@@ -1,136 +1,100 @@
 //! Rollouts by the built-in generator: prompts in a seeded order, completions from a seed of the step's own,
-//! rewards, and what is worth a column.
+//! rewards, and their metrics.
 //!
 //! A step's rows follow from the policy, the recipe's seed and the step's number alone, so that a killed run
-//! rolls out the same rows again. Next: `table`, where completions are kept.
+//! generates the same rows again. Next: `answer`, `multi_turn`, and `completions_log`, where completions are kept.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::answer::{Answer, turn_text};
 use super::batch::Attend;
-use super::generator::{Generator, Writer};
-use super::source::{Fact, Rollout, Source};
-use super::table::{Sampled, Table};
-use super::turns::Turns;
+use super::completions_log::{CompletionsLog, LoggedCompletion};
+use super::generator::{Completer, Generator};
+use super::multi_turn::MultiTurn;
+use super::source::{Metric, Rollout, RolloutSource, StepIndex};
 use crate::data::random::mix;
 use crate::data::{Episode, Prompt, Prompts, Tokenizer};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::rollout::rewards::{RewardInput, Rewards, Scores};
-use crate::rollout::{Completion, CompletionConfig, FinishReason, SamplingParams};
+use crate::rollout::{CompletionConfig, FinishReason, SamplingParams};
 
 /// Completions that the report shows.
 const SHOWN: usize = 12;
 
-/// What the generator needs beside the model.
-pub struct Native {
+/// Generates rollouts; the policy itself is handed in step by step.
+pub struct GeneratedRollouts {
     /// What continues prompts.
     pub generator: Generator,
-    /// What is asked.
+    /// Training prompts.
     pub prompts: Prompts,
-    /// What is measured on.
+    /// Held-out prompts.
     pub heldout: Option<Prompts>,
-    /// How it is answered.
-    pub measured: SamplingParams,
-    /// Text and ids.
+    /// How held-out prompts are sampled.
+    pub heldout_sampling: SamplingParams,
+    /// The policy's tokenizer.
     pub tokenizer: Arc<Tokenizer>,
-    /// What an answer is worth.
+    /// The reward functions.
     pub rewards: Rewards,
     /// Names of the rewards' columns.
-    pub columns: Vec<Columns>,
+    pub columns: Vec<RewardColumns>,
     /// Prompts a step.
     pub batch_size: usize,
     /// Completions a prompt.
-    pub group: usize,
-    /// Whether each epoch asks in a new order.
+    pub group_size: usize,
+    /// Whether each epoch takes the prompts in a new order.
     pub shuffle: bool,
     /// Seed of order and completions.
     pub seed: u64,
     /// Most new tokens a completion.
     pub max_new_tokens: usize,
-    /// How tokens are drawn.
+    /// How tokens are sampled.
     pub sampling: SamplingParams,
     /// The tokens that end a completion.
     pub eos_ids: Vec<u32>,
-    /// Goes on with tools; `None`: one turn.
-    pub turns: Option<Turns>,
-    /// Rounds in which groups without spread are replaced.
-    pub rounds: usize,
-    /// Where completions are kept.
-    pub table: Table,
+    /// Further turns with tools; `None`: one turn.
+    pub multi_turn: Option<MultiTurn>,
+    /// Most rounds of dynamic sampling: groups whose rewards are all equal are replaced.
+    pub resampling_rounds: usize,
+    /// `completions.jsonl`.
+    pub log: CompletionsLog,
 }
 
-/// A reward's columns; names live as long as the program, as those of metrics do.
+/// Names of a reward's columns; leaked, since those of metrics live as long as the program.
 #[derive(Debug, Clone, Copy)]
-pub struct Columns {
+pub struct RewardColumns {
     train: &'static str,
     heldout: &'static str,
 }
 
-impl Columns {
+impl RewardColumns {
     /// Those of the reward called `name`.
     pub fn new(name: &str) -> Self {
         Self { train: format!("reward_{name}").leak(), heldout: format!("heldout_{name}").leak() }
     }
 }
 
-/// What followed a prompt, over one turn or several.
-pub struct Answer {
-    /// Tokens after the prompt.
-    pub ids: Vec<u32>,
-    /// Which of them the policy wrote.
-    pub learn: Vec<bool>,
-    /// Their log-probabilities at temperature 1, 0 for those that it did not write.
-    pub logprobs: Vec<f32>,
-    /// Why it ended.
-    pub finish: FinishReason,
-    /// What is judged: the text of the last turn, without the end mark.
-    pub text: String,
-    /// Assistant turns.
-    pub turns: usize,
-}
-
-impl Answer {
-    /// The first turn.
-    pub fn new(completion: Completion, text: String) -> Self {
-        Self {
-            learn: vec![true; completion.ids.len()],
-            logprobs: completion.model_logprobs,
-            ids: completion.ids,
-            finish: completion.finish,
-            text,
-            turns: 1,
-        }
-    }
-
-    fn written(&self) -> usize {
-        self.learn.iter().filter(|&&learn| learn).count()
-    }
-}
-
-/// A group: a prompt with its answers and what they are worth.
+/// A prompt with its answers and their rewards.
 struct Group {
     prompt: Prompt,
     rows: Vec<(Answer, Scores)>,
 }
 
 impl Group {
-    fn flat(&self) -> bool {
+    /// Whether all rewards are equal, so that every advantage is zero.
+    fn is_flat(&self) -> bool {
         self.rows.windows(2).all(|pair| pair[0].1.total == pair[1].1.total)
     }
 }
 
-/// The text of a turn: everything before the token that ended it.
-pub fn turn_text(tokenizer: &Tokenizer, ids: &[u32], eos_ids: &[u32]) -> Result<String> {
-    let end = ids.iter().position(|id| eos_ids.contains(id)).unwrap_or(ids.len());
-    tokenizer.decode(&ids[..end], false)
-}
-
-impl Native {
-    /// The prompts of a step; epochs are filled up from their own beginning, so that all steps are alike.
-    fn asked(&self, epoch: u64, index: u64, round: u64, count: usize) -> Result<Vec<Prompt>> {
+impl GeneratedRollouts {
+    /// `count` prompts of a step; the last step of an epoch is filled up from its beginning. `round`: 0, or that of
+    /// dynamic sampling.
+    fn next_prompts(&self, at: StepIndex, round: u64, count: usize) -> Result<Vec<Prompt>> {
+        let StepIndex { epoch, index } = at;
         let order = self.prompts.order(epoch, self.shuffle);
-        // Replacements are drawn far from what the neighbouring steps ask.
+        // Replacements are taken far from the prompts of neighbouring steps.
         let start = if round == 0 {
             index as usize * self.batch_size
         } else {
@@ -140,24 +104,25 @@ impl Native {
         (0..count).map(|i| self.prompts.get(&self.tokenizer, pick(i), epoch)).collect()
     }
 
-    fn answered(
+    /// `per` answers to each prompt, over all turns, with their rewards.
+    fn complete(
         &self,
-        writer: Writer<'_>,
+        completer: Completer<'_>,
         prompts: Vec<Prompt>,
         per: usize,
         config: &CompletionConfig,
     ) -> Result<Vec<Group>> {
         let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
-        let most = self.turns.as_ref().map_or(usize::MAX, |turns| turns.max_total);
+        let most = self.multi_turn.as_ref().map_or(usize::MAX, |turns| turns.max_total_len);
         let first = CompletionConfig { max_new_tokens: config.max_new_tokens.min(most), ..config.clone() };
-        let completions = writer.generate_completions(&ids, per, &first)?;
+        let completions = completer.generate_completions(&ids, per, &first)?;
         let mut answers = Vec::with_capacity(completions.len());
         for completion in completions {
             let text = turn_text(&self.tokenizer, &completion.ids, &self.eos_ids)?;
             answers.push(Answer::new(completion, text));
         }
-        if let Some(turns) = &self.turns {
-            turns.go_on(writer, &self.tokenizer, &prompts, per, &mut answers, config)?;
+        if let Some(turns) = &self.multi_turn {
+            turns.continue_all(completer, &self.tokenizer, (&prompts[..], per), &mut answers, config)?;
         }
         let inputs: Vec<RewardInput<'_>> = answers
             .iter()
@@ -180,7 +145,8 @@ impl Native {
             .collect())
     }
 
-    fn config(&self, epoch: u64, index: u64, round: u64) -> CompletionConfig {
+    fn config(&self, at: StepIndex, round: u64) -> CompletionConfig {
+        let StepIndex { epoch, index } = at;
         CompletionConfig {
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.clone(),
@@ -189,18 +155,20 @@ impl Native {
         }
     }
 
-    /// DAPO's dynamic sampling: groups that teach nothing are asked again with other prompts.
-    fn replace_flat(&self, writer: Writer<'_>, groups: &mut [Group], epoch: u64, index: u64) -> Result<u64> {
+    /// DAPO's dynamic sampling (arXiv 2503.14476): flat groups are replaced by those of other prompts; how many were.
+    fn replace_flat(&self, completer: Completer<'_>, groups: &mut [Group], at: StepIndex) -> Result<u64> {
         let mut replaced = 0;
-        for round in 1..=self.rounds as u64 {
-            let flat: Vec<usize> = (0..groups.len()).filter(|&i| groups[i].flat()).collect();
+        for round in 1..=self.resampling_rounds as u64 {
+            let flat: Vec<usize> = (0..groups.len()).filter(|&i| groups[i].is_flat()).collect();
             if flat.is_empty() {
                 break;
             }
-            let prompts = self.asked(epoch, index, round, flat.len())?;
-            let config = self.config(epoch, index, round);
-            for (i, group) in flat.into_iter().zip(self.answered(writer, prompts, self.group, &config)?) {
-                if !group.flat() {
+            let prompts = self.next_prompts(at, round, flat.len())?;
+            let config = self.config(at, round);
+            for (i, group) in
+                flat.into_iter().zip(self.complete(completer, prompts, self.group_size, &config)?)
+            {
+                if !group.is_flat() {
                     groups[i] = group;
                     replaced += 1;
                 }
@@ -209,33 +177,34 @@ impl Native {
         Ok(replaced)
     }
 
-    fn facts(&self, groups: &[Group], seconds: f64) -> Vec<Fact> {
+    /// The metrics of a step whose rollout took `seconds`.
+    fn metrics(&self, groups: &[Group], seconds: f64) -> Vec<Metric> {
         let rows: Vec<_> = groups.iter().flat_map(|group| &group.rows).collect();
         let count = rows.len().max(1) as f64;
         let share = |hits: usize| hits as f64 / count;
-        let mut facts: Vec<Fact> = Vec::new();
+        let mut metrics: Vec<Metric> = Vec::new();
         for (place, columns) in self.columns.iter().enumerate() {
-            facts.push((columns.train, rows.iter().map(|row| row.1.parts[place].1).sum::<f64>() / count));
+            metrics.push((columns.train, rows.iter().map(|row| row.1.parts[place].1).sum::<f64>() / count));
         }
-        if self.group > 1 {
-            let flat = groups.iter().filter(|group| group.flat()).count();
-            facts.push(("flat_groups", flat as f64 / groups.len().max(1) as f64));
+        if self.group_size > 1 {
+            let flat = groups.iter().filter(|group| group.is_flat()).count();
+            metrics.push(("flat_groups", flat as f64 / groups.len().max(1) as f64));
         }
-        facts.push((
+        metrics.push((
             "truncated",
             share(rows.iter().filter(|row| row.0.finish == FinishReason::Length).count()),
         ));
         let failed = rows.iter().filter(|row| !row.1.failed.is_empty()).count();
         if failed > 0 {
-            facts.push(("rewards_failed", share(failed)));
+            metrics.push(("rewards_failed", share(failed)));
         }
-        let tokens: usize = rows.iter().map(|row| row.0.written()).sum();
-        if self.turns.is_some() {
-            facts.push(("turns", rows.iter().map(|row| row.0.turns as f64).sum::<f64>() / count));
+        let tokens: usize = rows.iter().map(|row| row.0.generated()).sum();
+        if self.multi_turn.is_some() {
+            metrics.push(("turns", rows.iter().map(|row| row.0.turns as f64).sum::<f64>() / count));
         }
-        facts.push(("rollout_tokens_per_s", tokens as f64 / seconds.max(1e-9)));
-        facts.push(("rollout_s", seconds));
-        facts
+        metrics.push(("rollout_tokens_per_s", tokens as f64 / seconds.max(1e-9)));
+        metrics.push(("rollout_s", seconds));
+        metrics
     }
 }
 
@@ -256,78 +225,81 @@ fn repetition(ids: &[u32]) -> f64 {
     if all == 0 { 0.0 } else { (all - distinct.len()) as f64 / all as f64 }
 }
 
-impl Source for Native {
+impl RolloutSource for GeneratedRollouts {
     fn steps_per_epoch(&self) -> u64 {
         self.prompts.len().div_ceil(self.batch_size) as u64
     }
 
     fn rows_per_step(&self) -> usize {
-        self.batch_size * self.group
+        self.batch_size * self.group_size
     }
 
-    fn roll(&mut self, policy: &CausalLm, epoch: u64, index: u64) -> Result<Rollout> {
+    fn rollout(&mut self, policy: &CausalLm, at: StepIndex) -> Result<Rollout> {
         let started = Instant::now();
-        let fresh = self.generator.refresh(policy)?;
-        let writer = self.generator.writer(policy);
-        let prompts = self.asked(epoch, index, 0, self.batch_size)?;
-        let mut groups = self.answered(writer, prompts, self.group, &self.config(epoch, index, 0))?;
-        let replaced = self.replace_flat(writer, &mut groups, epoch, index)?;
+        let on_policy = self.generator.refresh(policy)?;
+        let completer = self.generator.completer(policy);
+        let prompts = self.next_prompts(at, 0, self.batch_size)?;
+        let mut groups = self.complete(completer, prompts, self.group_size, &self.config(at, 0))?;
+        let replaced = self.replace_flat(completer, &mut groups, at)?;
         let seconds = started.elapsed().as_secs_f64();
-        let mut facts = self.facts(&groups, seconds);
-        if self.rounds > 0 {
-            facts.push(("groups_replaced", replaced as f64));
+        let mut metrics = self.metrics(&groups, seconds);
+        if self.resampling_rounds > 0 {
+            metrics.push(("groups_replaced", replaced as f64));
         }
-        let step = epoch * self.steps_per_epoch() + index + 1;
+        let step = at.in_run(self.steps_per_epoch()) + 1;
         let rows: Vec<_> =
             groups.iter().flat_map(|g| g.rows.iter().map(|(a, s)| (&g.prompt, a, s))).collect();
-        if self.table.keeps(step) {
+        if self.log.is_logged(step) {
             // Of several turns all are kept, with what the tools answered; rewards judge the last.
             let whole = |(_, answer, _): &(_, &Answer, _)| match answer.turns {
                 1 => Ok(answer.text.clone()),
                 _ => self.tokenizer.decode(&answer.ids, false),
             };
             let written = rows.iter().map(whole).collect::<Result<Vec<_>>>()?;
-            self.table.keep(rows.iter().zip(&written).map(|((prompt, answer, scores), completion)| {
-                Sampled { step, prompt: &prompt.text, completion, scores, finish: answer.finish }
+            self.log.log(rows.iter().zip(&written).map(|((prompt, answer, scores), completion)| {
+                LoggedCompletion { step, prompt: &prompt.text, completion, scores, finish: answer.finish }
             }))?;
         }
         let repeated = rows.iter().map(|(_, answer, _)| repetition(&answer.ids)).sum::<f64>();
         let repetition = repeated / rows.len().max(1) as f64;
-        facts.push(("repetition", repetition));
+        metrics.push(("repetition", repetition));
         let episodes =
             rows.iter().map(|(prompt, answer, scores)| episode(prompt, answer, scores.total)).collect();
-        Ok(Rollout { episodes, attend: Attend::All, fresh, facts, repetition: Some(repetition) })
+        Ok(Rollout { episodes, attend: Attend::All, on_policy, metrics, repetition: Some(repetition) })
     }
 
-    fn measure(&mut self, policy: &CausalLm) -> Result<Vec<Fact>> {
+    fn measure_heldout(&mut self, policy: &CausalLm) -> Result<Vec<Metric>> {
         let Some(heldout) = &self.heldout else { return Ok(Vec::new()) };
         let prompts =
             (0..heldout.len()).map(|i| heldout.get(&self.tokenizer, i, 0)).collect::<Result<Vec<_>>>()?;
-        let config = CompletionConfig { sampling: self.measured.clone(), ..self.config(0, 0, 0) };
+        let config = CompletionConfig {
+            sampling: self.heldout_sampling.clone(),
+            ..self.config(StepIndex { epoch: 0, index: 0 }, 0)
+        };
         // The policy itself is measured, whoever generates.
-        let groups = self.answered(Writer::Native(policy), prompts, 1, &config)?;
+        let groups = self.complete(Completer::Native(policy), prompts, 1, &config)?;
         let rows: Vec<&Scores> = groups.iter().map(|group| &group.rows[0].1).collect();
         if rows.is_empty() {
             return Err(Error::input("no prompt is held out"));
         }
         let mean =
             |pick: &dyn Fn(&Scores) -> f64| rows.iter().map(|s| pick(s)).sum::<f64>() / rows.len() as f64;
-        let mut facts = vec![("heldout_reward", mean(&|s| s.total))];
+        let mut metrics = vec![("heldout_reward", mean(&|s| s.total))];
         for (place, columns) in self.columns.iter().enumerate() {
-            facts.push((columns.heldout, mean(&|s| s.parts[place].1)));
+            metrics.push((columns.heldout, mean(&|s| s.parts[place].1)));
         }
-        Ok(facts)
+        Ok(metrics)
     }
 
     fn completions(&mut self) -> Result<Vec<serde_json::Value>> {
-        self.table.last(SHOWN)
+        self.log.last(SHOWN)
     }
 
     fn state(&self) -> serde_json::Value {
-        self.table.position()
+        self.log.position()
     }
 
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
-        self.table.cut(state)
+        self.log.truncate(state)
     }
 }

@@ -1,13 +1,13 @@
-//! Several turns with tools: what a call gives goes back to the policy, which goes on, until it calls no more,
-//! or turns or length are used up.
+//! Multi-turn rollouts with tools: the results of the calls of a turn are appended, and the policy generates the next
+//! turn, until it calls no tool, or turns or length are used up.
 //!
-//! Tokens that the policy wrote stay as it wrote them; only what follows them is rendered: the text that the
-//! template puts after an assistant's turn. Next: `rollout::tools`, which carries calls out.
+//! Tokens that the policy generated stay as they are; only what follows them is rendered: the text that the
+//! template puts after an assistant's turn. Next: `rollout::tools`, which runs calls.
 
 use serde_json::{Value, json};
 
-use super::generator::Writer;
-use super::native::{Answer, turn_text};
+use super::answer::{Answer, turn_text};
+use super::generator::Completer;
 use crate::data::random::mix;
 use crate::data::tokenizer::RenderOptions;
 use crate::data::{Prompt, Tokenizer};
@@ -15,35 +15,37 @@ use crate::error::Result;
 use crate::rollout::tools::{CallForm, ToolCall, Tools};
 use crate::rollout::{CompletionConfig, FinishReason};
 
-/// Calls of one turn that are carried out.
+/// Most calls of one turn that are run.
 const MOST_CALLS: usize = 8;
 
-/// How far a conversation goes on.
-pub struct Turns {
-    /// The tools there are.
+/// Multi-turn generation with tools.
+pub struct MultiTurn {
+    /// The tools that the stage can run.
     pub tools: Tools,
     /// How the policy writes calls of them.
     pub calls: CallForm,
     /// Most assistant turns.
     pub max_turns: usize,
     /// Most tokens after the prompt, all turns and results together.
-    pub max_total: usize,
+    pub max_total_len: usize,
 }
 
-/// A conversation that goes on.
-struct Open {
+/// An answer that gets another turn.
+struct OpenConversation {
     row: usize,
     ids: Vec<u32>,
 }
 
-impl Turns {
-    /// Takes answers that end in calls further, in place.
-    pub fn go_on(
+impl MultiTurn {
+    /// Continues answers that end in tool calls, in place, turn by turn; there are `per` answers to each prompt.
+    ///
+    /// # Errors
+    /// Generation fails, or the chat template cannot render the results.
+    pub fn continue_all(
         &self,
-        writer: Writer<'_>,
+        completer: Completer<'_>,
         tokenizer: &Tokenizer,
-        prompts: &[Prompt],
-        per: usize,
+        (prompts, per): (&[Prompt], usize),
         answers: &mut [Answer],
         config: &CompletionConfig,
     ) -> Result<()> {
@@ -54,7 +56,7 @@ impl Turns {
                     && let Some(ids) =
                         self.next_prompt(tokenizer, &prompts[row / per], answer, &config.eos_ids)?
                 {
-                    open.push(Open { row, ids });
+                    open.push(OpenConversation { row, ids });
                 }
             }
             if open.is_empty() {
@@ -63,10 +65,10 @@ impl Turns {
             let ids: Vec<Vec<u32>> = open.iter().map(|open| open.ids.clone()).collect();
             // Another seed each turn; rows of a turn differ by their place.
             let config = CompletionConfig { seed: mix(config.seed ^ turn as u64), ..config.clone() };
-            for (open, completion) in open.iter().zip(writer.generate_completions(&ids, 1, &config)?) {
+            for (open, completion) in open.iter().zip(completer.generate_completions(&ids, 1, &config)?) {
                 let answer = &mut answers[open.row];
                 // What is beyond the bound is neither learned from nor rewarded.
-                let taken = completion.ids.len().min(self.max_total.saturating_sub(answer.ids.len()));
+                let taken = completion.ids.len().min(self.max_total_len.saturating_sub(answer.ids.len()));
                 let cut = taken < completion.ids.len();
                 let said = &completion.ids[..taken];
                 answer.text = turn_text(tokenizer, said, &config.eos_ids)?;
@@ -80,8 +82,8 @@ impl Turns {
         Ok(())
     }
 
-    /// Carries the calls of the last turn out and adds their results; the whole row so far, or `None` where
-    /// the conversation is over.
+    /// Runs the calls of the last turn and appends their results; the ids of the whole row so far, or `None` where the
+    /// conversation is over.
     fn next_prompt(
         &self,
         tokenizer: &Tokenizer,
@@ -101,7 +103,7 @@ impl Turns {
         let after = after_turn(tokenizer, prompt, (&self.calls, &calls), &results)?;
         // The policy wrote the end mark itself.
         let added = tokenizer.encode(tokenizer.without_end(&after, ends))?;
-        if answer.ids.len() + added.len() >= self.max_total {
+        if answer.ids.len() + added.len() >= self.max_total_len {
             answer.finish = FinishReason::Length;
             return Ok(None);
         }

@@ -14,7 +14,7 @@ use crate::rollout::rewards::Scores;
 
 /// A completion.
 #[derive(Debug)]
-pub struct Sampled<'a> {
+pub struct LoggedCompletion<'a> {
     /// From 1 over the whole run.
     pub step: u64,
     /// Rendered.
@@ -29,7 +29,7 @@ pub struct Sampled<'a> {
 
 /// The file.
 #[derive(Debug)]
-pub struct Table {
+pub struct CompletionsLog {
     path: PathBuf,
     file: Option<File>,
     length: u64,
@@ -39,30 +39,30 @@ pub struct Table {
     interval: u64,
 }
 
-impl Table {
-    /// A table that keeps nothing: that of a rank after the first.
+impl CompletionsLog {
+    /// A log that keeps nothing: that of a rank after the first.
     pub fn none() -> Self {
         Self { path: PathBuf::new(), file: None, length: 0, most: 0, interval: 1 }
     }
 
-    /// Opens `folder/completions.jsonl`, empty until [`Self::cut`] says how much of it counts.
+    /// Opens `folder/completions.jsonl`, empty until [`Self::truncate`] says how much of it counts.
     pub fn open(folder: &Path, most: usize, interval: u64) -> Result<Self> {
         let path = folder.join("completions.jsonl");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(|e| Error::io("open the table of completions", &path, e))?;
+        let file = file.map_err(|e| Error::io("open the log of completions", &path, e))?;
         Ok(Self { path, file: Some(file), length: 0, most, interval })
     }
 
     /// Whether a step is one of those kept.
-    pub fn keeps(&self, step: u64) -> bool {
+    pub fn is_logged(&self, step: u64) -> bool {
         self.most > 0 && (step == 1 || step.is_multiple_of(self.interval))
     }
 
     /// Keeps some of a step's completions, if it is one that is kept: the first of them, and the best and the
     /// worst in their place where those are others.
-    pub fn keep<'a>(&mut self, rows: impl Iterator<Item = Sampled<'a>>) -> Result<()> {
-        let rows: Vec<Sampled<'_>> = rows.collect();
-        if !rows.first().is_some_and(|row| self.keeps(row.step)) {
+    pub fn log<'a>(&mut self, rows: impl Iterator<Item = LoggedCompletion<'a>>) -> Result<()> {
+        let rows: Vec<LoggedCompletion<'_>> = rows.collect();
+        if !rows.first().is_some_and(|row| self.is_logged(row.step)) {
             return Ok(());
         }
         let mut text = String::new();
@@ -76,7 +76,7 @@ impl Table {
             });
             text += &format!("{line}\n");
         }
-        let fault = |e| Error::io("write the table of completions", &self.path, e);
+        let fault = |e| Error::io("write the log of completions", &self.path, e);
         let Some(file) = &mut self.file else { return Ok(()) };
         if self.length == 0 {
             file.set_len(0).map_err(fault)?;
@@ -93,8 +93,8 @@ impl Table {
     }
 
     /// Cuts the file back to a [`Self::position`].
-    pub fn cut(&mut self, position: &Value) -> Result<()> {
-        let fault = |e| Error::io("cut the table of completions", &self.path, e);
+    pub fn truncate(&mut self, position: &Value) -> Result<()> {
+        let fault = |e| Error::io("cut the log of completions", &self.path, e);
         let Some(file) = &self.file else { return Ok(()) };
         let there = file.metadata().map_err(fault)?.len();
         self.length = position.as_u64().unwrap_or(0).min(there);
@@ -103,7 +103,7 @@ impl Table {
 
     /// The last rows, for the summary.
     pub fn last(&mut self, count: usize) -> Result<Vec<Value>> {
-        let fault = |e| Error::io("read the table of completions", &self.path, e);
+        let fault = |e| Error::io("read the log of completions", &self.path, e);
         let mut text = String::new();
         let Some(file) = &mut self.file else { return Ok(Vec::new()) };
         file.seek(SeekFrom::Start(0)).map_err(fault)?;
@@ -115,7 +115,7 @@ impl Table {
 }
 
 /// The best, the worst, then the first ones, in their order.
-fn chosen<'a, 'b>(rows: &'b [Sampled<'a>], most: usize) -> Vec<&'b Sampled<'a>> {
+fn chosen<'a, 'b>(rows: &'b [LoggedCompletion<'a>], most: usize) -> Vec<&'b LoggedCompletion<'a>> {
     let by = |a: &&usize, b: &&usize| rows[**a].scores.total.total_cmp(&rows[**b].scores.total);
     let all: Vec<usize> = (0..rows.len()).collect();
     let mut picked: Vec<usize> =
@@ -142,31 +142,31 @@ mod tests {
     fn the_best_and_the_worst_are_kept_and_a_resumed_run_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let all: Vec<Scores> = [0.0, 0.5, -1.0, 2.0].map(scores).into();
-        let keep = |table: &mut Table, step: u64| {
-            let rows = all.iter().map(|scores| Sampled {
+        let keep = |log: &mut CompletionsLog, step: u64| {
+            let rows = all.iter().map(|scores| LoggedCompletion {
                 step,
                 prompt: "p",
                 completion: "c",
                 scores,
                 finish: FinishReason::Stop,
             });
-            table.keep(rows).unwrap();
+            log.log(rows).unwrap();
         };
-        let mut table = Table::open(folder.path(), 3, 2).unwrap();
-        (1..=3).for_each(|step| keep(&mut table, step));
-        let rows = table.last(9).unwrap();
+        let mut log = CompletionsLog::open(folder.path(), 3, 2).unwrap();
+        (1..=3).for_each(|step| keep(&mut log, step));
+        let rows = log.last(9).unwrap();
         let shown: Vec<_> =
             rows.iter().map(|r| (r["step"].as_u64().unwrap(), r["reward"].as_f64().unwrap())).collect();
         assert_eq!(shown, [(1, 0.0), (1, -1.0), (1, 2.0), (2, 0.0), (2, -1.0), (2, 2.0)]);
         let (position, whole) =
-            (table.position(), std::fs::read(folder.path().join("completions.jsonl")).unwrap());
-        keep(&mut table, 4);
-        let mut again = Table::open(folder.path(), 3, 2).unwrap();
-        again.cut(&position).unwrap();
+            (log.position(), std::fs::read(folder.path().join("completions.jsonl")).unwrap());
+        keep(&mut log, 4);
+        let mut again = CompletionsLog::open(folder.path(), 3, 2).unwrap();
+        again.truncate(&position).unwrap();
         assert_eq!(std::fs::read(folder.path().join("completions.jsonl")).unwrap(), whole);
         assert_eq!(again.last(1).unwrap()[0]["step"], 2);
         // A new start forgets what was there.
-        keep(&mut Table::open(folder.path(), 1, 2).unwrap(), 2);
+        keep(&mut CompletionsLog::open(folder.path(), 1, 2).unwrap(), 2);
         let text = std::fs::read_to_string(folder.path().join("completions.jsonl")).unwrap();
         assert_eq!(text.lines().count(), 1);
     }
