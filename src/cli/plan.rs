@@ -13,7 +13,7 @@ use crate::data::{Batching, DataConfig, DataFormat, DataSource, Tokenizer, sourc
 use crate::error::{Error, Result};
 use crate::plan::cost::{self, Facts, StageCost};
 use crate::plan::{Machine, Plan, StageConfig, StagePlan, TokenizerSource};
-use crate::stage::{look, shapes};
+use crate::stage::{model_shapes, preflight};
 
 /// The recipe, and how its plan is printed.
 #[derive(Debug, clap::Args)]
@@ -43,8 +43,8 @@ const BYTES_PER_TOKEN: usize = 3;
 /// The recipe has faults, or the first rows of its data do.
 pub fn run(args: Args) -> Result<()> {
     let mut plan = crate::plan::load(&args.recipe, &args.sets)?;
-    look::look(&plan, None)?;
-    let mut notes = shapes::fill(&mut plan);
+    preflight::check_data(&plan, None)?;
+    let mut notes = model_shapes::fill_from_files(&mut plan);
     notes.extend(open_vocabulary(&plan));
     show(&plan, &notes, args.json, &|stage| count(&plan, stage))
 }

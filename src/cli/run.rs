@@ -77,7 +77,7 @@ pub fn run(args: Args) -> Result<()> {
         command,
     };
     if ranks.is_rank0() {
-        crate::stage::look::look(&plan, options.only.as_deref())?;
+        crate::stage::preflight::check_data(&plan, options.only.as_deref())?;
     }
     let signals = Signals::install()?;
     if device == tch::Device::Cpu {

@@ -25,7 +25,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut faults = Vec::new();
     for path in &args.recipes {
         let plan = crate::plan::load(path, &args.sets);
-        match plan.and_then(|plan| crate::stage::look::look(&plan, None)) {
+        match plan.and_then(|plan| crate::stage::preflight::check_data(&plan, None)) {
             Ok(()) => println!("{}: ok", path.display()),
             Err(fault) => faults.push(fault),
         }

@@ -1,7 +1,7 @@
 //! The first rows of files as files of their own, so that what reads whole files can be asked about their beginning.
 //!
 //! Line numbers stay: blank lines are copied too. Only regular files are opened: a pipe can be read once. Next:
-//! `stage::look`.
+//! `stage::preflight`.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::record::DONE;
-use super::trace;
+use super::stage_state;
 use crate::error::{Error, Result};
 
 /// The files of a stage under their `.old` names: (name before, name now).
@@ -15,7 +15,7 @@ pub type Backup = Vec<(PathBuf, PathBuf)>;
 /// # Errors
 /// A file cannot be renamed.
 pub fn back_up(output: &Path, name: &str) -> Result<Backup> {
-    let mut all = trace::files(output, name)?;
+    let mut all = stage_state::files(output, name)?;
     let resumes = all.iter().any(|path| path.to_string_lossy().contains("_resume."));
     let folder = output.join(name);
     // A folder of a stage that never came to a checkpoint holds nothing to go back to.
@@ -46,7 +46,7 @@ pub fn names(backup: &Backup) -> String {
 /// # Errors
 /// A file cannot be renamed.
 pub fn restore(output: &Path, name: &str, backup: &Backup) -> Result<()> {
-    if backup.is_empty() || !trace::files(output, name)?.is_empty() {
+    if backup.is_empty() || !stage_state::files(output, name)?.is_empty() {
         return Ok(());
     }
     for (path, old_path) in backup.iter().rev() {

@@ -1,36 +1,36 @@
 //! What has changed between the record of a stage and what it would be made from now, and what each change means.
 //!
-//! Settings are compared by key with the kinds that `plan::kinds` declares, files by hash. Next: `verdict`.
+//! Settings are compared by key with the kinds that `plan::kinds` declares, files by hash. Next: `decision`.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
 use super::inputs::stated_alone;
-use super::legacy;
+use super::legacy_records;
 use super::record::{ARITHMETIC, FORMAT, Inputs};
 use crate::error::Result;
 use crate::plan::{Change, Init, Plan, Precision, SettingKind, StageConfig, TokenizerSource};
 use crate::rollout::rewards::{RewardKind, RewardSource};
 
-/// Names that records of before did not have: nothing is known of what they were.
-const LATER: [&str; 1] = ["chat template"];
+/// Names that older records lack: nothing is known of what they were.
+const ADDED_LATER: [&str; 1] = ["chat template"];
 
 /// Changes by what they mean.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Changes {
-    /// Another result.
-    pub different: Vec<Change>,
-    /// An earlier stage of the recipe made something else than before.
-    pub followed: Vec<Change>,
-    /// Another length, or another form of the end.
+    /// The result would be another one.
+    pub result: Vec<Change>,
+    /// An earlier stage of the recipe made something else than before; the result would be another one.
+    pub earlier_stage: Vec<Change>,
+    /// Only the length would be another one, or the form of the weights at the end.
     pub length: Vec<Change>,
-    /// Nothing that touches what is done.
-    pub watched: Vec<Change>,
+    /// The result does not depend on them.
+    pub harmless: Vec<Change>,
 }
 
 impl Changes {
-    /// Of a stage that is `finished` or under way.
+    /// All changes between the record of a stage and `now`; `finished`, or in progress.
     ///
     /// # Errors
     /// Settings that cannot be written as JSON.
@@ -55,12 +55,17 @@ impl Changes {
             all.push("arithmetic version", SettingKind::Result, &old, &now);
         }
         let settings = match &old.settings {
-            Value::Null if old.named.contains_key(legacy::UNKNOWN) => {
-                all.push(legacy::UNKNOWN, SettingKind::Result, "known by a hash alone", "this recipe's");
+            Value::Null if old.named.contains_key(legacy_records::UNKNOWN) => {
+                all.push(
+                    legacy_records::UNKNOWN,
+                    SettingKind::Result,
+                    "known by a hash alone",
+                    "this recipe's",
+                );
                 return Ok(all);
             }
             Value::Null => {
-                if old.named.get(legacy::SETTINGS) != Some(&legacy::hash_of(config)?) {
+                if old.named.get(legacy_records::SETTINGS) != Some(&legacy_records::hash_of(config)?) {
                     all.push("settings", SettingKind::Result, "known by a hash alone", "this recipe's");
                 }
                 Vec::new()
@@ -75,9 +80,14 @@ impl Changes {
         }
         // Where it lies says nothing, unless what lies there is another.
         let places = settings.iter().filter(|c| c.kind == SettingKind::Place);
-        let different = !all.different.is_empty();
-        all.different.extend(places.filter(|_| different).cloned());
+        let different = !all.result.is_empty();
+        all.result.extend(places.filter(|_| different).cloned());
         Ok(all)
+    }
+
+    /// Those that need `--resume force` or a new start: of the result, of earlier stages, of the length.
+    pub fn that_matter(&self) -> impl Iterator<Item = &Change> {
+        self.result.iter().chain(&self.earlier_stage).chain(&self.length)
     }
 
     fn named(
@@ -92,8 +102,11 @@ impl Changes {
         let elsewhere = get(old, "device") != get(now, "device");
         for name in names {
             let (before, after) = (get(old, name), get(now, name));
-            let unknown = before.is_empty() && LATER.contains(&name.as_str());
-            if before == after || unknown || [legacy::SETTINGS, legacy::PROGRAM].contains(&name.as_str()) {
+            let unknown = before.is_empty() && ADDED_LATER.contains(&name.as_str());
+            if before == after
+                || unknown
+                || [legacy_records::SETTINGS, legacy_records::PROGRAM].contains(&name.as_str())
+            {
                 continue;
             }
             let (key, kind) = match name.as_str() {
@@ -110,8 +123,9 @@ impl Changes {
                 other => (other, SettingKind::Result),
             };
             let (before, after) = (short(&before), short(&after));
-            if kind == SettingKind::Result && follows(config, name) && !points_elsewhere(name, moved) {
-                self.followed.push(change(key, kind, &before, &after));
+            if kind == SettingKind::Result && comes_from_stage(config, name) && !setting_changed(name, moved)
+            {
+                self.earlier_stage.push(change(key, kind, &before, &after));
             } else {
                 self.push(key, kind, &before, &after);
             }
@@ -124,15 +138,15 @@ impl Changes {
 
     fn sort(&mut self, change: Change) {
         match change.kind {
-            SettingKind::Result | SettingKind::Place => self.different.push(change),
-            SettingKind::Watch => self.watched.push(change),
+            SettingKind::Result | SettingKind::Place => self.result.push(change),
+            SettingKind::Watch => self.harmless.push(change),
             SettingKind::Length => self.length.push(change),
         }
     }
 }
 
-/// Changes in a line; of very many the first ones.
-pub fn words(changes: &[Change]) -> String {
+/// Changes in a line, the first eight of them.
+pub fn in_words(changes: &[Change]) -> String {
     const MOST: usize = 8;
     let mut shown: Vec<String> = changes.iter().take(MOST).map(ToString::to_string).collect();
     if changes.len() > MOST {
@@ -162,8 +176,8 @@ fn short(value: &str) -> String {
     if hash { value[..8].to_owned() } else { value.to_owned() }
 }
 
-/// Whether what stands under this name is what an earlier stage of the recipe made.
-fn follows(config: &StageConfig, name: &str) -> bool {
+/// Whether an earlier stage of the recipe made what stands under this name.
+fn comes_from_stage(config: &StageConfig, name: &str) -> bool {
     let stage = |init: Option<&Init>| matches!(init, Some(Init::Stage(_)));
     let training = config.training();
     let (init, tokenizer) = match config {
@@ -193,8 +207,8 @@ fn follows(config: &StageConfig, name: &str) -> bool {
     }
 }
 
-/// Whether the setting that names it names something else now.
-fn points_elsewhere(name: &str, moved: &BTreeSet<&str>) -> bool {
+/// Whether the setting that names it is another one now.
+fn setting_changed(name: &str, moved: &BTreeSet<&str>) -> bool {
     let key = match name {
         "start weights" => "init",
         "chat template" => "tokenizer",

@@ -1,5 +1,5 @@
 //! Runs the stages of a plan: one run at a time in a folder, finished stages skipped, unfinished ones resumed. What was
-//! made from something else stops the run before anything is written (`verdict`).
+//! made from something else stops the run before anything is written (`decision`).
 
 use std::fs::File;
 use std::path::Path;
@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::{Context, Resume, StageResult, StageRun, StartFrom};
+use super::decision::{Decision, StageRequest, decide};
 use super::record::{Done, Inputs, write_json};
-use super::trace::{self, Trace};
-use super::verdict::{Asked, Verdict, judge};
-use super::{backup, campaign, inputs, legacy, verdict};
+use super::stage_state::{self, StageState};
+use super::{backup, decision, inputs, legacy_records, rerun};
 use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tokenizer, train};
 use crate::atomic;
+use crate::checkpoint::weight_file;
 use crate::error::{Error, Kind, Place, Result};
 use crate::native::release_memory;
 use crate::plan::{Plan, StageConfig, StagePlan};
@@ -34,13 +35,13 @@ pub fn run(mut context: Context<'_>) -> Result<()> {
     let output = &plan.output;
     std::fs::create_dir_all(output).map_err(|e| Error::io("create the run's folder", output, e))?;
     let _lock = lock(output)?;
-    let rerun = campaign::Again::read(output, options);
+    let rerun = rerun::Rerun::read(output, options);
     let mut runner = Runner { context, from, only, rerun, known: Vec::new(), resumes: false };
-    // All that can be known is looked at before anything is written.
-    let looked = runner.look();
-    runner.context.ranks.broadcast(Some(looked.is_ok()))?;
-    looked?;
-    runner.rerun.begin(output)?;
+    // All that can be known is checked before anything is written.
+    let checked = runner.check_all();
+    runner.context.ranks.broadcast(Some(checked.is_ok()))?;
+    checked?;
+    runner.rerun.start(output)?;
     atomic::write_bytes(&output.join("recipe.yaml"), plan.recipe_text.as_bytes())?;
     write_json(&output.join("plan.json"), plan)?;
     let mut ran = false;
@@ -49,7 +50,7 @@ pub fn run(mut context: Context<'_>) -> Result<()> {
         // The next stage's tensors have other sizes.
         release_memory();
     }
-    runner.rerun.end(output)?;
+    runner.rerun.finish(output)?;
     let report = crate::report::html::write_report(output)?;
     tracing::info!("report: {}", report.display());
     if !ran {
@@ -99,9 +100,9 @@ struct Runner<'a> {
     from: Option<usize>,
     /// `--only`.
     only: Option<usize>,
-    rerun: campaign::Again,
+    rerun: rerun::Rerun,
     /// What stages are made from and what they have left, as far as it was found out before any ran.
-    known: Vec<Option<(Inputs, Trace)>>,
+    known: Vec<Option<(Inputs, StageState)>>,
     /// Whether a stage was found that resumes: `--resume must` has what it demands, and those below it may begin.
     resumes: bool,
 }
@@ -113,47 +114,48 @@ impl<'a> Runner<'a> {
     }
 
     /// What the command line asks of stage `i`.
-    fn asked(&self, i: usize) -> Asked<'a> {
+    fn request(&self, i: usize) -> StageRequest<'a> {
         let (plan, options) = (self.context.plan, self.context.options);
-        let forced = self.from.is_some_and(|from| i >= from) && !self.rerun.has(&plan.stages[i].name);
+        let forced = self.from.is_some_and(|from| i >= from) && !self.rerun.has_rerun(&plan.stages[i].name);
         let resume = match options.resume {
             Resume::Must if self.resumes => Resume::Auto,
             other => other,
         };
-        Asked { forced, resume, command: &options.command }
+        StageRequest { forced, resume, command: &options.command }
     }
 
     /// Finds the stages that left something already and decides for each whether it holds; the first fault ends it.
     /// What depends on a stage that will run is decided again when its turn comes.
-    fn look(&mut self) -> Result<()> {
+    fn check_all(&mut self) -> Result<()> {
         let plan = self.context.plan;
         let output = &plan.output;
         self.known.resize_with(plan.stages.len(), || None);
         for i in self.stages() {
             let stage = &plan.stages[i];
-            let begun = output.join(&stage.name).is_dir() || !trace::files(output, &stage.name)?.is_empty();
-            let asked = self.asked(i);
-            if !begun && asked.resume == Resume::Must && stage.config.training().is_some() {
-                return Err(verdict::nothing(&self.context, stage));
+            let begun =
+                output.join(&stage.name).is_dir() || !stage_state::files(output, &stage.name)?.is_empty();
+            let request = self.request(i);
+            if !begun && request.resume == Resume::Must && stage.config.training().is_some() {
+                return Err(decision::no_checkpoint(&self.context, stage));
             }
             // What an earlier stage has yet to make is missing now; other faults show when the stage runs.
             let inputs = begun.then(|| inputs::describe(&self.context, &stage.config).ok()).flatten();
             let Some(inputs) = inputs else { continue };
-            let found = trace::find(output, stage, &inputs)?;
-            let verdict = judge(&self.context, stage, &found, &inputs, asked)?;
+            let state = stage_state::read(output, stage, &inputs)?;
+            let decision = decide(&self.context, stage, &state, &inputs, request)?;
             self.resumes |= matches!(
-                verdict,
-                Verdict::Run { start: StartFrom::Checkpoint(_) | StartFrom::UpstreamFile, .. }
+                decision,
+                Decision::Run { start: StartFrom::Checkpoint(_) | StartFrom::UpstreamFile, .. }
             );
-            self.known[i] = Some((inputs, found));
+            self.known[i] = Some((inputs, state));
         }
         for (i, known) in self.known.iter().enumerate() {
             let inputs = match known {
-                Some((_, Trace::Done(done))) => &done.inputs,
-                Some((_, Trace::Begun(begun))) => &begun.inputs,
+                Some((_, StageState::Done(done))) => &done.inputs,
+                Some((_, StageState::InProgress(begun))) => &begun.inputs,
                 _ => continue,
             };
-            legacy::keep(inputs, &output.join(&plan.stages[i].name))?;
+            legacy_records::keep_settings(inputs, &output.join(&plan.stages[i].name))?;
         }
         Ok(())
     }
@@ -163,18 +165,18 @@ impl<'a> Runner<'a> {
         let plan = self.context.plan;
         let stage = &plan.stages[i];
         let at = |error| at_stage(stage, error);
-        let (inputs, found) = match self.known[i].take().filter(|_| !after) {
+        let (inputs, state) = match self.known[i].take().filter(|_| !after) {
             Some(known) => known,
             None => {
                 let inputs = inputs::describe(&self.context, &stage.config).map_err(at)?;
-                let found = trace::find(&plan.output, stage, &inputs)?;
-                (inputs, found)
+                let state = stage_state::read(&plan.output, stage, &inputs)?;
+                (inputs, state)
             }
         };
         let name = &stage.name;
         let folder = plan.output.join(name);
-        match judge(&self.context, stage, &found, &inputs, self.asked(i))? {
-            Verdict::Skip { note, record } => {
+        match decide(&self.context, stage, &state, &inputs, self.request(i))? {
+            Decision::Skip { note, record } => {
                 let note = if note.is_empty() { note } else { format!(" ({note})") };
                 tracing::info!("{name}: done already, skipped{note}");
                 record.map_or(Ok(()), |record| record.write(&folder))?;
@@ -182,10 +184,10 @@ impl<'a> Runner<'a> {
                 self.context.ranks.broadcast(Some(message))?;
                 Ok(false)
             }
-            Verdict::Run { start, why, longer } => {
+            Decision::Run { start, why, longer } => {
                 tracing::info!("{name}: runs ({why})");
                 self.execute(stage, &folder, inputs, (start, longer))?;
-                self.rerun.done(&plan.output, name)?;
+                self.rerun.record(&plan.output, name)?;
                 Ok(true)
             }
         }
@@ -205,7 +207,9 @@ impl<'a> Runner<'a> {
         if !backup.is_empty() {
             tracing::info!("{name}: what was there is kept as {}", backup::names(&backup));
         }
-        for file in trace::files(output, name)?.iter().filter(|path| longer && !trace::is_resume(path)) {
+        for file in
+            stage_state::files(output, name)?.iter().filter(|path| longer && !weight_file::is_resume(path))
+        {
             if let Some(copy) = backup::copy_weights(file)? {
                 tracing::info!("{name}: its weights of now are kept as {copy}");
             }

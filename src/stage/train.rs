@@ -7,8 +7,8 @@
 use tch::Tensor;
 
 use super::context::{StageResult, StageRun};
+use super::cuda_graph::GraphRunner;
 use super::measure::{self, Uploaded};
-use super::recorded::Recorder;
 use super::session::{Extras, Session};
 use crate::data::{Batch, DataLoader};
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
@@ -25,7 +25,7 @@ pub(super) struct LanguageModelling {
     /// Tokens that weigh more, and how much.
     pub(super) markers: Option<(Tensor, f64)>,
     /// Micro-steps that a GPU repeats as a whole.
-    recorder: Recorder,
+    graphs: GraphRunner,
     /// The next batch, made while a GPU was busy with the last one.
     ahead: Option<(u64, u64, Batch)>,
 }
@@ -33,7 +33,7 @@ pub(super) struct LanguageModelling {
 impl LanguageModelling {
     /// Cross-entropy over these batches.
     pub(super) fn new(train: DataLoader, validation: Option<DataLoader>, compute: Compute) -> Self {
-        Self { train, validation, compute, markers: None, recorder: Recorder::default(), ahead: None }
+        Self { train, validation, compute, markers: None, graphs: GraphRunner::default(), ahead: None }
     }
 
     fn batch(&mut self, epoch: u64, index: u64) -> Result<Batch> {
@@ -68,7 +68,7 @@ impl Objective for LanguageModelling {
         let tokens = batch.real_tokens as u64;
         if pass.single_process()
             && self.markers.is_none()
-            && let Some(loss) = self.recorder.run(model, &batch, pass.scale, self.compute)?
+            && let Some(loss) = self.graphs.run(model, &batch, pass.scale, self.compute)?
         {
             self.look_ahead(model, true, epoch, index + 1);
             return Ok(StepLoss { loss: loss.double_value(&[]), tokens, ..StepLoss::default() });

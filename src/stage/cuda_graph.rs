@@ -1,5 +1,5 @@
-//! Micro-steps on a GPU recorded as CUDA graphs: forward, loss and the way back of batches of one shape are some hundred
-//! launches once and one ever after. What changes from batch to batch lies in tensors that keep their place.
+//! Captures forward, loss and backward of one batch shape as a CUDA graph: some hundred kernel launches become one per
+//! replay. What changes from batch to batch is copied into tensors whose address stays (static inputs).
 //!
 //! B rows, T tokens, N = B * T.
 
@@ -15,26 +15,26 @@ use crate::model::{CausalLm, Mask, Packing};
 use crate::native::cuda_ops::{self, Entropy};
 use crate::native::{Graph, release_cached, to_device};
 
-/// Shapes that are recorded at the most: each recording keeps some memory.
-const SHAPES: usize = 12;
-/// Rows that are not packed are filled up to a multiple of this, so that there are few shapes.
+/// Most shapes that are captured: each graph keeps memory of its own.
+const MAX_SHAPES: usize = 12;
+/// Rows that are not packed are padded to a multiple of this, so that there are few shapes.
 const WIDTH_MULTIPLE: usize = 64;
 
-/// What two batches must have in common to be one recording's.
+/// What two batches must have in common to use the same graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Shape {
     rows: usize,
     width: usize,
-    /// Documents that are provided for; 0 where rows are not packed.
+    /// Most packed documents of the batch; 0 where rows are not packed.
     documents: usize,
 }
 
-/// A batch as a recording reads it.
+/// A batch at the addresses that a graph reads.
 #[derive(Debug)]
-struct Inputs {
+struct StaticInputs {
     /// `[B, T]`.
     ids: Tensor,
-    /// What each position should say, -100 for nothing, `[N]`.
+    /// The label of each position, -100 for none, `[N]`.
     tokens: Tensor,
     /// What the summed loss is multiplied with, a scalar.
     scale: Tensor,
@@ -43,26 +43,26 @@ struct Inputs {
 }
 
 #[derive(Debug)]
-struct Recording {
+struct CapturedStep {
     graph: Graph,
-    inputs: Inputs,
+    inputs: StaticInputs,
     /// The loss summed over the labels, a scalar.
     loss: Tensor,
 }
 
-/// The recordings of a stage.
+/// The captured steps of a stage, by shape.
 #[derive(Debug, Default)]
-pub(super) struct Recorder {
-    shapes: HashMap<Shape, Recording>,
-    /// Whether a micro-step has run unrecorded: gradients have their memory then, and libraries are set up.
+pub(super) struct GraphRunner {
+    shapes: HashMap<Shape, CapturedStep>,
+    /// Whether a micro-step has run without a graph: gradients have their memory then, and libraries are set up.
     begun: bool,
-    /// Whether recording has failed: everything is told launch by launch then.
+    /// Whether capturing has failed: everything runs launch by launch then.
     off: bool,
 }
 
-impl Recorder {
+impl GraphRunner {
     /// Adds the gradients of `scale` times a batch's mean loss; the mean loss comes back, on the device. `None` where
-    /// the batch is not for recording: the first of all, or one beyond the shapes that are kept.
+    /// the batch has to run without a graph: the first of all, or one beyond [`MAX_SHAPES`].
     ///
     /// # Errors
     /// A device that fails.
@@ -73,42 +73,42 @@ impl Recorder {
         scale: f64,
         compute: Compute,
     ) -> Result<Option<Tensor>> {
-        if self.off || batch.loss_tokens == 0 || !fits(model, batch.documents.is_some(), compute) {
+        if self.off || batch.loss_tokens == 0 || !can_capture(model, batch.documents.is_some(), compute) {
             return Ok(None);
         }
         let shape = shape(batch, model.config().max_position_embeddings as usize);
         let known = self.shapes.contains_key(&shape);
-        if !known && (!std::mem::replace(&mut self.begun, true) || self.shapes.len() == SHAPES) {
+        if !known && (!std::mem::replace(&mut self.begun, true) || self.shapes.len() == MAX_SHAPES) {
             return Ok(None);
         }
-        let fresh = Inputs::new(batch, shape, scale, model);
+        let fresh = StaticInputs::new(batch, shape, scale, model);
         if !known {
-            let like = self.shapes.values().next().map(|recording| &recording.graph);
-            let recorded = compute.run(model.device(), || match cuda_ops::kind(model.lm_head()) {
-                Some(kind) => record(model, fresh.copy(), kind, like).map(Some),
+            let like = self.shapes.values().next().map(|captured| &captured.graph);
+            let captured = compute.run(model.device(), || match cuda_ops::kind(model.lm_head()) {
+                Some(kind) => capture(model, fresh.copy(), kind, like).map(Some),
                 None => Ok(None),
             });
-            match recorded {
-                Ok(Some(recording)) => {
-                    self.shapes.insert(shape, recording);
+            match captured {
+                Ok(Some(captured)) => {
+                    self.shapes.insert(shape, captured);
                 }
                 Ok(None) => self.off = true,
                 Err(fault) => {
-                    tracing::warn!("micro-steps are not recorded on this GPU: {fault}");
+                    tracing::warn!("micro-steps cannot be captured as CUDA graphs on this GPU: {fault}");
                     self.off = true;
                 }
             }
         }
-        let Some(recording) = self.shapes.get_mut(&shape) else { return Ok(None) };
-        recording.inputs.take(&fresh);
-        recording.graph.replay()?;
-        Ok(Some(&recording.loss / batch.loss_tokens as f64))
+        let Some(captured) = self.shapes.get_mut(&shape) else { return Ok(None) };
+        captured.inputs.copy_from(&fresh);
+        captured.graph.replay()?;
+        Ok(Some(&captured.loss / batch.loss_tokens as f64))
     }
 }
 
-/// Whether this model's micro-steps can be recorded: nothing in them waits for the host or draws numbers. Packed
+/// Whether this model's micro-steps can be captured: nothing in them waits for the host or draws random numbers. Packed
 /// documents are told apart by the host where the kernel for them does not serve.
-fn fits(model: &CausalLm, packed: bool, compute: Compute) -> bool {
+fn can_capture(model: &CausalLm, packed: bool, compute: Compute) -> bool {
     let config = model.config();
     let draws =
         config.dropout > 0.0 || model.params().adapter().is_some_and(|adapter| adapter.dropout() > 0.0);
@@ -136,8 +136,8 @@ fn shape(batch: &Batch, positions: usize) -> Shape {
     }
 }
 
-impl Inputs {
-    /// A batch on its way to the device. Filling stands behind every label, where no earlier token sees it.
+impl StaticInputs {
+    /// Copies a batch to the device. Padding stands behind every label, where no earlier token attends to it.
     fn new(batch: &Batch, shape: Shape, scale: f64, model: &CausalLm) -> Self {
         let device = model.device();
         let mut ids = vec![0i64; shape.rows * shape.width];
@@ -158,7 +158,7 @@ impl Inputs {
         }
     }
 
-    /// The same in tensors of its own.
+    /// A deep copy.
     fn copy(&self) -> Self {
         Self {
             ids: self.ids.copy(),
@@ -168,8 +168,8 @@ impl Inputs {
         }
     }
 
-    /// Takes another batch's place.
-    fn take(&mut self, other: &Self) {
+    /// Overwrites these tensors with another batch.
+    fn copy_from(&mut self, other: &Self) {
         tch::no_grad(|| {
             self.ids.copy_(&other.ids);
             self.tokens.copy_(&other.tokens);
@@ -181,17 +181,17 @@ impl Inputs {
     }
 }
 
-/// Records a micro-step over these inputs, in the memory of another recording where there is one. Gradients must have
-/// their memory already: an earlier micro-step gave it.
-fn record(model: &CausalLm, inputs: Inputs, kind: Kind, like: Option<&Graph>) -> Result<Recording> {
-    // What unrecorded micro-steps and validation used is kept for later ones; the recording may need it.
+/// Captures a micro-step over these inputs, in the memory pool of `like` where there is one. Gradients must have their
+/// memory already, from an earlier micro-step.
+fn capture(model: &CausalLm, inputs: StaticInputs, kind: Kind, like: Option<&Graph>) -> Result<CapturedStep> {
+    // What other micro-steps and validation used is cached for later ones; the graph may need it.
     release_cached(model.device())?;
     let (graph, loss) = Graph::record(model.device(), like, || micro_step(model, &inputs, kind))?;
-    Ok(Recording { graph, inputs, loss })
+    Ok(CapturedStep { graph, inputs, loss })
 }
 
-/// Forward, loss and the way back; the summed loss.
-fn micro_step(model: &CausalLm, inputs: &Inputs, kind: Kind) -> Result<Tensor> {
+/// Forward, loss and backward; the summed loss.
+fn micro_step(model: &CausalLm, inputs: &StaticInputs, kind: Kind) -> Result<Tensor> {
     let mask = inputs.packing.as_ref().map_or(Mask::Causal, Mask::Documents);
     let (hidden, _) = model.hidden(&inputs.ids, mask, true);
     let (_, _, d) = hidden.size3()?;
@@ -217,9 +217,9 @@ mod tests {
     use crate::loss::cross_entropy::{Targets, mean_with_grad};
     use crate::model::tiny;
 
-    /// What a recording would do, on the CPU: a filled up batch gives the loss and the gradients of the batch.
+    /// What a graph would do, on the CPU: a padded batch gives the loss and the gradients of the batch.
     #[test]
-    fn a_filled_batch_is_the_batch() {
+    fn a_padded_batch_gives_the_same_loss_and_gradients() {
         tch::manual_seed(9);
         let model = tiny("minimind3", 2, 60);
         model.params().set_requires_grad(true);
@@ -242,8 +242,8 @@ mod tests {
         let wanted = grads();
         let shape = shape(&batch, 40);
         assert_eq!((shape.width, shape.documents), (40, 0));
-        let mut inputs = Inputs::new(&batch, shape, 0.5, &model).copy();
-        inputs.take(&Inputs::new(&batch, shape, 0.5, &model));
+        let mut inputs = StaticInputs::new(&batch, shape, 0.5, &model).copy();
+        inputs.copy_from(&StaticInputs::new(&batch, shape, 0.5, &model));
         let sum = cuda_ops::on_cpu(Kind::Float, || micro_step(&model, &inputs, Kind::Float)).unwrap();
         let got = sum / loss_tokens as f64;
         assert!((got - want).abs().double_value(&[]) < 1e-5);
@@ -251,7 +251,7 @@ mod tests {
             let apart = (got - want).norm() / want.norm().clamp_min(1e-3);
             assert!(apart.double_value(&[]) < 1e-5, "{apart}");
         }
-        // Nothing is recorded on a CPU.
-        assert!(Recorder::default().run(&model, &batch, 0.5, Compute::Fp32).unwrap().is_none());
+        // Nothing is captured on a CPU.
+        assert!(GraphRunner::default().run(&model, &batch, 0.5, Compute::Fp32).unwrap().is_none());
     }
 }

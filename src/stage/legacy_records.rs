@@ -12,7 +12,7 @@ use super::record::{Inputs, write_json};
 use crate::checkpoint::about;
 use crate::error::{Error, Result};
 use crate::hash::hex;
-use crate::plan::StageConfig;
+use crate::plan::{StageConfig, StagePlan};
 
 /// The name under which the hash of all settings stood.
 pub const SETTINGS: &str = "settings";
@@ -61,8 +61,8 @@ fn candidates(output: &Path, stage: &str, config: &StageConfig) -> Vec<(String, 
         .collect()
 }
 
-/// Puts the settings into a record that holds only their hash, where they are found.
-pub fn complete(inputs: &mut Inputs, output: &Path, stage: &str, config: &StageConfig) {
+/// Fills the settings into a record that holds only their hash, where the run's folder still has them.
+pub fn fill_settings(inputs: &mut Inputs, output: &Path, stage: &str, config: &StageConfig) {
     if !inputs.settings.is_null() {
         return;
     }
@@ -71,14 +71,13 @@ pub fn complete(inputs: &mut Inputs, output: &Path, stage: &str, config: &StageC
     inputs.settings = found.map_or(Value::Null, |(_, settings)| settings);
 }
 
-/// The record behind a resume file's one hash: that of the weight file saved with it, or the present one where it gives
+/// The inputs behind a resume file's one hash: those of the weight file saved with it, or those of `now` where they give
 /// the same hash.
-pub fn behind(
+pub fn inputs_of_resume_file(
     content_hash: &str,
     weights: &Path,
     output: &Path,
-    stage: &str,
-    config: &StageConfig,
+    stage: &StagePlan,
     now: &Inputs,
 ) -> Inputs {
     let said = about::said(weights).ok().flatten();
@@ -86,7 +85,7 @@ pub fn behind(
     let mut named: Option<BTreeMap<String, String>> =
         said.and_then(|said| serde_json::from_value(said["inputs"].clone()).ok());
     for version in VERSIONS {
-        for (hash, _) in candidates(output, stage, config) {
+        for (hash, _) in candidates(output, &stage.name, &stage.config) {
             let mut tried = now.named.clone();
             tried.remove("chat template");
             tried.insert(PROGRAM.to_owned(), version.to_owned());
@@ -98,15 +97,15 @@ pub fn behind(
     }
     let named = named.unwrap_or_else(|| BTreeMap::from([(UNKNOWN.to_owned(), content_hash.to_owned())]));
     let mut inputs = Inputs { format: 1, arithmetic: 1, program: String::new(), named, ..Inputs::default() };
-    complete(&mut inputs, output, stage, config);
+    fill_settings(&mut inputs, output, &stage.name, &stage.config);
     inputs
 }
 
-/// Keeps the settings of such a record beside it, before `plan.json` is written anew.
+/// Writes the settings of such a record beside it, before `plan.json` is replaced.
 ///
 /// # Errors
 /// I/O faults.
-pub fn keep(inputs: &Inputs, folder: &Path) -> Result<()> {
+pub fn keep_settings(inputs: &Inputs, folder: &Path) -> Result<()> {
     let kept = folder.join(KEPT);
     if !inputs.named.contains_key(SETTINGS) || inputs.settings.is_null() || kept.exists() || !folder.is_dir()
     {

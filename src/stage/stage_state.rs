@@ -1,65 +1,61 @@
-//! What a stage has left in the run's folder: the record of a finished one, the resume point of one that is under way.
-//! Nothing is written here. Next: `verdict`, which compares it with the recipe.
+//! The state of a stage in the run's folder: the record of a finished one, the resume file of one in progress. Nothing is
+//! written here. Next: `decision`, which compares it with the recipe.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::legacy;
+use super::legacy_records;
 use super::record::{Done, Inputs};
+use crate::checkpoint::weight_file::{self, WeightFile};
 use crate::engine::resume::{self, Position, previous_path};
 use crate::error::{Error, Place, Result};
 use crate::plan::{StageConfig, StagePlan};
 
-/// The end of a resume file's name.
-const RESUME: &str = "_resume.pth";
-/// The same of the one before it.
-const PREVIOUS: &str = "_resume.prev.pth";
-
-/// What is there.
+/// What a stage has left in the run's folder.
 #[derive(Debug)]
-pub enum Trace {
-    /// Nothing that counts.
-    Nothing,
+pub enum StageState {
+    /// No record and no resume file.
+    Empty,
     /// It finished.
     Done(Done),
-    /// It began.
-    Begun(Begun),
-    /// Upstream's resume file, which does not say what it was made from; the stage itself finds the one of its width.
-    Upstream,
-    /// It began, but neither of its two resume points can be read.
-    Broken(Error),
+    /// A resume file of ours.
+    InProgress(InProgress),
+    /// Upstream's resume file, which does not state what it was made from; the stage itself finds the one of its width.
+    UpstreamFile,
+    /// It began, but neither of its two resume files can be read.
+    Unreadable(Error),
 }
 
-/// A stage under way.
+/// A stage that began and did not finish.
 #[derive(Debug)]
-pub struct Begun {
+pub struct InProgress {
     /// `<stage>_<hidden>[_moe]_resume.pth`.
     pub resume: PathBuf,
     /// What it is made from.
     pub inputs: Inputs,
-    /// How far it is.
+    /// Where it stands.
     pub position: Position,
-    /// Micro-batches in an epoch; 0 where the file does not tell.
+    /// Micro-batches an epoch; 0 where the file does not state it.
     pub per_epoch: u64,
 }
 
-/// Looks for what `stage` has left.
+/// Reads what `stage` has left; `now` is what it would be made from.
 ///
 /// # Errors
 /// The folder cannot be listed.
-pub fn find(output: &Path, stage: &StagePlan, now: &Inputs) -> Result<Trace> {
+pub fn read(output: &Path, stage: &StagePlan, now: &Inputs) -> Result<StageState> {
     if let Some(mut done) = Done::read(&output.join(&stage.name)) {
-        legacy::complete(&mut done.inputs, output, &stage.name, &stage.config);
-        return Ok(Trace::Done(done));
+        legacy_records::fill_settings(&mut done.inputs, output, &stage.name, &stage.config);
+        return Ok(StageState::Done(done));
     }
     if stage.config.training().is_none() {
-        return Ok(Trace::Nothing);
+        return Ok(StageState::Empty);
     }
     let mut broken = None;
     let mut upstream = false;
-    let mut begun: Vec<(SystemTime, Begun)> = Vec::new();
+    let mut begun: Vec<(SystemTime, InProgress)> = Vec::new();
     for resume in resume_files(output, &stage.name)? {
         let loaded = match resume::load_last(&resume) {
             Ok((loaded, _)) => loaded,
@@ -72,10 +68,10 @@ pub fn find(output: &Path, stage: &StagePlan, now: &Inputs) -> Result<Trace> {
             upstream = true;
             continue;
         };
-        let weights = resume.with_file_name(stem(&resume, RESUME).unwrap_or_default() + ".pth");
+        let weights = weight_file::weights_of_resume(&resume).unwrap_or_default();
         let inputs = match &state.made_from {
             Value::Null => {
-                legacy::behind(&state.content_hash, &weights, output, &stage.name, &stage.config, now)
+                legacy_records::inputs_of_resume_file(&state.content_hash, &weights, output, stage, now)
             }
             made => match serde_json::from_value(made.clone()) {
                 Ok(inputs) => inputs,
@@ -91,16 +87,16 @@ pub fn find(output: &Path, stage: &StagePlan, now: &Inputs) -> Result<Trace> {
             0 => epoch_length(&inputs.settings, &stage.config, state.total_steps).unwrap_or(0),
             known => known,
         };
-        let found = Begun { resume, inputs, position: loaded.position, per_epoch };
+        let found = InProgress { resume, inputs, position: loaded.position, per_epoch };
         begun.push((written.unwrap_or(SystemTime::UNIX_EPOCH), found));
     }
     // Of several widths, the one that was written last.
     let last = begun.into_iter().max_by_key(|(written, _)| *written);
     Ok(match (last, broken) {
-        (Some((_, begun)), _) => Trace::Begun(begun),
-        (None, _) if upstream => Trace::Upstream,
-        (None, Some(fault)) => Trace::Broken(fault),
-        (None, None) => Trace::Nothing,
+        (Some((_, begun)), _) => StageState::InProgress(begun),
+        (None, _) if upstream => StageState::UpstreamFile,
+        (None, Some(fault)) => StageState::Unreadable(fault),
+        (None, None) => StageState::Empty,
     })
 }
 
@@ -116,18 +112,12 @@ pub fn epoch_length(settings: &Value, config: &StageConfig, total: u64) -> Optio
 fn resume_files(output: &Path, name: &str) -> Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = files(output, name)?
         .into_iter()
-        .filter_map(|path| {
-            let stem = stem(&path, RESUME).or_else(|| stem(&path, PREVIOUS))?;
-            Some(path.with_file_name(stem + RESUME))
-        })
+        .filter(|path| weight_file::is_resume(path))
+        .filter_map(|path| Some(path.with_file_name(WeightFile::from_path(&path)?.resume())))
         .collect();
     found.sort();
     found.dedup();
     Ok(found)
-}
-
-fn stem(path: &Path, end: &str) -> Option<String> {
-    Some(path.file_name()?.to_str()?.strip_suffix(end)?.to_owned())
 }
 
 /// The weights and resume files of a stage, of every width.
@@ -139,9 +129,7 @@ pub fn files(output: &Path, name: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(output).map_err(read)? {
         let path = entry.map_err(read)?.path();
-        let ends = [PREVIOUS, RESUME, ".pth"];
-        let Some(stem) = ends.iter().find_map(|end| stem(&path, end)) else { continue };
-        if stem.strip_prefix(name).and_then(|rest| rest.strip_prefix('_')).is_some_and(is_size) {
+        if WeightFile::from_path(&path).is_some_and(|file| file.stage() == name) {
             found.push(path);
         }
     }
@@ -149,21 +137,10 @@ pub fn files(output: &Path, name: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a file that [`files`] found is a resume file.
-pub fn is_resume(path: &Path) -> bool {
-    stem(path, RESUME).or_else(|| stem(path, PREVIOUS)).is_some()
-}
-
-/// `512` or `512_moe`.
-fn is_size(rest: &str) -> bool {
-    let digits = rest.strip_suffix("_moe").unwrap_or(rest);
-    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
-}
-
 /// The resume file beside a finished stage's weights, if it or the one before it is there.
-pub fn resume_of(output: &Path, done: &Done) -> Option<PathBuf> {
-    let weights = done.outputs.iter().find_map(|file| file.strip_suffix(".pth"))?;
-    let resume = output.join(format!("{weights}{RESUME}"));
+pub fn resume_file_of(output: &Path, done: &Done) -> Option<PathBuf> {
+    let weights = done.outputs.iter().find_map(|file| WeightFile::from_path(Path::new(file)))?;
+    let resume = output.join(weights.resume());
     (resume.exists() || previous_path(&resume).exists()).then_some(resume)
 }
 
@@ -202,6 +179,6 @@ mod tests {
             steps: None,
             per_epoch: None,
         };
-        assert_eq!(resume_of(folder.path(), &done), Some(folder.path().join("sft_8_resume.pth")));
+        assert_eq!(resume_file_of(folder.path(), &done), Some(folder.path().join("sft_8_resume.pth")));
     }
 }

@@ -1,7 +1,7 @@
-//! Looks at the first rows of every stage's data before anything trains, by the code that will read all of them.
+//! Reads the first rows of every stage's data before anything trains, with the code that will read all of them.
 //!
-//! A file that a stage cannot read is known hours before that stage begins. Lengths are looked at where the tokenizer
-//! is there already: one that a stage of the recipe trains is not. Next: `data::preview`, `runner`.
+//! A file that a stage cannot read is known hours before that stage begins. Lengths are checked where the tokenizer
+//! exists already: one that a stage of the recipe trains does not. Next: `data::preview`, `runner`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -22,42 +22,42 @@ use crate::plan::{
 };
 use crate::rollout::tools::Tools;
 
-/// Rows of a file that are looked at.
+/// Rows of a file that are read.
 pub const ROWS: usize = 50;
 
 /// The largest file of questions that is read whole: a row may span lines there.
 const WHOLE_BYTES: u64 = 8 << 20;
 
-/// Looks at the data of every stage, or of `only` one.
+/// Checks the data of every stage, or of the stage `only`.
 ///
 /// # Errors
 /// Every fault found, at its file and line.
-pub fn look(plan: &Plan, only: Option<&str>) -> Result<()> {
-    let mut eyes = Eyes { plan, tokenizers: HashMap::new() };
+pub fn check_data(plan: &Plan, only: Option<&str>) -> Result<()> {
+    let mut checker = DataChecker { plan, tokenizers: HashMap::new() };
     let mut faults: BTreeMap<String, Error> = BTreeMap::new();
     let mut order = Vec::new();
     for stage in plan.stages.iter().filter(|stage| only.is_none_or(|only| stage.name == only)) {
-        if let Err(fault) = eyes.stage(stage) {
+        if let Err(fault) = checker.stage(stage) {
             let fault = match &stage.place {
                 Some(place) if fault.place().is_none() => fault.at(place.clone()),
                 _ => fault,
             };
-            let told = fault.to_string();
-            if faults.insert(told.clone(), fault).is_none() {
-                order.push(told);
+            let text = fault.to_string();
+            if faults.insert(text.clone(), fault).is_none() {
+                order.push(text);
             }
         }
     }
-    let faults: Vec<Error> = order.iter().filter_map(|told| faults.remove(told)).collect();
+    let faults: Vec<Error> = order.iter().filter_map(|text| faults.remove(text)).collect();
     Error::all(faults).map_or(Ok(()), Err)
 }
 
-struct Eyes<'a> {
+struct DataChecker<'a> {
     plan: &'a Plan,
     tokenizers: HashMap<PathBuf, Arc<Tokenizer>>,
 }
 
-impl Eyes<'_> {
+impl DataChecker<'_> {
     fn stage(&mut self, stage: &StagePlan) -> Result<()> {
         for (_, init, _) in stage.config.stated() {
             if let Init::Path(path) = init
@@ -68,7 +68,7 @@ impl Eyes<'_> {
         }
         match &stage.config {
             StageConfig::Tokenizer(c) => {
-                look_at(&c.data, &mut |data, _| source::texts(data)?.try_for_each(|text| text.map(|_| ())))
+                check_head(&c.data, &mut |data, _| source::texts(data)?.try_for_each(|text| text.map(|_| ())))
             }
             StageConfig::Eval(c) => self.eval(c),
             StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) | StageConfig::Agent(c) => {
@@ -78,7 +78,7 @@ impl Eyes<'_> {
         }
     }
 
-    /// A tokenizer that is there now.
+    /// The stage's tokenizer, if it exists now.
     fn tokenizer(&mut self, source: Option<&TokenizerSource>) -> Result<Option<Arc<Tokenizer>>> {
         let Some(TokenizerSource::Folder(folder)) = source else { return Ok(None) };
         if !folder.is_dir() {
@@ -105,7 +105,7 @@ impl Eyes<'_> {
         max_seq_len: usize,
         (system_prompt_ratio, empty_think_ratio): (f64, f64),
     ) -> Result<()> {
-        look_at(data, &mut |data, preview| {
+        check_head(data, &mut |data, preview| {
             let Some(tokenizer) = tokenizer else {
                 return source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
                     prepare::check(&row?, data.format).map_err(|fault| fault.at(&path, line))
@@ -136,7 +136,7 @@ impl Eyes<'_> {
         let tools = c.agent.as_ref().map(|agent| Tools::new(&agent.tools)).transpose()?;
         let options = prompt_options(c, self.plan.seed, tools.as_ref());
         for data in [Some(&t.data), c.heldout.as_ref()].into_iter().flatten() {
-            look_at(data, &mut |data, _| match &tokenizer {
+            check_head(data, &mut |data, _| match &tokenizer {
                 Some(tokenizer) => Prompts::load(data, tokenizer, &options).map(|_| ()),
                 None => {
                     let agent = data.format == DataFormat::Agent;
@@ -161,7 +161,7 @@ impl Eyes<'_> {
             return Ok(());
         }
         if c.tasks.contains(&EvalTask::Math) {
-            look_at(&c.data, &mut |data, _| {
+            check_head(&c.data, &mut |data, _| {
                 source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
                     solve::check(&row?).map_err(|fault| fault.at(Place::line(path, line)))
                 })
@@ -195,8 +195,8 @@ fn places(data: &DataConfig) -> Result<impl Iterator<Item = (PathBuf, usize)> + 
     Ok(all.into_iter())
 }
 
-/// Asks `read` of the first rows of `data`, whose faults are told at the files themselves.
-fn look_at(data: &DataConfig, read: &mut dyn FnMut(&DataConfig, &Preview) -> Result<()>) -> Result<()> {
+/// Calls `read` with the first rows of `data`; its faults are placed at the files themselves.
+fn check_head(data: &DataConfig, read: &mut dyn FnMut(&DataConfig, &Preview) -> Result<()>) -> Result<()> {
     if let (DataFormat::Tokens, DataSource::Paths(paths)) = (data.format, &data.source) {
         let there = paths.iter().filter(|path| path.is_file());
         return there.map(|path| token_file::TokenFile::open(path)).try_for_each(|file| file.map(|_| ()));

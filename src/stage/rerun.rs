@@ -1,5 +1,5 @@
-//! `--from STAGE` over several starts: which stages have run again already, so that the same command goes on after it was
-//! stopped and does not begin from the top once more.
+//! `--from STAGE` over several starts: which stages have been rerun already, so that the same command continues after it
+//! was stopped.
 
 use std::path::Path;
 
@@ -12,16 +12,15 @@ use crate::error::{Error, Result};
 /// Kept in the run's folder until such a run ends well.
 const FILE: &str = ".from.json";
 
-/// Stages that have run again.
+/// The progress of `--from STAGE`.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Again {
+pub struct Rerun {
     from: Option<String>,
     done: Vec<String>,
 }
 
-impl Again {
-    /// What an earlier start of this very command has done; nothing after another one, or where `--resume never` asks
-    /// for a beginning.
+impl Rerun {
+    /// What an earlier start of the same command has done; nothing after another command, or with `--resume never`.
     pub fn read(output: &Path, options: &RunOptions) -> Self {
         let kept = std::fs::read_to_string(output.join(FILE)).ok();
         let kept: Option<Self> = kept.and_then(|text| serde_json::from_str(&text).ok());
@@ -31,18 +30,18 @@ impl Again {
         }
     }
 
-    /// Whether a stage has run again.
-    pub fn has(&self, name: &str) -> bool {
+    /// Whether a stage has been rerun.
+    pub fn has_rerun(&self, name: &str) -> bool {
         self.done.iter().any(|done| done == name)
     }
 
-    /// Notes that such a run is under way, or that none is.
+    /// Writes that such a run is in progress, or removes the file where there is none.
     ///
     /// # Errors
     /// I/O faults.
-    pub fn begin(&self, output: &Path) -> Result<()> {
+    pub fn start(&self, output: &Path) -> Result<()> {
         match &self.from {
-            None => self.end(output),
+            None => self.finish(output),
             Some(from) => {
                 if !self.done.is_empty() {
                     let done = self.done.join(", ");
@@ -55,11 +54,11 @@ impl Again {
         }
     }
 
-    /// Notes that a stage has run.
+    /// Adds a stage that has been rerun.
     ///
     /// # Errors
     /// I/O faults.
-    pub fn done(&mut self, output: &Path, name: &str) -> Result<()> {
+    pub fn record(&mut self, output: &Path, name: &str) -> Result<()> {
         if self.from.is_none() {
             return Ok(());
         }
@@ -67,11 +66,11 @@ impl Again {
         write_json(&output.join(FILE), self)
     }
 
-    /// Forgets all.
+    /// Removes the file.
     ///
     /// # Errors
     /// I/O faults.
-    pub fn end(&self, output: &Path) -> Result<()> {
+    pub fn finish(&self, output: &Path) -> Result<()> {
         let path = output.join(FILE);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove a note", &path, e)),

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::model::{ModelConfig, ModelOverrides};
 use crate::plan::{Init, ModelPlan, Plan, StageConfig};
 
-/// Puts the architectures of start weights into the plan; gives what the user should know of them.
-pub fn fill(plan: &mut Plan) -> Vec<String> {
+/// Fills the architectures of start weights into the plan; notes for the user.
+pub fn fill_from_files(plan: &mut Plan) -> Vec<String> {
     let (mut notes, mut made) = (Vec::new(), HashMap::<String, ModelPlan>::new());
     for stage in &mut plan.stages {
         let Some((init, model)) = slot(&mut stage.config) else { continue };
@@ -44,7 +44,7 @@ pub fn fill(plan: &mut Plan) -> Vec<String> {
     notes
 }
 
-/// Where a stage keeps what it starts from, and its architecture.
+/// A stage's start weights and the place of their architecture.
 fn slot(config: &mut StageConfig) -> Option<(&Init, &mut Option<ModelPlan>)> {
     let train = match config {
         StageConfig::Tokenizer(_) => return None,
@@ -64,7 +64,7 @@ fn slot(config: &mut StageConfig) -> Option<(&Init, &mut Option<ModelPlan>)> {
     Some((&train.init, &mut train.model))
 }
 
-/// The architecture that a run would give these weights, and what is worth saying of it.
+/// The architecture that a run would infer for these weights, with notes.
 fn architecture(path: &Path, plan: Option<&ModelPlan>) -> Result<(ModelConfig, Vec<String>)> {
     let path = resolve_model_path(&path.to_string_lossy())?;
     if let Some(plan) = plan
