@@ -9,7 +9,7 @@ use crate::error::{Error, Place, Result};
 use crate::native::Storage;
 use crate::plan::machine::Machine;
 use crate::plan::{ChoicePlan, EvalTask};
-use crate::stage::eval::{Measurement, measure};
+use crate::stage::eval::{Measurement, evaluate};
 
 /// The model, the data, and how it is measured.
 #[derive(Debug, clap::Args)]
@@ -121,11 +121,11 @@ pub fn run(args: Args) -> Result<()> {
             shots_from: args.shots_from,
             chat_template: args.chat_template,
         },
-        ends: &opened.ends,
+        end_ids: &opened.ends,
         compute: opened.compute,
         cache_dir: &machine.cache_dir,
     };
-    let result = measure(&opened.model, opened.tokenizer.as_ref(), &what)?;
+    let result = evaluate(&opened.model, opened.tokenizer.as_ref(), &what)?;
     if args.json {
         println!("{result}");
         return Ok(());

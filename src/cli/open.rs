@@ -19,7 +19,7 @@ use crate::native::{Storage, libtorch_dir, peak_memory_bytes};
 use crate::plan::machine::Machine;
 use crate::plan::{Wanted, settings};
 use crate::rollout::{Constraint, DecoderConfig, GenerateConfig, Generation, Generator};
-use crate::stage::inputs;
+use crate::stage::loading;
 
 /// Which model, and where it runs.
 #[derive(Debug, clap::Args)]
@@ -144,7 +144,7 @@ pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result
     let tokenizer = match &args.read.tokenizer {
         Some(given) => {
             let tokenizer = vocabulary::load(given)?;
-            inputs::say_smaller(&path, &tokenizer, model.config())?;
+            loading::warn_of_other_tokenizer(&path, &tokenizer, model.config())?;
             Some(tokenizer)
         }
         None => own_tokenizer(&path, model.config())?,
@@ -176,7 +176,7 @@ fn own_tokenizer(path: &Path, config: &ModelConfig) -> Result<Option<Tokenizer>>
     }
     let Some(folder) = vocabulary::of(path, config)? else { return Ok(None) };
     let tokenizer = Tokenizer::load(&folder)?;
-    inputs::say_smaller(path, &tokenizer, config)?;
+    loading::warn_of_other_tokenizer(path, &tokenizer, config)?;
     Ok(Some(tokenizer))
 }
 

@@ -1,4 +1,4 @@
-//! Which device and which arithmetic a run uses.
+//! The device and the precision of a run.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use tch::{Cuda, Device, Kind};
 use crate::error::{Error, Result};
 use crate::native::{AutocastGuard, load_cuda};
 
-/// A device as the user asked for it.
+/// The device that a recipe asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wanted {
@@ -22,7 +22,11 @@ pub enum Wanted {
     Mps,
 }
 
-/// Finds the device. libtorch's CUDA half is loaded only when it is wanted, or when `gpu_seen`.
+/// The device to run on. libtorch's CUDA libraries are loaded from `lib_dir` only for CUDA, or for `auto` where
+/// `gpu_seen`.
+///
+/// # Errors
+/// The device is not there.
 pub fn resolve(wanted: Wanted, lib_dir: &Path, gpu_seen: bool) -> Result<Device> {
     match wanted {
         Wanted::Cpu => Ok(Device::Cpu),
@@ -50,8 +54,8 @@ pub fn resolve(wanted: Wanted, lib_dir: &Path, gpu_seen: bool) -> Result<Device>
     }
 }
 
-/// The device of a machine's rank `local`: the first CUDA device is the first rank's, and so on. A device that was
-/// named by its index is everyone's.
+/// The device of a machine's rank `local`: CUDA device 0 stands for one device a rank, any other index for that device
+/// on all ranks.
 pub fn of_rank(device: Device, local: usize) -> Device {
     match device {
         Device::Cuda(0) if (local as i64) < Cuda::device_count() => Device::Cuda(local),
@@ -69,7 +73,7 @@ pub fn name(device: Device) -> String {
     }
 }
 
-/// Arithmetic of forward and backward; weights and optimizer stay fp32.
+/// Precision of forward and backward; weights and optimizer stay fp32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compute {
     /// 32-bit.
@@ -90,7 +94,10 @@ impl Compute {
         }
     }
 
-    /// Runs a forward pass in this arithmetic.
+    /// Runs a forward pass in this precision (autocast).
+    ///
+    /// # Errors
+    /// Those of `forward`; a device without autocast.
     pub fn run<T>(self, device: Device, forward: impl FnOnce() -> Result<T>) -> Result<T> {
         let kind = match self {
             Compute::Fp32 => return forward(),

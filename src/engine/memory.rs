@@ -1,7 +1,7 @@
-//! Peak memory of the phases of a step: what each held at most, so that a run that ran out of memory can be read.
+//! Peak memory of the phases of a training step, so that the cause of an out-of-memory fault can be seen.
 //!
-//! On a GPU it is what the tensors took there; elsewhere what this process had resident, which Linux alone can
-//! start over, without what is kept for later tensors (an eighth of the tensors' own at most). Systems that cannot tell give no number.
+//! On a GPU it is the allocator's peak; elsewhere this process's peak resident size, which only Linux can reset, without
+//! what the CPU allocator caches for later tensors. Systems that report none give no number.
 
 use tch::Device;
 
@@ -34,7 +34,7 @@ fn reset_peak(device: Device) -> bool {
 fn peak_mb(device: Device) -> Option<f64> {
     match device {
         Device::Cuda(_) => device_peak_bytes(device).ok().map(|bytes| bytes as f64 / MB),
-        // What is kept for later tensors is resident too.
+        // Cached blocks are resident too.
         _ => {
             let resident = resident_peak_mb(&std::fs::read_to_string("/proc/self/status").ok()?)?;
             Some((resident - kept_surplus() as f64 / MB).max(0.0))

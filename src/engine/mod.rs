@@ -1,10 +1,11 @@
-//! A loss becomes optimizer steps: device and precision, accumulation, clipping, schedules, checkpoints,
-//! signals, ranks. Stages hand in an [`Objective`]; everything that every training stage shares is here.
+//! From a loss to optimizer steps: device and precision, accumulation, clipping, schedules, checkpoints, signals,
+//! ranks. Stages hand in an [`Objective`]; next: `trainer`, the loop.
 
 pub mod anomaly;
 pub mod aux_model;
 mod collectives;
 pub mod device;
+mod launch_env;
 pub mod memory;
 pub mod objective;
 mod optimizer_shards;

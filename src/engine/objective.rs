@@ -1,4 +1,4 @@
-//! What a training loop is given: its settings, what a stage minimises, and who watches.
+//! What a training loop is given: its settings, the objective that a stage minimises, the observer that logs.
 //!
 //! Next: `trainer`, the loop.
 
@@ -16,16 +16,16 @@ use crate::optim::{AdamWConfig, Schedule};
 pub struct LoopConfig {
     /// Passes over the data.
     pub epochs: u64,
-    /// Micro-batches an update.
+    /// Micro-batches an update on each rank.
     pub accumulation_steps: u64,
     /// Learning rate; its `total_steps` is the run's length in micro-batches.
     pub schedule: Schedule,
-    /// Where given, the rate follows the updates done and not the micro-batches (policy optimisation), and rows
-    /// show it as it stands after the update; its `total_steps` is the run's length in updates.
+    /// Where given, the learning rate follows the updates and not the micro-batches (policy optimisation), and rows show
+    /// it after the update; its `total_steps` is the run's length in updates.
     pub update_schedule: Option<Schedule>,
     /// Largest gradient norm; 0 for no clipping.
     pub grad_clip: f64,
-    /// The optimizer's constants.
+    /// AdamW's hyper-parameters.
     pub adamw: AdamWConfig,
     /// Micro-batches between rows of metrics.
     pub log_interval: u64,
@@ -37,25 +37,25 @@ pub struct LoopConfig {
     pub keep_last: usize,
     /// Type of the numbers in weight files.
     pub save_kind: Kind,
-    /// What to do about a loss that is not a number.
+    /// What to do about a loss or gradient that is not finite.
     pub on_nan: OnAnomaly,
-    /// What to do about a leap.
+    /// What to do about a loss spike.
     pub on_spike: OnAnomaly,
-    /// What counts as a leap.
+    /// How many times the loss's moving average counts as a spike.
     pub spike_factor: Option<f64>,
     /// Whether the loss is scaled (fp16).
     pub loss_scaling: bool,
-    /// JSON that goes into every weight file beside the tensors.
+    /// JSON that every weight file carries.
     pub metadata: String,
     /// Hash of settings, data and start weights.
     pub content_hash: String,
-    /// The same in the stage's own words; goes into the checkpoint.
+    /// The stage's inputs as JSON; goes into the checkpoint.
     pub made_from: serde_json::Value,
-    /// Whether a checkpoint made with other settings is gone on from, even one that is past the end.
+    /// Whether to resume from a checkpoint made with other settings, even past the end (`--resume force`).
     pub forced: bool,
-    /// Seed of what is drawn while training.
+    /// Seed of the random numbers used while training.
     pub seed: u64,
-    /// Whether ranks keep a part each of the optimizer's state.
+    /// Whether the optimizer's state is sharded over the ranks.
     pub shard_optimizer: bool,
 }
 
@@ -66,20 +66,20 @@ pub struct StepLoss {
     pub loss: f64,
     /// The experts' balance loss.
     pub aux_loss: f64,
-    /// Real tokens seen.
+    /// Tokens without padding.
     pub tokens: u64,
-    /// What else the stage reports.
+    /// Further columns of the row.
     pub extra: Vec<(&'static str, f64)>,
 }
 
-/// What a backward pass is asked for.
+/// How a backward pass is to be made.
 #[derive(Debug)]
 pub struct BackwardPass<'a> {
     /// Multiplies the loss.
     pub scale: f64,
-    /// What may leave for other ranks during the pass.
+    /// What sends gradients to other ranks during the pass.
     reducers: &'a mut [GradientReducer],
-    /// Whether no other ranks look at the gradients.
+    /// Whether there are no other ranks.
     alone: bool,
 }
 
@@ -88,13 +88,16 @@ impl<'a> BackwardPass<'a> {
         Self { scale, reducers, alone }
     }
 
-    /// Whether this process trains alone, so that nothing has to be told when a gradient is there.
+    /// Whether this is the only process: no hook has to see each gradient, so that a step may run as a CUDA graph.
     pub fn single_process(&self) -> bool {
         self.alone
     }
 
-    /// To be called just before the last time that the micro-batch goes back through the model: gradients leave for
-    /// other ranks while it does. An objective that never calls it loses that time and nothing else.
+    /// To be called just before the micro-batch's last backward through the model: gradients are sent to other ranks
+    /// during it. An objective that never calls it loses that overlap and nothing else.
+    ///
+    /// # Errors
+    /// A fault of the device.
     pub fn last_backward(&mut self) -> Result<()> {
         self.reducers.iter_mut().try_for_each(GradientReducer::arm)
     }
@@ -105,7 +108,11 @@ pub trait Objective {
     /// Micro-batches an epoch, the same every epoch.
     fn steps_per_epoch(&self) -> u64;
 
-    /// Adds to the parameters' gradients that of `pass.scale` times the loss of a micro-batch.
+    /// Forward and backward of micro-batch `index` (from 0) of `epoch` (from 0): adds to the parameters' gradients that
+    /// of `pass.scale` times the loss.
+    ///
+    /// # Errors
+    /// Rows that cannot be read or do not fit the model; a fault of the device.
     fn backward(
         &mut self,
         model: &CausalLm,
@@ -114,8 +121,11 @@ pub trait Objective {
         pass: &mut BackwardPass<'_>,
     ) -> Result<StepLoss>;
 
-    /// Measures on held-out rows: `val_loss` first, then what follows from it; empty where there are none. The
-    /// ranks may share the rows; all of them are asked at once and give the same numbers.
+    /// Metrics on held-out rows: `val_loss` first; empty where there are none. Called on all ranks at once, which may
+    /// share the rows and return the same numbers.
+    ///
+    /// # Errors
+    /// As [`Self::backward`].
     fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>>;
 
     /// Whether the first number of [`Self::validate`] is better when lower.
@@ -123,8 +133,8 @@ pub trait Objective {
         true
     }
 
-    /// Whether the micro-batch wants another backward pass; each pass counts for accumulation. Its last pass
-    /// hands back what the row shows.
+    /// Whether the micro-batch needs another backward pass; each pass counts for accumulation. The last pass returns
+    /// what the row shows.
     fn has_more_passes(&self) -> bool {
         false
     }
@@ -139,12 +149,12 @@ pub trait Objective {
         false
     }
 
-    /// Parameters trained beside the model's.
+    /// A second model that is trained at the same updates.
     fn aux_model(&self) -> Option<AuxModel> {
         None
     }
 
-    /// Multiplies the learning rate; below 1 after a guard lowered it.
+    /// Factor on the learning rate; below 1 after a guard lowered it.
     fn lr_factor(&self) -> f64 {
         1.0
     }
@@ -159,7 +169,10 @@ pub trait Objective {
         serde_json::Value::Null
     }
 
-    /// Goes on from [`Self::state`].
+    /// Puts [`Self::state`] back.
+    ///
+    /// # Errors
+    /// The state cannot be read.
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         let _ = state;
         Ok(())
@@ -177,15 +190,21 @@ pub struct MetricsRow {
     pub values: Vec<(&'static str, f64)>,
 }
 
-/// Who watches a run.
+/// Logs a run.
 pub trait Observer {
-    /// Keeps a row.
+    /// Logs a row of metrics.
+    ///
+    /// # Errors
+    /// I/O faults.
     fn log_metrics(&mut self, metrics: &MetricsRow) -> Result<()>;
-    /// How far the kept rows reach; goes into the checkpoint.
+    /// How far the logged rows reach; goes into the checkpoint.
+    ///
+    /// # Errors
+    /// I/O faults.
     fn position(&self) -> Result<serde_json::Value>;
     /// Called after each micro-batch.
     fn on_step(&mut self, step: u64, loss: f64, lr: f64, tokens_per_s: f64);
-    /// Something a person should read.
+    /// Logs a note for a person.
     fn log_note(&mut self, text: &str);
 }
 
@@ -196,7 +215,7 @@ pub struct Outcome {
     pub steps: u64,
     /// Updates made.
     pub updates: u64,
-    /// Real tokens seen.
+    /// Tokens without padding.
     pub tokens: u64,
     /// Seconds trained, over all starts.
     pub elapsed_s: f64,

@@ -1,5 +1,5 @@
-//! The optimizer's state in pieces, one a rank: each rank keeps the moments of some parameters, updates those, and
-//! hands them to the others (the first stage of ZeRO, arXiv 1910.02054). The numbers are those of a whole optimizer.
+//! The optimizer's state in shards: each rank keeps the moments of some parameters, updates those, and broadcasts them
+//! (ZeRO stage 1, arXiv 1910.02054). The numbers are those of a whole optimizer.
 
 use tch::{Kind, Tensor};
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::optim::AdamW;
 use crate::optim::adamw::ParamState;
 
-/// Which rank keeps what.
+/// Which rank owns which parameter's state.
 #[derive(Debug)]
 pub(super) struct OptimizerShards {
     ranks: Ranks,
@@ -16,7 +16,7 @@ pub(super) struct OptimizerShards {
 }
 
 impl OptimizerShards {
-    /// Spreads parameters of these sizes, the largest first, each to the rank that has least so far.
+    /// Assigns parameters of these sizes, the largest first, each to the rank that has least so far.
     pub(super) fn new(ranks: &Ranks, sizes: &[usize]) -> Self {
         let mut order: Vec<usize> = (0..sizes.len()).collect();
         order.sort_by_key(|i| (std::cmp::Reverse(sizes[*i]), *i));
@@ -30,7 +30,7 @@ impl OptimizerShards {
         Self { ranks: ranks.clone(), owners }
     }
 
-    /// For each parameter, whether this rank keeps its state.
+    /// For each parameter, whether this rank owns its state.
     pub(super) fn owned(&self) -> Vec<bool> {
         self.owners.iter().map(|owner| *owner == self.ranks.rank()).collect()
     }
@@ -39,7 +39,7 @@ impl OptimizerShards {
         (0..self.owners.len()).filter(|i| self.owners[*i] == rank).collect()
     }
 
-    /// After an update: every parameter becomes its owner's.
+    /// After an update: brings every parameter from its owner.
     pub(super) fn broadcast_params(&self, params: &[Tensor]) -> Result<()> {
         for root in 0..self.ranks.world() {
             let owned = self.owned_by(root);
@@ -52,11 +52,11 @@ impl OptimizerShards {
                 unflatten_into(&flat, owned.iter().map(|i| &params[*i]))?;
             }
         }
-        // The host has only told the GPUs: a rank that is lost is noticed here, before anything waits for them.
+        // The host has only queued work for the GPUs: a lost rank is noticed here, before anything waits for them.
         if self.ranks.uses_nccl() { self.ranks.barrier() } else { Ok(()) }
     }
 
-    /// The whole state, on the first rank; nothing on the others.
+    /// The whole state, on rank 0; nothing on the others.
     pub(super) fn gather_states(&self, optimizer: &AdamW, params: &[Tensor]) -> Result<Vec<ParamState>> {
         let mut states: Vec<Option<ParamState>> = params.iter().map(|_| None).collect();
         for root in 0..self.ranks.world() {

@@ -1,8 +1,8 @@
-//! Processes that train together. Each holds the whole model and takes its share of every update's micro-batches;
-//! gradients are added up, so that all make the same update.
+//! Data parallel training: the process group and its collectives. Each rank holds the whole model and takes its share of
+//! every update's micro-batches; gradients are summed over the ranks, so that all make the same update.
 //!
-//! The first rank alone writes files and speaks. Started by `torchrun` or `minimind run --nproc`, which say by
-//! PyTorch's environment variables who is who. A process that was started alone pays nothing.
+//! Rank 0 alone writes files and logs. Started by `torchrun` or `minimind run --nproc`, which set
+//! PyTorch's environment variables. In a single process every collective is a no-op.
 
 use std::rc::Rc;
 
@@ -11,13 +11,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use super::launch_env::LaunchEnv;
 use crate::error::{Error, Result};
 use crate::native::{Group, Meeting, Reduce, Reducer, gpu_uuid, nccl_version};
 
 /// Gradients travel in pieces of about this many bytes, PyTorch's 25 MB.
 const BUCKET_BYTES: usize = 25 << 20;
 
-/// How the fault begins that a rank meets when another has ended.
+/// How the error begins that a rank reports when another rank has ended.
 pub const LOST: &str = "lost the other ranks";
 
 /// What adds up over the ranks what their GPUs hold.
@@ -33,7 +34,7 @@ pub enum DdpBackend {
     Gloo,
 }
 
-/// This process among those that train together.
+/// The process group of a run, and this process's rank in it.
 #[derive(Debug, Clone)]
 pub struct Ranks {
     rank: usize,
@@ -44,7 +45,7 @@ pub struct Ranks {
 }
 
 impl Ranks {
-    /// One process.
+    /// A single process.
     pub fn single() -> Self {
         Self { rank: 0, world: 1, local: (0, 1), group: None }
     }
@@ -64,42 +65,42 @@ impl Ranks {
         Ok(Self { rank, world, local: found.local, group: Some(Rc::new(group)) })
     }
 
-    /// This process's number, from 0.
+    /// This process's rank, from 0.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// How many there are.
+    /// The number of ranks.
     pub fn world(&self) -> usize {
         self.world
     }
 
-    /// Its number on this machine and how many share the machine.
+    /// The rank on this machine, and the number of ranks on it.
     pub fn local(&self) -> (usize, usize) {
         self.local
     }
 
-    /// Whether there is no other.
+    /// Whether this is the only process.
     pub fn is_single(&self) -> bool {
         self.world == 1
     }
 
-    /// Whether this is the rank that writes and speaks.
+    /// Whether this is rank 0, which writes files and logs.
     pub fn is_rank0(&self) -> bool {
         self.rank == 0
     }
 
-    /// Whether GPUs add up without the host.
+    /// Whether NCCL reduces, without the host.
     pub fn uses_nccl(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.on_gpus())
     }
 
-    /// A fault while tensors on a GPU were added up: where NCCL does that, it is this rank's own.
+    /// The error of a collective over GPU tensors: with NCCL it is this rank's own, else a peer was lost.
     fn collective_fault(&self, error: Error) -> Error {
         if !self.uses_nccl() {
             return self.lost_peer(error);
         }
-        Error::failed(format!("rank {} of {} cannot add up with the others", self.rank, self.world))
+        Error::failed(format!("rank {} of {} cannot reduce gradients with the others", self.rank, self.world))
             .because(error)
             .hint("NCCL_DEBUG=INFO tells more; runtime.ddp_backend: gloo goes through the host; the same command goes on from the last checkpoint")
     }
@@ -110,12 +111,15 @@ impl Ranks {
         )
     }
 
-    /// This rank's share of `count` pieces of work: every world-th, so that long and short ones mix.
+    /// This rank's part of the indices `0..count`: every `world`-th, so that long and short rows mix.
     pub fn own_indices(&self, count: u64) -> impl Iterator<Item = u64> + use<> {
         (self.rank as u64..count).step_by(self.world)
     }
 
-    /// Adds `values` up over the ranks.
+    /// Sums `values` over the ranks, in place.
+    ///
+    /// # Errors
+    /// A rank is lost.
     pub fn all_reduce(&self, values: &mut [f64]) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
         let tensor = Tensor::from_slice(values);
@@ -124,17 +128,20 @@ impl Ranks {
         Ok(())
     }
 
-    /// Whether it is so on any rank.
+    /// Whether `flag` is true on any rank.
+    ///
+    /// # Errors
+    /// A rank is lost.
     pub fn any(&self, flag: bool) -> Result<bool> {
         let mut count = [f64::from(u8::from(flag))];
         self.all_reduce(&mut count)?;
         Ok(count[0] > 0.0)
     }
 
-    /// Settles, all ranks together, whether their GPUs speak to each other: `device` is this rank's.
+    /// Chooses between NCCL and gloo, all ranks together; `device` is this rank's.
     ///
     /// # Errors
-    /// NCCL is asked for and cannot be had, or fails.
+    /// NCCL is asked for and not available, or fails to start; a rank is lost.
     pub fn select_backend(&self, device: Device, wanted: DdpBackend) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
         let own = match device {
@@ -161,35 +168,48 @@ impl Ranks {
         Ok(())
     }
 
-    /// At the end of a run that went well, called by all ranks.
+    /// Shuts the process group down at the end of a run that went well; called by all ranks.
+    ///
+    /// # Errors
+    /// A rank is lost.
     pub fn close(&self) -> Result<()> {
         let Some(group) = self.group.as_ref().filter(|group| group.on_gpus()) else { return Ok(()) };
-        // None parts before all are done: one that failed until now is noticed here.
+        // A rank that failed until now is noticed here.
         self.barrier()?;
         group.close()
     }
 
-    /// Waits for all.
+    /// Waits until all ranks are here.
+    ///
+    /// # Errors
+    /// A rank is lost.
     pub fn barrier(&self) -> Result<()> {
         self.any(false).map(|_| ())
     }
 
-    /// What the first rank has to say; the others pass `None`.
-    pub fn broadcast<T: Serialize + DeserializeOwned>(&self, said: Option<T>) -> Result<T> {
+    /// Rank 0's value, on every rank; the others pass `None`. Sent as JSON.
+    ///
+    /// # Errors
+    /// A rank is lost; a value that JSON cannot hold.
+    pub fn broadcast<T: Serialize + DeserializeOwned>(&self, value: Option<T>) -> Result<T> {
         if self.is_single() {
-            return said.ok_or_else(|| Error::failed("the first rank has nothing to say"));
+            return value.ok_or_else(|| Error::failed("rank 0 has no value to broadcast"));
         }
-        let bytes = match &said {
-            Some(said) => {
-                serde_json::to_vec(said).map_err(|e| Error::failed("cannot tell ranks").because(e))?
+        let bytes = match &value {
+            Some(value) => {
+                serde_json::to_vec(value).map_err(|e| Error::failed("cannot encode a message").because(e))?
             }
             None => Vec::new(),
         };
-        let heard = self.broadcast_bytes(0, &bytes)?;
-        serde_json::from_slice(&heard).map_err(|e| Error::failed("cannot read the first rank").because(e))
+        let received = self.broadcast_bytes(0, &bytes)?;
+        serde_json::from_slice(&received)
+            .map_err(|e| Error::failed("cannot decode rank 0's message").because(e))
     }
 
-    /// Everyone's bytes, by rank.
+    /// The bytes of every rank, by rank.
+    ///
+    /// # Errors
+    /// A rank is lost.
     pub fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         if self.is_single() {
             return Ok(vec![bytes.to_vec()]);
@@ -197,11 +217,16 @@ impl Ranks {
         (0..self.world).map(|rank| self.broadcast_bytes(rank, bytes)).collect()
     }
 
-    /// What everyone has to say, by rank.
-    pub fn all_gather<T: Serialize + DeserializeOwned>(&self, said: &T) -> Result<Vec<T>> {
-        let bytes = serde_json::to_vec(said).map_err(|e| Error::failed("cannot tell ranks").because(e))?;
+    /// The value of every rank, by rank. Sent as JSON.
+    ///
+    /// # Errors
+    /// A rank is lost; a value that JSON cannot hold.
+    pub fn all_gather<T: Serialize + DeserializeOwned>(&self, value: &T) -> Result<Vec<T>> {
+        let bytes =
+            serde_json::to_vec(value).map_err(|e| Error::failed("cannot encode a message").because(e))?;
         let read = |bytes: &Vec<u8>| {
-            serde_json::from_slice(bytes).map_err(|e| Error::failed("cannot read a rank").because(e))
+            serde_json::from_slice(bytes)
+                .map_err(|e| Error::failed("cannot decode a rank's message").because(e))
         };
         self.all_gather_bytes(&bytes)?.iter().map(read).collect()
     }
@@ -221,7 +246,10 @@ impl Ranks {
         Ok(Vec::<u8>::try_from(&tensor)?)
     }
 
-    /// Makes `tensor` the one of rank `root`.
+    /// Overwrites `tensor` with that of rank `root`.
+    ///
+    /// # Errors
+    /// A rank is lost; a fault of the device.
     pub fn broadcast_tensor(&self, root: usize, tensor: &Tensor) -> Result<()> {
         match &self.group {
             Some(group) => group.broadcast(tensor, root).map_err(|e| self.collective_fault(e)),
@@ -229,7 +257,10 @@ impl Ranks {
         }
     }
 
-    /// Lets the first rank do what the others then find done (a cache, a download).
+    /// Runs `work` on rank 0 first, then on the others, which find its result (a cache, a download).
+    ///
+    /// # Errors
+    /// Those of `work`; a rank is lost.
     pub fn rank0_first<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         if !self.is_rank0() {
             self.barrier()?;
@@ -240,7 +271,10 @@ impl Ranks {
         Ok(done)
     }
 
-    /// What shares the gradients of `params`; none where this process is alone.
+    /// Sums the gradients of `params` over the ranks; `None` in a single process.
+    ///
+    /// # Errors
+    /// Hooks cannot be placed on the parameters.
     pub fn gradient_reducer(&self, params: &[Tensor]) -> Result<Option<GradientReducer>> {
         let reducer = |group| Reducer::new(group, params, BUCKET_BYTES);
         let reducer = self.group.as_ref().map(reducer).transpose()?;
@@ -250,7 +284,7 @@ impl Ranks {
     /// Checks that every rank holds the same bits in `tensors` (fp32), by a sum over each.
     ///
     /// # Errors
-    /// They differ: the replicas have come apart, and no update after that is worth anything.
+    /// They differ: the replicas have diverged, and no update after that means anything. A rank is lost.
     pub fn check_same(&self, tensors: &[Tensor]) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
         let sums: Vec<i64> = tensors
@@ -269,7 +303,7 @@ impl Ranks {
     }
 }
 
-/// Why ranks that say so of their GPUs (each one's name, or what keeps it from NCCL) cannot use NCCL, if they cannot.
+/// Why the ranks cannot use NCCL, if they cannot; each gives its GPU's name, or its own reason.
 fn nccl_obstacle(all: &[std::result::Result<String, String>]) -> Option<String> {
     for (rank, own) in all.iter().enumerate() {
         match own {
@@ -284,7 +318,7 @@ fn nccl_obstacle(all: &[std::result::Result<String, String>]) -> Option<String> 
     None
 }
 
-/// Shares gradients.
+/// Sums the gradients of some parameters over the ranks.
 #[derive(Debug)]
 pub struct GradientReducer {
     reducer: Reducer,
@@ -293,100 +327,25 @@ pub struct GradientReducer {
 
 impl GradientReducer {
     /// As [`Reducer::arm`].
+    ///
+    /// # Errors
+    /// A rank is lost; a fault of the device.
     pub fn arm(&mut self) -> Result<()> {
         self.reducer.arm().map_err(|e| self.ranks.collective_fault(e))
     }
 
     /// As [`Reducer::finish`].
+    ///
+    /// # Errors
+    /// A rank is lost; a fault of the device.
     pub fn finish(&mut self) -> Result<()> {
         self.reducer.finish().map_err(|e| self.ranks.collective_fault(e))
-    }
-}
-
-/// What the environment says of how this process was started.
-#[derive(Debug, PartialEq, Eq)]
-struct LaunchEnv {
-    meeting: Meeting,
-    local: (usize, usize),
-}
-
-impl LaunchEnv {
-    fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
-        let number = |name: &str| -> Result<Option<usize>> {
-            let Some(text) = variable(name) else { return Ok(None) };
-            let number = text.parse().map_err(|_| {
-                Error::input(format!("{name} is `{text}`, not a whole number"))
-                    .hint("torchrun and minimind run --nproc set it; unset RANK and WORLD_SIZE to train with one process")
-            })?;
-            Ok(Some(number))
-        };
-        let (Some(rank), Some(world)) = (number("RANK")?, number("WORLD_SIZE")?) else { return Ok(None) };
-        if rank >= world {
-            return Err(
-                Error::input(format!("RANK is {rank} of WORLD_SIZE {world}")).hint("ranks count from 0")
-            );
-        }
-        if world == 1 {
-            return Ok(None);
-        }
-        let missing = |name: &str| {
-            Error::input(format!("RANK and WORLD_SIZE are set, {name} is not"))
-                .hint("start it with torchrun or minimind run --nproc, which set them all")
-        };
-        let host = variable("MASTER_ADDR").ok_or_else(|| missing("MASTER_ADDR"))?;
-        let port = number("MASTER_PORT")?.ok_or_else(|| missing("MASTER_PORT"))?;
-        let port =
-            u16::try_from(port).map_err(|e| Error::input(format!("MASTER_PORT is {port}")).because(e))?;
-        let agent = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
-        let start = variable("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
-        let local = (number("LOCAL_RANK")?.unwrap_or(rank), number("LOCAL_WORLD_SIZE")?.unwrap_or(world));
-        let meeting = Meeting {
-            host,
-            port,
-            rank,
-            world,
-            serves: rank == 0 && !agent,
-            name: format!("minimind {start}"),
-        };
-        Ok(Some(Self { meeting, local }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read(set: &[(&str, &str)]) -> Result<Option<LaunchEnv>> {
-        LaunchEnv::read(&|name| {
-            set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-        })
-    }
-
-    #[test]
-    fn the_environment_says_who_is_who() {
-        assert_eq!(read(&[]).unwrap(), None);
-        assert_eq!(read(&[("RANK", "0"), ("WORLD_SIZE", "1")]).unwrap(), None);
-        let place = [("RANK", "3"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "h"), ("MASTER_PORT", "29500")];
-        let started = read(&place).unwrap().unwrap();
-        assert_eq!((started.meeting.rank, started.meeting.world, started.local), (3, 4, (3, 4)));
-        let mut first = place;
-        first[0].1 = "0";
-        assert!(read(&first).unwrap().unwrap().meeting.serves && !started.meeting.serves);
-        // torchrun keeps the meeting place itself and numbers its restarts.
-        let more = [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "2")];
-        let torchrun = read(&[&first[..], &more, &[("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")]].concat());
-        let torchrun = torchrun.unwrap().unwrap();
-        assert!(!torchrun.meeting.serves && torchrun.meeting.name.ends_with('2'));
-        assert_eq!(torchrun.local, (0, 2));
-    }
-
-    #[test]
-    fn what_is_wrong_with_it_is_named() {
-        let said = |set: &[(&str, &str)]| read(set).unwrap_err().to_string();
-        assert!(said(&[("RANK", "x"), ("WORLD_SIZE", "2")]).contains("RANK is `x`"));
-        assert!(said(&[("RANK", "2"), ("WORLD_SIZE", "2")]).contains("RANK is 2 of WORLD_SIZE 2"));
-        assert!(said(&[("RANK", "1"), ("WORLD_SIZE", "2")]).contains("MASTER_ADDR is not"));
-    }
 
     #[test]
     fn nccl_wants_a_gpu_for_each() {

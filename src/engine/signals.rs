@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks a training loop to save and stop, the second stops at once.
+//! Ctrl-C and SIGTERM: the first requests a training loop to save and stop, the second stops at once.
 //!
 //! Outside a loop there is nothing to save (every file is written whole or not at all), so the first
 //! signal already ends the process.
@@ -34,14 +34,14 @@ impl Signals {
         let signals = Self::none();
         for signal in [SIGINT, SIGTERM] {
             let register = || -> std::io::Result<()> {
-                // Handlers run in this order: leave when armed, else arm and remember. The launcher's word for a signal
-                // does not arm: where all processes of a group are sent one, it comes on top of that.
-                for heard in [signal, forwarded(signal)] {
-                    flag::register_conditional_shutdown(heard, 128 + signal, Arc::clone(&signals.armed))?;
-                    if heard == signal {
-                        flag::register(heard, Arc::clone(&signals.armed))?;
+                // Handlers run in this order: leave when armed, else arm and record. A forwarded signal does not arm:
+                // where all processes of a group receive a signal, the forwarded one comes on top of it.
+                for received in [signal, forwarded(signal)] {
+                    flag::register_conditional_shutdown(received, 128 + signal, Arc::clone(&signals.armed))?;
+                    if received == signal {
+                        flag::register(received, Arc::clone(&signals.armed))?;
                     }
-                    flag::register_usize(heard, Arc::clone(&signals.requested), signal as usize)?;
+                    flag::register_usize(received, Arc::clone(&signals.requested), signal as usize)?;
                 }
                 Ok(())
             };

@@ -38,7 +38,7 @@ struct Trainer<'a> {
     state: SavedState,
     /// This rank's passes since the last update, where there are several ranks.
     stats: StepStats,
-    /// The signal that some rank received; in a single process `signals` tells.
+    /// The signal that some rank received; in a single process `signals` has it.
     stop_signal: Option<i32>,
     /// Notes of a rank after the first; rank 0 logs them with the next row of metrics.
     notes: Vec<String>,

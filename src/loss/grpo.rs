@@ -3,7 +3,7 @@
 //!
 //! `rho = exp(lp - old)`. GRPO a token: `-(min(rho A, clip(rho, 1 - eps, 1 + eps) A) - beta k3)`; CISPO:
 //! `-(stopgrad(min(rho, upper)) A lp - beta k3)`. Upstream averages a row's tokens, then rows, and divides
-//! advantages by the group's standard deviation; the switches change either. Next: `stage::grpo`.
+//! advantages by the group's standard deviation; the switches change either. Next: `stage::policy::grpo`.
 //!
 //! R rows, T tokens.
 

@@ -2,7 +2,7 @@
 //!
 //! The reward sits on the last generated token. Ports upstream's `train_ppo.py`:
 //! policy = token-mean of `max(-A rho, -A clip(rho))` + kl_coef * token-mean of k3;
-//! value = 0.5 * token-mean of `max((V - ret)^2, (clip(V, V_old -+ c) - ret)^2)`. Next: `stage::ppo`.
+//! value = 0.5 * token-mean of `max((V - ret)^2, (clip(V, V_old -+ c) - ret)^2)`. Next: `stage::policy::ppo`.
 //!
 //! R rows, T tokens.
 

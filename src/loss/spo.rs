@@ -2,7 +2,7 @@
 //!
 //! The tracker is a Beta distribution of rewards (scaled from -3..3 to 0..1) that forgets faster the more the
 //! policy moves. A row's advantage is `clamp(r - (6 b - 3), -5, 5)`; its loss is the mean over its tokens of
-//! `-lp A + beta k3`. Ports `AutoAdaptiveValueTracker` of upstream's `train_spo.py`. Next: `stage::spo`.
+//! `-lp A + beta k3`. Ports `AutoAdaptiveValueTracker` of upstream's `train_spo.py`. Next: `stage::policy::spo`.
 //!
 //! R rows, T tokens.
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::inputs::stated_alone;
+use super::fingerprint::without_unset;
 use super::legacy_records;
 use super::record::{ARITHMETIC, FORMAT, Inputs};
 use crate::error::Result;
@@ -165,7 +165,7 @@ fn get(inputs: &Inputs, name: &str) -> String {
     let value = inputs.named.get(name).map_or("", String::as_str);
     match name {
         "device" => value.split(':').next().unwrap_or_default().to_owned(),
-        _ if name.starts_with("stated ") => stated_alone(value),
+        _ if name.starts_with("stated ") => without_unset(value),
         _ => value.to_owned(),
     }
 }

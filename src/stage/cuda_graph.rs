@@ -212,7 +212,7 @@ mod tests {
     use ndarray::Array2;
     use tch::Device;
 
-    use super::super::measure::upload;
+    use super::super::device_batch::upload_ids;
     use super::*;
     use crate::loss::cross_entropy::{Targets, mean_with_grad};
     use crate::model::tiny;
@@ -236,7 +236,7 @@ mod tests {
             grads
         };
         let targets = Targets::new(&batch.labels, Device::Cpu);
-        let (hidden, _) = model.hidden(&upload(&batch.input_ids, Device::Cpu), Mask::Causal, true);
+        let (hidden, _) = model.hidden(&upload_ids(&batch.input_ids, Device::Cpu), Mask::Causal, true);
         let (want, surrogate) = mean_with_grad(&hidden, model.lm_head(), &targets, 0.5).unwrap().unwrap();
         surrogate.backward();
         let wanted = grads();

@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use super::context::{StageResult, StageRun};
-use super::inputs;
-use super::measure::Uploaded;
+use super::device_batch::DeviceBatch;
+use super::loading;
 use super::session::{Extras, Session};
 use super::train::backward;
 use crate::data::{DataLoader, Tokenizer};
@@ -28,7 +28,7 @@ struct Distill {
 
 impl Distill {
     /// The teacher's hidden states of a batch, `[B, T, D]`.
-    fn taught(&self, batch: &Uploaded) -> tch::Tensor {
+    fn teacher_hidden(&self, batch: &DeviceBatch) -> tch::Tensor {
         tch::no_grad(|| self.teacher.hidden(&batch.ids, batch.mask(), false).0)
     }
 }
@@ -46,13 +46,13 @@ impl Objective for Distill {
         pass: &mut BackwardPass<'_>,
     ) -> Result<StepLoss> {
         let batch = self.train.batch(epoch, index)?;
-        let uploaded = Uploaded::new(&batch, model.device());
+        let uploaded = DeviceBatch::new(&batch, model.device());
         self.compute.run(model.device(), || {
-            let taught = self.taught(&uploaded);
+            let teacher_hidden = self.teacher_hidden(&uploaded);
             let (hidden, aux) = model.hidden(&uploaded.ids, uploaded.mask(), true);
             let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
             let student = Speaker { hidden: &hidden, lm_head: model.lm_head() };
-            let teacher = Speaker { hidden: &taught, lm_head: self.teacher.lm_head() };
+            let teacher = Speaker { hidden: &teacher_hidden, lm_head: self.teacher.lm_head() };
             let parts =
                 distill::mean_with_grad(student, teacher, &uploaded.targets, self.config, pass.scale)?;
             let (loss, ce, kl, surrogate) = match parts {
@@ -72,13 +72,13 @@ impl Objective for Distill {
         let Some(loader) = &self.validation else { return Ok(Vec::new()) };
         let mut sums = [0.0; 3];
         for index in ranks.own_indices(loader.steps_per_epoch()) {
-            let batch = Uploaded::new(&loader.batch(0, index)?, model.device());
+            let batch = DeviceBatch::new(&loader.batch(0, index)?, model.device());
             let parts = tch::no_grad(|| {
                 self.compute.run(model.device(), || {
-                    let (taught, (hidden, _)) =
-                        (self.taught(&batch), model.hidden(&batch.ids, batch.mask(), false));
+                    let (teacher_hidden, (hidden, _)) =
+                        (self.teacher_hidden(&batch), model.hidden(&batch.ids, batch.mask(), false));
                     let student = Speaker { hidden: &hidden, lm_head: model.lm_head() };
-                    let teacher = Speaker { hidden: &taught, lm_head: self.teacher.lm_head() };
+                    let teacher = Speaker { hidden: &teacher_hidden, lm_head: self.teacher.lm_head() };
                     distill::mean(student, teacher, &batch.targets, self.config)
                 })
             })?;
@@ -109,9 +109,9 @@ pub fn run(stage: StageRun<'_>, config: &DistillStage) -> Result<StageResult> {
     let session = Session::open(stage, &config.train)?;
     let batches = session.row_batches()?;
     // The teacher first: loading the student then sets the random state that training goes on from.
-    let path = inputs::start_weights(context, &config.teacher)?
+    let path = loading::start_weights(context, &config.teacher)?
         .ok_or_else(|| Error::input("a teacher is trained weights").hint("name a stage or a file"))?;
-    let teacher = inputs::load(&path, config.teacher_model.as_ref(), context.device)?;
+    let teacher = loading::load(&path, config.teacher_model.as_ref(), context.device)?;
     let model = session.model(config.train.dropout)?;
     same_vocabulary(&path, &teacher, &model, session.tokenizer())?;
     let mut objective = Distill {
@@ -124,7 +124,7 @@ pub fn run(stage: StageRun<'_>, config: &DistillStage) -> Result<StageResult> {
     session.train(&model, &mut objective, &batches.prepared, Extras { chat: true, ..Extras::default() })
 }
 
-/// The teacher must know every token of the student, and by the same id where it brings a tokenizer.
+/// Checks that the teacher has every token of the student, with the same ids where it has a tokenizer of its own.
 fn same_vocabulary(
     path: &Path,
     teacher: &CausalLm,

@@ -7,8 +7,8 @@
 use tch::Tensor;
 
 use super::context::{Context, StageResult, StageRun};
-use super::inputs;
-use super::pairs::{Apart, Pairs, validate};
+use super::loading;
+use super::preference_pairs::{DevicePairs, PairStats, validate_pairs};
 use super::session::{Extras, Session};
 use super::train::backward;
 use crate::data::DataLoader;
@@ -29,22 +29,22 @@ struct Dpo {
 }
 
 impl Dpo {
-    /// Both answers' log-probabilities from those of the tokens.
-    fn answers(&self, pairs: &Pairs, logprobs: &Tensor, mask: &Tensor) -> Pair {
+    /// The log-probabilities of chosen and rejected answers, `[P]` each, from those of their tokens, `[2 P, T - 1]`.
+    fn sequence_logprobs(&self, pairs: &DevicePairs, logprobs: &Tensor, mask: &Tensor) -> Pair {
         let [chosen, rejected] = pairs.split(&dpo::reduce(logprobs, mask, self.reduction));
         Pair { chosen, rejected }
     }
 
-    /// The same under a model that does not learn.
-    fn frozen(&self, model: &CausalLm, pairs: &Pairs) -> Pair {
+    /// [`Self::sequence_logprobs`] under a model, without autograd.
+    fn logprobs_under(&self, model: &CausalLm, pairs: &DevicePairs) -> Pair {
         let _no_grad = tch::no_grad_guard();
         let [inputs, targets, mask] = pairs.shifted();
         let (hidden, _) = model.hidden(&inputs, Mask::Causal, false);
-        self.answers(pairs, &token_logprobs(&hidden, model.lm_head(), &targets), &mask)
+        self.sequence_logprobs(pairs, &token_logprobs(&hidden, model.lm_head(), &targets), &mask)
     }
 
-    fn loss(&self, policy: &Pair, pairs: &Pairs) -> Preferences {
-        let reference = self.reference.as_ref().map(|model| self.frozen(model, pairs));
+    fn loss(&self, policy: &Pair, pairs: &DevicePairs) -> Preferences {
+        let reference = self.reference.as_ref().map(|model| self.logprobs_under(model, pairs));
         dpo::dpo(policy, reference.as_ref(), self.config)
     }
 }
@@ -61,18 +61,18 @@ impl Objective for Dpo {
         index: u64,
         pass: &mut BackwardPass<'_>,
     ) -> Result<StepLoss> {
-        let pairs = Pairs::read(&self.train, epoch, index, model.device())?;
+        let pairs = DevicePairs::read(&self.train, epoch, index, model.device())?;
         self.compute.run(model.device(), || {
             let [inputs, targets, mask] = pairs.shifted();
             let (hidden, aux) = model.hidden(&inputs, Mask::Causal, true); // [2 P, T - 1, D]
             let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
             let logprobs = token_logprobs(&hidden, model.lm_head(), &targets).set_requires_grad(true);
-            let out = self.loss(&self.answers(&pairs, &logprobs, &mask), &pairs);
+            let out = self.loss(&self.sequence_logprobs(&pairs, &logprobs, &mask), &pairs);
             (&out.loss * pass.scale).f_backward()?;
             let learned = surrogate(&hidden, model.lm_head(), &targets, &logprobs.grad());
             backward(Some(learned), aux, pass.scale, pass)?;
             let loss = out.loss.double_value(&[]);
-            let apart = Apart::new(&out.chosen_reward, &out.rejected_reward);
+            let apart = PairStats::new(&out.chosen_reward, &out.rejected_reward);
             let extra = vec![
                 ("dpo_loss", loss),
                 ("chosen_reward", apart.chosen),
@@ -86,10 +86,10 @@ impl Objective for Dpo {
 
     fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
         let Some(loader) = &self.validation else { return Ok(Vec::new()) };
-        validate(loader, model.device(), ranks, |pairs| {
+        validate_pairs(loader, model.device(), ranks, |pairs| {
             self.compute.run(model.device(), || {
-                let out = self.loss(&self.frozen(model, pairs), pairs);
-                Ok((out.loss.double_value(&[]), Apart::new(&out.chosen_reward, &out.rejected_reward)))
+                let out = self.loss(&self.logprobs_under(model, pairs), pairs);
+                Ok((out.loss.double_value(&[]), PairStats::new(&out.chosen_reward, &out.rejected_reward)))
             })
         })
     }
@@ -107,7 +107,7 @@ pub fn run(stage: StageRun<'_>, config: &DpoStage) -> Result<StageResult> {
     let reference = match &config.reference {
         Reference::Free => None,
         Reference::Start => Some(session.model(0.0)?),
-        Reference::Weights(init) => Some(second(context, config, init)?),
+        Reference::Weights(init) => Some(load_reference(context, config, init)?),
     };
     let model = session.model(config.train.dropout)?;
     if let Some(reference) = &reference {
@@ -128,13 +128,13 @@ pub fn run(stage: StageRun<'_>, config: &DpoStage) -> Result<StageResult> {
     session.train(&model, &mut objective, &batches.prepared, Extras { chat: true, ..Extras::default() })
 }
 
-fn second(context: &Context<'_>, config: &DpoStage, init: &Init) -> Result<CausalLm> {
-    let path = inputs::start_weights(context, init)?
+fn load_reference(context: &Context<'_>, config: &DpoStage, init: &Init) -> Result<CausalLm> {
+    let path = loading::start_weights(context, init)?
         .ok_or_else(|| Error::input("a reference is trained weights").hint("name a stage or a file"))?;
-    inputs::load(&path, config.train.model.as_ref(), context.device)
+    loading::load(&path, config.train.model.as_ref(), context.device)
 }
 
-/// A reference differs from its policy in numbers alone.
+/// Checks that the reference has the policy's architecture.
 fn same_architecture(reference: &ModelConfig, policy: &ModelConfig) -> Result<()> {
     let plain = |config: &ModelConfig| ModelConfig { dropout: 0.0, ..config.clone() };
     if plain(reference) == plain(policy) {

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, json};
 
 use super::context::{Context, StageResult};
-use super::inputs;
+use super::loading;
 use crate::error::{Error, Result};
 use crate::export::{self, Format, Options, Source};
 use crate::plan::ExportConfig;
 
-/// Writes into the stage's folder.
+/// Exports into the stage's folder.
+///
+/// # Errors
+/// Weights that cannot be read or exported; an export that differs from them; a signal.
 pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Result<StageResult> {
-    let path = inputs::start_weights(context, &config.init)?
+    let path = loading::start_weights(context, &config.init)?
         .ok_or_else(|| Error::input("there are no weights to export"))?;
     let source = open(context, config, &path)?;
     let stem = path.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned());
@@ -49,7 +52,7 @@ pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Resul
 
 /// A file of ours states its architecture; the recipe's `model` is for files that do not.
 fn open(context: &Context<'_>, config: &ExportConfig, path: &Path) -> Result<Source> {
-    let folder = config.tokenizer.as_ref().map(|source| inputs::tokenizer_folder(context, source));
-    let given = inputs::stated(path, config.model.as_ref())?;
+    let folder = config.tokenizer.as_ref().map(|source| loading::tokenizer_folder(context, source));
+    let given = loading::config_of_weights(path, config.model.as_ref())?;
     Source::open(path, given.as_ref(), false, folder)
 }

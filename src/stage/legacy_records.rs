@@ -80,10 +80,10 @@ pub fn inputs_of_resume_file(
     stage: &StagePlan,
     now: &Inputs,
 ) -> Inputs {
-    let said = about::said(weights).ok().flatten();
-    let said = said.filter(|said| said["content_hash"] == content_hash);
+    let metadata = about::said(weights).ok().flatten();
+    let metadata = metadata.filter(|metadata| metadata["content_hash"] == content_hash);
     let mut named: Option<BTreeMap<String, String>> =
-        said.and_then(|said| serde_json::from_value(said["inputs"].clone()).ok());
+        metadata.and_then(|metadata| serde_json::from_value(metadata["inputs"].clone()).ok());
     for version in VERSIONS {
         for (hash, _) in candidates(output, &stage.name, &stage.config) {
             let mut tried = now.named.clone();

@@ -1,12 +1,12 @@
-//! Trains a low-rank adapter beside frozen weights (upstream's `train_lora.py`; `model::lora` has the formula).
+//! Trains a low-rank adapter on frozen weights (upstream's `train_lora.py`; `model::lora` has the formula).
 //!
-//! The loss is that of fine-tuning. Only the adapter learns and is saved, under upstream's names; the file notes its
+//! The loss is that of fine-tuning. Only the adapter is trained and saved, under upstream's names; the file notes its
 //! scale and the weights it belongs to, so that it can be run, merged and trained on. Next: `merge`.
 
 use serde_json::json;
 
 use super::context::{Context, StageResult, StageRun};
-use super::inputs;
+use super::loading;
 use super::session::{Extras, Session};
 use super::train::LanguageModelling;
 use crate::checkpoint::adapter::file as adapter;
@@ -25,14 +25,14 @@ pub fn run(stage: StageRun<'_>, config: &LoraConfig) -> Result<StageResult> {
     let base_dropout = config.train.model.as_ref().map_or(0.0, |m| m.config.dropout);
     let model = session.model(base_dropout)?;
     let adapter = start(context, config, &model)?;
-    let base = inputs::start_weights(context, &config.train.init)?;
+    let base = loading::start_weights(context, &config.train.init)?;
     let mut extras = Extras { chat: true, ..Extras::default() };
     extras.metadata.insert(
         adapter::METADATA.to_owned(),
         json!({
             "rank": adapter.rank(),
             "scale": adapter.scale(),
-            "base": base.map(|path| inputs::relative(context, &path)),
+            "base": base.map(|path| loading::relative(context, &path)),
         }),
     );
     let model = model.with_adapter(adapter);
@@ -63,6 +63,6 @@ fn start(context: &Context<'_>, config: &LoraConfig, model: &CausalLm) -> Result
 
 /// The file behind the name of an adapter.
 pub(super) fn adapter_path(context: &Context<'_>, init: &Init) -> Result<std::path::PathBuf> {
-    inputs::start_weights(context, init)?
+    loading::start_weights(context, init)?
         .ok_or_else(|| Error::input("this stage has no adapter").hint("name a lora stage or a file"))
 }

@@ -1,4 +1,4 @@
-//! Adds an adapter to the weights it was trained on, for good.
+//! Merges an adapter into the weights it was trained on.
 //!
 //! As upstream does it: the weights and `scale B A` are rounded to half precision each and added in it. The file notes
 //! which adapters are in it, so that none is added twice.
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tch::Kind;
 
 use super::context::{Context, StageResult};
-use super::inputs;
+use super::loading;
 use super::loop_config::save_kind;
 use super::lora::adapter_path;
 use super::metadata;
@@ -20,15 +20,18 @@ use crate::error::{Error, Place, Result};
 use crate::plan::MergeConfig;
 
 /// Merges and writes `<stage>_<hidden>[_moe].pth`.
+///
+/// # Errors
+/// Weights or adapter that cannot be read or do not fit each other; an adapter that is merged already.
 pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<StageResult> {
     let path = adapter_path(context, &config.adapter)?;
     let file = adapter::read(&path)?;
     let base = match &config.init {
-        Some(init) => inputs::start_weights(context, init)?,
+        Some(init) => loading::start_weights(context, init)?,
         None => file.base.clone(),
     };
     let base = base.ok_or_else(|| {
-        Error::input("the adapter does not say which weights it belongs to")
+        Error::input("the adapter does not name the weights it belongs to")
             .at(Place::file(&path))
             .hint("give `init`: the weights it was trained on")
     })?;
@@ -44,20 +47,20 @@ pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<St
     }
     let merged = record(weights.metadata.as_ref(), &path, &pairs, &fingerprint);
     drop(weights);
-    let model = inputs::load(&base, config.model.as_ref(), context.device)?;
+    let model = loading::load(&base, config.model.as_ref(), context.device)?;
     let scale = config.scale.unwrap_or(file.scale);
     let adapter = file.build(model.config(), context.device)?.scaled(scale, 0.0);
     let kind = save_kind(config.save_dtype);
     adapter.merge_into(model.params(), kind)?;
-    let mut said = metadata::of_model(context, name, config.tokenizer.as_ref(), &model);
-    said.insert(MERGED.to_owned(), merged);
-    let tokenizer = inputs::tokenizer(context, config.tokenizer.as_ref())?;
+    let mut about = metadata::of_model(context, name, config.tokenizer.as_ref(), &model);
+    about.insert(MERGED.to_owned(), merged);
+    let tokenizer = loading::tokenizer(context, config.tokenizer.as_ref())?;
     let marks = end_ids(tokenizer.as_ref(), &ends::named(&base)?);
-    said.insert(ends::KEY.to_owned(), ends::as_json(&marks));
-    let said = Value::Object(said).to_string();
+    about.insert(ends::KEY.to_owned(), ends::as_json(&marks));
+    let about = Value::Object(about).to_string();
     let output = WeightFile::new(name, model.config()).weights();
     let value = weights_value(&model, kind)?;
-    pth::write(&context.plan.output.join(&output), &value, &[(load::METADATA, said.as_bytes())])?;
+    pth::write(&context.plan.output.join(&output), &value, &[(load::METADATA, about.as_bytes())])?;
     let half = if kind == Kind::Float { "full" } else { "half" };
     Ok(StageResult {
         outputs: vec![output],

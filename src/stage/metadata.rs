@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::context::Context;
-use super::inputs;
+use super::loading;
 use super::record::Inputs;
 use crate::model::CausalLm;
 use crate::plan::TokenizerSource;
@@ -17,8 +17,8 @@ pub fn of_model(
     model: &CausalLm,
 ) -> Map<String, Value> {
     let tokenizer = tokenizer.map(|source| {
-        let folder = inputs::tokenizer_folder(context, source);
-        inputs::relative(context, &folder)
+        let folder = loading::tokenizer_folder(context, source);
+        loading::relative(context, &folder)
     });
     let recipe_hash = crate::hash::hex(&Sha256::digest(context.plan.recipe_text.as_bytes()));
     Map::from_iter([
@@ -27,7 +27,7 @@ pub fn of_model(
         ("recipe".to_owned(), json!(context.plan.name)),
         ("stage".to_owned(), json!(name)),
         ("recipe_hash".to_owned(), json!(recipe_hash)),
-        ("program".to_owned(), json!(format!("minimind {}", inputs::PROGRAM))),
+        ("program".to_owned(), json!(format!("minimind {}", loading::PROGRAM))),
     ])
 }
 

@@ -1,4 +1,4 @@
-//! What the files that a plan starts from tell of its models: for `plan`, which builds none.
+//! The architectures of a plan's start weights, read from their files: for `minimind plan`, which builds no model.
 //!
 //! A run reads the same when it loads them (`inputs`); here it fills the plan in, so that parameters, memory and time
 //! are those of the file. Next: `plan::cost`.

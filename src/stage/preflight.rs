@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::eval::math;
 use super::policy::build::prompt_options;
-use super::solve;
 use crate::checkpoint::{resolve_model_path, safetensors};
 use crate::data::preview::Preview;
 use crate::data::{
@@ -120,7 +120,7 @@ impl DataChecker<'_> {
                 empty_think_ratio,
             };
             let facts = prepare(data, &settings)?.facts;
-            // Rows further down may teach; that of these none does is told when all are read.
+            // Rows further down may have training targets.
             let none = facts.rows_without_loss == facts.rows && data.format != DataFormat::Preference;
             if none && !preview.is_cut() { facts.check_targets(data.format, max_seq_len) } else { Ok(()) }
         })
@@ -163,7 +163,7 @@ impl DataChecker<'_> {
         if c.tasks.contains(&EvalTask::Math) {
             check_head(&c.data, &mut |data, _| {
                 source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
-                    solve::check(&row?).map_err(|fault| fault.at(Place::line(path, line)))
+                    math::check(&row?).map_err(|fault| fault.at(Place::line(path, line)))
                 })
             })?;
         }

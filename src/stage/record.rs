@@ -1,5 +1,5 @@
-//! What a finished stage leaves in its folder: `done.json` (what it was made from, to tell whether it
-//! still holds) and `summary.json` (what came of it, for the report and the next command).
+//! The record of a finished stage in its folder: `done.json` (what it was made from, to decide whether it still holds)
+//! and `summary.json` (its results, for the report and the next command).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -78,12 +78,13 @@ impl Default for Inputs {
 }
 
 impl Inputs {
-    /// Adds one.
+    /// Adds an input.
     pub fn add(&mut self, name: &str, value: impl Into<String>) {
         self.named.insert(name.to_owned(), value.into());
     }
 
-    /// Sets the hash over all that decides the result; what only watches is not in it, nor the program's version.
+    /// Sets the hash over all that decides the result; settings that do not affect it are left out, as is the program's
+    /// version.
     pub fn seal(mut self, config: &StageConfig) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(format!("arithmetic={}\n", self.arithmetic));
@@ -147,7 +148,10 @@ pub fn remove_done(folder: &Path) -> Result<()> {
     }
 }
 
-/// Writes a JSON file whole or not at all.
+/// Writes a JSON file atomically.
+///
+/// # Errors
+/// I/O faults; a value that JSON cannot hold.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::failed("cannot write JSON").at(Place::file(path)).because(e))?;

@@ -9,7 +9,7 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use super::context::{StageResult, StageRun};
-use super::pairs::{Apart, Pairs, validate};
+use super::preference_pairs::{DevicePairs, PairStats, validate_pairs};
 use super::session::{Extras, Session};
 use crate::data::DataLoader;
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
@@ -29,8 +29,8 @@ struct Reward {
     center: f64,
 }
 
-/// Scores of the chosen and of the rejected rows, `[P]` each, and the experts' balance loss.
-fn scores(model: &CausalLm, pairs: &Pairs, train: bool) -> ([Tensor; 2], Option<Tensor>) {
+/// Scores of the chosen and of the rejected rows, `[P]` each, and the experts' balance loss, a scalar.
+fn scores(model: &CausalLm, pairs: &DevicePairs, train: bool) -> ([Tensor; 2], Option<Tensor>) {
     let (hidden, aux) = model.hidden(&pairs.ids, Mask::Causal, train); // [2 P, T, D]
     let (_, _, d) = hidden.size3().expect("hidden states are [2 P, T, D]");
     let last = hidden.reshape([-1, d]).index_select(0, &pairs.last); // [2 P, D]
@@ -51,13 +51,13 @@ impl Objective for Reward {
         index: u64,
         pass: &mut BackwardPass<'_>,
     ) -> Result<StepLoss> {
-        let pairs = Pairs::read(&self.train, epoch, index, model.device())?;
+        let pairs = DevicePairs::read(&self.train, epoch, index, model.device())?;
         self.compute.run(model.device(), || {
             let ([chosen, rejected], aux) = scores(model, &pairs, true);
             let loss = bradley_terry(&chosen, &rejected, self.center);
             let aux_loss = aux.as_ref().map_or(0.0, |a| a.double_value(&[]));
             super::train::backward(Some(&loss * pass.scale), aux, pass.scale, pass)?;
-            let apart = Apart::new(&chosen.detach(), &rejected.detach());
+            let apart = PairStats::new(&chosen.detach(), &rejected.detach());
             let extra = vec![
                 ("chosen_score", apart.chosen),
                 ("rejected_score", apart.rejected),
@@ -71,11 +71,11 @@ impl Objective for Reward {
     fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
         let Some(loader) = &self.validation else { return Ok(Vec::new()) };
         let _no_grad = tch::no_grad_guard();
-        validate(loader, model.device(), ranks, |pairs| {
+        validate_pairs(loader, model.device(), ranks, |pairs| {
             self.compute.run(model.device(), || {
                 let ([chosen, rejected], _) = scores(model, pairs, false);
                 let loss = bradley_terry(&chosen, &rejected, self.center).double_value(&[]);
-                Ok((loss, Apart::new(&chosen, &rejected)))
+                Ok((loss, PairStats::new(&chosen, &rejected)))
             })
         })
     }

@@ -12,7 +12,7 @@ use super::context::{Context, Resume, StageResult, StageRun, StartFrom};
 use super::decision::{Decision, StageRequest, decide};
 use super::record::{Done, Inputs, write_json};
 use super::stage_state::{self, StageState};
-use super::{backup, decision, inputs, legacy_records, rerun};
+use super::{backup, decision, fingerprint, legacy_records, rerun};
 use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tokenizer, train};
 use crate::atomic;
 use crate::checkpoint::weight_file;
@@ -139,7 +139,8 @@ impl<'a> Runner<'a> {
                 return Err(decision::no_checkpoint(&self.context, stage));
             }
             // What an earlier stage has yet to make is missing now; other faults show when the stage runs.
-            let inputs = begun.then(|| inputs::describe(&self.context, &stage.config).ok()).flatten();
+            let inputs =
+                begun.then(|| fingerprint::stage_inputs(&self.context, &stage.config).ok()).flatten();
             let Some(inputs) = inputs else { continue };
             let state = stage_state::read(output, stage, &inputs)?;
             let decision = decide(&self.context, stage, &state, &inputs, request)?;
@@ -168,7 +169,7 @@ impl<'a> Runner<'a> {
         let (inputs, state) = match self.known[i].take().filter(|_| !after) {
             Some(known) => known,
             None => {
-                let inputs = inputs::describe(&self.context, &stage.config).map_err(at)?;
+                let inputs = fingerprint::stage_inputs(&self.context, &stage.config).map_err(at)?;
                 let state = stage_state::read(&plan.output, stage, &inputs)?;
                 (inputs, state)
             }

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::measure;
+use super::context::StageRun;
+use super::greedy::continue_greedily;
 use super::record::write_json;
-use super::session::Session;
+use crate::data::Tokenizer;
 use crate::error::Result;
 use crate::model::CausalLm;
 
@@ -16,40 +17,61 @@ const SAMPLE_TOKENS: usize = 48;
 /// A file of the stage's folder: prompts with their answers before training.
 const FILE: &str = "samples.json";
 
-/// Greedy answers to the recipe's sample prompts, on rank 0; empty without prompts or tokenizer.
-///
-/// # Errors
-/// A prompt is empty, or text that cannot be tokenised.
-pub fn answers(session: &Session<'_>, model: &CausalLm, chat: bool) -> Result<Vec<String>> {
-    let prompts = &session.config.samples;
-    match session.tokenizer() {
-        Some(tokenizer) if !prompts.is_empty() && session.stage.context.ranks.is_rank0() => {
-            measure::samples(model, tokenizer, prompts, chat, (SAMPLE_TOKENS, &session.end_ids()?))
-        }
-        _ => Ok(Vec::new()),
-    }
+/// The sample prompts of a stage.
+pub struct Samples<'a> {
+    /// The stage.
+    pub stage: StageRun<'a>,
+    /// The recipe's prompts; there may be none.
+    pub prompts: &'a [String],
+    /// Without one there are no answers.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// The ids of the tokens that end an answer.
+    pub end_ids: Vec<u32>,
+    /// Whether prompts are chat messages; otherwise text is continued.
+    pub chat: bool,
 }
 
-/// Prompts and answers of before the stage began: of the model as it is, or, where the stage resumes, those kept in its
-/// folder. Keeps them.
-///
-/// # Errors
-/// As [`answers`]; I/O faults.
-pub fn before(
-    session: &Session<'_>,
-    model: &CausalLm,
-    chat: bool,
-    resumes: bool,
-) -> Result<Vec<(String, String)>> {
-    let prompts = &session.config.samples;
-    let before = match resumes {
-        true => kept(session.stage.folder, prompts),
-        false => prompts.iter().cloned().zip(answers(session, model, chat)?).collect(),
-    };
-    if session.stage.context.ranks.is_rank0() {
-        write_json(&session.stage.folder.join(FILE), &before)?;
+impl Samples<'_> {
+    /// Greedy answers on rank 0; empty without prompts or tokenizer.
+    ///
+    /// # Errors
+    /// A prompt is empty, or text that cannot be tokenised.
+    pub fn answers(&self, model: &CausalLm) -> Result<Vec<String>> {
+        match self.tokenizer {
+            Some(tokenizer) if !self.prompts.is_empty() && self.stage.context.ranks.is_rank0() => {
+                let limits = (SAMPLE_TOKENS, self.end_ids.as_slice());
+                continue_greedily(model, tokenizer, self.prompts, self.chat, limits)
+            }
+            _ => Ok(Vec::new()),
+        }
     }
-    Ok(before)
+
+    /// Prompts and answers of before the stage began: of the model as it is, or, where the stage resumes, those kept in
+    /// its folder. Keeps them.
+    ///
+    /// # Errors
+    /// As [`Self::answers`]; I/O faults.
+    pub fn before(&self, model: &CausalLm, resumes: bool) -> Result<Vec<(String, String)>> {
+        let before = match resumes {
+            true => kept(self.stage.folder, self.prompts),
+            false => self.prompts.iter().cloned().zip(self.answers(model)?).collect(),
+        };
+        if self.stage.context.ranks.is_rank0() {
+            write_json(&self.stage.folder.join(FILE), &before)?;
+        }
+        Ok(before)
+    }
+
+    /// `prompt`, `before` and `after` of each prompt, for the summary.
+    pub fn compared(&self, before: &[(String, String)], after: &[String]) -> Value {
+        let rows = self.prompts.iter().enumerate().filter_map(|(i, prompt)| {
+            let after = after.get(i)?;
+            // A prompt that was added later has no answer of before.
+            let before = before.iter().find(|(asked, _)| asked == prompt).map(|(_, answer)| answer);
+            Some(json!({"prompt": prompt, "before": before, "after": after}))
+        });
+        rows.collect()
+    }
 }
 
 fn kept(folder: &Path, prompts: &[String]) -> Vec<(String, String)> {
@@ -59,15 +81,4 @@ fn kept(folder: &Path, prompts: &[String]) -> Vec<(String, String)> {
     let same = answers.len() == prompts.len() && !answers.is_empty();
     let old = same.then(|| prompts.iter().cloned().zip(answers).collect());
     old.or_else(|| serde_json::from_str(&text).ok()).unwrap_or_default()
-}
-
-/// `prompt`, `before` and `after` of each prompt, for the summary.
-pub fn compared(prompts: &[String], before: &[(String, String)], after: &[String]) -> Value {
-    let rows = prompts.iter().enumerate().filter_map(|(i, prompt)| {
-        let after = after.get(i)?;
-        // A prompt that was added later has no answer of before.
-        let before = before.iter().find(|(asked, _)| asked == prompt).map(|(_, answer)| answer);
-        Some(json!({"prompt": prompt, "before": before, "after": after}))
-    });
-    rows.collect()
 }

@@ -11,8 +11,9 @@ use tch::Tensor;
 
 use super::context::{StageResult, StageRun};
 use super::loop_config::loop_config;
+use super::samples::Samples;
 use super::training_run::TrainingRun;
-use super::{inputs, metadata, resuming, samples};
+use super::{loading, metadata, resuming};
 use crate::checkpoint::{WeightFile, ends};
 use crate::data::{DataLoader, DataLoaderConfig, Dataset, PrepareContext, PreparedData, Tokenizer, prepare};
 use crate::engine::{CheckpointPaths, Objective};
@@ -55,7 +56,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// It cannot be read.
     pub fn open(stage: StageRun<'a>, config: &'a TrainConfig) -> Result<Self> {
-        let tokenizer = inputs::tokenizer(stage.context, config.tokenizer.as_ref())?.map(Arc::new);
+        let tokenizer = loading::tokenizer(stage.context, config.tokenizer.as_ref())?.map(Arc::new);
         Ok(Self { stage, config, tokenizer })
     }
 
@@ -138,10 +139,10 @@ impl<'a> Session<'a> {
     /// Weights that cannot be read or have another architecture than the recipe states; a vocabulary that is too small.
     pub fn model(&self, dropout: f64) -> Result<CausalLm> {
         let (context, config, tokenizer) = (self.stage.context, self.config, self.tokenizer());
-        let model = inputs::model(context, &config.init, config.model.as_ref(), tokenizer, dropout)?;
-        inputs::check_vocabulary(&model, tokenizer)?;
+        let model = loading::model(context, &config.init, config.model.as_ref(), tokenizer, dropout)?;
+        loading::check_vocabulary(&model, tokenizer)?;
         let from = (&config.init, config.tokenizer.as_ref());
-        inputs::say_smaller_of(context, from, tokenizer, model.config())?;
+        loading::warn_of_other_tokenizer_of(context, from, tokenizer, model.config())?;
         Ok(model)
     }
 
@@ -152,7 +153,7 @@ impl<'a> Session<'a> {
     pub fn end_ids(&self) -> Result<Vec<u32>> {
         match self.config.eos_token_id {
             Some(id) => Ok(vec![id as u32]),
-            None => inputs::ends(self.stage.context, &self.config.init, self.tokenizer()),
+            None => loading::end_ids(self.stage.context, &self.config.init, self.tokenizer()),
         }
     }
 
@@ -194,18 +195,25 @@ impl<'a> Session<'a> {
         prepared: &PreparedData,
         extras: Extras,
     ) -> Result<StageResult> {
-        inputs::check_prepared(model.config(), prepared, &self.config.data)?;
+        loading::check_prepared(model.config(), prepared, &self.config.data)?;
         let run = self.prepare(model, &*objective, extras.metadata)?;
-        let before = samples::before(self, model, extras.chat, run.checkpoint.is_some())?;
+        let samples = Samples {
+            stage: self.stage,
+            prompts: &self.config.samples,
+            tokenizer: self.tokenizer(),
+            end_ids: self.end_ids()?,
+            chat: extras.chat,
+        };
+        let before = samples.before(model, run.checkpoint.is_some())?;
         let trained = run.train(model, objective, run.open_metrics()?)?;
-        let after = samples::answers(self, model, extras.chat)?;
+        let after = samples.answers(model)?;
         let mut summary = trained.summary(model);
         let parameters: usize = model.params().trained().1.iter().map(Tensor::numel).sum();
         summary["parameters"]["trained"] = json!(parameters);
         if let Some((best, _)) = trained.outcome.best {
             summary["metrics"]["best_val_loss"] = json!(best);
         }
-        summary["samples"] = samples::compared(&self.config.samples, &before, &after);
+        summary["samples"] = samples.compared(&before, &after);
         summary["data"] = json!(prepared.facts);
         summary["notes"] = json!(trained.notes);
         Ok(run.result(&trained, summary))

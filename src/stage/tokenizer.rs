@@ -9,7 +9,10 @@ use crate::data::{self, DataSource};
 use crate::error::{Error, Result};
 use crate::plan::TokenizerConfig;
 
-/// Learns a tokenizer into `folder`.
+/// Trains a tokenizer and writes it into `folder`.
+///
+/// # Errors
+/// Data that cannot be read or holds no text; a signal.
 pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Result<StageResult> {
     let texts = data::source::texts(&config.data)?;
     let mut left = config.max_bytes.unwrap_or(u64::MAX);

@@ -1,14 +1,15 @@
 //! Pretraining and supervised fine-tuning: next-token cross-entropy over batches.
 //!
-//! One file for both: they differ in how rows become ids and labels, which is `data`'s affair, and in how
-//! a sample is asked for. Loss = CE + the experts' balance loss (upstream's `train_pretrain.py`,
+//! One file for both: they differ in how rows become ids and labels, which is `data`'s job, and in how samples are
+//! prompted. Loss = CE + the experts' balance loss (upstream's `train_pretrain.py`,
 //! `train_full_sft.py`). The objective serves `lora` and `reason` too.
 
 use tch::Tensor;
 
 use super::context::{StageResult, StageRun};
 use super::cuda_graph::GraphRunner;
-use super::measure::{self, Uploaded};
+use super::device_batch::DeviceBatch;
+use super::eval::loss::measure_loss;
 use super::session::{Extras, Session};
 use crate::data::{Batch, DataLoader};
 use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
@@ -17,37 +18,37 @@ use crate::loss::cross_entropy;
 use crate::model::CausalLm;
 use crate::plan::TrainConfig;
 
-/// The loss of a batch.
+/// Next-token cross-entropy with the experts' balance loss.
 pub(super) struct LanguageModelling {
     pub(super) train: DataLoader,
     pub(super) validation: Option<DataLoader>,
     pub(super) compute: Compute,
-    /// Tokens that weigh more, and how much.
+    /// Ids of tokens with a higher weight, and the weight.
     pub(super) markers: Option<(Tensor, f64)>,
-    /// Micro-steps that a GPU repeats as a whole.
+    /// Micro-steps captured as CUDA graphs.
     graphs: GraphRunner,
-    /// The next batch, made while a GPU was busy with the last one.
-    ahead: Option<(u64, u64, Batch)>,
+    /// The prefetched next batch: epoch, index, batch.
+    prefetched: Option<(u64, u64, Batch)>,
 }
 
 impl LanguageModelling {
     /// Cross-entropy over these batches.
     pub(super) fn new(train: DataLoader, validation: Option<DataLoader>, compute: Compute) -> Self {
-        Self { train, validation, compute, markers: None, graphs: GraphRunner::default(), ahead: None }
+        Self { train, validation, compute, markers: None, graphs: GraphRunner::default(), prefetched: None }
     }
 
     fn batch(&mut self, epoch: u64, index: u64) -> Result<Batch> {
-        match self.ahead.take() {
+        match self.prefetched.take() {
             Some((of, at, batch)) if (of, at) == (epoch, index) => Ok(batch),
             _ => self.train.batch(epoch, index),
         }
     }
 
-    /// Makes the next batch while a GPU works; nothing where the host itself computes, or where other ranks take turns.
-    /// A fault of that batch is told when it is asked for.
-    fn look_ahead(&mut self, model: &CausalLm, alone: bool, epoch: u64, index: u64) {
+    /// Prepares the next batch while a GPU computes; nothing on the CPU, or with several ranks. A fault of that batch
+    /// shows when it is needed.
+    fn prefetch(&mut self, model: &CausalLm, alone: bool, epoch: u64, index: u64) {
         if alone && model.device().is_cuda() && index < self.train.steps_per_epoch() {
-            self.ahead = self.train.batch(epoch, index).ok().map(|batch| (epoch, index, batch));
+            self.prefetched = self.train.batch(epoch, index).ok().map(|batch| (epoch, index, batch));
         }
     }
 }
@@ -70,10 +71,10 @@ impl Objective for LanguageModelling {
             && self.markers.is_none()
             && let Some(loss) = self.graphs.run(model, &batch, pass.scale, self.compute)?
         {
-            self.look_ahead(model, true, epoch, index + 1);
+            self.prefetch(model, true, epoch, index + 1);
             return Ok(StepLoss { loss: loss.double_value(&[]), tokens, ..StepLoss::default() });
         }
-        let mut uploaded = Uploaded::new(&batch, model.device());
+        let mut uploaded = DeviceBatch::new(&batch, model.device());
         if let Some((tokens, weight)) = &self.markers {
             uploaded.targets = uploaded.targets.weighted(tokens, *weight);
         }
@@ -85,8 +86,8 @@ impl Objective for LanguageModelling {
             backward(surrogate, aux, pass.scale, pass)?;
             Ok((loss, balance))
         })?;
-        self.look_ahead(model, pass.single_process(), epoch, index + 1);
-        // Read after the way back: a GPU has all its work then while the host waits for a number.
+        self.prefetch(model, pass.single_process(), epoch, index + 1);
+        // Read after backward: all work is queued on a GPU before the host waits for a number.
         let number = |scalar: Option<Tensor>| scalar.map_or(0.0, |scalar| scalar.double_value(&[]));
         let (loss, aux_loss) = (number(loss), number(balance));
         let extra = self.markers.iter().map(|_| ("logits_loss", loss)).collect();
@@ -95,7 +96,7 @@ impl Objective for LanguageModelling {
 
     fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {
         match &self.validation {
-            Some(loader) => measure::loss(model, loader, self.compute, ranks),
+            Some(loader) => measure_loss(model, loader, self.compute, ranks),
             None => Ok(Vec::new()),
         }
     }

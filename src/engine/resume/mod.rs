@@ -74,14 +74,14 @@ impl Position {
     }
 }
 
-/// What our files hold beside weights and optimizer.
+/// The `minimind` entry: what our files hold beyond upstream's keys.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SavedState {
     /// Hash of the settings, data and start weights that led here.
     pub content_hash: String,
     /// Updates made.
     pub updates: u64,
-    /// Real tokens seen.
+    /// Tokens without padding.
     pub tokens: u64,
     /// Seconds trained.
     pub elapsed_s: f64,
@@ -106,16 +106,16 @@ pub struct SavedState {
     /// What the run was made from, as the stage records it; null in files from before this was kept.
     #[serde(default)]
     pub made_from: serde_json::Value,
-    /// The objective's own, on the first rank.
+    /// The objective's state on rank 0.
     #[serde(default)]
     pub objective: serde_json::Value,
-    /// The same on the ranks after the first.
+    /// The same on the other ranks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objectives: Vec<serde_json::Value>,
-    /// The lowest factor that any rank's guards put on the learning rate; none where there was one process.
+    /// The lowest of the ranks' factors on the learning rate; none in a single process.
     #[serde(default)]
     pub rate_factor: Option<f64>,
-    /// What a schedule by updates is ahead of them, since the number of ranks changed.
+    /// Added to the updates for the schedule, since the number of ranks changed.
     #[serde(default)]
     pub schedule_shift: i64,
 }
@@ -126,7 +126,7 @@ impl SavedState {
         self.updates.saturating_add_signed(self.schedule_shift)
     }
 
-    /// The objective's own on a rank; the first's where the run had fewer.
+    /// The objective's state on a rank; rank 0's where the run had fewer ranks.
     pub fn objective_of(&self, rank: usize) -> &serde_json::Value {
         rank.checked_sub(1).and_then(|i| self.objectives.get(i)).unwrap_or(&self.objective)
     }

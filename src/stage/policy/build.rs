@@ -19,7 +19,7 @@ use crate::plan::{GeneratedPlan, Method, PolicyConfig, RolloutPlan};
 use crate::rollout::SamplingParams;
 use crate::rollout::rewards::{RewardContext, Rewards};
 use crate::rollout::tools::{CallForm, Tools};
-use crate::stage::inputs;
+use crate::stage::loading;
 use crate::stage::session::Session;
 
 /// Rollouts, reference and guards as planned.
@@ -88,15 +88,13 @@ fn generated(
     let completion = multi_turn.as_ref().map_or(rollout.max_new_tokens, |turns| turns.max_total_len);
     check_length(t.max_seq_len + completion, policy)?;
     warn_of_temperature(rollout);
-    let rewards = Rewards::new(
-        &config.rewards,
-        &RewardContext {
-            run: &context.plan.output,
-            device: context.device,
-            kind: Kind::Float,
-            calls: Some(&calls),
-        },
-    )?;
+    let rewards = RewardContext {
+        run: &context.plan.output,
+        device: context.device,
+        kind: Kind::Float,
+        calls: Some(&calls),
+    };
+    let rewards = Rewards::new(&config.rewards, &rewards)?;
     let &GeneratedPlan { max_new_tokens, temperature, top_p, top_k, .. } = rollout;
     Ok(GeneratedRollouts {
         generator: generator(session, rollout, &eos_ids),
@@ -120,12 +118,7 @@ fn generated(
             Method::Grpo(grpo) => grpo.dynamic_sampling_rounds,
             _ => 0,
         },
-        log: match context.ranks.is_rank0() {
-            true => {
-                CompletionsLog::open(session.stage.folder, config.keep_completions, t.log_interval as u64)?
-            }
-            false => CompletionsLog::none(),
-        },
+        log: completions_log(session, config)?,
         tokenizer,
     })
 }
@@ -157,8 +150,17 @@ fn prompts(
 fn generator(session: &Session<'_>, rollout: &GeneratedPlan, eos_ids: &[u32]) -> Generator {
     let Some(server) = &rollout.server else { return Generator::Native };
     let tokenizer = session.config.tokenizer.as_ref();
-    let folder = tokenizer.map(|source| inputs::tokenizer_folder(session.stage.context, source));
+    let folder = tokenizer.map(|source| loading::tokenizer_folder(session.stage.context, source));
     Generator::server(server, session.stage.folder, folder.as_deref(), eos_ids)
+}
+
+/// Rank 0 logs completions.
+fn completions_log(session: &Session<'_>, config: &PolicyConfig) -> Result<CompletionsLog> {
+    if !session.stage.context.ranks.is_rank0() {
+        return Ok(CompletionsLog::none());
+    }
+    let interval = config.train.log_interval as u64;
+    CompletionsLog::open(session.stage.folder, config.keep_completions, interval)
 }
 
 /// Checks that the policy has positions for the longest rows, in tokens.
@@ -230,7 +232,7 @@ fn pad_id(config: &PolicyConfig, tokenizer: Option<&Tokenizer>) -> i64 {
 fn reference(session: &Session<'_>, config: &PolicyConfig, policy: &CausalLm) -> Result<Option<CausalLm>> {
     let Some(init) = &config.reference else { return Ok(None) };
     let (context, plan) = (session.stage.context, config.train.model.as_ref());
-    let model = inputs::model(context, init, plan, session.tokenizer(), 0.0)?;
+    let model = loading::model(context, init, plan, session.tokenizer(), 0.0)?;
     let shape = |m: &CausalLm| (m.config().vocab_size, m.config().hidden_size, m.config().num_hidden_layers);
     if shape(&model) != shape(policy) {
         let words = |m: &CausalLm| {

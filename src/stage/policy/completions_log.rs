@@ -1,6 +1,6 @@
-//! `completions.jsonl`: what the policy wrote at some steps, with what it was worth.
+//! `completions.jsonl`: completions of some steps with their rewards.
 //!
-//! Grows like the metrics: a checkpoint keeps its length, and a run that goes on cuts it back to there.
+//! Grows like the metrics: a checkpoint keeps its length, and a resumed run truncates it to there.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -19,9 +19,9 @@ pub struct LoggedCompletion<'a> {
     pub step: u64,
     /// Rendered.
     pub prompt: &'a str,
-    /// What came.
+    /// Generated text.
     pub completion: &'a str,
-    /// What it was worth.
+    /// Its rewards.
     pub scores: &'a Scores,
     /// Why it ended.
     pub finish: FinishReason,
@@ -45,7 +45,11 @@ impl CompletionsLog {
         Self { path: PathBuf::new(), file: None, length: 0, most: 0, interval: 1 }
     }
 
-    /// Opens `folder/completions.jsonl`, empty until [`Self::truncate`] says how much of it counts.
+    /// Opens `folder/completions.jsonl`; counts as empty until [`Self::truncate`] gives a length. `most` rows of a step
+    /// are kept, every `interval` steps.
+    ///
+    /// # Errors
+    /// I/O faults.
     pub fn open(folder: &Path, most: usize, interval: u64) -> Result<Self> {
         let path = folder.join("completions.jsonl");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -53,13 +57,15 @@ impl CompletionsLog {
         Ok(Self { path, file: Some(file), length: 0, most, interval })
     }
 
-    /// Whether a step is one of those kept.
+    /// Whether the completions of a step (from 1) are logged.
     pub fn is_logged(&self, step: u64) -> bool {
         self.most > 0 && (step == 1 || step.is_multiple_of(self.interval))
     }
 
-    /// Keeps some of a step's completions, if it is one that is kept: the first of them, and the best and the
-    /// worst in their place where those are others.
+    /// Logs some of a step's completions, if it is one of those: the best, the worst, and the first ones.
+    ///
+    /// # Errors
+    /// I/O faults.
     pub fn log<'a>(&mut self, rows: impl Iterator<Item = LoggedCompletion<'a>>) -> Result<()> {
         let rows: Vec<LoggedCompletion<'_>> = rows.collect();
         if !rows.first().is_some_and(|row| self.is_logged(row.step)) {
@@ -87,12 +93,15 @@ impl CompletionsLog {
         Ok(())
     }
 
-    /// How long the file is.
+    /// The length of the file in bytes.
     pub fn position(&self) -> Value {
         json!(self.length)
     }
 
-    /// Cuts the file back to a [`Self::position`].
+    /// Truncates the file to a [`Self::position`].
+    ///
+    /// # Errors
+    /// I/O faults.
     pub fn truncate(&mut self, position: &Value) -> Result<()> {
         let fault = |e| Error::io("cut the log of completions", &self.path, e);
         let Some(file) = &self.file else { return Ok(()) };
@@ -101,7 +110,10 @@ impl CompletionsLog {
         file.set_len(self.length).map_err(fault)
     }
 
-    /// The last rows, for the summary.
+    /// The last `count` rows, for the summary.
+    ///
+    /// # Errors
+    /// I/O faults.
     pub fn last(&mut self, count: usize) -> Result<Vec<Value>> {
         let fault = |e| Error::io("read the log of completions", &self.path, e);
         let mut text = String::new();

@@ -1,7 +1,7 @@
 //! What ppo, grpo, spo and agent share: a policy and its reference, learning from rollouts, held-out rewards.
 //!
 //! A step: `source` makes a rollout, `experience` the tensors and reference log-probabilities of it, a [`Learner`]
-//! (`stage::grpo`, `ppo`, `spo`) turns rewards into a loss, and `engine::train` into updates. [`run`] builds these
+//! (`grpo`, `ppo`, `spo`) turns rewards into a loss, and `engine::train` into updates. [`run`] builds these
 //! (`build`) and trains over the same [`Session`] as every other stage.
 
 pub mod answer;
@@ -11,11 +11,14 @@ pub mod completions_log;
 pub mod experience;
 pub mod generated;
 pub mod generator;
+pub mod grpo;
 pub mod guards;
 mod heldout;
 pub mod learner;
 pub mod multi_turn;
+pub mod ppo;
 pub mod source;
+pub mod spo;
 
 use serde_json::json;
 
@@ -24,7 +27,6 @@ use self::learner::Learner;
 use self::source::StepIndex;
 use super::context::{StageResult, StageRun};
 use super::session::Session;
-use super::{grpo, ppo, spo};
 use crate::engine::{AuxModel, BackwardPass, Objective, Ranks, StepLoss};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;

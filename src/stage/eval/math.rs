@@ -1,23 +1,23 @@
-//! Sums in words: greedy answers whose final number is compared with the row's.
+//! Math word problems: the final number of a greedy answer is compared with the row's.
 //!
 //! GSM8K's own rows (`question`, `answer` with `####`), or conversations with `gt` or `answer`. What a final answer is:
 //! `rollout::rewards::answers`.
 
 use serde_json::{Map, Value, json};
 
-use super::choice::wilson;
-use super::eval::Measurement;
-use super::measure::prompt_ids;
+use super::measurement::Measurement;
+use super::wilson::wilson;
 use crate::data::{Tokenizer, source};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::rollout::rewards::{MathConfig, RewardInput, answers};
 use crate::rollout::{GenerateConfig, generate_batch};
+use crate::stage::greedy::chat_prompt_ids;
 
 /// Answers that are shown, wrong ones first.
 const SHOWN: usize = 10;
 
-/// The conversation up to the answer.
+/// The messages up to the answer; `None` where the row has no question.
 fn messages(row: &Value) -> Option<Vec<Value>> {
     if let Some(turns) = row["conversations"].as_array() {
         let end = turns.iter().rposition(|turn| turn["role"] == "user")? + 1;
@@ -35,7 +35,7 @@ const FORM: &str = "math wants `question` and `answer`, or `conversations` and `
 /// # Errors
 /// What is missing.
 pub fn check(row: &Value) -> Result<()> {
-    let asked = messages(row).ok_or_else(|| Error::input("the row asks nothing").hint(FORM))?;
+    let asked = messages(row).ok_or_else(|| Error::input("the row has no question").hint(FORM))?;
     let input = RewardInput { prompt_messages: &asked, prompt: "", completion: "", row };
     answers::math(&input, &MathConfig::default()).map(|_| ()).map_err(|what| Error::input(what).hint(FORM))
 }
@@ -49,7 +49,10 @@ fn shown_answer(value: &Value) -> String {
     }
 }
 
-/// The share of right answers, and some of them.
+/// Accuracy with its interval, and some answers, wrong ones first.
+///
+/// # Errors
+/// Rows that cannot be read, or lack question or answer.
 pub fn measure(
     model: &CausalLm,
     tokenizer: &Tokenizer,
@@ -59,7 +62,7 @@ pub fn measure(
     for row in source::rows(what.data)?.take(what.limit.unwrap_or(usize::MAX)) {
         let row = row?;
         let asked = messages(&row)
-            .ok_or_else(|| Error::input(format!("row {} asks nothing", rows.len() + 1)).hint(FORM))?;
+            .ok_or_else(|| Error::input(format!("row {} has no question", rows.len() + 1)).hint(FORM))?;
         rows.push((row, asked));
     }
     if rows.is_empty() {
@@ -67,12 +70,12 @@ pub fn measure(
     }
     let prompts = rows
         .iter()
-        .map(|(_, asked)| prompt_ids(tokenizer, &Value::from(asked.clone())))
+        .map(|(_, asked)| chat_prompt_ids(tokenizer, &Value::from(asked.clone())))
         .collect::<Result<Vec<_>>>()?;
-    let config = GenerateConfig::greedy(what.max_new_tokens, what.ends);
-    let said = generate_batch(model, &prompts, &config)?;
+    let config = GenerateConfig::greedy(what.max_new_tokens, what.end_ids);
+    let outputs = generate_batch(model, &prompts, &config)?;
     let (mut right, mut shown) = (0, Vec::new());
-    for ((row, asked), ids) in rows.iter().zip(said) {
+    for ((row, asked), ids) in rows.iter().zip(outputs) {
         let got = tokenizer.decode(&ids, true)?;
         let input = RewardInput { prompt_messages: asked, prompt: "", completion: &got, row };
         let score = answers::math(&input, &MathConfig::default())

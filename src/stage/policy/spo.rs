@@ -4,9 +4,9 @@
 
 use serde_json::{Value, json};
 
-use super::policy::experience::{ExperienceMaker, max_logprob_gap};
-use super::policy::learner::Learner;
-use super::policy::source::StepIndex;
+use super::experience::{ExperienceMaker, max_logprob_gap};
+use super::learner::Learner;
+use super::source::StepIndex;
 use crate::engine::StepLoss;
 use crate::error::{Error, Result};
 use crate::loss::policy::{column, k3, spread, token_mean};

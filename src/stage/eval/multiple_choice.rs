@@ -1,4 +1,4 @@
-//! Multiple choice: which answer the model finds likeliest, in three readings, beside chance.
+//! Multiple choice: which answer has the highest likelihood, by three normalisations, beside chance.
 //!
 //! An answer's log-likelihood is the sum over its tokens after the prompt; per byte and per token divide by its length, so
 //! that short answers have no advantage. Prompt and answer are joined and tokenised as lm-evaluation-harness does. A letter
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
+use super::wilson::wilson;
 use crate::data::Tokenizer;
 use crate::data::multiple_choice::{self, ChoiceItem, Subject};
 use crate::data::tokenizer::RenderOptions;
@@ -18,7 +19,7 @@ use crate::engine::Compute;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Mask};
 
-/// What to ask, and how.
+/// The questions, and how they are asked.
 #[derive(Debug)]
 pub struct ChoiceSettings<'a> {
     /// Files, or folders of files, a subject each.
@@ -27,7 +28,7 @@ pub struct ChoiceSettings<'a> {
     pub shots: usize,
     /// Where examples come from: a file, or a folder with a file of each subject's name.
     pub shots_from: Option<&'a Path>,
-    /// Whether questions are put as chat turns.
+    /// Whether questions are rendered with the chat template.
     pub chat: bool,
     /// Rows a batch.
     pub batch_size: usize,
@@ -46,14 +47,14 @@ struct Likelihoods {
     tokens: Vec<usize>,
 }
 
-/// A row to be run, and which of its positions score which answer: (answer, position, token).
-struct Run {
+/// A row of the forward pass, and which of its positions score which answer: (answer, position, token).
+struct ScoredRow {
     question: usize,
     ids: Vec<i64>,
     scored: Vec<(usize, usize, i64)>,
 }
 
-/// Right answers by reading.
+/// Right answers by normalisation.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
     questions: usize,
@@ -63,7 +64,10 @@ struct Tally {
     per_token: usize,
 }
 
-/// Metrics over all questions, and accuracy a subject.
+/// Metrics over all questions, and the accuracy of each subject.
+///
+/// # Errors
+/// Questions or examples that cannot be read; logits that are not finite.
 pub fn measure(
     model: &CausalLm,
     tokenizer: &Tokenizer,
@@ -140,17 +144,6 @@ impl Tally {
     }
 }
 
-/// Wilson's 95% interval of a share (E. B. Wilson 1927).
-pub fn wilson(right: usize, of: usize) -> (f64, f64) {
-    if of == 0 {
-        return (0.0, 1.0);
-    }
-    let (n, p, z) = (of as f64, right as f64 / of as f64, 1.959_963_984_540_054);
-    let centre = (p + z * z / (2.0 * n)) / (1.0 + z * z / n);
-    let half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-    ((centre - half).max(0.0), (centre + half).min(1.0))
-}
-
 /// The answered examples that stand before the questions of a file.
 fn examples(file: &Path, subject: &Subject, settings: &ChoiceSettings<'_>) -> Result<String> {
     if settings.shots == 0 {
@@ -159,7 +152,7 @@ fn examples(file: &Path, subject: &Subject, settings: &ChoiceSettings<'_>) -> Re
     let hint = "name a file of examples, or a folder with a file of each subject's name";
     let from = settings
         .shots_from
-        .ok_or_else(|| Error::input("examples are wanted, but nothing says from where").hint(hint))?;
+        .ok_or_else(|| Error::input("examples are wanted, but no file of them is named").hint(hint))?;
     let path = if from.is_dir() { from.join(file.file_name().unwrap_or_default()) } else { from.to_owned() };
     let items = multiple_choice::read(&path)?.items;
     if items.len() < settings.shots {
@@ -232,7 +225,10 @@ fn likelihoods(
         if answers.iter().all(|answer| answer.len() == 1) {
             let scored =
                 answers.iter().enumerate().map(|(i, a)| (i, prompt.len() - 1, i64::from(a[0]))).collect();
-            runs.push(cut(Run { question, ids: wide(&prompt), scored }, settings.max_seq_len));
+            runs.push(truncate_left(
+                ScoredRow { question, ids: wide(&prompt), scored },
+                settings.max_seq_len,
+            ));
             continue;
         }
         for (i, answer) in answers.iter().enumerate() {
@@ -243,7 +239,10 @@ fn likelihoods(
                 .map(|(at, id)| (i, prompt.len() - 1 + at, i64::from(*id)))
                 .collect();
             // The last token is scored, not read.
-            runs.push(cut(Run { question, ids: wide(&ids[..ids.len() - 1]), scored }, settings.max_seq_len));
+            runs.push(truncate_left(
+                ScoredRow { question, ids: wide(&ids[..ids.len() - 1]), scored },
+                settings.max_seq_len,
+            ));
         }
     }
     runs.sort_by_key(|run| run.ids.len());
@@ -261,8 +260,8 @@ fn wide(ids: &[u32]) -> Vec<i64> {
     ids.iter().map(|id| i64::from(*id)).collect()
 }
 
-/// Takes the beginning off a row that is too long.
-fn cut(mut run: Run, most: usize) -> Run {
+/// Cuts the beginning off a row that is too long.
+fn truncate_left(mut run: ScoredRow, most: usize) -> ScoredRow {
     let surplus = run.ids.len().saturating_sub(most);
     run.ids.drain(..surplus);
     run.scored.retain_mut(|(_, position, _)| {
@@ -274,7 +273,7 @@ fn cut(mut run: Run, most: usize) -> Run {
 }
 
 /// The log-probability of every scored token of a batch, row by row.
-fn scores(model: &CausalLm, batch: &[Run], compute: Compute) -> Result<Vec<Vec<f64>>> {
+fn scores(model: &CausalLm, batch: &[ScoredRow], compute: Compute) -> Result<Vec<Vec<f64>>> {
     let device = model.device();
     let longest = batch.iter().map(|run| run.ids.len()).max().unwrap_or(1);
     let mut flat = vec![0i64; batch.len() * longest];
@@ -301,7 +300,7 @@ fn scores(model: &CausalLm, batch: &[Run], compute: Compute) -> Result<Vec<Vec<f
     })?;
     let values: Vec<f64> = Vec::try_from(values.to_kind(Kind::Double).to_device(Device::Cpu))?;
     if values.iter().any(|value| value.is_nan()) {
-        return Err(Error::failed("the model's logits are not numbers")
+        return Err(Error::failed("the model's logits are not finite")
             .hint("the weights are broken, or the precision is too low"));
     }
     let mut rest = values.into_iter();
@@ -309,5 +308,5 @@ fn scores(model: &CausalLm, batch: &[Run], compute: Compute) -> Result<Vec<Vec<f
 }
 
 #[cfg(test)]
-#[path = "choice_tests.rs"]
+#[path = "multiple_choice_tests.rs"]
 mod tests;

@@ -7,12 +7,10 @@
 
 use tch::Tensor;
 
-use super::inputs;
-use super::policy::batch::Batch;
-use super::policy::experience::{Experience, ExperienceMaker, max_logprob_gap};
-use super::policy::learner::Learner;
-use super::policy::source::StepIndex;
-use super::session::Session;
+use super::batch::Batch;
+use super::experience::{Experience, ExperienceMaker, max_logprob_gap};
+use super::learner::Learner;
+use super::source::StepIndex;
 use crate::checkpoint::load_critic;
 use crate::data::random::SplitMix64;
 use crate::engine::{AuxModel, Compute, StepLoss};
@@ -21,6 +19,8 @@ use crate::loss::policy::token_mean;
 use crate::loss::ppo::{self, PpoLoss};
 use crate::model::{CausalLm, ValueModel};
 use crate::plan::PpoPlan;
+use crate::stage::loading;
+use crate::stage::session::Session;
 
 /// The method: its settings, the critic, and the step it is at.
 pub struct Ppo {
@@ -253,13 +253,13 @@ fn critic(session: &Session<'_>, plan: &PpoPlan, policy: &CausalLm) -> Result<Va
     let (context, model, tokenizer) =
         (session.stage.context, session.config.model.as_ref(), session.tokenizer());
     let init = plan.critic.as_ref().unwrap_or(&session.config.init);
-    let critic = match inputs::start_weights(context, init)? {
-        None => ValueModel::fresh(inputs::model(context, init, model, tokenizer, 0.0)?)?,
+    let critic = match loading::start_weights(context, init)? {
+        None => ValueModel::fresh(loading::model(context, init, model, tokenizer, 0.0)?)?,
         Some(path) => {
             tch::manual_seed(context.plan.seed as i64);
-            let given = inputs::stated(&path, model)?;
+            let given = loading::config_of_weights(&path, model)?;
             let (critic, notes) = load_critic(&path, given.as_ref(), context.device)?;
-            inputs::say(&path, &notes);
+            loading::log_notes(&path, &notes);
             critic
         }
     };

@@ -1,16 +1,16 @@
-//! What dpo and reward share: pairs on the device, and how well a batch or a data set is told apart.
+//! What dpo and reward share: preference pairs on the device, and how well chosen and rejected are separated.
 //!
 //! P pairs, T tokens.
 
 use tch::{Device, Kind, Tensor};
 
-use super::measure;
+use super::device_batch::upload_ids;
 use crate::data::{DataLoader, PreferenceBatch, preference};
 use crate::engine::Ranks;
 use crate::error::{Error, Result};
 
 /// A batch of pairs on the device: chosen rows, then rejected rows.
-pub(super) struct Pairs {
+pub(super) struct DevicePairs {
     /// `[2 P, T]`.
     pub ids: Tensor,
     /// 1 where a token's log-probability counts, `[2 P, T]`.
@@ -23,18 +23,23 @@ pub(super) struct Pairs {
     pub tokens: u64,
 }
 
-impl Pairs {
-    /// Batch `index` of `epoch`.
+impl DevicePairs {
+    /// Batch `index` of `epoch`, both from 0.
+    ///
+    /// # Errors
+    /// Rows that cannot be read, or have no completion.
     pub fn read(loader: &DataLoader, epoch: u64, index: u64, device: Device) -> Result<Self> {
         let PreferenceBatch { input_ids, mask, last, real_tokens } = preference::batch(loader, epoch, index)?;
         let width = input_ids.dim().1 as i64;
         if width < 2 {
-            return Err(Error::input("rows of one token have nothing to prefer").hint("give longer rows"));
+            return Err(
+                Error::input("rows of one token hold no completion to compare").hint("give longer rows")
+            );
         }
         let flat: Vec<i64> = last.iter().enumerate().map(|(row, last)| row as i64 * width + last).collect();
         Ok(Self {
-            ids: measure::upload(&input_ids, device),
-            mask: measure::upload(&mask, device),
+            ids: upload_ids(&input_ids, device),
+            mask: upload_ids(&mask, device),
             count: flat.len() as i64 / 2,
             last: Tensor::from_slice(&flat).to_device(device),
             tokens: real_tokens as u64,
@@ -57,9 +62,9 @@ impl Pairs {
     }
 }
 
-/// How far apart two columns of numbers are, `[P]` each.
+/// Statistics of the chosen and the rejected values of pairs, `[P]` each.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Apart {
+pub(super) struct PairStats {
     /// Mean of the chosen ones.
     pub chosen: f64,
     /// Mean of the rejected ones.
@@ -68,7 +73,7 @@ pub(super) struct Apart {
     pub accuracy: f64,
 }
 
-impl Apart {
+impl PairStats {
     pub fn new(chosen: &Tensor, rejected: &Tensor) -> Self {
         let mean = |t: &Tensor| t.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
         Self { chosen: mean(chosen), rejected: mean(rejected), accuracy: mean(&chosen.gt_tensor(rejected)) }
@@ -81,15 +86,18 @@ impl Apart {
 }
 
 /// Loss, accuracy and margin over all pairs of a loader, whose batches the ranks share; `of` measures one batch.
-pub(super) fn validate(
+///
+/// # Errors
+/// Rows that cannot be read; those of `of`; a rank that is lost.
+pub(super) fn validate_pairs(
     loader: &DataLoader,
     device: Device,
     ranks: &Ranks,
-    mut of: impl FnMut(&Pairs) -> Result<(f64, Apart)>,
+    mut of: impl FnMut(&DevicePairs) -> Result<(f64, PairStats)>,
 ) -> Result<Vec<(&'static str, f64)>> {
     let mut sums = [0.0; 4];
     for index in ranks.own_indices(loader.steps_per_epoch()) {
-        let batch = Pairs::read(loader, 0, index, device)?;
+        let batch = DevicePairs::read(loader, 0, index, device)?;
         let (batch_loss, apart) = of(&batch)?;
         let count = batch.count as f64;
         for (sum, value) in sums.iter_mut().zip([batch_loss, apart.accuracy, apart.margin(), 1.0]) {

@@ -1,11 +1,11 @@
-//! GRPO and CISPO: a group of completions a prompt, each judged beside its neighbours.
+//! GRPO and CISPO: a group of completions a prompt; the advantage of each is relative to its group.
 //!
 //! A step: roll out `num_generations` completions a prompt; advantages within each group; one clipped loss over
 //! all rows; upstream's `train_grpo.py`. Next: `loss::grpo`, the formulas.
 
-use super::policy::experience::{ExperienceMaker, max_logprob_gap};
-use super::policy::learner::Learner;
-use super::policy::source::StepIndex;
+use super::experience::{ExperienceMaker, max_logprob_gap};
+use super::learner::Learner;
+use super::source::StepIndex;
 use crate::engine::StepLoss;
 use crate::error::{Error, Result};
 use crate::loss::grpo::{Clipping, GrpoLoss, LengthNorm, advantages};
@@ -22,6 +22,9 @@ pub struct Grpo {
 
 impl Grpo {
     /// From the plan.
+    ///
+    /// # Errors
+    /// `length_normalization: constant` with recorded rollouts, which have no longest completion.
     pub fn new(plan: &GrpoPlan, config: &PolicyConfig) -> Result<Self> {
         let clipping = if plan.cispo {
             Clipping::Weight { upper: plan.epsilon_high }
@@ -64,7 +67,7 @@ impl Learner for Grpo {
         let device = model.device();
         let batch = &step.batch;
         let (terms, aux_loss) = batch.backward(model, maker.compute, scale, |logprobs| {
-            // Without recorded ones the rows are the policy's own, as it stands.
+            // Without recorded log-probabilities the rows are on-policy.
             let drawn = logprobs.detach();
             let old = batch.old.as_ref().unwrap_or(&drawn);
             let reference = step.reference.as_ref();
