@@ -42,42 +42,39 @@ impl Era {
     }
 }
 
-/// Sizes beyond this overflow when they are multiplied, and no machine has them.
-const MOST: i64 = 1_000_000_000;
-
 declare_config! {
     keys {
         /// Whose arithmetic: minimind2 or minimind3.
         era: Era = Era::MiniMind3;
         /// Width of the residual stream.
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         hidden_size: i64 = 768;
         /// Blocks.
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         num_hidden_layers: i64 = 8;
         /// Query heads.
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         num_attention_heads: i64 = 8;
         /// Key and value heads; divides the query heads.
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         num_key_value_heads: i64 = match era {
             Era::MiniMind2 => 2,
             Era::MiniMind3 => 4,
         };
         /// Width of a head (hidden_size / num_attention_heads).
-        @[schemars(range(min = 2, max = MOST))]
+        @[schemars(range(min = 2))]
         head_dim: i64 = hidden_size / num_attention_heads;
         /// Rows of the embedding (the tokenizer's size).
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         vocab_size: i64 = 6400;
         /// Inner width of the feed-forward (from hidden_size by the era's rule).
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         intermediate_size: i64 = match era {
             Era::MiniMind2 => ((hidden_size * 8 / 3) as f64 / 64.0).ceil() as i64 * 64,
             Era::MiniMind3 => (hidden_size as f64 * std::f64::consts::PI / 64.0).ceil() as i64 * 64,
         };
         /// Longest sequence in tokens (32768).
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         max_position_embeddings: i64 = 32768;
         /// Epsilon of RMS norm.
         @[schemars(extend("exclusiveMinimum" = 0))]
@@ -114,22 +111,22 @@ declare_config! {
     }
     experts {
         /// Routed experts (4); minimind2's `n_routed_experts` means the same.
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         num_experts also ["n_routed_experts"]: i64 = 4;
         /// Experts a token visits.
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         num_experts_per_tok: i64 = match era {
             Era::MiniMind2 => 2,
             Era::MiniMind3 => 1,
         };
         /// Experts every token visits (minimind2).
-        @[schemars(range(min = 0, max = MOST))]
+        @[schemars(range(min = 0))]
         n_shared_experts: i64 = match era {
             Era::MiniMind2 => 1,
             Era::MiniMind3 => 0,
         };
         /// Inner width of an expert.
-        @[schemars(range(min = 1, max = MOST))]
+        @[schemars(range(min = 1))]
         moe_intermediate_size: i64 = intermediate_size;
         /// Weight of the load-balancing loss; upstream's `router_aux_loss_coef` and `aux_loss_alpha` mean the same.
         @[schemars(range(min = 0))]
@@ -200,6 +197,7 @@ impl ModelOverrides {
             ("head_dim", self.head_dim),
             ("max_position_embeddings", self.max_position_embeddings),
         ];
+        // Larger ones overflow when they are multiplied, and no machine has them.
         let wrong = sizes
             .into_iter()
             .filter_map(|(name, value)| Some((name, value.filter(|v| !(1..=1 << 30).contains(v))?)));

@@ -60,111 +60,18 @@ impl Resolver<'_> {
         Runtime { device, precision, threads, shard_optimizer, ddp_backend }
     }
 
+    /// The architecture that the section at `base` states, with a preset's or a config file's keys under its own.
     pub(super) fn model(&mut self, base: &[String], s: &ModelSection) -> Option<ModelPlan> {
-        let before = self.faults.len();
-        let mut start = ModelOverrides::default();
-        if let Some(name) = &s.preset {
-            match preset(name) {
-                Some(found) => start = found,
-                None => self.fault(
-                    &join(base, "preset"),
-                    format!("unknown preset `{name}`"),
-                    hint(name, &PRESETS, "presets"),
-                ),
-            }
-            if s.config.is_some() {
-                self.fault(
-                    &join(base, "config"),
-                    "a model has a preset or a config, not both",
-                    "remove one of them",
-                );
-            }
-        } else if let Some(file) = &s.config {
-            match read_config(Path::new(file)) {
-                Ok(found) => start = found,
-                Err(why) => self.fault(
-                    &join(base, "config"),
-                    format!("cannot use the model config {file}: {why}"),
-                    "give a config.json",
-                ),
-            }
-        } else {
-            start = preset("minimind3").unwrap_or_default();
-            if let Some(era) = s.era {
-                // Another era without a preset: its own defaults, not those of the preset of this one.
-                start = ModelOverrides { era: Some(era_of(era)), ..ModelOverrides::default() };
-            }
-        }
-        for (key, value, least) in [
-            ("hidden_size", s.hidden_size, 1),
-            ("num_hidden_layers", s.num_hidden_layers, 1),
-            ("num_attention_heads", s.num_attention_heads, 1),
-            ("num_key_value_heads", s.num_key_value_heads, 1),
-            ("head_dim", s.head_dim, 2),
-            ("vocab_size", s.vocab_size, 1),
-            ("intermediate_size", s.intermediate_size, 1),
-            ("max_position_embeddings", s.max_position_embeddings, 1),
-            ("num_experts", s.num_experts, 1),
-            ("num_experts_per_tok", s.num_experts_per_tok, 1),
-            ("n_shared_experts", s.n_shared_experts, 0),
-            ("moe_intermediate_size", s.moe_intermediate_size, 1),
-        ] {
-            self.whole(base, key, value, least);
-        }
-        for (key, value, fits, range) in [
-            ("rms_norm_eps", s.rms_norm_eps, s.rms_norm_eps.is_none_or(|v| v > 0.0), "above 0"),
-            ("rope_theta", s.rope_theta, s.rope_theta.is_none_or(|v| v > 0.0), "above 0"),
-            ("aux_loss_coef", s.aux_loss_coef, s.aux_loss_coef.is_none_or(|v| v >= 0.0), "of at least 0"),
-            (
-                "dropout",
-                s.dropout,
-                s.dropout.is_none_or(|v| (0.0..1.0).contains(&v)),
-                "from 0 up to, not with, 1",
-            ),
-        ] {
-            if !fits {
-                let shown = value.unwrap_or_default();
-                self.fault(&join(base, key), format!("`{key}` is {shown}"), format!("give a number {range}"));
-            }
-        }
-        if self.faults.len() > before {
-            return None;
-        }
-        let own = ModelOverrides {
-            era: s.era.map(era_of),
-            hidden_size: s.hidden_size,
-            num_hidden_layers: s.num_hidden_layers,
-            num_attention_heads: s.num_attention_heads,
-            num_key_value_heads: s.num_key_value_heads,
-            head_dim: s.head_dim,
-            vocab_size: s.vocab_size,
-            intermediate_size: s.intermediate_size,
-            max_position_embeddings: s.max_position_embeddings,
-            rms_norm_eps: s.rms_norm_eps,
-            rope_theta: s.rope_theta,
-            tie_word_embeddings: s.tie_word_embeddings,
-            inference_rope_scaling: s.inference_rope_scaling,
-            dropout: s.dropout,
-            use_moe: s.use_moe,
-            num_experts: s.num_experts,
-            num_experts_per_tok: s.num_experts_per_tok,
-            n_shared_experts: s.n_shared_experts,
-            moe_intermediate_size: s.moe_intermediate_size,
-            aux_loss_coef: s.aux_loss_coef,
-            norm_topk_prob: s.norm_topk_prob,
-            seq_aux: s.seq_aux,
-            ..ModelOverrides::default()
-        };
-        let written = own.clone();
-        let all = own.over(start);
+        let start = self.model_start(base, s)?;
+        let all = s.stated.clone().over(start);
         let vocab_size_given = all.vocab_size.is_some();
         // The default preset is for fresh weights; others are asked what was written.
-        let stated = if s.preset.is_some() || s.config.is_some() { all.clone() } else { written };
+        let stated = if s.preset.is_some() || s.config.is_some() { all.clone() } else { s.stated.clone() };
         match all.resolve() {
             // Upstream's minimind2 has no head width of its own; other families' files may have one.
             Ok(config)
-                if s.head_dim.is_some()
-                    && config.era == crate::model::Era::MiniMind2
+                if s.stated.head_dim.is_some()
+                    && config.era == Era::MiniMind2
                     && config.head_dim * config.num_attention_heads != config.hidden_size =>
             {
                 let (e, h, d) = (config.head_dim, config.num_attention_heads, config.hidden_size);
@@ -176,6 +83,8 @@ impl Resolver<'_> {
                 None
             }
             Ok(config) => Some(ModelPlan { config, vocab_size_given, stated: Box::new(stated) }),
+            // A key that was set aside may be what the others do not fit.
+            Err(_) if self.recipe.aside.iter().any(|path| path.starts_with(base)) => None,
             Err(error) => {
                 // The message begins with the key it is about, as a bare word.
                 let key = error
@@ -188,6 +97,42 @@ impl Resolver<'_> {
                 None
             }
         }
+    }
+
+    /// What the keys of a model are put over; `None` after a fault.
+    fn model_start(&mut self, base: &[String], s: &ModelSection) -> Option<ModelOverrides> {
+        let before = self.faults.len();
+        let mut start = ModelOverrides::default();
+        match (&s.preset, &s.config) {
+            (Some(name), config) => {
+                match preset(name) {
+                    Some(found) => start = found,
+                    None => {
+                        let what = format!("unknown preset `{name}`");
+                        self.fault(&join(base, "preset"), what, hint(name, &PRESETS, "presets"));
+                    }
+                }
+                if config.is_some() {
+                    let what = "a model has a preset or a config, not both";
+                    self.fault(&join(base, "config"), what, "remove one of them");
+                }
+            }
+            (None, Some(file)) => match read_config(Path::new(file)) {
+                Ok(found) => start = found,
+                Err(why) => {
+                    let what = format!("cannot use the model config {file}: {why}");
+                    self.fault(&join(base, "config"), what, "give a config.json");
+                }
+            },
+            // Another era without a preset: its own defaults, not those of the preset of this one.
+            (None, None) => {
+                start = match s.stated.era {
+                    Some(era) => ModelOverrides { era: Some(era), ..ModelOverrides::default() },
+                    None => preset("minimind3").unwrap_or_default(),
+                };
+            }
+        }
+        (self.faults.len() == before).then_some(start)
     }
 
     pub(super) fn data(
@@ -369,13 +314,6 @@ pub fn parse_device(text: &str) -> Option<Wanted> {
         "mps" => Wanted::Mps,
         _ => Wanted::Cuda(text.strip_prefix("cuda:")?.parse().ok()?),
     })
-}
-
-fn era_of(era: EraName) -> Era {
-    match era {
-        EraName::Minimind2 => Era::MiniMind2,
-        EraName::Minimind3 => Era::MiniMind3,
-    }
 }
 
 fn read_config(file: &Path) -> Result<ModelOverrides, String> {

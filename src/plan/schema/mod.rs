@@ -7,6 +7,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::model::ModelOverrides;
+
 mod export;
 mod one_key;
 mod parts;
@@ -65,58 +67,15 @@ pub struct RuntimeSection {
 
 /// The architecture. Start from a preset or a config file and override any field.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct ModelSection {
     /// minimind2-small, minimind2, minimind2-moe, minimind3 or minimind3-moe (minimind3).
     pub preset: Option<String>,
     /// A config.json to start from, instead of a preset.
     pub config: Option<String>,
-    /// Whose arithmetic: minimind2 or minimind3.
-    pub era: Option<EraName>,
-    /// Width of the residual stream.
-    pub hidden_size: Option<i64>,
-    /// Blocks.
-    pub num_hidden_layers: Option<i64>,
-    /// Query heads.
-    pub num_attention_heads: Option<i64>,
-    /// Key and value heads; divides the query heads.
-    pub num_key_value_heads: Option<i64>,
-    /// Width of a head (hidden_size / num_attention_heads).
-    pub head_dim: Option<i64>,
-    /// Rows of the embedding (the tokenizer's size).
-    pub vocab_size: Option<i64>,
-    /// Inner width of the feed-forward (from hidden_size by the era's rule).
-    pub intermediate_size: Option<i64>,
-    /// Longest sequence in tokens (32768).
-    pub max_position_embeddings: Option<i64>,
-    /// Epsilon of RMS norm.
-    pub rms_norm_eps: Option<f64>,
-    /// Base of the rotary frequencies (1e6).
-    pub rope_theta: Option<f64>,
-    /// Whether the output layer is the embedding (true).
-    pub tie_word_embeddings: Option<bool>,
-    /// Whether YaRN stretches the rotary frequencies (false).
-    pub inference_rope_scaling: Option<bool>,
-    /// Dropout probability while training (0).
-    pub dropout: Option<f64>,
-    /// Whether the feed-forward is a mixture of experts (false).
-    pub use_moe: Option<bool>,
-    /// Routed experts (4); minimind2's `n_routed_experts` means the same.
-    #[schemars(extend("x-aliases" = ["n_routed_experts"]))]
-    pub num_experts: Option<i64>,
-    /// Experts a token visits.
-    pub num_experts_per_tok: Option<i64>,
-    /// Experts every token visits.
-    pub n_shared_experts: Option<i64>,
-    /// Inner width of an expert.
-    pub moe_intermediate_size: Option<i64>,
-    /// Weight of the load-balancing loss; upstream's `router_aux_loss_coef` and `aux_loss_alpha` mean the same.
-    #[schemars(extend("x-aliases" = ["router_aux_loss_coef", "aux_loss_alpha"]))]
-    pub aux_loss_coef: Option<f64>,
-    /// Whether the chosen experts' weights are made to sum to one.
-    pub norm_topk_prob: Option<bool>,
-    /// Load per sequence rather than over the batch.
-    pub seq_aux: Option<bool>,
+    /// Keys of the architecture.
+    #[serde(flatten)]
+    pub stated: ModelOverrides,
 }
 
 /// Rows and how they become batches. Give one of path, paths, synthetic; a file's name alone, or a list of names, is

@@ -42,15 +42,6 @@ words!(
     }
 );
 words!(
-    /// Generation of the model.
-    EraName {
-        /// 2025.
-        Minimind2,
-        /// 2026.
-        Minimind3,
-    }
-);
-words!(
     /// Shape of rows.
     FormatName {
         /// By the file's ending and the stage's kind.
