@@ -6,7 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::path::Path;
 
-use common::{distance_of, full_variants, json, minimind, number, rows, succeed, weights};
+use common::{distance_of, json, minimind, number, rows, stage_variants, succeed, weights};
 use minimind::checkpoint::load::named_tensors;
 use minimind::checkpoint::names::tensors_of;
 use minimind::checkpoint::{bridge, safetensors};
@@ -103,7 +103,7 @@ fn near(fixture: &Path, method: &str, prefix: &str, ours: &HashMap<String, Tenso
 #[test]
 fn grpo_and_cispo_follow_the_reference() {
     for method in ["grpo", "cispo"] {
-        for fixture in full_variants(&format!("{method}_rollouts.safetensors")) {
+        for fixture in stage_variants(&format!("{method}_rollouts.safetensors")) {
             let output = tempfile::tempdir().expect("a folder");
             let facts = json(&fixture.join(format!("{method}.json")));
             let keys = format!(
@@ -118,7 +118,7 @@ fn grpo_and_cispo_follow_the_reference() {
 
 #[test]
 fn ppo_follows_the_reference() {
-    for fixture in full_variants("ppo_rollouts.safetensors") {
+    for fixture in stage_variants("ppo_rollouts.safetensors") {
         let output = tempfile::tempdir().expect("a folder");
         let facts = json(&fixture.join("ppo.json"));
         let mut keys = format!("      critic: {}/ppo_critic_fp32.pth\n", fixture.display());
@@ -153,7 +153,7 @@ fn ppo_follows_the_reference() {
 
 #[test]
 fn spo_follows_the_reference() {
-    for fixture in full_variants("spo_rollouts.safetensors") {
+    for fixture in stage_variants("spo_rollouts.safetensors") {
         let output = tempfile::tempdir().expect("a folder");
         let facts = json(&fixture.join("spo.json"));
         let tracker = &facts["tracker"];

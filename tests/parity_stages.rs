@@ -4,24 +4,14 @@
 mod common;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{distance, fixtures, json, minimind, number, rows, succeed, weights};
+use common::{distance, json, minimind, number, rows, stage_variants, succeed, weights};
 use minimind::checkpoint::load::{load_model, named_tensors};
 use minimind::checkpoint::{bridge, safetensors};
 use minimind::model::Mask;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-
-/// Folders `<era>/<variant>` that hold `file`; none where only the small copy of the fixtures is here.
-fn variants(file: &str) -> Vec<PathBuf> {
-    let all = ["minimind2", "minimind3"].iter().flat_map(|e| ["dense", "moe"].map(|v| format!("{e}/{v}")));
-    let found: Vec<PathBuf> = all.map(|v| fixtures().join(v)).filter(|f| f.join(file).exists()).collect();
-    if found.is_empty() {
-        println!("skipped: no fixture has {file}");
-    }
-    found
-}
 
 /// Runs one stage; `body` is its settings, `model` a config.json.
 fn stage(output: &Path, model: &Path, kind: &str, body: &str) -> Vec<Value> {
@@ -68,7 +58,7 @@ fn farthest(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn an_adapter_trains_as_the_references() {
-    for fixture in variants("lora_init.safetensors") {
+    for fixture in stage_variants("lora_init.safetensors") {
         let run = tempfile::tempdir().expect("a folder");
         let recorded = json(&fixture.join("lora.json"));
         let body = format!(
@@ -105,7 +95,7 @@ fn an_adapter_trains_as_the_references() {
 
 #[test]
 fn merging_gives_the_references_weights_and_refuses_a_second_time() {
-    for fixture in variants("lora_merged_fp16.pth") {
+    for fixture in stage_variants("lora_merged_fp16.pth") {
         let run = tempfile::tempdir().expect("a folder");
         let body = |init: &Path| format!("init: {}\nadapter: {}/lora.pth", init.display(), fixture.display());
         let config = fixture.join("config.json");
@@ -166,7 +156,7 @@ fn write_pairs(fixture: &Path, path: &Path) {
 
 #[test]
 fn preferences_are_learned_as_by_the_reference() {
-    for fixture in variants("dpo_batches.safetensors") {
+    for fixture in stage_variants("dpo_batches.safetensors") {
         let run = tempfile::tempdir().expect("a folder");
         let recorded = json(&fixture.join("dpo.json"));
         let pairs = run.path().join("pairs.safetensors");
@@ -196,7 +186,7 @@ fn preferences_are_learned_as_by_the_reference() {
 
 #[test]
 fn a_student_learns_as_the_references() {
-    for fixture in variants("distill_batches.safetensors") {
+    for fixture in stage_variants("distill_batches.safetensors") {
         let run = tempfile::tempdir().expect("a folder");
         let recorded = json(&fixture.join("distill.json"));
         let body = format!(
@@ -228,7 +218,7 @@ fn a_student_learns_as_the_references() {
 
 #[test]
 fn marked_tokens_are_learned_as_by_the_reference() {
-    for fixture in variants("reason_batches.safetensors") {
+    for fixture in stage_variants("reason_batches.safetensors") {
         let run = tempfile::tempdir().expect("a folder");
         let recorded = json(&fixture.join("reason.json"));
         let config = run.path().join("config.json");

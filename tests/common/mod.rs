@@ -67,13 +67,17 @@ pub fn fixtures() -> PathBuf {
     root.join("tests/fixtures")
 }
 
-/// The same where the small copy holds none of it: empty there, and said.
-pub fn full_variants(file: &str) -> Vec<PathBuf> {
-    if fixtures().ends_with("shared/fixtures") {
-        return variants(file);
-    }
-    println!("nothing is compared: {file} is in the full fixtures alone");
-    Vec::new()
+/// Folders that hold `file` of a stage's fixture: those of the reference where they are at hand, and in every clone the tiny
+/// ones of `scripts/golden/tiny_stages.py`.
+pub fn stage_variants(file: &str) -> Vec<PathBuf> {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let all = ["minimind2", "minimind3"].iter().flat_map(|era| {
+        let tiny = tiny.join(era).join("tiny");
+        ["dense", "moe"].map(|variant| fixtures().join(era).join(variant)).into_iter().chain([tiny])
+    });
+    let found: Vec<PathBuf> = all.filter(|folder| folder.join(file).exists()).collect();
+    assert!(!found.is_empty(), "no fixture has {file}");
+    found
 }
 
 /// Folders `<era>/<variant>` that hold `file`.
