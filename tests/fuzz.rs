@@ -25,8 +25,11 @@ use zip::write::SimpleFileOptions;
 
 /// Inputs a format where nothing else is asked.
 const FEW: u64 = 2000;
-/// An input that takes this thread longer than this is a finding.
-const SLOW: Duration = Duration::from_secs(5);
+/// An input that computes this many times as long as the slowest of the unchanged files is a finding, however fast the machine
+/// and busy its neighbours are.
+const SLOW: u32 = 1000;
+/// What an unchanged file counts for at least: below it, clocks tell little.
+const LEAST: Duration = Duration::from_millis(5);
 /// Memory that mutated files of a few kilobytes may cost beyond what the seeds did.
 const MOST_BYTES: u64 = 1 << 30;
 
@@ -119,11 +122,15 @@ fn fuzz(name: &str, seeds: &[Vec<u8>], words: &[&[u8]], read: Reader, finish: fn
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(name);
     let put = |bytes: &[u8]| std::fs::write(&path, bytes).expect("an input is written");
+    let start = Instant::now();
+    let mut usual = LEAST;
     for seed in seeds {
         put(&finish(seed.clone()));
+        let began = busy(start);
         read(&path);
+        usual = usual.max(busy(start) - began);
     }
-    let (before, start) = (memory(), Instant::now());
+    let before = memory();
     let mut dice = Dice(ChaCha8Rng::seed_from_u64(7));
     let mut findings = Vec::new();
     for n in 0..inputs() {
@@ -138,7 +145,7 @@ fn fuzz(name: &str, seeds: &[Vec<u8>], words: &[&[u8]], read: Reader, finish: fn
         if n % 100_000 == 99_999 {
             println!("{name}: {} inputs in {:.0?}", n + 1, start.elapsed());
         }
-        if panicked || busy(start) - began > SLOW {
+        if panicked || busy(start) - began > usual * SLOW {
             let kept: PathBuf = std::env::temp_dir().join(format!("minimind-fuzz-{n}-{name}"));
             std::fs::write(&kept, &bytes).expect("a finding is kept");
             findings.push(format!(
