@@ -1,6 +1,5 @@
 //! The web page in headless Chromium, end to end (`tests/browser/drive.mjs`). Needs `chromium` (or the path in
-//! MINIMIND_CHROMIUM) and `node` 18 or newer; says so and passes where one is absent. MINIMIND_SHOTS=FOLDER keeps
-//! pictures of the page.
+//! MINIMIND_CHROMIUM) and `node` 18 or newer. MINIMIND_SHOTS=FOLDER keeps pictures of the page.
 
 mod common;
 
@@ -9,14 +8,12 @@ use std::process::Command;
 use common::served::Server;
 use common::succeed;
 
-#[test]
+common::needs::tests! {
+    the_page_works_in_a_browser: [Chromium, Program("node")],
+}
+
 fn the_page_works_in_a_browser() {
-    let chromium = std::env::var("MINIMIND_CHROMIUM").unwrap_or_else(|_| "chromium".to_owned());
-    for program in [chromium.as_str(), "node"] {
-        if !Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success()) {
-            return println!("skipped: there is no {program}");
-        }
-    }
+    let chromium = common::needs::chromium();
     let server = Server::start(&["--context", "65536", "--max-new-tokens", "60000"]);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/drive.mjs");
     let url = format!("http://{}/", server.address);

@@ -11,6 +11,12 @@ use minimind::native::{self, Waits};
 use minimind::plan::Machine;
 use tch::{Device, Kind, Tensor};
 
+common::needs::tests! {
+    short_waits_are_short_and_change_no_number: [Cores],
+    the_environment_wins_and_doctor_says_how_threads_wait: [],
+    more_threads_than_cores_are_said: [],
+}
+
 /// Processor seconds that 40 short parallel stretches take, each followed by a moment of nothing.
 fn processor_seconds(x: &Tensor) -> f64 {
     let before = native::processor_seconds().unwrap();
@@ -21,12 +27,7 @@ fn processor_seconds(x: &Tensor) -> f64 {
     native::processor_seconds().unwrap() - before
 }
 
-#[test]
 fn short_waits_are_short_and_change_no_number() {
-    let machine = Machine::detect();
-    if machine.cores < 2 || machine.wait_policy.is_some() || !cfg!(target_os = "linux") {
-        return println!("not tried: one core, or the environment says how threads wait");
-    }
     native::use_threads(2, false);
     assert_eq!(native::waits(), Waits::Unwatched);
     tch::manual_seed(1);
@@ -55,7 +56,6 @@ fn minimind() -> Command {
     command
 }
 
-#[test]
 fn the_environment_wins_and_doctor_says_how_threads_wait() {
     let told = |name: &str, value: &str| {
         let output = succeed(minimind().args(["doctor", "--json"]).env(name, value));
@@ -70,7 +70,6 @@ fn the_environment_wins_and_doctor_says_how_threads_wait() {
     }
 }
 
-#[test]
 fn more_threads_than_cores_are_said() {
     let cores = Machine::detect().cores;
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/quickstart.yaml");

@@ -1,12 +1,12 @@
 //! Real clients against our server: the official `openai` package, the curl calls that docs/serve.md shows, and
 //! lm-evaluation-harness (`pip install lm_eval[api]`).
-//! Each says so and passes where its client is not installed.
 
 mod common;
 
 use std::path::Path;
 use std::process::Command;
 
+use common::python::{lm_eval, python};
 use common::served::{SCRIPT, Server, model, shared};
 use common::{minimind, succeed};
 use minimind::checkpoint::load::load_model;
@@ -14,26 +14,22 @@ use minimind::model::Mask;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-#[test]
+common::needs::tests! {
+    the_official_python_client_is_served: [Python("openai")],
+    the_calls_of_the_documentation_work: [Program("curl")],
+    the_evaluation_harness_measures_what_we_do: [LmEval],
+}
+
 fn the_official_python_client_is_served() {
-    let python = std::env::var("MINIMIND_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let probe = Command::new(&python).args(["-c", "import openai"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        return println!("skipped: {python} has no openai; set MINIMIND_PYTHON to one that has");
-    }
     let server = shared();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/openai_client.py");
     let url = format!("http://{}/v1", server.address);
-    let output = succeed(Command::new(&python).args([script, &url, SCRIPT]));
+    let output = succeed(Command::new(python()).args([script, &url, SCRIPT]));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("16 checks passed"), "{text}");
 }
 
-#[test]
 fn the_calls_of_the_documentation_work() {
-    if Command::new("curl").arg("--version").output().is_err() {
-        return println!("skipped: there is no curl");
-    }
     let server = shared();
     let mut calls = 0;
     for page in ["docs/serve.md", "README.md"] {
@@ -78,21 +74,12 @@ fn likelihood(server: &Server, context: &str, continuation: &str) -> (f64, bool)
     )
 }
 
-#[test]
 fn the_evaluation_harness_measures_what_we_do() {
-    let python = ["MINIMIND_LM_EVAL_PYTHON", "MINIMIND_PYTHON"].iter().find_map(|v| std::env::var(v).ok());
-    let python = python.unwrap_or_else(|| "python3".to_owned());
-    let probe = Command::new(&python).args(["-c", "import lm_eval.models.api_models"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        return println!(
-            "skipped: {python} has no lm_eval[api]; set MINIMIND_LM_EVAL_PYTHON to one that has"
-        );
-    }
     let server = shared();
     let folder = tempfile::tempdir().expect("a folder");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/lm_eval_client.py");
     let url = format!("http://{}/v1/completions", server.address);
-    let output = succeed(Command::new(&python).arg(script).arg(&url).arg(folder.path()));
+    let output = succeed(Command::new(lm_eval()).arg(script).arg(&url).arg(folder.path()));
     let text = String::from_utf8_lossy(&output.stdout);
     let result: Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
     let choices = result["choices"].as_array().expect("choices");

@@ -11,6 +11,14 @@ use minimind::checkpoint::load::named_tensors;
 use serde_json::Value;
 use tch::{CModule, IValue, Tensor};
 
+common::needs::tests! {
+    every_format_takes_the_references_greedy_tokens: [],
+    torchscript_computes_what_the_reference_recorded: [],
+    an_export_stage_writes_checks_and_is_skipped_the_second_time: [],
+    pytorch_uses_a_module_as_its_own: [Python("torch")],
+    cpp_reads_a_module_with_libtorch_alone: [Compiler],
+}
+
 const TOLERANCE: f64 = 2e-5;
 
 fn export(format: &str, fixture: &Path, out: &Path, more: &[&str]) -> Value {
@@ -40,7 +48,6 @@ fn greedy(module: &CModule, recorded: &Value) -> Vec<i64> {
     Vec::<i64>::try_from(all.view([-1]).narrow(0, t, new)).expect("ids")
 }
 
-#[test]
 fn every_format_takes_the_references_greedy_tokens() {
     let folder = tempfile::tempdir().expect("a folder");
     for fixture in variants("forward.json") {
@@ -60,7 +67,6 @@ fn every_format_takes_the_references_greedy_tokens() {
     }
 }
 
-#[test]
 fn torchscript_computes_what_the_reference_recorded() {
     let folder = tempfile::tempdir().expect("a folder");
     let _no_grad = tch::no_grad_guard();
@@ -99,7 +105,6 @@ fn torchscript_computes_what_the_reference_recorded() {
     }
 }
 
-#[test]
 fn an_export_stage_writes_checks_and_is_skipped_the_second_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let fixture = fixtures().join("minimind3/dense");
@@ -134,13 +139,8 @@ fn an_export_stage_writes_checks_and_is_skipped_the_second_time() {
     assert!(made.with_extension("old").join("pretrain_32.pth").is_file(), "the old files are kept");
 }
 
-#[test]
 fn pytorch_uses_a_module_as_its_own() {
-    let python = std::env::var("MINIMIND_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let probe = Command::new(&python).args(["-c", "import torch"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        return println!("skipped: {python} has no torch; set MINIMIND_PYTHON to one that has");
-    }
+    let python = common::python::python();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = tempfile::tempdir().expect("a folder");
     let (module, frozen) = (folder.path().join("model.pt"), folder.path().join("frozen.pt"));
@@ -166,12 +166,8 @@ fn continues(command: &mut Command, module: &Path, fixture: &Path) {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), want.join(" "), "{}", fixture.display());
 }
 
-#[test]
 fn cpp_reads_a_module_with_libtorch_alone() {
-    let compiler = ["c++", "g++", "clang++"]
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()));
-    let Some(compiler) = compiler else { return println!("skipped: no C++ compiler") };
+    let compiler = common::needs::compiler().expect("asked for before");
     let lib = minimind::native::libtorch_dir();
     let include = lib.join("../include");
     let folder = tempfile::tempdir().expect("a folder");

@@ -12,6 +12,16 @@ use common::{json, minimind, rows, signal, succeed};
 use minimind::checkpoint::load::named_tensors;
 use serde_json::Value;
 
+common::needs::tests! {
+    every_kind_goes_on_with_settings_that_only_watch: [],
+    what_differs_is_named_and_nothing_is_lost: [],
+    more_epochs_go_on_from_the_end: [],
+    a_broken_resume_file_costs_one_interval: [],
+    from_goes_on_after_a_stop: [],
+    ranks_stop_and_go_on_together: [Gloo],
+    records_of_before_are_read: [],
+}
+
 const KINDS: [&str; 11] =
     ["pretrain", "sft", "lora", "reason", "distill", "dpo", "reward", "ppo", "grpo", "spo", "agent"];
 
@@ -131,7 +141,6 @@ impl Ground {
     }
 }
 
-#[test]
 fn every_kind_goes_on_with_settings_that_only_watch() {
     let ground = Ground::new(&[]);
     let whole = ground.path("whole");
@@ -189,7 +198,6 @@ fn every_kind_goes_on_with_settings_that_only_watch() {
     }
 }
 
-#[test]
 fn what_differs_is_named_and_nothing_is_lost() {
     let ground = Ground::new(&["tok", "pretrain"]);
     let (recipe, output) = (&ground.recipe, ground.path("run"));
@@ -262,7 +270,6 @@ fn what_differs_is_named_and_nothing_is_lost() {
     assert!(output.join("dpo.old").is_dir() && !output.join(".from.json").exists());
 }
 
-#[test]
 fn more_epochs_go_on_from_the_end() {
     let ground = Ground::new(&["tok", "pretrain", "sft"]);
     let (recipe, output) = (&ground.recipe, ground.path("run"));
@@ -317,7 +324,6 @@ fn more_epochs_go_on_from_the_end() {
     assert_eq!(json(&output.join("lora/summary.json"))["steps"], 120);
 }
 
-#[test]
 fn a_broken_resume_file_costs_one_interval() {
     let ground = Ground::new(&["tok", "pretrain"]);
     let (recipe, start) = (&ground.recipe, ground.path("run"));
@@ -388,7 +394,6 @@ impl MapJoin for [&str] {
     }
 }
 
-#[test]
 fn from_goes_on_after_a_stop() {
     let ground = Ground::new(&["tok", "pretrain", "sft", "lora"]);
     let (recipe, output) = (&ground.recipe, ground.path("run"));
@@ -409,11 +414,7 @@ fn from_goes_on_after_a_stop() {
     assert!(!output.join(".from.json").exists());
 }
 
-#[test]
 fn ranks_stop_and_go_on_together() {
-    if !minimind::native::HAS_RANKS {
-        return println!("skipped: built without gloo");
-    }
     let ground = Ground::new(&["tok", "pretrain"]);
     let (recipe, output) = (&ground.recipe, ground.path("run"));
     let whole = ground.path("whole");
@@ -446,7 +447,6 @@ fn ranks_stop_and_go_on_together() {
 }
 
 /// A run's record as minimind 0.1.0 left it before records had a format: hashes alone.
-#[test]
 fn records_of_before_are_read() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let fixture = root.join("tests/fixtures/record");

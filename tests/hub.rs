@@ -13,6 +13,16 @@ use common::python::python;
 use common::{minimind, succeed, variants};
 use server::{Behaviour, COMMIT, Server, sha256};
 
+common::needs::tests! {
+    a_model_comes_in_pieces_and_is_there_without_the_hub: [],
+    hugging_faces_library_loads_from_our_cache: [Python("torch, transformers")],
+    bytes_that_do_not_match_are_not_kept: [],
+    more_bytes_than_were_promised_are_not_read: [],
+    refusals_are_told_in_words_and_tokens_stay_with_the_hub: [],
+    modelscope_is_a_hub_too: [],
+    a_recipe_names_rows_on_a_hub: [],
+}
+
 /// The program with a cache of its own and the test's hub.
 fn at(server: &str, home: &Path) -> Command {
     let mut command = minimind();
@@ -72,7 +82,6 @@ fn files(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-#[test]
 fn a_model_comes_in_pieces_and_is_there_without_the_hub() {
     let root = tempfile::tempdir().expect("a folder");
     let home = root.path().join("hf");
@@ -117,18 +126,20 @@ fn a_model_comes_in_pieces_and_is_there_without_the_hub() {
     assert!(code == Some(1) && err.contains("the hub cannot be reached for model o/other"), "{err}");
     let (code, _, err) = run(at(&server.url, &home).env("HF_HUB_OFFLINE", "1").args(["pull", "o/other"]));
     assert!(code == Some(1) && err.contains("not in the cache"), "{err}");
-
-    // The cache is Hugging Face's own: its library loads the model from it.
-    if let Some(python) = python("torch, transformers") {
-        let script = "import sys; from transformers import AutoModelForCausalLM as A; \
-                      print(type(A.from_pretrained('o/n', local_files_only=True)).__name__)";
-        let mut command = Command::new(python);
-        let output = succeed(command.args(["-c", script]).env("HF_HOME", &home).env_remove("HF_HUB_CACHE"));
-        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "Qwen3ForCausalLM");
-    }
 }
 
-#[test]
+fn hugging_faces_library_loads_from_our_cache() {
+    let root = tempfile::tempdir().expect("a folder");
+    let home = root.path().join("hf");
+    let server = Server::start(repos(&[("models/o/n", model(root.path()))]));
+    succeed(at(&server.url, &home).args(["pull", "o/n"]));
+    let script = "import sys; from transformers import AutoModelForCausalLM as A; \
+                  print(type(A.from_pretrained('o/n', local_files_only=True)).__name__)";
+    let mut command = Command::new(python());
+    let output = succeed(command.args(["-c", script]).env("HF_HOME", &home).env_remove("HF_HUB_CACHE"));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "Qwen3ForCausalLM");
+}
+
 fn bytes_that_do_not_match_are_not_kept() {
     let root = tempfile::tempdir().expect("a folder");
     let home = root.path().join("hf");
@@ -169,7 +180,6 @@ fn bytes_that_do_not_match_are_not_kept() {
     succeed(at(&server.url, &home).args(["pull", "hf:o/n/config.json"]));
 }
 
-#[test]
 fn more_bytes_than_were_promised_are_not_read() {
     let root = tempfile::tempdir().expect("a folder");
     let home = root.path().join("hf");
@@ -187,7 +197,6 @@ fn more_bytes_than_were_promised_are_not_read() {
     succeed(at(&server.url, &home).args(["pull", "hf:o/n/w.pth"]));
 }
 
-#[test]
 fn refusals_are_told_in_words_and_tokens_stay_with_the_hub() {
     let root = tempfile::tempdir().expect("a folder");
     let home = root.path().join("hf");
@@ -225,7 +234,6 @@ fn refusals_are_told_in_words_and_tokens_stay_with_the_hub() {
     assert!(!stored.is_empty() && stored.iter().all(|line| !line.contains("secret")), "{log:?}");
 }
 
-#[test]
 fn modelscope_is_a_hub_too() {
     let root = tempfile::tempdir().expect("a folder");
     let home = root.path().join("hf");
@@ -258,7 +266,6 @@ fn modelscope_is_a_hub_too() {
     assert!(code == Some(1) && err.contains("not what the hub promised"), "{err}");
 }
 
-#[test]
 fn a_recipe_names_rows_on_a_hub() {
     let root = tempfile::tempdir().expect("a folder");
     let home = root.path().join("hf");

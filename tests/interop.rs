@@ -1,19 +1,17 @@
-//! Our files in PyTorch. Needs a Python that has torch (MINIMIND_PYTHON, else python3); says so and passes
-//! where there is none, because libtorch alone is enough to build and run.
+//! Our files in PyTorch. Needs a Python that has torch (MINIMIND_PYTHON, else python3), which building and running do not.
 
 mod common;
 
 use std::process::Command;
 
+use common::python::python;
 use common::{minimind, succeed};
 
-#[test]
+common::needs::tests! {
+    pytorch_reads_every_file_we_write: [Python("torch")],
+}
+
 fn pytorch_reads_every_file_we_write() {
-    let python = std::env::var("MINIMIND_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let probe = Command::new(&python).args(["-c", "import torch"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        return println!("skipped: {python} has no torch; set MINIMIND_PYTHON to one that has");
-    }
     let folder = tempfile::tempdir().expect("a folder");
     let recipe = folder.path().join("interop.yaml");
     let text = format!(
@@ -26,6 +24,6 @@ fn pytorch_reads_every_file_we_write() {
     std::fs::write(&recipe, text).expect("a recipe is written");
     succeed(minimind().arg("run").arg(&recipe));
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/load.py");
-    let output = succeed(Command::new(&python).arg(script).arg(folder.path().join("run")));
+    let output = succeed(Command::new(python()).arg(script).arg(folder.path().join("run")));
     print!("{}", String::from_utf8_lossy(&output.stdout));
 }

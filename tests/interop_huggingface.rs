@@ -19,6 +19,11 @@ use minimind::rollout::{GenerateConfig, generate};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
+common::needs::tests! {
+    the_library_loads_our_folders_and_computes_the_same: [Python("torch, transformers, safetensors")],
+    a_model_goes_out_and_comes_back_bit_by_bit: [],
+}
+
 fn export(model: &Path, out: &Path, more: &[&str]) -> String {
     let mut command = minimind();
     command.args(["export", "huggingface", "--model"]).arg(model).arg("--out").arg(out).args(more);
@@ -90,9 +95,8 @@ fn texts(folder: &Path) {
     std::fs::write(folder.join("texts.json"), all).expect("written");
 }
 
-#[test]
 fn the_library_loads_our_folders_and_computes_the_same() {
-    let Some(python) = python("torch, transformers, safetensors") else { return };
+    let python = python();
     let root = tempfile::tempdir().expect("a folder");
     let out = root.path().join("folders");
     std::fs::create_dir(&out).expect("a folder");
@@ -146,7 +150,6 @@ fn the_library_loads_our_folders_and_computes_the_same() {
     );
 }
 
-#[test]
 fn a_model_goes_out_and_comes_back_bit_by_bit() {
     let root = tempfile::tempdir().expect("a folder");
     for fixture in variants("weights_fp32.pth") {

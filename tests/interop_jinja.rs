@@ -12,11 +12,14 @@ use common::python::{python, script};
 use minimind::data::tokenizer::{ChatTemplate, RenderOptions};
 use serde_json::Value;
 
+common::needs::tests! {
+    random_pieces_render_as_jinja2_renders_them: [Python("transformers, jinja2")],
+}
+
 const PIECES: &str = "1500";
 
-#[test]
 fn random_pieces_render_as_jinja2_renders_them() {
-    let Some(python) = python("transformers, jinja2") else { return };
+    let python = python();
     let seeds = std::env::var("MINIMIND_JINJA_SEEDS").unwrap_or_else(|_| "20261130".to_owned());
     for seed in seeds.split(',') {
         let made = Command::new(&python).arg(script("jinja_pieces.py")).args([seed, PIECES]).output();

@@ -11,9 +11,12 @@ use minimind::checkpoint::load::{load_model, named_tensors};
 use minimind::model::Mask;
 use tch::{Device, Kind};
 
-#[test]
+common::needs::tests! {
+    adapters_pass_between_upstream_and_peft: [Python("torch, transformers, peft, safetensors")],
+}
+
 fn adapters_pass_between_upstream_and_peft() {
-    let Some(python) = python("torch, transformers, peft, safetensors") else { return };
+    let python = python();
     let root = tempfile::tempdir().expect("a folder");
     let path = |name: &str| root.path().join(name);
     let peft = |args: &[&Path], mode: &str| {

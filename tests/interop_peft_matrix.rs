@@ -1,7 +1,7 @@
 //! Every key of PEFT's `LoraConfig` against the peft library: the logits and greedy tokens of `--adapter` and of the
 //! merged file are those of `PeftModel.from_pretrained`, or the adapter is refused by the key's name.
 //!
-//! Needs a Python (MINIMIND_PYTHON, else python3) with torch, transformers and peft; says so and passes without.
+//! Needs a Python (MINIMIND_PYTHON, else python3) with torch, transformers and peft.
 
 mod common;
 
@@ -16,6 +16,10 @@ use minimind::model::{CausalLm, Mask};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
+common::needs::tests! {
+    every_key_of_lora_config_is_computed_or_refused_by_name: [Python("torch, transformers, peft, safetensors")],
+}
+
 fn logits(model: &CausalLm, ids: &Tensor) -> Tensor {
     let _no_grad = tch::no_grad_guard();
     model.logits(&model.hidden(ids, Mask::Causal, false).0)
@@ -25,9 +29,8 @@ fn far(a: &Tensor, b: &Tensor) -> f64 {
     (a - b).abs().max().double_value(&[]) / b.abs().max().double_value(&[]).max(1.0)
 }
 
-#[test]
 fn every_key_of_lora_config_is_computed_or_refused_by_name() {
-    let Some(python) = python("torch, transformers, peft, safetensors") else { return };
+    let python = python();
     let root = tempfile::tempdir().expect("a folder");
     let path = |name: &str| root.path().join(name);
     succeed(Command::new(&python).arg(script("peft_matrix.py")).arg(root.path()));

@@ -10,9 +10,12 @@ use common::succeed;
 use minimind::data::Tokenizer;
 use serde_json::{Value, json};
 
-#[test]
+common::needs::tests! {
+    folders_give_the_ids_that_transformers_gives: [Python("transformers")],
+}
+
 fn folders_give_the_ids_that_transformers_gives() {
-    let Some(python) = python("transformers") else { return };
+    let python = python();
     let root = tempfile::tempdir().expect("a folder");
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut command = Command::new(&python);

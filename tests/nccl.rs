@@ -1,46 +1,20 @@
 //! PyTorch's NCCL engine, found by name in libtorch's CUDA half. With a GPU a group of one rank adds up on it; without one,
 //! the engine is built far enough to say that there is none. Needs CUDA's libraries: libtorch's own, or those of
-//! MINIMIND_PYTHON's torch; says so and passes where there are none.
+//! MINIMIND_PYTHON's torch.
 
-use std::path::PathBuf;
-use std::process::Command;
+mod common;
+
 use std::rc::Rc;
 
-use minimind::native::{
-    Group, HAS_RANKS, Meeting, Reduce, Reducer, gpu_uuid, libtorch_dir, load_cuda, nccl_version,
-};
+use minimind::native::{Group, Meeting, Reduce, Reducer, gpu_uuid, nccl_version};
 use tch::{Cuda, Device, Kind, Tensor};
 
-/// Loads libtorch's CUDA half.
-fn loaded() -> bool {
-    if !HAS_RANKS {
-        println!("skipped: built without gloo's headers (scripts/setup fetches them)");
-        return false;
-    }
-    if load_cuda(&libtorch_dir()).is_ok() {
-        return true;
-    }
-    let python = std::env::var("MINIMIND_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let ask = ["-c", "import os, torch; print(os.path.join(os.path.dirname(torch.__file__), 'lib'), end='')"];
-    let told = Command::new(&python).args(ask).output().map(|output| output.stdout).unwrap_or_default();
-    if told.is_empty() {
-        println!("skipped: {python} has no torch; set MINIMIND_PYTHON (scripts/python-env makes one)");
-        return false;
-    }
-    match load_cuda(&PathBuf::from(String::from_utf8_lossy(&told).into_owned())) {
-        Ok(()) => true,
-        Err(fault) => {
-            println!("skipped: {fault}");
-            false
-        }
-    }
+common::needs::tests! {
+    gpus_add_up_by_pytorchs_own_engine: [Gloo, Cuda],
 }
 
-#[test]
 fn gpus_add_up_by_pytorchs_own_engine() {
-    if !loaded() {
-        return;
-    }
+    common::python::load_cuda_half().expect("asked for before");
     let [major, ..] =
         nccl_version().expect("libtorch's CUDA half brings NCCL, and the names that are looked up");
     assert!(major >= 2, "NCCL {major}");

@@ -3,12 +3,14 @@
 
 pub mod http;
 pub mod kill;
+pub mod needs;
 pub mod python;
 pub mod served;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
 
 use minimind::checkpoint::load::named_tensors;
 use minimind::export::huggingface::{SpecialIds, write_model};
@@ -124,6 +126,31 @@ pub fn weight_file(output: &Path) -> PathBuf {
 pub fn weights(output: &Path) -> HashMap<String, Tensor> {
     named_tensors(&weight_file(output)).expect("it reads")
 }
+
+/// What a process that must end by itself left; one that hangs is killed after ten minutes. No speed is judged.
+pub fn ended(child: Child) -> Output {
+    let id = child.id();
+    let (done, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    end.recv_timeout(HANG)
+        .unwrap_or_else(|_| {
+            signal(id, "KILL");
+            panic!("process {id} does not end");
+        })
+        .expect("it is waited for")
+}
+
+/// Waits for a file that another process writes; one that never comes is no matter of speed.
+pub fn wait_for(file: &Path) {
+    let began = Instant::now();
+    while !file.exists() {
+        assert!(began.elapsed() < HANG, "{} does not come", file.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// After this long a process hangs: far beyond what the slowest machine takes.
+const HANG: Duration = Duration::from_secs(600);
 
 /// Sends a process a signal: `TERM`, `INT`, `KILL`, `HUP`.
 pub fn signal(process: u32, name: &str) {

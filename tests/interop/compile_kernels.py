@@ -27,8 +27,7 @@ def main():
 
     found = sorted(pathlib.Path(torch.__file__).parents[1].glob("nvidia/**/libnvrtc.so.*"))
     if not found:
-        print("skipped: this torch brings no NVRTC")
-        return
+        sys.exit("this torch brings no NVRTC")
     for library in sorted(found[0].parent.glob("libnvrtc-builtins.so.*")):
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     nvrtc = ctypes.CDLL(str(found[0]))
