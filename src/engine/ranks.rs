@@ -246,7 +246,7 @@ impl Ranks {
         Ok(Vec::<u8>::try_from(&tensor)?)
     }
 
-    /// Overwrites `tensor` with that of rank `root`.
+    /// Overwrites `tensor`, of the same shape on every rank, with that of rank `root`.
     ///
     /// # Errors
     /// A rank is lost; a fault of the device.
@@ -271,7 +271,7 @@ impl Ranks {
         Ok(done)
     }
 
-    /// Sums the gradients of `params` over the ranks; `None` in a single process.
+    /// Sums the gradients of `params`, of any shapes, over the ranks; `None` in a single process.
     ///
     /// # Errors
     /// Hooks cannot be placed on the parameters.

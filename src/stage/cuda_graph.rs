@@ -61,7 +61,7 @@ pub(super) struct GraphRunner {
 }
 
 impl GraphRunner {
-    /// Adds the gradients of `scale` times a batch's mean loss; the mean loss comes back, on the device. `None` where
+    /// Adds the gradients of `scale` times a batch's mean loss; the mean loss comes back, a scalar on the device. `None` where
     /// the batch has to run without a graph: the first of all, or one beyond [`MAX_SHAPES`].
     ///
     /// # Errors

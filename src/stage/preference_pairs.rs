@@ -74,6 +74,7 @@ pub(super) struct PairStats {
 }
 
 impl PairStats {
+    /// Of the chosen and the rejected values, `[P]` each.
     pub fn new(chosen: &Tensor, rejected: &Tensor) -> Self {
         let mean = |t: &Tensor| t.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
         Self { chosen: mean(chosen), rejected: mean(rejected), accuracy: mean(&chosen.gt_tensor(rejected)) }

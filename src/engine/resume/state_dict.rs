@@ -9,7 +9,7 @@ use crate::optim::adamw::ParamState;
 use crate::optim::{AdamWConfig, Schedule};
 
 /// A model's state dict under upstream's names: every trained parameter and, where the embedding of a language model is
-/// tied, `lm_head.weight` as well.
+/// tied, `lm_head.weight` as well. Tensors keep the parameters' shapes and storage.
 pub fn state_dict(model: &CausalLm) -> Vec<(String, Tensor)> {
     let (names, tensors) = model.params().trained();
     let mut dict: Vec<(String, Tensor)> =

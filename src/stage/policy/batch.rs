@@ -66,7 +66,7 @@ impl Batch {
         }
     }
 
-    /// Some of the rows; `rows` are their indices.
+    /// The rows of these indices, `rows` being `[R']`.
     pub fn select(&self, rows: &Tensor) -> Self {
         let pick = |t: &Tensor| t.index_select(0, rows);
         Self {

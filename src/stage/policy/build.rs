@@ -60,6 +60,7 @@ fn source(session: &Session<'_>, config: &PolicyConfig, policy: &CausalLm) -> Re
     }))
 }
 
+/// Rollouts by the built-in engine or a server.
 fn generated(
     session: &Session<'_>,
     config: &PolicyConfig,
@@ -88,13 +89,7 @@ fn generated(
     let completion = multi_turn.as_ref().map_or(rollout.max_new_tokens, |turns| turns.max_total_len);
     check_length(t.max_seq_len + completion, policy)?;
     warn_of_temperature(rollout);
-    let rewards = RewardContext {
-        run: &context.plan.output,
-        device: context.device,
-        kind: Kind::Float,
-        calls: Some(&calls),
-    };
-    let rewards = Rewards::new(&config.rewards, &rewards)?;
+    let rewards = rewards(session, config, &calls)?;
     let &GeneratedPlan { max_new_tokens, temperature, top_p, top_k, .. } = rollout;
     Ok(GeneratedRollouts {
         generator: generator(session, rollout, &eos_ids),
@@ -121,6 +116,18 @@ fn generated(
         log: completions_log(session, config)?,
         tokenizer,
     })
+}
+
+/// The reward functions; `calls` is how the policy writes tool calls.
+fn rewards(session: &Session<'_>, config: &PolicyConfig, calls: &CallForm) -> Result<Rewards> {
+    let context = session.stage.context;
+    let context = RewardContext {
+        run: &context.plan.output,
+        device: context.device,
+        kind: Kind::Float,
+        calls: Some(calls),
+    };
+    Rewards::new(&config.rewards, &context)
 }
 
 /// Training prompts, and held-out ones where the recipe names a file or a share of them.
