@@ -45,7 +45,7 @@ fn summary(folder: &Path) -> serde_json::Value {
 #[test]
 fn a_leap_is_skipped_or_rolled_back_and_the_run_goes_on() {
     for (policy, said, updates) in
-        [("skip", "this update is left out", 39), ("rollback", "went back to the last", 39)]
+        [("skip", "this update is skipped", 39), ("rollback", "rolled back to the last", 39)]
     {
         let folder = tempfile::tempdir().expect("a folder");
         let ended =

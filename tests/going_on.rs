@@ -180,7 +180,7 @@ fn every_kind_goes_on_with_settings_that_only_watch() {
         let ended = succeed(&mut run(&ground.recipe, &output, &more));
         let text = said(&ended);
         assert!(
-            text.contains("goes on at micro-batch") && text.contains("log_interval 1 -> 3"),
+            text.contains("resumes at micro-batch") && text.contains("log_interval 1 -> 3"),
             "{kind}: {text}"
         );
         let file = format!("{kind}_64.pth");
@@ -233,7 +233,7 @@ fn what_differs_is_named_and_nothing_is_lost() {
     let copied = ground.path("forced");
     copy(&output, &copied);
     let ended = succeed(&mut run(recipe, &copied, &[&other[..], &["--resume", "force"]].concat()));
-    assert!(said(&ended).contains("goes on at micro-batch"), "{}", said(&ended));
+    assert!(said(&ended).contains("resumes at micro-batch"), "{}", said(&ended));
     let record = json(&copied.join("sft/done.json"));
     assert_eq!(record["forced"][0]["changes"][0], "learning_rate 0.001 -> 0.002", "{record}");
     let again = succeed(&mut run(recipe, &copied, &other));
@@ -294,8 +294,8 @@ fn more_epochs_go_on_from_the_end() {
 
     let ended = succeed(&mut run(recipe, &output, &[&["--only", "pretrain"], &two[..]].concat()));
     let text = said(&ended);
-    assert!(text.contains("goes on at micro-batch 114, now of 228 and not of 114"), "{text}");
-    assert!(text.contains("learning rate goes on at 1.000e-3"), "{text}");
+    assert!(text.contains("resumes at micro-batch 114, now of 228 and not of 114"), "{text}");
+    assert!(text.contains("learning rate is 1.000e-3"), "{text}");
     assert!(same(&output.join("pretrain_64.pth"), &whole.join("pretrain_64.pth")), "the weights differ");
     assert!(std::fs::read(output.join("pretrain_64.pth.old")).expect("a copy") == one);
     let steps = rows(&output.join("pretrain/metrics.jsonl")).len();
@@ -304,7 +304,7 @@ fn more_epochs_go_on_from_the_end() {
 
     // What stands on it follows; its old files are kept.
     let ended = succeed(&mut run(recipe, &output, &[&["--only", "sft"], &two[..]].concat()));
-    assert!(said(&ended).contains("what it starts from was made anew"), "{}", said(&ended));
+    assert!(said(&ended).contains("what it starts from was made again"), "{}", said(&ended));
     assert!(std::fs::read(output.join("sft_64.pth.old")).expect("a copy") == old_sft);
 
     // Without its resume file it cannot go on, and says so.
@@ -352,7 +352,7 @@ fn a_broken_resume_file_costs_one_interval() {
         std::fs::write(resume(&output), damaged).expect("damaged");
         let ended = succeed(&mut run(recipe, &output, &["--only", "sft"]));
         let text = said(&ended);
-        assert!(text.contains("the resume point before it is taken"), "{what}: {text}");
+        assert!(text.contains("the resume file before it is used"), "{what}: {text}");
         assert!(same(&output.join("sft_64.pth"), &whole.join("sft_64.pth")), "{what}: the weights differ");
         assert!(std::fs::read(output.join("sft_64_resume.pth.broken")).expect("kept") == *damaged, "{what}");
     }

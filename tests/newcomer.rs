@@ -320,7 +320,7 @@ fn an_interrupted_run_of_upstreams_is_no_start() {
     // And on with it, as the README says.
     home.write("on.yaml", stage("scratch"));
     let text = refused(&mut home.run(&["run", "on.yaml", "--resume", "must"]));
-    assert!(text.contains("has no checkpoint to go on from"), "{text}");
+    assert!(text.contains("has no checkpoint to resume from"), "{text}");
     assert!(!home.path("runs/goes-on/recipe.yaml").exists(), "nothing is written by a refusal");
     home.write(
         "runs/goes-on/pretrain_32_resume.pth",

@@ -127,7 +127,7 @@ fn a_killed_rank_ends_the_others_and_the_run_goes_on_to_the_same_bits() {
     let killed = interrupted(&recipe, &at("killed"), true, "KILL");
     let said = String::from_utf8_lossy(&killed.stderr).into_owned();
     assert_eq!(killed.status.code(), Some(1), "{said}");
-    assert!(said.contains("rank 1 was killed") && said.contains("the same command goes on"), "{said}");
+    assert!(said.contains("rank 1 was killed") && said.contains("the same command resumes"), "{said}");
     // With one rank, as a check that any number can go on; then with two, to the same bits.
     copy(&at("killed"), &at("other"));
     succeed(&mut run(&recipe, &at("other"), &["--resume", "must"]));

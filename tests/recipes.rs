@@ -104,7 +104,7 @@ fn two_runs_in_one_folder_are_refused_and_a_signal_saves() {
     }
     let second = command().output().expect("runs");
     assert_eq!(second.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&second.stderr).contains("another run is at work"));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another run is using this folder"));
     signal(first.id(), "TERM");
     let ended = first.wait_with_output().expect("ends");
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();

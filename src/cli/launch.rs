@@ -151,7 +151,7 @@ fn watch(ranks: &mut [Rank], signals: &Signals) -> Result<()> {
         std::process::exit(code);
     }
     Err(Error::failed(format!("rank {number} was killed ({status}); the other ranks were stopped"))
-        .hint("the same command goes on from the last checkpoint, with as many ranks or others"))
+        .hint("the same command resumes from the last checkpoint, with the same number of ranks or another"))
 }
 
 #[cfg(unix)]

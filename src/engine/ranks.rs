@@ -102,12 +102,12 @@ impl Ranks {
         }
         Error::failed(format!("rank {} of {} cannot reduce gradients with the others", self.rank, self.world))
             .because(error)
-            .hint("NCCL_DEBUG=INFO tells more; runtime.ddp_backend: gloo goes through the host; the same command goes on from the last checkpoint")
+            .hint("NCCL_DEBUG=INFO tells more; runtime.ddp_backend: gloo goes through the host; the same command resumes from the last checkpoint")
     }
 
     fn lost_peer(&self, error: Error) -> Error {
         Error::failed(format!("rank {} of {} {LOST}", self.rank, self.world)).because(error).hint(
-            "the one that ended first says why; the same command goes on from the last checkpoint, with as many ranks or others",
+            "the rank that ended first says why; the same command resumes from the last checkpoint, with the same number of ranks or another",
         )
     }
 
@@ -147,7 +147,9 @@ impl Ranks {
         let own = match device {
             Device::Cuda(_) if wanted == DdpBackend::Gloo => Err("is to use gloo".to_owned()),
             Device::Cuda(_) if nccl_version().is_none() => Err("has a libtorch without NCCL".to_owned()),
-            Device::Cuda(index) => gpu_uuid(index).map_err(|fault| format!("cannot name its GPU ({fault})")),
+            Device::Cuda(index) => {
+                gpu_uuid(index).map_err(|fault| format!("cannot identify its GPU ({fault})"))
+            }
             _ => Err("has no GPU".to_owned()),
         };
         let all = self.all_gather(&own)?;
@@ -155,7 +157,7 @@ impl Ranks {
             let Device::Cuda(index) = device else { return Ok(()) };
             return group
                 .use_gpu(index)
-                .map_err(|e| e.hint("runtime.ddp_backend: gloo adds gradients up through the host"));
+                .map_err(|e| e.hint("runtime.ddp_backend: gloo sums gradients through the host"));
         };
         if wanted == DdpBackend::Nccl {
             return Err(Error::input(format!("ddp_backend is nccl, but {reason}")).hint(

@@ -283,11 +283,9 @@ impl Trainer<'_> {
             if broken.is_some() && self.ranks.is_rank0() {
                 resume::rename_broken(&self.paths.resume)?;
             }
-            self.observer.log_note(&format!(
-                "{what}; went back to the last checkpoint's weights and goes on after it"
-            ));
+            self.observer.log_note(&format!("{what}; rolled back to the last checkpoint's weights"));
         } else {
-            self.observer.log_note(&format!("{what}; this update is left out"));
+            self.observer.log_note(&format!("{what}; this update is skipped"));
         }
         Ok(())
     }
@@ -354,7 +352,7 @@ impl Trainer<'_> {
         self.ranks.barrier()?;
         let Progress { step, total, .. } = self.progress;
         Err(Error::interrupted(signal, format!("saved at micro-batch {step} of {total}"))
-            .hint("the same command goes on from there"))
+            .hint("the same command resumes from there"))
     }
 
     fn finish(mut self) -> Result<Outcome> {

@@ -59,14 +59,14 @@ impl Changes {
                 all.push(
                     legacy_records::UNKNOWN,
                     SettingKind::Result,
-                    "known by a hash alone",
+                    "known by its hash alone",
                     "this recipe's",
                 );
                 return Ok(all);
             }
             Value::Null => {
                 if old.named.get(legacy_records::SETTINGS) != Some(&legacy_records::hash_of(config)?) {
-                    all.push("settings", SettingKind::Result, "known by a hash alone", "this recipe's");
+                    all.push("settings", SettingKind::Result, "known by its hash alone", "this recipe's");
                 }
                 Vec::new()
             }

@@ -68,7 +68,7 @@ pub fn decide(
             Ok(from_scratch("asked for"))
         }
         StageState::Unreadable(fault) => Err(fault.clone().hint(format!(
-            "nothing can go on from it; `{} --from {}` starts the stage over and keeps the old files as .old",
+            "it cannot be resumed; `{} --from {}` starts the stage over and keeps the old files as .old",
             request.command, stage.name
         ))),
         StageState::Done(done) => Finished { context, stage, now, request, done }.decide(),
@@ -79,7 +79,7 @@ pub fn decide(
 /// The fault of `--resume must` where the stage has no checkpoint.
 pub fn no_checkpoint(context: &Context<'_>, stage: &StagePlan) -> Error {
     let output = Place::file(&context.plan.output);
-    Error::input(format!("stage `{}` has no checkpoint to go on from", stage.name))
+    Error::input(format!("stage `{}` has no checkpoint to resume from", stage.name))
         .at(output)
         .hint("run without --resume must to start from the beginning")
 }
@@ -117,7 +117,7 @@ impl Finished<'_> {
                 let note = format!("kept by --resume force, although it was made from other files: {what}");
                 return Ok(skip(note, Some(self.accepted(&changes))));
             }
-            return Ok(from_scratch(format!("what it starts from was made anew: {what}")));
+            return Ok(from_scratch(format!("what it starts from was made again: {what}")));
         }
         if !changes.length.is_empty() {
             return self.other_length(&changes);
@@ -127,7 +127,7 @@ impl Finished<'_> {
             let why = format!("{file} is gone");
             return Ok(match stage_state::resume_file_of(output, self.done) {
                 // Its end is written once more.
-                Some(resume) => self.go_on(resume, why, &changes),
+                Some(resume) => self.resume(resume, why, &changes),
                 None => from_scratch(why),
             });
         }
@@ -152,7 +152,7 @@ impl Finished<'_> {
     }
 
     /// Resumes from the end of the finished stage.
-    fn go_on(&self, resume: PathBuf, why: String, changes: &Changes) -> Decision {
+    fn resume(&self, resume: PathBuf, why: String, changes: &Changes) -> Decision {
         let point = ResumePoint {
             file: resume,
             forced: self.force(),
@@ -200,7 +200,7 @@ impl Finished<'_> {
             _ => {}
         }
         match stage_state::resume_file_of(&self.context.plan.output, self.done) {
-            Some(resume) => Ok(self.go_on(resume, format!("goes on from its end: {what}"), changes)),
+            Some(resume) => Ok(self.resume(resume, format!("resumes from its end: {what}"), changes)),
             None if self.request.resume == Resume::Never => Ok(from_scratch(what)),
             None => Err(self.no_resume_file(what)),
         }
@@ -209,10 +209,10 @@ impl Finished<'_> {
     fn no_resume_file(&self, what: String) -> Error {
         let (name, command) = (&self.stage.name, self.request.command);
         let fault = Error::input(format!(
-            "stage `{name}` is done and its resume file is gone, so that it cannot go on from its end"
+            "stage `{name}` is done and its resume file is gone, so that it cannot resume from its end"
         ));
         at(self.stage, fault.because(what).hint(format!(
-            "put the recipe back, or `{command} --from {name}` runs it and those below anew and keeps the old files as .old"
+            "put the recipe back, or `{command} --from {name}` runs it and those below again and keeps the old files as .old"
         )))
     }
 
@@ -250,7 +250,7 @@ fn decide_in_progress(
             return Ok(from_scratch("asked for"));
         } else if changes.result.is_empty() {
             let what = in_words(&changes.earlier_stage);
-            return Ok(from_scratch(format!("what it starts from was made anew: {what}")));
+            return Ok(from_scratch(format!("what it starts from was made again: {what}")));
         } else {
             return Err(changed_fault(stage, &changes.result, request, Some(steps)));
         }
@@ -263,7 +263,7 @@ fn decide_in_progress(
         let ends = "ends it where it is";
         return Err(shorter_fault(stage, &changes.length, (steps, new), request, ends));
     }
-    let mut why = "goes on".to_owned();
+    let mut why = "resumes".to_owned();
     let other: Vec<Change> = changes.length.iter().chain(&changes.harmless).cloned().collect();
     if !other.is_empty() {
         why += &format!(" with {}", in_words(&other));
@@ -311,7 +311,7 @@ fn changed_fault(
             format!(
                 "stage `{name}` was begun with other settings, data or start weights; nothing was changed"
             ),
-            format!("`{command} --resume force` goes on from micro-batch {steps} all the same"),
+            format!("`{command} --resume force` resumes from micro-batch {steps} all the same"),
         ),
         None => (
             format!(
@@ -321,7 +321,7 @@ fn changed_fault(
         ),
     };
     at(stage, Error::input(what).because(in_words(changes)).hint(format!(
-        "put the recipe back, or {force}, or `{command} --from {name}` runs it and those below anew and keeps the old files as .old; another --output is a run of its own"
+        "put the recipe back, or {force}, or `{command} --from {name}` runs it and those below again and keeps the old files as .old; another --output is a run of its own"
     )))
 }
 
@@ -339,6 +339,6 @@ fn shorter_fault(
     ));
     let fault = if changes.is_empty() { fault } else { fault.because(in_words(changes)) };
     at(stage, fault.hint(format!(
-        "put the recipe back, or `{command} --resume force` {force}, or `{command} --from {name}` runs it and those below anew and keeps the old files as .old"
+        "put the recipe back, or `{command} --resume force` {force}, or `{command} --from {name}` runs it and those below again and keeps the old files as .old"
     )))
 }

@@ -110,7 +110,7 @@ pub fn run(stage: StageRun<'_>, config: &DistillStage) -> Result<StageResult> {
     let batches = session.row_batches()?;
     // The teacher first: loading the student then sets the random state that training goes on from.
     let path = loading::start_weights(context, &config.teacher)?
-        .ok_or_else(|| Error::input("a teacher is trained weights").hint("name a stage or a file"))?;
+        .ok_or_else(|| Error::input("the teacher needs trained weights").hint("name a stage or a file"))?;
     let teacher = loading::load(&path, config.teacher_model.as_ref(), context.device)?;
     let model = session.model(config.train.dropout)?;
     same_vocabulary(&path, &teacher, &model, session.tokenizer())?;

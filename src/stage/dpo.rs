@@ -130,7 +130,7 @@ pub fn run(stage: StageRun<'_>, config: &DpoStage) -> Result<StageResult> {
 
 fn load_reference(context: &Context<'_>, config: &DpoStage, init: &Init) -> Result<CausalLm> {
     let path = loading::start_weights(context, init)?
-        .ok_or_else(|| Error::input("a reference is trained weights").hint("name a stage or a file"))?;
+        .ok_or_else(|| Error::input("the reference needs trained weights").hint("name a stage or a file"))?;
     loading::load(&path, config.train.model.as_ref(), context.device)
 }
 

@@ -46,7 +46,7 @@ impl Rerun {
                 if !self.done.is_empty() {
                     let done = self.done.join(", ");
                     tracing::info!(
-                        "--from {from} goes on where it was stopped, after {done}; with --resume never it starts over"
+                        "--from {from} continues where it was stopped, after {done}; with --resume never it starts over"
                     );
                 }
                 write_json(&output.join(FILE), self)

@@ -44,7 +44,7 @@ pub fn find_checkpoint(
     if let Some(fault) = fault.filter(|_| context.ranks.is_rank0()) {
         let broken = resume::rename_broken(&paths.resume)?;
         tracing::warn!(
-            "{}; it is kept as {}, and the resume point before it is taken, at {}",
+            "{}; it is kept as {}, and the resume file before it is used, at {}",
             resume::one_line(&fault),
             broken.display(),
             file.position
@@ -60,13 +60,13 @@ pub fn find_checkpoint(
 fn log_resumption(name: &str, file: &ResumeFile, config: &LoopConfig) {
     let total = config.schedule.total_steps;
     let Some(state) = &file.state else {
-        tracing::info!("{name}: goes on from upstream's {}, {}", file.path().display(), file.position);
+        tracing::info!("{name}: resumes from upstream's {}, {}", file.path().display(), file.position);
         return;
     };
     let per_epoch = if state.per_epoch > 0 { state.per_epoch } else { total / config.epochs.max(1) };
     let step = file.position.epoch * per_epoch + file.position.step_in_epoch;
     if state.total_steps == total || step >= total {
-        tracing::info!("{name}: goes on at micro-batch {step} of {total}");
+        tracing::info!("{name}: resumes at micro-batch {step} of {total}");
         return;
     }
     let before = Schedule { total_steps: state.total_steps, ..config.schedule };
@@ -80,8 +80,8 @@ fn log_resumption(name: &str, file: &ResumeFile, config: &LoopConfig) {
         }
     };
     tracing::info!(
-        "{name}: goes on at micro-batch {step}, now of {total} and not of {}: the schedule is that of {total}, and the \
-         learning rate goes on at {new_lr:.3e} where it stood at {old_lr:.3e}",
+        "{name}: resumes at micro-batch {step}, now of {total} and not of {}: the schedule is that of {total}, and the \
+         learning rate is {new_lr:.3e} where it was {old_lr:.3e}",
         state.total_steps
     );
 }
@@ -90,11 +90,7 @@ fn log_resumption(name: &str, file: &ResumeFile, config: &LoopConfig) {
 pub fn forced_notes(start: &StartFrom) -> Vec<String> {
     let StartFrom::Checkpoint(point) = start else { return Vec::new() };
     let note = |forced: &Forced| {
-        format!(
-            "gone on with by --resume force at micro-batch {}: {}",
-            forced.step,
-            forced.changes.join(", ")
-        )
+        format!("resumed by --resume force at micro-batch {}: {}", forced.step, forced.changes.join(", "))
     };
     point.forced_changes.iter().map(note).collect()
 }

@@ -212,7 +212,7 @@ impl<'a> Runner<'a> {
             stage_state::files(output, name)?.iter().filter(|path| longer && !weight_file::is_resume(path))
         {
             if let Some(copy) = backup::copy_weights(file)? {
-                tracing::info!("{name}: its weights of now are kept as {copy}");
+                tracing::info!("{name}: its current weights are kept as {copy}");
             }
         }
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create the stage's folder", folder, e))?;
@@ -294,7 +294,7 @@ fn lock(output: &Path) -> Result<File> {
         .map_err(|e| Error::io("open the run's lock", &path, e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(_) => Err(Error::failed("another run is at work in this folder")
+        Err(_) => Err(Error::failed("another run is using this folder")
             .at(Place::file(output))
             .hint("wait for it, stop it, or give this run its own --output")),
     }

@@ -132,7 +132,7 @@ impl SavedState {
     }
 }
 
-/// Where the resume point before the last one lies: `..._resume.prev.pth`.
+/// The path of the resume file before the last one: `..._resume.prev.pth`.
 pub fn previous_path(resume: &Path) -> PathBuf {
     resume.with_extension("prev.pth")
 }

@@ -65,7 +65,7 @@ pub fn load_last(resume: &Path) -> Result<(ResumeFile, Option<Error>)> {
     match load(&before) {
         // A run that was killed between two renames leaves the one alone; it is the last then.
         Ok(loaded) => Ok((loaded, (!gone).then_some(fault))),
-        Err(other) => Err(Error::failed("neither of the last two resume points can be read")
+        Err(other) => Err(Error::failed("neither of the last two resume files can be read")
             .at(Place::file(resume))
             .because(format!("{}; {}", one_line(&fault), one_line(&other)))),
     }
@@ -164,7 +164,7 @@ impl ResumeFile {
                 return Err(Error::failed(format!(
                     "`{name}` has shape {got:?} in the resume file, the model wants {want:?}"
                 ))
-                .hint("the model in the recipe changed: start the stage anew with --from and its name"));
+                .hint("the model in the recipe changed: start the stage over with --from and its name"));
             }
             let saved = bridge::to_tensor(saved)?;
             tch::no_grad(|| param.shallow_clone().f_copy_(&saved))?;

@@ -188,7 +188,7 @@ fn warn_of_temperature(rollout: &GeneratedPlan) {
     if temperature != 1.0 || top_p < 1.0 || top_k > 0 {
         // Upstream's arithmetic, which the fixtures hold: every log-probability is at temperature 1.
         tracing::warn!(
-            "completions are drawn with temperature {temperature}, top_p {top_p} and top_k {top_k}, and learned from as if with 1, 1 and 0"
+            "completions are sampled with temperature {temperature}, top_p {top_p} and top_k {top_k}, and learned from as if with 1, 1 and 0"
         );
     }
 }

@@ -103,7 +103,7 @@ impl CompletionsLog {
     /// # Errors
     /// I/O faults.
     pub fn truncate(&mut self, position: &Value) -> Result<()> {
-        let fault = |e| Error::io("cut the log of completions", &self.path, e);
+        let fault = |e| Error::io("truncate the log of completions", &self.path, e);
         let Some(file) = &self.file else { return Ok(()) };
         let there = file.metadata().map_err(fault)?.len();
         self.length = position.as_u64().unwrap_or(0).min(there);
