@@ -385,38 +385,19 @@ mod tests {
 
     #[test]
     fn the_references_models_are_loaded() {
-        let root =
-            std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
-        if !root.join("fixtures").exists() {
-            return println!("skipped: no fixtures under {}", root.display());
-        }
-        for (era, shape, suffix) in [
-            ("minimind2", "dense", ""),
-            ("minimind2", "moe", "_moe"),
-            ("minimind3", "dense", ""),
-            ("minimind3", "moe", "_moe"),
-        ] {
-            let folder = root.join("fixtures").join(era).join(shape);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        for (era, shape) in [("minimind2", "moe"), ("minimind3", "dense")] {
+            let folder = root.join(era).join(shape);
             let loaded =
-                load_model(&folder.join("weights_fp16.pth"), None, Device::Cpu, Kind::Float).unwrap();
+                load_model(&folder.join("weights_fp32.pth"), None, Device::Cpu, Kind::Float).unwrap();
             let config = loaded.model.config().clone();
             assert_eq!((config.era.name(), config.moe.is_some()), (era, shape == "moe"));
             assert!(loaded.architecture_from.ends_with("config.json") && loaded.notes.is_empty());
-            let resume = folder.join(format!("resume/pretrain_32{suffix}_resume.pth"));
-            let given = load_model(&resume, Some(&config), Device::Cpu, Kind::Float).unwrap();
-            assert_eq!(given.model.config(), &config);
+            let resume = folder.join("resume/pretrain_32_resume.pth");
+            if shape == "dense" {
+                let given = load_model(&resume, Some(&config), Device::Cpu, Kind::Float).unwrap();
+                assert_eq!(given.model.config(), &config);
+            }
         }
-    }
-
-    #[test]
-    fn a_hugging_face_folder_is_read() {
-        let root =
-            std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
-        let folder = root.join("models/stories260K-hf");
-        if !folder.exists() {
-            return println!("skipped: no {}", folder.display());
-        }
-        let loaded = load_model(&folder, None, Device::Cpu, Kind::Float).unwrap();
-        assert_eq!(loaded.model.config().num_attention_heads, 8);
     }
 }

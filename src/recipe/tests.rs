@@ -157,56 +157,6 @@ fn built_in_recipes_are_sound_but_for_their_files() {
     assert!(faults.is_empty());
 }
 
-#[test]
-fn the_schema_is_json_and_names_every_key() {
-    let text = crate::cli::schema::text().unwrap();
-    let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert!(schema["properties"]["stages"].is_object());
-    for key in [
-        "name",
-        "seed",
-        "runtime",
-        "output",
-        "tokenizer",
-        "model",
-        "preset",
-        "hidden_size",
-        "seq_aux",
-        "path",
-        "paths",
-        "synthetic",
-        "rows",
-        "split",
-        "validation",
-        "batching",
-        "on_bad_row",
-        "accumulation_steps",
-        "learning_rate",
-        "grad_clip",
-        "betas",
-        "warmup_steps",
-        "eval_interval",
-        "keep_last",
-        "save_dtype",
-        "on_nan",
-        "spike_factor",
-        "empty_think_ratio",
-        "samples",
-        "pad_token_id",
-        "from",
-        "tasks",
-        "max_new_tokens",
-        "limit",
-        "max_bytes",
-        "pretrain",
-        "sft",
-        "eval",
-        "vocab_size",
-    ] {
-        assert!(text.contains(&format!("\"{key}\"")), "{key}");
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]

@@ -1,6 +1,6 @@
 //! Both forms, there and back; the merge beside upstream's; faults.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,16 +8,6 @@ use super::{Adapter, Pair, merge, peft};
 use crate::checkpoint::load::{self, load_model, named_tensors};
 use crate::checkpoint::{Value, about, bridge, pth};
 use crate::model::{CausalLm, Mask, ModelOverrides, Params};
-
-fn fixture(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("MINIMIND_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
-    let path = root.join("fixtures").join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: no {}", path.display());
-    None
-}
 
 fn pair(rank: i64, scale: f64) -> Pair {
     let host = |t: Tensor| bridge::to_host(&t).unwrap();
@@ -237,10 +227,10 @@ fn farthest(left: &Path, right: &Path) -> f64 {
 #[test]
 fn the_references_adapters_are_read_and_merged_as_it_does() {
     let folder = tempfile::tempdir().unwrap();
-    for variant in ["minimind3/dense", "minimind3/moe", "minimind2/dense", "minimind2/moe"] {
-        let Some(root) = fixture(variant) else { return };
+    for variant in ["minimind3/tiny", "minimind2/tiny"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(variant);
         let read = Adapter::read(&root.join("lora.pth")).unwrap();
-        assert_eq!((read.pairs.len(), read.pairs[0].1.rank()), (4, 4), "{variant}");
+        assert_eq!((read.pairs.len(), read.pairs[0].1.rank()), (2, 2), "{variant}");
         let out = folder.path().join("merged.pth");
         // fp32: the logits are those with the adapter in place, up to the rounding of the stored adapter.
         merge::merge(&root.join("weights_fp32.pth"), &root.join("lora.pth"), &out, None).unwrap();
