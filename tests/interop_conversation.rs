@@ -9,8 +9,8 @@ use std::process::Command;
 use common::python::{python, script};
 use common::succeed;
 use minimind::data::Tokenizer;
-use minimind::serve::fields::Fields;
-use minimind::serve::prompt::Prompt;
+use minimind::serve::api::fields::Fields;
+use minimind::serve::api::prompt::Prompt;
 use serde_json::{Value, json};
 
 common::needs::tests! {

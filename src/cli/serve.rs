@@ -11,7 +11,7 @@ use super::open::{HowArgs, open_named};
 use super::pull;
 use crate::checkpoint::adapter::Adapter;
 use crate::error::{Error, Place, Result};
-use crate::serve::{self, Limits, Load, Loaded, Settings, Source};
+use crate::serve::{self, Limits, LoadModel, LoadedModel, ModelSource, Settings};
 
 /// What is served, where, and within what limits.
 #[derive(Debug, clap::Args)]
@@ -126,10 +126,10 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Everything that is served, in the order given: models, then adapters on them.
-fn sources(args: Args) -> Result<Vec<Source>> {
+fn sources(args: Args) -> Result<Vec<ModelSource>> {
     let how = Arc::new(args.how);
-    let mut sources: Vec<Source> = Vec::new();
-    let mut add = |source: Source| {
+    let mut sources: Vec<ModelSource> = Vec::new();
+    let mut add = |source: ModelSource| {
         if sources.iter().any(|s| s.name == source.name) {
             return Err(Error::input(format!("two models are called `{}`", source.name))
                 .hint("give each a name: --model a=PATH --model b=PATH --adapter c=FILE"));
@@ -148,7 +148,7 @@ fn sources(args: Args) -> Result<Vec<Source>> {
         // Said now rather than when everything else is up.
         Adapter::read(&adapter)?;
         let origin = format!("{file} on {base}");
-        add(Source { name, origin, run: None, load: loader(model, Some(adapter), &how) })?;
+        add(ModelSource { name, origin, run: None, load: loader(model, Some(adapter), &how) })?;
     }
     Ok(sources)
 }
@@ -200,23 +200,23 @@ fn named(spec: &str) -> (String, &str) {
     (stem.unwrap_or(last).to_owned(), spec)
 }
 
-fn source(name: &str, model: &str, how: &Arc<HowArgs>) -> Result<Source> {
+fn source(name: &str, model: &str, how: &Arc<HowArgs>) -> Result<ModelSource> {
     // Said now rather than when everything else is up.
     pull::locate(model)?;
     let folder = Path::new(model.rsplit_once(':').map_or(model, |(run, _)| run));
     let run =
         [Path::new(model), folder].into_iter().find(|f| f.join("plan.json").is_file()).map(Path::to_owned);
-    Ok(Source { name: name.to_owned(), origin: model.to_owned(), run, load: loader(model, None, how) })
+    Ok(ModelSource { name: name.to_owned(), origin: model.to_owned(), run, load: loader(model, None, how) })
 }
 
 /// Reads a model, with an adapter on it where one is given; again at each reload.
-fn loader(model: &str, adapter: Option<PathBuf>, how: &Arc<HowArgs>) -> Load {
+fn loader(model: &str, adapter: Option<PathBuf>, how: &Arc<HowArgs>) -> LoadModel {
     let (model, how) = (model.to_owned(), Arc::clone(how));
     Box::new(move || {
         let opened = open_named(&model, adapter.as_deref(), &how)?;
         opened.tokenizer()?;
         let tokenizer = opened.tokenizer.expect("a tokenizer was found");
-        Ok(Loaded { model: opened.model, tokenizer, ends: opened.ends, storage: opened.storage })
+        Ok(LoadedModel { model: opened.model, tokenizer, stop_ids: opened.ends, storage: opened.storage })
     })
 }
 

@@ -12,7 +12,7 @@ use signal_hook::flag;
 
 use crate::error::{Error, Result};
 use crate::plan::machine::Machine;
-use crate::serve::split::{Calls, Piece, Reading, Splitter};
+use crate::serve::api::output_parser::{OutputParser, OutputPart, ToolCallMode, ToolSyntax};
 use crate::terminal::{answer, raw, visible};
 
 /// Where lines come from.
@@ -125,7 +125,7 @@ impl Drop for Held<'_> {
 /// characters are shown; a pipe gets the text as it is.
 #[derive(Debug)]
 pub(super) struct Printer {
-    splitter: Splitter,
+    parser: OutputParser,
     pretty: bool,
     reasoned: bool,
     content: String,
@@ -135,8 +135,9 @@ impl Printer {
     /// A printer for an answer that begins inside a think block (`thinking`) or not.
     pub(super) fn new(thinking: bool) -> Self {
         let pretty = std::io::stdout().is_terminal();
+        let parser = OutputParser::new(ToolCallMode::None, ToolSyntax::default());
         Self {
-            splitter: Splitter::new(thinking, Reading::NoCalls, Calls::default()),
+            parser: if thinking { parser.in_thinking() } else { parser },
             pretty,
             reasoned: false,
             content: String::new(),
@@ -148,21 +149,21 @@ impl Printer {
     /// # Errors
     /// Stdout cannot be written.
     pub(super) fn show(&mut self, text: &str) -> Result<()> {
-        let pieces = self.splitter.push(text);
-        self.pieces(pieces)?;
+        let parts = self.parser.push(text);
+        self.print_parts(parts)?;
         if self.pretty { Ok(()) } else { raw(text) }
     }
 
-    fn pieces(&mut self, pieces: Vec<Piece>) -> Result<()> {
-        for piece in pieces {
-            match piece {
-                Piece::Reasoning(text) => {
+    fn print_parts(&mut self, parts: Vec<OutputPart>) -> Result<()> {
+        for part in parts {
+            match part {
+                OutputPart::Reasoning(text) => {
                     self.reasoned = true;
                     if self.pretty {
                         raw(&format!("\x1b[2m{}\x1b[0m", visible(&text)))?;
                     }
                 }
-                Piece::Content(text) => {
+                OutputPart::Content(text) => {
                     if self.pretty && std::mem::take(&mut self.reasoned) {
                         raw("\n\n")?;
                     }
@@ -172,7 +173,7 @@ impl Printer {
                     self.content.push_str(&text);
                 }
                 // No tool is offered here, so none is looked for.
-                Piece::Call(_) => {}
+                OutputPart::Call(_) => {}
             }
         }
         Ok(())
@@ -183,8 +184,8 @@ impl Printer {
     /// # Errors
     /// Stdout cannot be written.
     pub(super) fn finish(mut self) -> Result<String> {
-        let pieces = self.splitter.finish(false);
-        self.pieces(pieces)?;
+        let parts = self.parser.finish(false);
+        self.print_parts(parts)?;
         raw("\n")?;
         Ok(self.content.trim().to_owned())
     }

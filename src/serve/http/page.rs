@@ -6,8 +6,9 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 
-use super::fault::Fault;
-use super::state::Shared;
+use crate::serve::api::run_blocking;
+use crate::serve::error::ApiError;
+use crate::serve::state::AppState;
 
 /// The page's files by name.
 const FILES: [(&str, &str, &str); 5] = [
@@ -33,41 +34,50 @@ fn with_policy(mut response: Response, policy: &'static str) -> Response {
     response
 }
 
-/// The page.
+/// `GET /`: the page.
 pub async fn index() -> Response {
     with_policy(Html(include_str!("page/index.html")).into_response(), POLICY)
 }
 
-/// One of its files.
-pub async fn asset(Path(name): Path<String>) -> Result<Response, Fault> {
+/// `GET /assets/{name}`: one of the page's files.
+///
+/// # Errors
+/// 404 for any other name.
+pub async fn asset(Path(name): Path<String>) -> Result<Response, ApiError> {
     let file = FILES.iter().find(|(known, ..)| *known == name);
-    let (_, kind, text) = file.ok_or_else(|| Fault::not_found("there is no such file"))?;
+    let (_, kind, text) = file.ok_or_else(|| ApiError::not_found("there is no such file"))?;
     Ok(with_policy(([(header::CONTENT_TYPE, *kind)], *text).into_response(), POLICY))
 }
 
-/// What browsers ask for beside pages that name no picture, as the report does.
-pub async fn icon() -> Result<Response, Fault> {
+/// `GET /favicon.ico`: what browsers ask for with pages that name no icon, as the report.
+///
+/// # Errors
+/// None.
+pub async fn icon() -> Result<Response, ApiError> {
     asset(Path("icon.svg".to_owned())).await
 }
 
-/// Which model's report.
+/// The query of `/report`: which model's.
 #[derive(Debug, serde::Deserialize)]
-pub struct Wanted {
+pub struct ReportQuery {
     model: Option<String>,
 }
 
-/// The report of the run that a model came from.
+/// `GET /report`: the report of the run that a model came from; the first that has one where none is named.
+///
+/// # Errors
+/// 404 where there is no run, 500 for a run that cannot be read.
 pub async fn report(
-    State(shared): State<Arc<Shared>>,
-    Query(wanted): Query<Wanted>,
-) -> Result<Response, Fault> {
-    let slot = match &wanted.model {
-        Some(name) => shared.slots.iter().find(|s| s.name == *name),
-        None => shared.slots.iter().find(|s| s.run.is_some()),
+    State(state): State<Arc<AppState>>,
+    Query(query): Query<ReportQuery>,
+) -> Result<Response, ApiError> {
+    let entry = match &query.model {
+        Some(name) => state.models.iter().find(|m| m.name == *name),
+        None => state.models.iter().find(|m| m.run.is_some()),
     };
-    let run = slot.and_then(|s| s.run.clone()).ok_or_else(|| {
-        Fault::not_found("there is no report: serve a run's folder (--model checkpoints/NAME) to see one")
+    let run = entry.and_then(|m| m.run.clone()).ok_or_else(|| {
+        ApiError::not_found("there is no report: serve a run's folder (--model checkpoints/NAME) to see one")
     })?;
-    let page = super::body::apart(move || Ok(crate::report::html::render(&run)?)).await?;
+    let page = run_blocking(move || Ok(crate::report::html::render(&run)?)).await?;
     Ok(with_policy(Html(page).into_response(), REPORT_POLICY))
 }

@@ -1,4 +1,5 @@
-//! What a client gets when its request cannot be served: OpenAI's error object and the right status.
+//! What a client gets when its request cannot be served: OpenAI's error object (`message`, `type`, `param`, `code`) and
+//! the right status.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -12,7 +13,7 @@ pub const RETRY_SECS: u64 = 2;
 
 /// An error for the client.
 #[derive(Debug, Clone)]
-pub struct Fault {
+pub struct ApiError {
     status: StatusCode,
     kind: &'static str,
     message: String,
@@ -21,24 +22,32 @@ pub struct Fault {
     retry_after_secs: Option<u64>,
 }
 
-impl Fault {
+impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
         Self { status, kind, message: message.into(), param: None, code: None, retry_after_secs: None }
     }
 
     /// 400: the request is wrong.
-    pub fn bad(message: impl Into<String>) -> Self {
+    pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
     }
 
-    /// 400: one parameter is wrong.
+    /// 400: the field `param` is wrong.
     pub fn param(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: Some(param.into()), ..Self::bad(message) }
+        Self { param: Some(param.into()), ..Self::bad_request(message) }
     }
 
-    /// 400: a prompt of so many tokens (or `at_least` so many) is longer than a model sees.
-    pub fn too_long(param: &str, tokens: usize, at_least: bool, context: usize) -> Self {
-        let tokens = if at_least { format!("at least {tokens}") } else { tokens.to_string() };
+    /// 400: the prompt in the field `param` has more `tokens` than the model's `context`.
+    pub fn prompt_too_long(param: &str, tokens: usize, context: usize) -> Self {
+        Self::context_exceeded(param, &tokens.to_string(), context)
+    }
+
+    /// The same of a prompt that was not tokenised: it has at least so many tokens.
+    pub fn prompt_too_long_at_least(param: &str, tokens: usize, context: usize) -> Self {
+        Self::context_exceeded(param, &format!("at least {tokens}"), context)
+    }
+
+    fn context_exceeded(param: &str, tokens: &str, context: usize) -> Self {
         let message = format!(
             "the prompt has {tokens} tokens; this model's maximum context length is {context}, answer included"
         );
@@ -46,12 +55,12 @@ impl Fault {
     }
 
     /// 401: no key, or a wrong one.
-    pub fn no_key() -> Self {
+    pub fn unauthorized() -> Self {
         let message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`";
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", message).code("invalid_api_key")
     }
 
-    /// 403: not from there.
+    /// 403: requests from there are not taken.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "invalid_request_error", message)
     }
@@ -62,39 +71,39 @@ impl Fault {
     }
 
     /// 405: this path, but not this method.
-    pub fn method() -> Self {
+    pub fn method_not_allowed() -> Self {
         let message = "this path does not take that method";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", message)
     }
 
     /// 408: the body did not come in time.
-    pub fn slow_body() -> Self {
+    pub fn body_timeout() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "the body did not arrive in time")
     }
 
     /// 413: more bytes than the server takes.
-    pub fn too_large(limit_bytes: usize) -> Self {
+    pub fn payload_too_large(limit_bytes: usize) -> Self {
         let message = format!("the body is larger than {limit_bytes} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)
     }
 
     /// 429: the queue is full.
-    pub fn busy(waiting: usize) -> Self {
+    pub fn queue_full(waiting: usize) -> Self {
         let message =
             format!("the server is busy: {waiting} requests are at work or waiting; try again soon");
-        let fault = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
-        Self { retry_after_secs: Some(1), ..fault.code("queue_full") }
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
+        Self { retry_after_secs: Some(1), ..error.code("queue_full") }
     }
 
-    /// 500: our side failed.
-    pub fn failed(message: impl Into<String>) -> Self {
+    /// 500: the server failed.
+    pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
     /// 503: not now.
     pub fn unavailable(message: impl Into<String>) -> Self {
-        let fault = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
-        Self { retry_after_secs: Some(RETRY_SECS), ..fault }
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
+        Self { retry_after_secs: Some(RETRY_SECS), ..error }
     }
 
     /// 503: what runs is finished, nothing new is taken.
@@ -103,18 +112,18 @@ impl Fault {
     }
 
     /// 504: it took longer than the server allows.
-    pub fn late(limit_secs: u64) -> Self {
+    pub fn timeout(limit_secs: u64) -> Self {
         let message = format!("the request took longer than {limit_secs} s");
         Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", message).code("timeout")
     }
 
-    /// What a layer below said in another form.
-    pub fn of_status(status: StatusCode, message: impl Into<String>) -> Self {
+    /// The error of a layer that answers in another form.
+    pub fn from_status(status: StatusCode, message: impl Into<String>) -> Self {
         let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
         Self::new(status, kind, message)
     }
 
-    /// Adds a code that programs can look at.
+    /// Adds a code for programs to match on.
     pub fn code(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
     }
@@ -130,22 +139,22 @@ impl Fault {
     }
 }
 
-/// Input faults are the client's, all others ours.
-impl From<Error> for Fault {
+/// Wrong input is the client's fault (400), all else the server's (500).
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         // The text after `error: ` with its cause; a path of this machine is not the client's affair.
         let message = error.what().to_owned();
         match error.kind() {
-            Kind::Input => Self::bad(message),
+            Kind::Input => Self::bad_request(message),
             _ => {
                 tracing::error!("{error}");
-                Self::failed(message)
+                Self::internal(message)
             }
         }
     }
 }
 
-impl IntoResponse for Fault {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
         let headers = response.headers_mut();

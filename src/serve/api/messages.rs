@@ -2,47 +2,51 @@
 
 use serde_json::{Value, json};
 
-use super::fault::Fault;
 use super::fields::Fields;
 use crate::data::tokenizer::conversation::part_text;
+use crate::serve::error::ApiError;
 
-/// What the model may call.
+/// What the model may or must call: OpenAI's `tool_choice`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToolChoice {
-    /// Nothing.
+    /// No tool.
     None,
-    /// What it likes.
+    /// Any tool, or none.
     Auto,
-    /// Some tool, at once.
+    /// Some tool, and nothing else.
     Required,
-    /// This tool, at once.
+    /// This tool, and nothing else.
     Named(String),
 }
 
 /// The tools of a request.
 #[derive(Debug, Clone)]
 pub struct Tools {
-    /// As the template shows them; empty for none.
+    /// OpenAI's tool objects, as the template shows them; empty for none.
     pub list: Vec<Value>,
-    /// Which may be called.
+    /// What may or must be called.
     pub choice: ToolChoice,
-    /// Whether several calls may stand in one answer.
+    /// Whether one answer may hold several calls (`parallel_tool_calls`).
     pub parallel: bool,
 }
 
 /// The messages, checked and otherwise as they came: `data::tokenizer::conversation` gives them the template's form.
-/// `template` is its text, which tells the roles it knows beside the usual ones.
-pub fn messages(fields: &Fields, template: &str) -> Result<Vec<Value>, Fault> {
-    let list = fields.list("messages")?.ok_or_else(|| Fault::param("messages", "`messages` is missing"))?;
+/// `template` is the text of the chat template: roles that it names are taken too.
+///
+/// # Errors
+/// 400, naming the message and its field.
+pub fn messages(fields: &Fields, template: &str) -> Result<Vec<Value>, ApiError> {
+    let list =
+        fields.list("messages")?.ok_or_else(|| ApiError::param("messages", "`messages` is missing"))?;
     if list.is_empty() {
-        return Err(Fault::param("messages", "`messages` is empty: give at least one"));
+        return Err(ApiError::param("messages", "`messages` is empty: give at least one"));
     }
     list.iter().enumerate().map(|(i, value)| message(i, value, template)).collect()
 }
 
-fn message(index: usize, value: &Value, template: &str) -> Result<Value, Fault> {
+fn message(index: usize, value: &Value, template: &str) -> Result<Value, ApiError> {
     let at = |field: &str| format!("messages[{index}]{field}");
-    let fault = |field: &str, what: &str| Fault::param(at(field), format!("`{}` {what}", at(field)));
+    let fault = |field: &str, what: &str| ApiError::param(at(field), format!("`{}` {what}", at(field)));
     let Value::Object(map) = value else { return Err(fault("", "must be an object")) };
     let Some(role) = map.get("role").and_then(Value::as_str) else {
         return Err(fault(".role", "is missing: system, developer, user, assistant or tool"));
@@ -62,7 +66,7 @@ fn message(index: usize, value: &Value, template: &str) -> Result<Value, Fault> 
         Some(_) => return Err(fault(".content", "must be a string or an array of text parts")),
     };
     let mut out = map.clone();
-    let mut may_be_silent = false;
+    let mut may_lack_content = false;
     match role {
         // A template that does not know the newer name knows the older one.
         "developer" if !known(role) => drop(out.insert("role".into(), "system".into())),
@@ -74,7 +78,7 @@ fn message(index: usize, value: &Value, template: &str) -> Result<Value, Fault> 
                 return Err(fault(".tool_calls", form));
             }
             let given = |name: &str| map.get(name).is_some_and(Value::is_string);
-            may_be_silent = calls.is_some_and(|calls| *calls != json!([]))
+            may_lack_content = calls.is_some_and(|calls| *calls != json!([]))
                 || ["refusal", "reasoning_content", "reasoning", "thinking"].into_iter().any(given);
         }
         other if known(other) => {}
@@ -86,7 +90,7 @@ fn message(index: usize, value: &Value, template: &str) -> Result<Value, Fault> 
             ));
         }
     }
-    if !has_content && !may_be_silent {
+    if !has_content && !may_lack_content {
         return Err(fault(".content", "is missing"));
     }
     Ok(Value::Object(out))
@@ -103,8 +107,11 @@ fn are_calls(value: &Value) -> bool {
     value.as_array().is_some_and(|calls| calls.iter().all(call))
 }
 
-/// The tools and which of them may be called.
-pub fn tools(fields: &Fields) -> Result<Tools, Fault> {
+/// The tools of a request and which of them may be called.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn tools(fields: &Fields) -> Result<Tools, ApiError> {
     let given = fields.list("tools")?.cloned().unwrap_or_default();
     for (i, tool) in given.iter().enumerate() {
         let function = &tool["function"];
@@ -112,7 +119,7 @@ pub fn tools(fields: &Fields) -> Result<Tools, Fault> {
             && function["name"].as_str().is_some_and(is_name)
             && (function["parameters"].is_object() || function["parameters"].is_null());
         if !sound {
-            return Err(Fault::param(
+            return Err(ApiError::param(
                 format!("tools[{i}]"),
                 format!(
                     "`tools[{i}]` must be `{{type: \"function\", function: {{name, description, parameters}}}}` with a name of letters, digits, `_` and `-`"
@@ -132,8 +139,8 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-fn choice(fields: &Fields, tools: &[Value]) -> Result<ToolChoice, Fault> {
-    let fault = |what: &str| Err(Fault::param("tool_choice", format!("`tool_choice` {what}")));
+fn choice(fields: &Fields, tools: &[Value]) -> Result<ToolChoice, ApiError> {
+    let fault = |what: &str| Err(ApiError::param("tool_choice", format!("`tool_choice` {what}")));
     let choice = match fields.get("tool_choice") {
         None if tools.is_empty() => ToolChoice::None,
         None => ToolChoice::Auto,

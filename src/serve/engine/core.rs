@@ -1,36 +1,38 @@
-//! The batcher as the server sees it: requests in, events out, one step at a time.
+//! The batcher behind the fair queue: requests in, events out, one step at a time (vLLM's engine core).
 //!
 //! B rows, T tokens, D hidden.
 
 use tch::{Kind, Tensor};
 
-use super::queue::Queue;
+use super::queue::FairQueue;
 use crate::error::Result;
 use crate::model::{CausalLm, Mask};
 use crate::native::PAGE;
 use crate::rollout::{Batcher, BatcherConfig, Decoder, DecoderConfig, GenerateRequest, TokenEvent};
 
-/// What an engine is built for.
+/// How much an engine is built for.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
-    /// Rows decoded together.
+pub struct EngineConfig {
+    /// Most tokens of a prompt and its answer together.
+    pub context: usize,
+    /// Sequences decoded together.
     pub slots: usize,
     /// Most new tokens of an answer.
     pub new_tokens: usize,
-    /// Those of one that names no number.
+    /// Those of an answer where the request names no number.
     pub default_new_tokens: usize,
 }
 
-/// Tokens of a prompt that a slot has room for beside its answer. Longer ones share what others leave.
+/// Tokens of a prompt for which a slot has room with its answer. Longer ones share what others leave.
 const PROMPT_TOKENS: usize = 1024;
 
-/// Most memory for keys and values. It is taken as it is used, and then kept for prompts that begin alike.
+/// Most memory for keys and values. It is taken as it is used, and then kept as the prefix cache.
 const CACHE_BYTES: usize = 4 << 30;
 
-impl Room {
-    /// Tokens that the cache of a model holds, which sees `positions`: the longest answer in every slot, within
-    /// [`CACHE_BYTES`]; and how many slots are filled by answers of the usual length.
-    fn tokens(&self, positions: usize, token_bytes: usize) -> (usize, usize) {
+impl EngineConfig {
+    /// Tokens that the cache of a model of `positions` holds: the longest answer in every slot, within [`CACHE_BYTES`];
+    /// and how many slots can run at once with answers of the usual length.
+    fn cache_tokens(&self, positions: usize, token_bytes: usize) -> (usize, usize) {
         let slot = |new_tokens: usize| (PROMPT_TOKENS + new_tokens).min(positions).next_multiple_of(PAGE);
         let wanted = self.slots * slot(self.new_tokens);
         // Any request that the context allows must fit.
@@ -39,42 +41,46 @@ impl Room {
     }
 }
 
-/// The engine over one model.
+/// The batcher and the queue of one model.
 #[derive(Debug)]
-pub struct Engine<'m> {
+pub struct EngineCore<'m> {
     model: &'m CausalLm,
-    config: BatcherConfig,
-    decoder: DecoderConfig,
+    batcher_config: BatcherConfig,
+    decoder_config: DecoderConfig,
     batcher: Batcher<'m>,
-    queue: Queue,
+    queue: FairQueue,
 }
 
 fn batcher(model: &CausalLm, config: BatcherConfig, decoder: DecoderConfig) -> Result<Batcher<'_>> {
     Batcher::new(Decoder::new(model, decoder)?, config)
 }
 
-impl<'m> Engine<'m> {
-    /// An engine that decodes up to `room.slots` rows together, each of as many tokens as the decoder has positions.
-    pub fn new(model: &'m CausalLm, room: Room, decoder: DecoderConfig) -> Result<Self> {
+impl<'m> EngineCore<'m> {
+    /// An engine that decodes up to `config.slots` sequences together, each of as many tokens as the decoder has
+    /// positions.
+    ///
+    /// # Errors
+    /// No memory for the packed weights or the cache.
+    pub fn new(model: &'m CausalLm, config: EngineConfig, decoder: DecoderConfig) -> Result<Self> {
         let own = model.config();
         let positions = decoder.positions.unwrap_or(own.max_position_embeddings as usize);
         // Keys and values, in fp32.
         let floats = 2 * own.num_hidden_layers * own.num_key_value_heads * own.head_dim;
-        let (max_tokens, filled) = room.tokens(positions, 4 * floats as usize);
-        if filled < room.slots {
+        let (max_tokens, filled) = config.cache_tokens(positions, 4 * floats as usize);
+        if filled < config.slots {
             tracing::warn!(
                 "the cache holds {max_tokens} tokens: {filled} of the {} slots can be at work together with {PROMPT_TOKENS} tokens of prompt and {} of answer; fewer where more are asked for",
-                room.slots,
-                room.default_new_tokens
+                config.slots,
+                config.default_new_tokens
             );
         }
-        let config = BatcherConfig { max_rows: room.slots, max_tokens, ..Default::default() };
+        let batcher_config = BatcherConfig { max_rows: config.slots, max_tokens, ..Default::default() };
         Ok(Self {
             model,
-            config,
-            decoder,
-            batcher: batcher(model, config, decoder)?,
-            queue: Queue::new(room.slots, max_tokens),
+            batcher_config,
+            decoder_config: decoder,
+            batcher: batcher(model, batcher_config, decoder)?,
+            queue: FairQueue::new(config.slots, max_tokens),
         })
     }
 
@@ -101,15 +107,18 @@ impl<'m> Engine<'m> {
         self.queue.is_empty() && self.batcher.is_idle()
     }
 
-    /// Rows that are decoded now.
+    /// Sequences that are decoded now.
     pub fn running(&self) -> usize {
         self.batcher.active()
     }
 
     /// Begins anew after a fault: what was in flight is lost.
+    ///
+    /// # Errors
+    /// No memory for a new decoder.
     pub fn reset(&mut self) -> Result<()> {
         self.queue.clear();
-        self.batcher = batcher(self.model, self.config, self.decoder)?;
+        self.batcher = batcher(self.model, self.batcher_config, self.decoder_config)?;
         Ok(())
     }
 
@@ -135,7 +144,10 @@ impl<'m> Engine<'m> {
         Ok(events)
     }
 
-    /// The mean of the last hidden state over an input's tokens.
+    /// The mean of the last hidden state over an input's tokens: `[D]`.
+    ///
+    /// # Errors
+    /// A device that fails.
     pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
         let _no_grad = tch::no_grad_guard();
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
@@ -152,14 +164,15 @@ mod tests {
 
     #[test]
     fn every_slot_has_room_until_memory_ends() {
-        let room = |slots: usize| Room { slots, new_tokens: 4096, default_new_tokens: 1024 };
+        let config =
+            |slots: usize| EngineConfig { context: 8192, slots, new_tokens: 4096, default_new_tokens: 1024 };
         // The 64 M model: 8 layers, 4 heads of 96 for keys and as many for values.
         let bytes = 2 * 8 * 4 * 96 * 4;
-        assert_eq!(room(16).tokens(8192, bytes), (16 * 5120, 16));
-        assert_eq!(room(64).tokens(8192, bytes), ((4 << 30) / bytes, 64));
-        assert_eq!(room(1024).tokens(8192, bytes).1, (4 << 30) / bytes / 2048);
+        assert_eq!(config(16).cache_tokens(8192, bytes), (16 * 5120, 16));
+        assert_eq!(config(64).cache_tokens(8192, bytes), ((4 << 30) / bytes, 64));
+        assert_eq!(config(1024).cache_tokens(8192, bytes).1, (4 << 30) / bytes / 2048);
         // A model that sees little needs little, and one request always fits.
-        assert_eq!(room(64).tokens(500, bytes), (64 * 512, 64));
-        assert_eq!(room(1).tokens(32_768, 1 << 20), (32_768, 1));
+        assert_eq!(config(64).cache_tokens(500, bytes), (64 * 512, 64));
+        assert_eq!(config(1).cache_tokens(32_768, 1 << 20), (32_768, 1));
     }
 }

@@ -1,30 +1,30 @@
-//! `tool_choice: required` or a named function: an answer that is tool calls and nothing else, whatever the model
-//! would rather say. The prompt opens the first call; a grammar holds the rest to what the chat template writes.
+//! `tool_choice: required` or a named function: an answer that is tool calls and nothing else. The prompt opens the first
+//! call; a grammar holds the rest to what the chat template writes.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::fault::Fault;
 use super::messages::{ToolChoice, Tools};
-use super::worker::Live;
 use crate::rollout::schema::is_finite;
 use crate::rollout::tools::form::{Body, CallForm, ID_MARK};
 use crate::rollout::{Constraint, Grammars};
+use crate::serve::engine::handle::ModelHandle;
+use crate::serve::error::ApiError;
 
-/// Tool calls that a request demands.
+/// The tool calls that a request forces.
 #[derive(Debug)]
-pub struct Demand {
+pub struct ForcedToolCall {
     /// What may be called: OpenAI's `function` objects.
     functions: Vec<Value>,
-    /// Whether several calls may stand in the answer.
+    /// Whether the answer may hold several calls.
     parallel: bool,
-    /// The name of every call, where there is but one to choose.
+    /// The name of every call, where there is only one.
     pub name: Option<String>,
 }
 
-impl Demand {
-    /// The demand of a request, if it makes one.
+impl ForcedToolCall {
+    /// The forced calls of a request; `None` where its `tool_choice` forces none.
     pub fn of(tools: &Tools) -> Option<Self> {
         let named = match &tools.choice {
             ToolChoice::Required => None,
@@ -36,31 +36,34 @@ impl Demand {
             functions.filter(|f| named.is_none_or(|name| f["name"] == *name)).cloned().collect();
         let mut names = functions.iter().map(|function| function["name"].as_str().unwrap_or_default());
         let name = names.next().filter(|first| names.all(|name| name == *first)).map(str::to_owned);
-        // A function that is named is called once, as vLLM has it.
+        // A named function is called once, as in vLLM.
         Some(Self { functions, parallel: tools.parallel && named.is_none(), name })
     }
 
-    /// The rule for one answer of a model; the prompt ends with the form's `open`.
-    pub fn constraint(&self, live: &Live) -> Result<Box<dyn Constraint + Send>, Fault> {
+    /// The constraint of one answer; the prompt ends with the call form's `open`.
+    ///
+    /// # Errors
+    /// 400 for tools whose parameters cannot be made a grammar.
+    pub fn constraint(&self, model: &ModelHandle) -> Result<Box<dyn Constraint + Send>, ApiError> {
         if let Some(function) = self.functions.iter().find(|function| !is_finite(&function["parameters"])) {
             let message = format!(
                 "the parameters of `{}` demand themselves without end",
                 function["name"].as_str().unwrap_or_default()
             );
-            return Err(Fault::param("tools", message));
+            return Err(ApiError::param("tools", message));
         }
-        let grammars = live.grammars()?;
-        let grammar = self.grammar(&live.calls, &|text| {
-            grammars.literal(&live.tokenizer.encode(text).unwrap_or_default(), text)
+        let grammars = model.grammars()?;
+        let grammar = self.grammar(&model.call_form, &|text| {
+            grammars.literal(&model.tokenizer.encode(text).unwrap_or_default(), text)
         });
-        grammars.lark(&grammar, !matches!(live.calls.body, Body::Pairs { .. })).map_err(|error| {
+        grammars.lark(&grammar, !matches!(model.call_form.body, Body::Pairs { .. })).map_err(|error| {
             let why = error
                 .cause()
                 .map_or_else(|| error.what().to_owned(), |cause| format!("{}: {cause}", error.what()));
             // The engine shows its own grammar below; the request knows nothing of it.
             let why = why.lines().next().unwrap_or_default();
             let why = why.rsplit_once("failed to compile JSON schema: ").map_or(why, |(_, why)| why);
-            Fault::param("tools", format!("a call of these tools cannot be demanded: {why}"))
+            ApiError::param("tools", format!("a call of these tools cannot be demanded: {why}"))
         })
     }
 

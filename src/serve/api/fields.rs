@@ -7,24 +7,27 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::fault::Fault;
+use crate::serve::error::ApiError;
 
 /// The object of a body.
 #[derive(Debug)]
 pub struct Fields(Map<String, Value>);
 
-fn wrong(name: &str, wanted: &str, value: &Value) -> Fault {
+fn wrong(name: &str, wanted: &str, value: &Value) -> ApiError {
     let shown: String = value.to_string().chars().take(60).collect();
-    Fault::param(name, format!("`{name}` must be {wanted}, not {shown}"))
+    ApiError::param(name, format!("`{name}` must be {wanted}, not {shown}"))
 }
 
 impl Fields {
     /// Reads a body.
-    pub fn read(bytes: &[u8]) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// 400 for a body that is not a JSON object.
+    pub fn read(bytes: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(map)) => Ok(Self(map)),
-            Ok(_) => Err(Fault::bad("the body must be a JSON object")),
-            Err(error) => Err(Fault::bad(format!("the body is not JSON: {error}"))),
+            Ok(_) => Err(ApiError::bad_request("the body must be a JSON object")),
+            Err(error) => Err(ApiError::bad_request(format!("the body is not JSON: {error}"))),
         }
     }
 
@@ -43,39 +46,57 @@ impl Fields {
         name: &str,
         wanted: &str,
         read: impl FnOnce(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>, Fault> {
+    ) -> Result<Option<T>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| wrong(name, wanted, value))
     }
 
-    /// A text.
-    pub fn text(&self, name: &str) -> Result<Option<&str>, Fault> {
+    /// A string.
+    ///
+    /// # Errors
+    /// 400 for a field of another type.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, ApiError> {
         self.typed(name, "a string", Value::as_str)
     }
 
     /// True or false.
-    pub fn flag(&self, name: &str) -> Result<Option<bool>, Fault> {
+    ///
+    /// # Errors
+    /// 400 for a field of another type.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         self.typed(name, "true or false", Value::as_bool)
     }
 
     /// An array.
-    pub fn list(&self, name: &str) -> Result<Option<&Vec<Value>>, Fault> {
+    ///
+    /// # Errors
+    /// 400 for a field of another type.
+    pub fn list(&self, name: &str) -> Result<Option<&Vec<Value>>, ApiError> {
         self.typed(name, "an array", Value::as_array)
     }
 
     /// An object.
-    pub fn object(&self, name: &str) -> Result<Option<&Map<String, Value>>, Fault> {
+    ///
+    /// # Errors
+    /// 400 for a field of another type.
+    pub fn object(&self, name: &str) -> Result<Option<&Map<String, Value>>, ApiError> {
         self.typed(name, "an object", Value::as_object)
     }
 
-    /// A number of a range.
-    pub fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, Fault> {
+    /// A number within a range.
+    ///
+    /// # Errors
+    /// 400 for a field of another type or outside the range.
+    pub fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
         let wanted = format!("a number from {} to {}", range.start(), range.end());
         self.typed(name, &wanted, |value| value.as_f64().filter(|n| range.contains(n)))
     }
 
-    /// A whole number of a range.
-    pub fn whole(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, Fault> {
+    /// A whole number within a range; `3.0` is one.
+    ///
+    /// # Errors
+    /// 400 for a field of another type or outside the range.
+    pub fn whole(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
         let wanted = match *range.end() {
             i64::MAX if *range.start() == i64::MIN => "a whole number".to_owned(),
             i64::MAX => format!("a whole number from {}", range.start()),
@@ -84,8 +105,11 @@ impl Fields {
         self.typed(name, &wanted, |value| as_whole(value).filter(|n| range.contains(n)))
     }
 
-    /// A text or a list of texts.
-    pub fn texts(&self, name: &str, most: usize) -> Result<Vec<String>, Fault> {
+    /// A string or an array of at most `most` strings; empty where the field is absent.
+    ///
+    /// # Errors
+    /// 400 for a field of another type.
+    pub fn texts(&self, name: &str, most: usize) -> Result<Vec<String>, ApiError> {
         let wanted = format!("a string or an array of at most {most} strings");
         let read = |value: &Value| match value {
             Value::String(text) => Some(vec![text.clone()]),
@@ -97,8 +121,11 @@ impl Fields {
         Ok(self.typed(name, &wanted, read)?.unwrap_or_default())
     }
 
-    /// A list of token ids.
-    pub fn ids(&self, name: &str) -> Result<Vec<u32>, Fault> {
+    /// An array of token ids; empty where the field is absent.
+    ///
+    /// # Errors
+    /// 400 for a field of another type.
+    pub fn ids(&self, name: &str) -> Result<Vec<u32>, ApiError> {
         Ok(self.typed(name, "an array of token ids", token_ids)?.unwrap_or_default())
     }
 }
@@ -108,7 +135,7 @@ fn as_whole(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9e15).map(|n| n as i64))
 }
 
-/// An array of token ids.
+/// Reads an array of token ids; `None` for anything else.
 pub fn token_ids(value: &Value) -> Option<Vec<u32>> {
     value.as_array()?.iter().map(|id| u32::try_from(id.as_i64()?).ok()).collect()
 }

@@ -1,26 +1,34 @@
-//! The JSON of chat answers: whole, or as the deltas of a stream.
+//! The JSON of answers: what all of them repeat, and the choices of chats, whole or as the deltas of a stream.
 
 use serde_json::{Map, Value, json};
 
-use super::answer::Update;
-use super::assemble::chat_logprobs;
-use super::split::{Calls, Piece, Reading, Splitter};
+use super::logprobs::chat_logprobs;
+use super::output_parser::{OutputParser, OutputPart};
 use crate::data::Tokenizer;
+use crate::serve::engine::handle::now_secs;
+use crate::serve::engine::output::{ChoiceUpdate, Usage};
 
-/// What every chunk of an answer repeats.
+/// What every chunk of an answer repeats: OpenAI's `id`, `object`, `created`, `model`, `system_fingerprint`.
 #[derive(Debug, Clone)]
-pub struct Head {
+pub struct ResponseHead {
     id: String,
     object: &'static str,
     created: u64,
     model: String,
+    /// Whether a stream tells the numbers of tokens at its end.
+    stream_usage: bool,
 }
 
-impl Head {
+impl ResponseHead {
     /// A fresh id behind `prefix`.
     pub fn new(prefix: &str, object: &'static str, model: String) -> Self {
         let id = format!("{prefix}-{:032x}", rand::random::<u128>());
-        Self { id, object, created: super::now_secs(), model }
+        Self { id, object, created: now_secs(), model, stream_usage: false }
+    }
+
+    /// Whether a stream ends with the numbers of tokens (`stream_options.include_usage`).
+    pub fn with_stream_usage(self, stream_usage: bool) -> Self {
+        Self { stream_usage, ..self }
     }
 
     fn with(&self, choices: Value, usage: Option<Value>) -> Value {
@@ -37,28 +45,36 @@ impl Head {
     }
 
     /// An answer in one piece.
-    pub fn whole(&self, choices: Vec<Value>, usage: Value) -> Value {
-        self.with(choices.into(), Some(usage))
+    pub fn whole(&self, choices: Vec<Value>, usage: Usage) -> Value {
+        self.with(choices.into(), Some(usage_json(usage)))
     }
 
     /// A chunk of a stream; where usage is asked for, it is null until the end.
-    pub fn chunk(&self, choice: Value, include_usage: bool) -> Value {
-        self.with(json!([choice]), include_usage.then_some(Value::Null))
+    pub fn chunk(&self, choice: Value) -> Value {
+        self.with(json!([choice]), self.stream_usage.then_some(Value::Null))
     }
 
-    /// The chunk that ends a stream with the numbers of tokens.
-    pub fn usage(&self, usage: Value) -> Value {
-        self.with(json!([]), Some(usage))
+    /// The chunk that ends a stream with the numbers of tokens, where they are asked for.
+    pub fn usage_chunk(&self, usage: Usage) -> Option<Value> {
+        self.stream_usage.then(|| self.with(json!([]), Some(usage_json(usage))))
     }
 }
 
-/// One chat choice as it is heard.
+fn usage_json(usage: Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    })
+}
+
+/// Builds one chat choice from its updates.
 #[derive(Debug, Clone)]
-pub struct Voice {
-    splitter: Splitter,
-    parallel: bool,
-    short_ids: bool,
-    wants_logprobs: bool,
+pub struct ChoiceBuilder {
+    parser: OutputParser,
+    parallel_calls: bool,
+    with_logprobs: bool,
     content: String,
     reasoning: String,
     calls: Vec<Value>,
@@ -67,25 +83,19 @@ pub struct Voice {
 }
 
 /// What an update brought.
-struct Heard {
-    pieces: Vec<Piece>,
+struct Parsed {
+    parts: Vec<OutputPart>,
     logprobs: Option<Value>,
     finish: Option<&'static str>,
 }
 
-impl Voice {
-    /// A choice at its start: `parallel` for several calls, `thinking` where the prompt opened a think block.
-    pub fn new(
-        thinking: bool,
-        (reading, calls): (Reading, Calls),
-        parallel: bool,
-        wants_logprobs: bool,
-    ) -> Self {
+impl ChoiceBuilder {
+    /// A choice at its start, whose text `parser` takes apart.
+    pub fn new(parser: OutputParser) -> Self {
         Self {
-            short_ids: calls.form.short_ids,
-            splitter: Splitter::new(thinking, reading, calls),
-            parallel,
-            wants_logprobs,
+            parser,
+            parallel_calls: true,
+            with_logprobs: false,
             content: String::new(),
             reasoning: String::new(),
             calls: Vec::new(),
@@ -94,40 +104,47 @@ impl Voice {
         }
     }
 
-    /// The same for an answer that goes on with a message of the request.
-    pub fn going_on(self) -> Self {
-        Self { splitter: self.splitter.going_on(), ..self }
+    /// Whether the choice may hold several tool calls; else it ends with the first.
+    pub fn with_parallel_calls(self, parallel_calls: bool) -> Self {
+        Self { parallel_calls, ..self }
     }
 
-    fn take(&mut self, tokenizer: &Tokenizer, update: Update) -> Heard {
-        let (shown, mut finish) = match update {
-            Update::Prompt(_) => return Heard { pieces: Vec::new(), logprobs: None, finish: None },
-            Update::Shown(shown) => (shown, None),
-            Update::End(shown, reason) => (shown, Some(reason)),
+    /// Whether the choice lists log-probabilities.
+    pub fn with_logprobs(self, with_logprobs: bool) -> Self {
+        Self { with_logprobs, ..self }
+    }
+
+    fn parse(&mut self, tokenizer: &Tokenizer, update: ChoiceUpdate) -> Parsed {
+        let (delta, mut finish) = match update {
+            ChoiceUpdate::Prompt(_) => return Parsed { parts: Vec::new(), logprobs: None, finish: None },
+            ChoiceUpdate::Delta(delta) => (delta, None),
+            ChoiceUpdate::End(delta, reason) => (delta, Some(reason)),
         };
-        let mut pieces = self.splitter.push(&shown.text);
-        // By the limit, or by a stop string in a demanded call.
+        let mut parts = self.parser.push(&delta.text);
+        // By the limit, or by a stop string in a forced call.
         let mut broken = false;
-        let whole = pieces.iter().position(|piece| matches!(piece, Piece::Call(_)));
-        if let Some(at) = whole.filter(|_| !self.parallel) {
-            pieces.truncate(at + 1);
+        let first_call = parts.iter().position(|part| matches!(part, OutputPart::Call(_)));
+        if let Some(at) = first_call.filter(|_| !self.parallel_calls) {
+            parts.truncate(at + 1);
             finish = Some("stop");
         } else if let Some(reason) = finish {
-            let last = self.splitter.finish(reason == "length");
-            broken = last.iter().any(|piece| matches!(piece, Piece::Call(call) if !is_json(&call.arguments)));
-            pieces.extend(last);
+            let last = self.parser.finish(reason == "length");
+            broken =
+                last.iter().any(|part| matches!(part, OutputPart::Call(call) if !is_json(&call.arguments)));
+            parts.extend(last);
         }
-        if !self.parallel {
+        if !self.parallel_calls {
             // Those of a list come together.
             let mut calls = self.calls.len();
-            pieces.retain(|piece| !matches!(piece, Piece::Call(_)) || std::mem::replace(&mut calls, 1) == 0);
+            parts
+                .retain(|part| !matches!(part, OutputPart::Call(_)) || std::mem::replace(&mut calls, 1) == 0);
         }
-        for piece in &pieces {
-            match piece {
-                Piece::Reasoning(text) => self.reasoning.push_str(text),
-                Piece::Content(text) => self.content.push_str(text),
-                Piece::Call(call) => self.calls.push(json!({
-                    "id": call_id(self.short_ids),
+        for part in &parts {
+            match part {
+                OutputPart::Reasoning(text) => self.reasoning.push_str(text),
+                OutputPart::Content(text) => self.content.push_str(text),
+                OutputPart::Call(call) => self.calls.push(json!({
+                    "id": call_id(self.parser.has_short_call_ids()),
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 })),
@@ -137,26 +154,26 @@ impl Voice {
             finish = Some("tool_calls");
         }
         self.finish = finish;
-        let logprobs = (self.wants_logprobs && !shown.entries.is_empty())
-            .then(|| chat_logprobs(tokenizer, &shown.entries));
-        Heard { pieces, logprobs, finish }
+        let logprobs =
+            (self.with_logprobs && !delta.tokens.is_empty()).then(|| chat_logprobs(tokenizer, &delta.tokens));
+        Parsed { parts, logprobs, finish }
     }
 
-    /// Takes an update; whether the choice ended with it.
-    pub fn hear(&mut self, tokenizer: &Tokenizer, update: Update) -> bool {
-        let heard = self.take(tokenizer, update);
-        if let Some(Value::Array(entries)) = heard.logprobs.map(|mut l| l["content"].take()) {
+    /// Takes an update; returns whether the choice ended with it.
+    pub fn push(&mut self, tokenizer: &Tokenizer, update: ChoiceUpdate) -> bool {
+        let parsed = self.parse(tokenizer, update);
+        if let Some(Value::Array(entries)) = parsed.logprobs.map(|mut l| l["content"].take()) {
             self.logprobs.extend(entries);
         }
-        heard.finish.is_some()
+        parsed.finish.is_some()
     }
 
     /// The choice in one piece.
     pub fn choice(self, index: usize) -> Value {
         let mut message = Map::new();
         message.insert("role".into(), "assistant".into());
-        let silent = self.content.is_empty() && !self.calls.is_empty();
-        message.insert("content".into(), if silent { Value::Null } else { self.content.into() });
+        let has_no_text = self.content.is_empty() && !self.calls.is_empty();
+        message.insert("content".into(), if has_no_text { Value::Null } else { self.content.into() });
         message.insert("refusal".into(), Value::Null);
         if !self.reasoning.is_empty() {
             message.insert("reasoning_content".into(), self.reasoning.into());
@@ -167,30 +184,34 @@ impl Voice {
         let mut choice = json!({
             "index": index, "message": message, "logprobs": null, "finish_reason": self.finish.unwrap_or("stop"),
         });
-        if self.wants_logprobs {
+        if self.with_logprobs {
             choice["logprobs"] = json!({"content": null, "refusal": null});
             choice["logprobs"]["content"] = self.logprobs.into();
         }
         choice
     }
 
-    /// The chunk that opens a choice.
+    /// The first chunk of a choice: its role, and no text.
     pub fn opening(index: usize) -> Value {
         delta(index, json!({"role": "assistant", "content": ""}), None, None)
     }
 
-    /// Takes an update; the chunks it makes, and whether the choice ended with it.
-    pub fn deltas(&mut self, tokenizer: &Tokenizer, index: usize, update: Update) -> (Vec<Value>, bool) {
-        let called = self.calls.len();
-        let mut heard = self.take(tokenizer, update);
-        let mut logprobs = heard.logprobs.take();
+    /// Takes an update; returns the choices of the chunks it makes, and whether the choice ended with it.
+    pub fn deltas(
+        &mut self,
+        tokenizer: &Tokenizer,
+        index: usize,
+        update: ChoiceUpdate,
+    ) -> (Vec<Value>, bool) {
+        let mut call_index = self.calls.len();
+        let mut parsed = self.parse(tokenizer, update);
+        let mut logprobs = parsed.logprobs.take();
         let mut deltas = Vec::new();
-        let mut call_index = called;
-        for piece in heard.pieces {
-            match piece {
-                Piece::Reasoning(text) => deltas.push(json!({"reasoning_content": text})),
-                Piece::Content(text) => deltas.push(json!({"content": text})),
-                Piece::Call(_) => {
+        for part in parsed.parts {
+            match part {
+                OutputPart::Reasoning(text) => deltas.push(json!({"reasoning_content": text})),
+                OutputPart::Content(text) => deltas.push(json!({"content": text})),
+                OutputPart::Call(_) => {
                     let mut call = self.calls[call_index].clone();
                     call["index"] = call_index.into();
                     let arguments = call["function"]["arguments"].take();
@@ -207,10 +228,10 @@ impl Voice {
         }
         let mut chunks: Vec<Value> =
             deltas.into_iter().map(|d| delta(index, d, logprobs.take(), None)).collect();
-        if let Some(reason) = heard.finish {
+        if let Some(reason) = parsed.finish {
             chunks.push(delta(index, json!({}), None, Some(reason)));
         }
-        (chunks, heard.finish.is_some())
+        (chunks, parsed.finish.is_some())
     }
 }
 
@@ -233,10 +254,11 @@ fn delta(index: usize, delta: Value, logprobs: Option<Value>, finish: Option<&st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::assemble::Shown;
+    use crate::serve::api::output_parser::{ToolCallMode, ToolSyntax};
+    use crate::serve::engine::detokenizer::TextDelta;
 
-    fn shown(text: &str) -> Shown {
-        Shown { text: text.to_owned(), entries: Vec::new() }
+    fn delta_of(text: &str) -> TextDelta {
+        TextDelta { text: text.to_owned(), tokens: Vec::new() }
     }
 
     #[test]
@@ -248,11 +270,15 @@ mod tests {
         let text =
             "hm</think>\n\nI ask.\n<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
         for parallel in [true, false] {
-            let mut whole = Voice::new(true, (Reading::Calls, Calls::default()), parallel, false);
-            let ended = whole.hear(&tokenizer, Update::Shown(shown(text)));
+            let start = || {
+                let parser = OutputParser::new(ToolCallMode::Auto, ToolSyntax::default()).in_thinking();
+                ChoiceBuilder::new(parser).with_parallel_calls(parallel)
+            };
+            let mut whole = start();
+            let ended = whole.push(&tokenizer, ChoiceUpdate::Delta(delta_of(text)));
             assert_eq!(ended, !parallel);
             if !ended {
-                whole.hear(&tokenizer, Update::End(shown(""), "stop"));
+                whole.push(&tokenizer, ChoiceUpdate::End(delta_of(""), "stop"));
             }
             let choice = whole.choice(0);
             let message = &choice["message"];
@@ -266,14 +292,14 @@ mod tests {
             );
             assert_eq!(choice["finish_reason"], "tool_calls");
 
-            let mut voice = Voice::new(true, (Reading::Calls, Calls::default()), parallel, false);
+            let mut builder = start();
             let (mut said, mut arguments, mut reasons) = (String::new(), String::new(), Vec::new());
             for c in text.chars().map(Some).chain([None]) {
                 let update = match c {
-                    Some(c) => Update::Shown(shown(&c.to_string())),
-                    None => Update::End(shown(""), "stop"),
+                    Some(c) => ChoiceUpdate::Delta(delta_of(&c.to_string())),
+                    None => ChoiceUpdate::End(delta_of(""), "stop"),
                 };
-                let (chunks, ended) = voice.deltas(&tokenizer, 0, update);
+                let (chunks, ended) = builder.deltas(&tokenizer, 0, update);
                 for chunk in chunks {
                     said += chunk["delta"]["content"].as_str().unwrap_or_default();
                     let call = &chunk["delta"]["tool_calls"][0]["function"];

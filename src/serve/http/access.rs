@@ -1,4 +1,4 @@
-//! Who may ask: the key, the page a request comes from, the name it was sent to; and what every answer carries.
+//! Who may call: checks the API key, the `Origin` and the `Host` of a request, and sets the headers of every answer.
 //!
 //! A server on this machine without a key is reachable by every web page that is open on it. So a request from
 //! another origin is refused unless `--cors` names it, and so is a `Host` that is not this machine (a foreign
@@ -15,23 +15,21 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::fault::Fault;
-use super::state::Shared;
+use crate::serve::error::ApiError;
+use crate::serve::state::AppState;
 
-/// The path that balancers ask: it has an answer of its own while the server stops.
+/// The path that load balancers ask: it has an answer of its own while the server stops.
 const HEALTH: &str = "/health";
 
-/// Looks at a request before anything else does, and counts its answer.
-pub async fn watch(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+/// The outermost middleware: checks a request before anything else does, and counts its answer.
+pub async fn middleware(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let refused = check(&shared, &request, &path);
-    request.extensions_mut().insert(shared.bodies.clone());
-    let mut response = match refused {
-        Ok(()) if shared.is_stopping() && path != HEALTH => Fault::stopping().into_response(),
-        Ok(()) => in_form(next.run(request).await).await,
-        Err(fault) => fault.into_response(),
+    let mut response = match check(&state, &request, &path) {
+        Ok(()) if state.is_stopping() && path != HEALTH => ApiError::stopping().into_response(),
+        Ok(()) => as_api_error(next.run(request).await).await,
+        Err(error) => error.into_response(),
     };
-    shared.metrics.request(&path, response.status().as_u16());
+    state.metrics.count_request(&path, response.status().as_u16());
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -39,73 +37,76 @@ pub async fn watch(State(shared): State<Arc<Shared>>, mut request: Request, next
         HeaderName::from_static("cross-origin-resource-policy"),
         HeaderValue::from_static("same-origin"),
     );
-    if !shared.settings.cors.is_empty() {
+    if !state.settings.cors.is_empty() {
         headers.remove("cross-origin-resource-policy");
     }
     response
 }
 
 /// The most text of an error that is taken over.
-const TEXT_BYTES: usize = 4096;
+const MAX_TEXT_BYTES: usize = 4096;
 
-/// A fault that a layer of the framework found is said in the same form as all others.
-async fn in_form(response: Response) -> Response {
+/// Gives an error of the framework the same form as all others.
+async fn as_api_error(response: Response) -> Response {
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let is_fault = status.is_client_error() || status.is_server_error();
-    if !is_fault || kind.is_some_and(|kind| kind.starts_with(b"application/json")) {
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || kind.is_some_and(|kind| kind.starts_with(b"application/json")) {
         return response;
     }
     let (parts, body) = response.into_parts();
-    let text = axum::body::to_bytes(body, TEXT_BYTES).await.unwrap_or_default();
-    let said = String::from_utf8_lossy(&text).into_owned();
-    let message = match said.trim() {
+    let text = axum::body::to_bytes(body, MAX_TEXT_BYTES).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let message = match text.trim() {
         "" => status.canonical_reason().unwrap_or("the request failed").to_owned(),
-        said => said.to_owned(),
+        text => text.to_owned(),
     };
-    let mut made = Fault::of_status(status, message).into_response();
+    let mut formed = ApiError::from_status(status, message).into_response();
     for (name, value) in parts.headers.iter().filter(|(name, _)| name.as_str() != "content-length") {
-        made.headers_mut().entry(name).or_insert_with(|| value.clone());
+        formed.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
-    made
+    formed
 }
 
-fn check(shared: &Shared, request: &Request, path: &str) -> Result<(), Fault> {
-    let settings = &shared.settings;
+fn check(state: &AppState, request: &Request, path: &str) -> Result<(), ApiError> {
+    let settings = &state.settings;
     let headers = request.headers();
     // What cannot be read cannot be judged, with a key or without.
-    let host = sent_to(request)?;
-    let is_here = host.is_some_and(|host| host.names_this_machine());
+    let host = target(request)?;
+    let is_here = host.is_some_and(|host| host.is_loopback());
     if settings.api_key.is_none() && settings.host.is_loopback() && !is_here {
-        return Err(Fault::forbidden(
+        return Err(ApiError::forbidden(
             "the Host of this request is not this machine; give the server an --api-key to reach it by other names",
         ));
     }
-    if let Some(origin) = once(headers, &header::ORIGIN)?
+    if let Some(origin) = single_header(headers, &header::ORIGIN)?
         && request.method() != Method::GET
-        && !host.is_some_and(|host| is_same(origin, &host))
+        && !host.is_some_and(|host| is_same_origin(origin, &host))
         && !settings.cors.iter().any(|allowed| allowed == "*" || allowed == origin)
     {
-        return Err(Fault::forbidden(
+        return Err(ApiError::forbidden(
             "requests from other origins are not taken; start the server with --cors ORIGIN",
         ));
     }
-    // The page asks for the key itself, and a balancer has none.
+    // The page asks for the key itself, and a load balancer has none.
     let open = matches!(path, "/" | "/assets/{name}" | "/favicon.ico" | HEALTH);
     match &settings.api_key {
-        Some(key) if !open && !has_key(headers, key) => Err(Fault::no_key()),
+        Some(key) if !open && !has_key(headers, key) => Err(ApiError::unauthorized()),
         _ => Ok(()),
     }
 }
 
-/// A header that may stand there once, in ASCII; `None` where it does not stand there.
-fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Fault> {
+/// The value of a header that a request may have once, in ASCII; `None` where it has none.
+fn single_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, ApiError> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(Fault::bad(format!("the request has more than one `{name}` header"))),
+        (Some(_), Some(_)) => {
+            Err(ApiError::bad_request(format!("the request has more than one `{name}` header")))
+        }
         (Some(value), None) => {
-            let unreadable = |_| Fault::bad(format!("the `{name}` header of the request cannot be read"));
+            let unreadable =
+                |_| ApiError::bad_request(format!("the `{name}` header of the request cannot be read"));
             value.to_str().map(Some).map_err(unreadable)
         }
     }
@@ -113,26 +114,26 @@ fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
 
 /// The server that a request is meant for: what its `Host` says, and its target where that names one too. HTTP/1.0,
 /// which some balancers still speak, may leave it out.
-fn sent_to(request: &Request) -> Result<Option<Authority<'_>>, Fault> {
-    let unreadable = || Fault::bad("the `host` header of the request cannot be read");
-    let host = once(request.headers(), &header::HOST)?;
+fn target(request: &Request) -> Result<Option<Authority<'_>>, ApiError> {
+    let unreadable = || ApiError::bad_request("the `host` header of the request cannot be read");
+    let host = single_header(request.headers(), &header::HOST)?;
     let host = match host {
         Some(host) => host,
         None if request.version() < Version::HTTP_11 => return Ok(None),
-        None => return Err(Fault::bad("the request has no `host` header")),
+        None => return Err(ApiError::bad_request("the request has no `host` header")),
     };
-    let host = Authority::read(host).ok_or_else(unreadable)?;
-    match request.uri().authority().map(|target| Authority::read(target.as_str())) {
+    let host = Authority::parse(host).ok_or_else(unreadable)?;
+    match request.uri().authority().map(|target| Authority::parse(target.as_str())) {
         None => Ok(Some(host)),
         Some(Some(target)) if target.is(&host) => Ok(Some(host)),
-        Some(_) => Err(Fault::bad("the request's target and its `host` header are not the same")),
+        Some(_) => Err(ApiError::bad_request("the request's target and its `host` header are not the same")),
     }
 }
 
 /// Whether a page's origin is this very server.
-fn is_same(origin: &str, host: &Authority<'_>) -> bool {
+fn is_same_origin(origin: &str, host: &Authority<'_>) -> bool {
     let read = |scheme, port| {
-        let from = Authority::read(origin.strip_prefix(scheme)?)?;
+        let from = Authority::parse(origin.strip_prefix(scheme)?)?;
         Some(Authority { port: from.port.or(Some(port)), ..from })
     };
     let with_port = |port| Authority { port: host.port.or(Some(port)), ..*host };
@@ -151,7 +152,7 @@ struct Authority<'a> {
 
 impl<'a> Authority<'a> {
     /// `None` where it is anything else: a user, a path, a second colon, a name of other characters.
-    fn read(text: &'a str) -> Option<Self> {
+    fn parse(text: &'a str) -> Option<Self> {
         let (name, rest, bracketed) = match text.strip_prefix('[') {
             Some(inside) => inside.split_once(']').map(|(name, rest)| (name, rest, true))?,
             None => {
@@ -182,7 +183,7 @@ impl<'a> Authority<'a> {
     }
 
     /// `localhost`, `127.x.y.z` or `[::1]`.
-    fn names_this_machine(&self) -> bool {
+    fn is_loopback(&self) -> bool {
         self.name.eq_ignore_ascii_case("localhost")
             || self.name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() && ip.is_ipv6() == self.bracketed)
     }
@@ -198,8 +199,8 @@ fn has_key(headers: &HeaderMap, key: &str) -> bool {
     Sha256::digest(given).as_slice().ct_eq(Sha256::digest(key.as_bytes()).as_slice()).into()
 }
 
-/// The answers to other origins' browsers; `None` where none is allowed.
-pub fn cors(origins: &[String]) -> Option<CorsLayer> {
+/// The CORS headers for pages of other origins; `None` where none may call.
+pub fn cors_layer(origins: &[String]) -> Option<CorsLayer> {
     let origin = match origins {
         [] => return None,
         list if list.iter().any(|o| o == "*") => AllowOrigin::any(),
@@ -256,7 +257,7 @@ mod tests {
             ("localhost,evil.example", None),
             ("localhost\\evil", None),
         ] {
-            assert_eq!(Authority::read(host).map(|host| host.names_this_machine()), passes, "{host}");
+            assert_eq!(Authority::parse(host).map(|host| host.is_loopback()), passes, "{host}");
         }
     }
 
@@ -269,24 +270,25 @@ mod tests {
             }
             request
         };
-        assert!(sent_to(&with(&[("host", b"localhost")])).is_ok());
+        assert!(target(&with(&[("host", b"localhost")])).is_ok());
         for wrong in [
             &[][..],
             &[("host", &b"localhost"[..]), ("host", &b"localhost"[..])],
             &[("host", &b"local\xffhost"[..])],
             &[("host", &b""[..])],
         ] {
-            assert_eq!(sent_to(&with(wrong)).unwrap_err().status(), 400, "{wrong:?}");
+            assert_eq!(target(&with(wrong)).unwrap_err().status(), 400, "{wrong:?}");
         }
         let mut old = with(&[]);
         *old.version_mut() = Version::HTTP_10;
-        assert!(sent_to(&old).unwrap().is_none());
+        assert!(target(&old).unwrap().is_none());
         let mut absolute = with(&[("host", b"localhost")]);
         *absolute.uri_mut() = "http://evil.example/".parse().unwrap();
-        assert!(sent_to(&absolute).is_err());
+        assert!(target(&absolute).is_err());
         *absolute.uri_mut() = "http://LOCALHOST/".parse().unwrap();
-        assert!(sent_to(&absolute).is_ok());
-        let origin = |headers| once(with(headers).headers(), &header::ORIGIN).map(|o| o.map(str::to_owned));
+        assert!(target(&absolute).is_ok());
+        let origin =
+            |headers| single_header(with(headers).headers(), &header::ORIGIN).map(|o| o.map(str::to_owned));
         assert_eq!(origin(&[("origin", b"http://a")]).unwrap().as_deref(), Some("http://a"));
         assert!(origin(&[("origin", b"http://a"), ("origin", b"http://a")]).is_err());
         assert!(origin(&[("origin", b"http://\xc3\xa4")]).is_err());
@@ -309,15 +311,15 @@ mod tests {
             ("http://localhost:8998/", "localhost:8998", false),
             ("http://evil@localhost:8998", "localhost:8998", false),
         ] {
-            assert_eq!(is_same(origin, &Authority::read(host).unwrap()), same, "{origin} at {host}");
+            assert_eq!(is_same_origin(origin, &Authority::parse(host).unwrap()), same, "{origin} at {host}");
         }
     }
 
     #[test]
-    fn a_fault_of_the_framework_is_said_in_our_form() {
+    fn an_error_of_the_framework_takes_our_form() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let formed = |response: Response| {
-            let made = runtime.block_on(in_form(response));
+            let made = runtime.block_on(as_api_error(response));
             let (parts, body) = made.into_parts();
             (parts, runtime.block_on(axum::body::to_bytes(body, 1 << 20)).unwrap())
         };
@@ -332,7 +334,7 @@ mod tests {
         let (_, body) = formed(StatusCode::BAD_GATEWAY.into_response());
         assert!(String::from_utf8_lossy(&body).contains(r#""message":"Bad Gateway","type":"server_error""#));
         assert_eq!(formed("text".into_response()).1, "text");
-        assert_eq!(formed(Fault::busy(3).into_response()).0.headers[header::RETRY_AFTER], "1");
+        assert_eq!(formed(ApiError::queue_full(3).into_response()).0.headers[header::RETRY_AFTER], "1");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Connections: taken, timed, and drained at the end.
+//! Accepts connections, limits their time, and drains them at the end.
 //!
 //! Headers must come in time, a client must go on reading, and there are never more connections than allowed, nor than
-//! the system has files for; where places run short, idle ones are closed ([`super::seat`]). The first SIGTERM or
-//! Ctrl-C lets what runs finish, and whoever comes meanwhile is told so ([`super::guard`]); the second ends at once,
+//! the system has files for; where they run short, idle ones are closed ([`super::connection`]). The first SIGTERM or
+//! Ctrl-C lets what runs finish, and whoever comes meanwhile is told so ([`super::access`]); the second ends at once,
 //! whatever the other threads do. SIGHUP reads the models again.
 
 use std::net::TcpListener as StdListener;
@@ -23,66 +23,70 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 
+use super::connection::ConnectionTable;
 use super::routes;
-use super::seat::{Seats, Socket};
-use super::state::Shared;
+use super::socket::WatchedSocket;
 use crate::error::{Error, Result};
+use crate::serve::state::AppState;
 
 /// Between the signal and the first connection that is closed: hyper would close one that was taken just before, and
 /// whose request was not read yet, without an answer.
-const SETTLE: Duration = Duration::from_millis(250);
-/// Files that are kept for other things than connections: models that are read again, reports.
-const FILES: usize = 16;
-/// Connections that are taken however few files there are.
-const FEWEST: usize = 4;
-/// Between looks for an idle connection while somebody waits for a place.
-const LOOK: Duration = Duration::from_millis(50);
+const SETTLE_TIME: Duration = Duration::from_millis(250);
+/// Open files that are kept for other things than connections: models that are read again, reports.
+const RESERVED_FILES: usize = 16;
+/// Connections that are accepted however few files there are.
+const MIN_CONNECTIONS: usize = 4;
+/// Between two looks for an idle connection while a new one waits.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two warnings of one kind.
-const SELDOM: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Serves until told to stop.
-pub async fn serve(listener: StdListener, shared: Arc<Shared>) -> Result<()> {
+/// Accepts and serves connections until the server is told to stop, and then what runs until it ends.
+///
+/// # Errors
+/// A listener or signal handlers that the system refuses.
+pub async fn serve(listener: StdListener, state: Arc<AppState>) -> Result<()> {
     let failed = |e: std::io::Error| Error::failed("cannot listen").because(e);
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let signals = Signals::install().map_err(failed)?;
-    let mut door = Door::new(listener, shared.settings.limits.connections);
+    let mut acceptor = Acceptor::new(listener, state.settings.limits.connections);
     tracing::info!("listening on http://{address}");
-    // On this thread: no request can keep it from hearing a signal.
+    // On this thread: no request can keep it from seeing a signal.
     tokio::select! {
-        done = take_all(&mut door, &shared) => done,
-        never = signals.heed(&shared) => match never {},
+        done = accept_all(&mut acceptor, &state) => done,
+        never = signals.handle(&state) => match never {},
     }
 }
 
-async fn take_all(door: &mut Door, shared: &Arc<Shared>) -> Result<()> {
-    let app = routes::router(Arc::clone(shared));
+async fn accept_all(acceptor: &mut Acceptor, state: &Arc<AppState>) -> Result<()> {
+    let app = routes::router(Arc::clone(state));
     let graceful = GracefulShutdown::new();
-    let mut stop = shared.stop.subscribe();
+    let mut stop = state.stop.subscribe();
     loop {
         tokio::select! {
-            taken = door.take() => {
-                if let Some((stream, place)) = taken {
-                    connection(stream, place, &app, Some(&graceful), shared, &door.seats);
+            accepted = acceptor.accept() => {
+                if let Some(accepted) = accepted {
+                    serve_connection(accepted, &app, Some(&graceful), state, &acceptor.table);
                 }
             }
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
     // Balancers and clients that come now get an answer; none of them holds up the end.
-    let limit = shared.settings.limits.drain;
+    let limit = state.settings.limits.drain;
     let drained = async {
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(SETTLE_TIME).await;
         tokio::time::timeout(limit, graceful.shutdown()).await
     };
     tokio::pin!(drained);
     let ended = loop {
         tokio::select! {
             ended = &mut drained => break ended,
-            taken = door.take() => {
-                if let Some((stream, place)) = taken {
-                    connection(stream, place, &app, None, shared, &door.seats);
+            accepted = acceptor.accept() => {
+                if let Some(accepted) = accepted {
+                    serve_connection(accepted, &app, None, state, &acceptor.table);
                 }
             }
         }
@@ -93,84 +97,92 @@ async fn take_all(door: &mut Door, shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-/// Where connections come in.
-struct Door {
+/// Accepts connections, within the number allowed.
+struct Acceptor {
     listener: TcpListener,
-    places: Arc<Semaphore>,
-    seats: Arc<Seats>,
-    /// One that was taken and has no place yet.
+    permits: Arc<Semaphore>,
+    table: Arc<ConnectionTable>,
+    /// One that was accepted and has no permit yet.
     waiting: Option<TcpStream>,
-    refused: Seldom,
-    shed: Seldom,
+    not_accepted: LogThrottle,
+    evicted: LogThrottle,
 }
 
-impl Door {
+/// A connection, and its place among those allowed.
+struct Accepted {
+    stream: TcpStream,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Acceptor {
     fn new(listener: TcpListener, wanted: usize) -> Self {
-        let places = most_connections(wanted);
-        if places < wanted {
+        let most = most_connections(wanted);
+        if most < wanted {
             tracing::warn!(
-                "{places} connections at once, not {wanted}: the system lets this process open few files (ulimit -n)"
+                "{most} connections at once, not {wanted}: the system lets this process open few files (ulimit -n)"
             );
         }
         Self {
             listener,
-            places: Arc::new(Semaphore::new(places)),
-            seats: Arc::default(),
+            permits: Arc::new(Semaphore::new(most)),
+            table: Arc::default(),
             waiting: None,
-            refused: Seldom::default(),
-            shed: Seldom::default(),
+            not_accepted: LogThrottle::default(),
+            evicted: LogThrottle::default(),
         }
     }
 
-    /// The next connection and its place; `None` where it was not taken.
-    async fn take(&mut self) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    /// The next connection; `None` where the system did not give it.
+    async fn accept(&mut self) -> Option<Accepted> {
         if self.waiting.is_none() {
             match self.listener.accept().await {
                 Ok((stream, _)) => self.waiting = Some(stream),
                 Err(error) => {
                     // Out of files, most likely: give others time to end, and let an idle one end now.
-                    self.refused.say(|times| tracing::warn!("connections were not taken ({times}): {error}"));
-                    self.seats.shed();
+                    self.not_accepted
+                        .log(|times| tracing::warn!("connections were not taken ({times}): {error}"));
+                    self.table.evict_idle();
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     return None;
                 }
             }
         }
         loop {
-            let place = match Arc::clone(&self.places).try_acquire_owned() {
-                Ok(place) => place,
+            let permit = match Arc::clone(&self.permits).try_acquire_owned() {
+                Ok(permit) => permit,
                 Err(_) => {
-                    if self.seats.shed() {
-                        self.shed.say(|times| {
+                    if self.table.evict_idle() {
+                        self.evicted.log(|times| {
                             tracing::warn!("idle connections were closed to make room for others ({times})");
                         });
                     }
-                    // A place comes free, or somebody was idle for long enough meanwhile.
-                    match tokio::time::timeout(LOOK, Arc::clone(&self.places).acquire_owned()).await {
-                        Ok(Ok(place)) => place,
+                    // One ends, or one was idle for long enough meanwhile.
+                    match tokio::time::timeout(POLL_INTERVAL, Arc::clone(&self.permits).acquire_owned()).await
+                    {
+                        Ok(Ok(permit)) => permit,
                         _ => continue,
                     }
                 }
             };
-            return self.waiting.take().map(|stream| (stream, place));
+            return self.waiting.take().map(|stream| Accepted { stream, permit });
         }
     }
 }
 
-/// What happens often and is said seldom.
+/// Logs what happens often at most once in a while.
 #[derive(Debug, Default)]
-struct Seldom {
-    said: Option<Instant>,
+struct LogThrottle {
+    logged: Option<Instant>,
     times: usize,
 }
 
-impl Seldom {
-    /// Says it, with how often it happened since the last time, unless it was said just now.
-    fn say(&mut self, say: impl FnOnce(usize)) {
+impl LogThrottle {
+    /// Calls `log` with how often it happened since the last time, unless that was just now.
+    fn log(&mut self, log: impl FnOnce(usize)) {
         self.times += 1;
-        if self.said.is_none_or(|at| at.elapsed() >= SELDOM) {
-            self.said = Some(Instant::now());
-            say(std::mem::take(&mut self.times));
+        if self.logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            self.logged = Some(Instant::now());
+            log(std::mem::take(&mut self.times));
         }
     }
 }
@@ -178,36 +190,35 @@ impl Seldom {
 /// Connections that there are files for, at most those `wanted`.
 fn most_connections(wanted: usize) -> usize {
     let Some(files) = crate::native::most_open_files() else { return wanted };
-    let open = std::fs::read_dir("/proc/self/fd").map_or(2 * FILES, Iterator::count);
-    wanted.min(files.saturating_sub(open + FILES).max(FEWEST))
+    let open = std::fs::read_dir("/proc/self/fd").map_or(2 * RESERVED_FILES, Iterator::count);
+    wanted.min(files.saturating_sub(open + RESERVED_FILES).max(MIN_CONNECTIONS))
 }
 
 /// Serves a connection: as one whose requests are finished before the server ends (`graceful`), or for one answer.
-fn connection(
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
+fn serve_connection(
+    Accepted { stream, permit }: Accepted,
     app: &Router,
     graceful: Option<&GracefulShutdown>,
-    shared: &Arc<Shared>,
-    seats: &Arc<Seats>,
+    state: &Arc<AppState>,
+    table: &Arc<ConnectionTable>,
 ) {
     // Tokens are small and must not wait for each other.
     let _ = stream.set_nodelay(true);
-    let limits = &shared.settings.limits;
-    let (socket, seat) = (Socket::new(stream), seats.sit());
+    let limits = &state.settings.limits;
+    let (socket, connection) = (WatchedSocket::new(stream), table.register());
     let mut timed = TimeoutStream::new(socket.clone());
     timed.set_write_timeout(Some(limits.write));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header).max_buf_size(64 << 10);
-    // A client that closes its side may still read; `Socket::gone` finds those that do not.
+    // A client that closes its side may still read; `WatchedSocket::client_gone` finds those that do not.
     http.half_close(true);
-    let (service, seated) = (TowerToHyperService::new(app.clone()), Arc::clone(&seat));
+    let (service, tracked) = (TowerToHyperService::new(app.clone()), Arc::clone(&connection));
     let service = hyper::service::service_fn(move |mut request| {
-        let seat = Arc::clone(&seated);
-        seat.begins(&request);
-        request.extensions_mut().insert(Arc::clone(&seat));
+        let connection = Arc::clone(&tracked);
+        connection.request_begins(&request);
+        request.extensions_mut().insert(Arc::clone(&connection));
         let answer = service.call(request);
-        async move { answer.await.map(|response| seat.answers(response)) }
+        async move { answer.await.map(|response| connection.answer_begins(response)) }
     });
     http.keep_alive(graceful.is_some());
     let served = http.serve_connection(TokioIo::new(Box::pin(timed)), service);
@@ -215,8 +226,8 @@ fn connection(
         Some(graceful) => Either::Left(graceful.watch(served)),
         None => Either::Right(served),
     };
-    let (metrics, seats) = (Arc::clone(&shared.metrics), Arc::clone(seats));
-    metrics.connections.add(1);
+    let (metrics, table) = (Arc::clone(&state.metrics), Arc::clone(table));
+    metrics.connections.inc();
     tokio::spawn(async move {
         tokio::select! {
             ended = served => {
@@ -224,16 +235,16 @@ fn connection(
                     tracing::debug!("a connection ended: {error}");
                 }
             }
-            () = seat.given_up() => tracing::debug!("an idle connection gave its place up"),
-            () = socket.gone(&seat) => tracing::debug!("a client went away"),
+            () = connection.evicted() => tracing::debug!("an idle connection was closed to make room"),
+            () = socket.client_gone(&connection) => tracing::debug!("a client went away"),
         }
-        seats.rise(&seat);
-        metrics.connections.add(-1);
-        drop(place);
+        table.remove(&connection);
+        metrics.connections.dec();
+        drop(permit);
     });
 }
 
-/// Signals as they come.
+/// The signals that stop the server or have it read its models again.
 struct Signals {
     stop: [Signal; 2],
     reload: Signal,
@@ -251,7 +262,7 @@ impl Signals {
         Ok(Self { stop: [listen(SIGTERM)?, listen(SIGINT)?], reload: listen(SIGHUP)? })
     }
 
-    async fn heed(self, shared: &Shared) -> std::convert::Infallible {
+    async fn handle(self, state: &AppState) -> std::convert::Infallible {
         let Self { stop: [mut term, mut int], mut reload } = self;
         loop {
             tokio::select! {
@@ -259,12 +270,12 @@ impl Signals {
                 _ = int.recv() => {}
                 _ = reload.recv() => {
                     tracing::info!("reading the models again");
-                    shared.reload_all();
+                    state.reload_all();
                     continue;
                 }
             }
             tracing::info!("stopping: what runs is finished; once more to stop at once");
-            shared.begin_stop();
+            state.begin_stop();
         }
     }
 }

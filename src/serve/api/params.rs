@@ -1,59 +1,65 @@
-//! What a client may ask of a generation, read and checked: shared by chat and plain completions.
+//! The generation parameters of a request (sampling, stops, limits), read and checked; chat and completions share them.
 
-use super::fault::Fault;
 use super::fields::Fields;
 use crate::rollout::SamplingParams;
+use crate::serve::engine::handle::ModelHandle;
+use crate::serve::error::ApiError;
+use crate::serve::settings::Limits;
 
-/// Stop strings and bias entries a request may have.
-const STOPS: usize = 16;
-const BIASES: usize = 1024;
+/// Stop strings and bias entries that a request may have.
+const MAX_STOPS: usize = 16;
+const MAX_BIASES: usize = 1024;
 
-/// The settings of a request.
+/// How a request wants its answers generated.
 #[derive(Debug, Clone)]
-pub struct Ask {
-    /// Most new tokens, within what the server gives; `None` where the client names no number.
+pub struct GenerationParams {
+    /// Most new tokens (`max_completion_tokens`, else `max_tokens`), within the server's limit; `None` where the request
+    /// names no number.
     pub max_tokens: Option<usize>,
-    /// Answers to each prompt.
+    /// Choices of each prompt.
     pub n: usize,
-    /// How to choose.
+    /// How each token is chosen.
     pub sampling: SamplingParams,
-    /// Texts that end an answer.
+    /// Texts that end an answer (`stop`).
     pub stop: Vec<String>,
-    /// Tokens that end an answer, beside the end mark.
-    pub stop_ids: Vec<u32>,
-    /// Go on behind the end mark.
-    pub ignore_eos: bool,
-    /// Send pieces as they come.
+    /// Tokens that end an answer as the model's own stop tokens do (vLLM's `stop_token_ids`).
+    stop_token_ids: Vec<u32>,
+    /// Whether to go on after the model's own stop tokens (vLLM's `ignore_eos`).
+    ignore_eos: bool,
+    /// Send the answer as a stream of chunks.
     pub stream: bool,
-    /// End the stream with the numbers of tokens.
+    /// End the stream with the numbers of tokens (`stream_options.include_usage`).
     pub include_usage: bool,
 }
 
-/// The limits that a request must keep.
+/// The limits of a request's parameters.
 #[derive(Debug, Clone, Copy)]
-pub struct AskLimits {
-    /// Most answers to a prompt.
+pub struct ParamLimits {
+    /// Most choices of a prompt.
     pub choices: usize,
     /// Most new tokens of an answer.
     pub new_tokens: usize,
-    /// Ids are below this.
+    /// Token ids are below this.
     pub vocab_size: usize,
-    /// Whether no new token at all may be asked for.
+    /// Whether a request may ask for no new token at all.
     pub zero_tokens: bool,
 }
 
-/// Tokens with their log-probabilities, likelier ones beside them counted, that one answer may hold in memory; in a
-/// chat's form each takes four times as much.
-const LOGPROBS: usize = 400_000;
+/// Log-probabilities that one answer may hold in memory, those of `top_logprobs` counted; in a chat's form each takes
+/// four times as much.
+const MAX_LOGPROBS: usize = 400_000;
 
-/// Refuses log-probabilities of so many `tokens` with `top` others beside each, where memory would not hold them.
-pub fn check_logprobs(tokens: usize, top: Option<usize>, is_chat: bool) -> Result<(), Fault> {
-    let most = if is_chat { LOGPROBS / 4 } else { LOGPROBS };
+/// Checks that memory holds the log-probabilities of so many `tokens` with `top` others for each.
+///
+/// # Errors
+/// 400 where it does not.
+pub fn check_logprobs(tokens: usize, top: Option<usize>, is_chat: bool) -> Result<(), ApiError> {
+    let most = if is_chat { MAX_LOGPROBS / 4 } else { MAX_LOGPROBS };
     let asked = top.map_or(0, |top| tokens.saturating_mul(1 + top));
     if asked <= most {
         return Ok(());
     }
-    Err(Fault::param(
+    Err(ApiError::param(
         "logprobs",
         format!(
             "up to {asked} log-probabilities are asked for in one piece, at most {most} are given; ask for fewer tokens, \
@@ -62,13 +68,16 @@ pub fn check_logprobs(tokens: usize, top: Option<usize>, is_chat: bool) -> Resul
     ))
 }
 
-impl Ask {
-    /// Reads the settings.
-    pub fn read(fields: &Fields, limits: &AskLimits) -> Result<Self, Fault> {
+impl GenerationParams {
+    /// Reads the parameters.
+    ///
+    /// # Errors
+    /// 400, naming the field that has a wrong type or is out of its range.
+    pub fn read(fields: &Fields, limits: &ParamLimits) -> Result<Self, ApiError> {
         let stream = fields.flag("stream")?.unwrap_or(false);
         let options = match fields.object("stream_options")? {
             Some(_) if !stream => {
-                return Err(Fault::param("stream_options", "`stream_options` needs `stream: true`"));
+                return Err(ApiError::param("stream_options", "`stream_options` needs `stream: true`"));
             }
             Some(map) => Some(Fields::of(map.clone())),
             None => None,
@@ -78,16 +87,34 @@ impl Ask {
             max_tokens: max_tokens(fields, limits)?,
             n: fields.whole("n", 1..=limits.choices as i64)?.unwrap_or(1) as usize,
             sampling: sampling(fields, limits)?,
-            stop: fields.texts("stop", STOPS)?.into_iter().filter(|s| !s.is_empty()).collect(),
-            stop_ids: fields.ids("stop_token_ids")?,
+            stop: fields.texts("stop", MAX_STOPS)?.into_iter().filter(|s| !s.is_empty()).collect(),
+            stop_token_ids: fields.ids("stop_token_ids")?,
             ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
             stream,
             include_usage,
         })
     }
+
+    /// All tokens that end an answer: the model's own, and those that the request names.
+    pub fn stop_ids(&self, model: &ModelHandle) -> Vec<u32> {
+        let own: &[u32] = if self.ignore_eos { &[] } else { &model.stop_ids };
+        own.iter().chain(&self.stop_token_ids).copied().collect()
+    }
 }
 
-fn max_tokens(fields: &Fields, limits: &AskLimits) -> Result<Option<usize>, Fault> {
+impl ParamLimits {
+    /// The limits of a server for one of its models.
+    pub fn of(limits: &Limits, model: &ModelHandle) -> Self {
+        Self {
+            choices: limits.choices,
+            new_tokens: limits.new_tokens,
+            vocab_size: model.config.vocab_size as usize,
+            zero_tokens: false,
+        }
+    }
+}
+
+fn max_tokens(fields: &Fields, limits: &ParamLimits) -> Result<Option<usize>, ApiError> {
     let least = if limits.zero_tokens { 0 } else { 1 };
     let old = fields.whole("max_tokens", least..=i64::MAX)?;
     let new = fields.whole("max_completion_tokens", least..=i64::MAX)?;
@@ -95,7 +122,7 @@ fn max_tokens(fields: &Fields, limits: &AskLimits) -> Result<Option<usize>, Faul
     Ok(new.or(old).map(|given| usize::try_from(given).unwrap_or(usize::MAX).min(limits.new_tokens)))
 }
 
-fn sampling(fields: &Fields, limits: &AskLimits) -> Result<SamplingParams, Fault> {
+fn sampling(fields: &Fields, limits: &ParamLimits) -> Result<SamplingParams, ApiError> {
     let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0);
     // Some clients say -1 for all tokens.
     let top_k = fields.whole("top_k", -1..=i64::MAX)?.unwrap_or(0).max(0);
@@ -114,12 +141,13 @@ fn sampling(fields: &Fields, limits: &AskLimits) -> Result<SamplingParams, Fault
     })
 }
 
-fn logit_bias(fields: &Fields, vocab_size: usize) -> Result<Vec<(u32, f32)>, Fault> {
+fn logit_bias(fields: &Fields, vocab_size: usize) -> Result<Vec<(u32, f32)>, ApiError> {
     let Some(map) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
-    let wrong =
-        |key: &str, what: &str| Err(Fault::param("logit_bias", format!("`logit_bias` of `{key}`: {what}")));
-    if map.len() > BIASES {
-        return wrong("", &format!("at most {BIASES} tokens can have one"));
+    let wrong = |key: &str, what: &str| {
+        Err(ApiError::param("logit_bias", format!("`logit_bias` of `{key}`: {what}")))
+    };
+    if map.len() > MAX_BIASES {
+        return wrong("", &format!("at most {MAX_BIASES} tokens can have one"));
     }
     let mut biases = Vec::with_capacity(map.len());
     for (key, value) in map {
@@ -138,9 +166,9 @@ fn logit_bias(fields: &Fields, vocab_size: usize) -> Result<Vec<(u32, f32)>, Fau
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Ask, String> {
-        let limits = AskLimits { choices: 4, new_tokens: 100, vocab_size: 50, zero_tokens: false };
-        Ask::read(&Fields::read(text.as_bytes()).unwrap(), &limits)
+    fn read(text: &str) -> Result<GenerationParams, String> {
+        let limits = ParamLimits { choices: 4, new_tokens: 100, vocab_size: 50, zero_tokens: false };
+        GenerationParams::read(&Fields::read(text.as_bytes()).unwrap(), &limits)
             .map_err(|f| f.body()["error"]["param"].as_str().unwrap_or("-").to_owned())
     }
 
@@ -160,16 +188,16 @@ mod tests {
 
     #[test]
     fn settings_are_read_and_faults_name_their_field() {
-        let ask = read(
+        let params = read(
             r#"{"max_completion_tokens": 7, "n": 2, "stop": ["a", ""], "seed": -1, "top_k": -1, "stream": true,
                 "stream_options": {"include_usage": true}, "logit_bias": {"3": -100}, "temperature": 0}"#,
         )
         .unwrap();
         assert_eq!(
-            (ask.max_tokens, ask.n, ask.stop, ask.include_usage),
+            (params.max_tokens, params.n, params.stop, params.include_usage),
             (Some(7), 2, vec!["a".to_owned()], true)
         );
-        assert_eq!((ask.sampling.logit_bias, ask.sampling.seed), (vec![(3, -100.0)], u64::MAX));
+        assert_eq!((params.sampling.logit_bias, params.sampling.seed), (vec![(3, -100.0)], u64::MAX));
         for (text, param) in [
             (r#"{"temperature": 9}"#, "temperature"),
             (r#"{"max_tokens": -1}"#, "max_tokens"),
@@ -185,8 +213,8 @@ mod tests {
             assert_eq!(read(text).unwrap_err(), param, "{text}");
         }
         for given in ["101", "9000000000000000000"] {
-            let ask = read(&format!(r#"{{"max_tokens": {given}}}"#)).unwrap();
-            assert_eq!(ask.max_tokens, Some(100), "{given}");
+            let params = read(&format!(r#"{{"max_tokens": {given}}}"#)).unwrap();
+            assert_eq!(params.max_tokens, Some(100), "{given}");
         }
         assert_ne!(read("{}").unwrap().sampling.seed, read("{}").unwrap().sampling.seed);
     }

@@ -6,12 +6,12 @@
 
 use serde_json::{Map, Value};
 
-use super::fault::Fault;
 use super::fields::Fields;
 use super::messages::{self, Tools};
 use crate::data::Tokenizer;
 use crate::data::tokenizer::RenderOptions;
 use crate::error::Error;
+use crate::serve::error::ApiError;
 
 /// What `chat_template_kwargs` cannot replace: fields of the request itself, and what only a server may set.
 const RESERVED: [&str; 4] = ["messages", "tools", "chat_template", "tokenize"];
@@ -25,16 +25,19 @@ pub struct Prompt {
     pub tools: Tools,
     /// Whether it ends inside a think block.
     pub thinking: bool,
-    /// Whether the answer goes on with the last message.
+    /// Whether the answer continues the last message.
     pub continued: bool,
 }
 
 impl Prompt {
-    /// Renders a request's messages; `may_think`: whether a think block may be opened for it.
-    pub fn read(fields: &Fields, tokenizer: &Tokenizer, may_think: bool) -> Result<Self, Fault> {
+    /// Renders a request's messages; `may_think`: whether a think block may be opened for the answer.
+    ///
+    /// # Errors
+    /// 400 for a field that is wrong, and for what the template itself refuses.
+    pub fn read(fields: &Fields, tokenizer: &Tokenizer, may_think: bool) -> Result<Self, ApiError> {
         let Some(template) = tokenizer.template_source() else {
             let message = "this model has no chat template; use /v1/completions";
-            return Err(Fault::param("model", message));
+            return Err(ApiError::param("model", message));
         };
         let list = messages::messages(fields, template)?;
         let tools = messages::tools(fields)?;
@@ -47,7 +50,7 @@ impl Prompt {
         let add_generation_prompt = flag("add_generation_prompt")?;
         if continued && add_generation_prompt == Some(true) {
             let message = "`continue_final_message` and `add_generation_prompt` cannot both be true";
-            return Err(Fault::param("continue_final_message", message));
+            return Err(ApiError::param("continue_final_message", message));
         }
         let wanted =
             ["open_thinking", "enable_thinking"].iter().find_map(|name| kwargs.get(*name)?.as_bool());
@@ -58,13 +61,14 @@ impl Prompt {
             kwargs: without(kwargs, &["add_generation_prompt", "continue_final_message", "open_thinking"]),
         };
         let offered = (!tools.list.is_empty()).then(|| Value::from(tools.list.clone()));
-        let text = tokenizer.render_chat(&list, offered.as_ref(), &options, continued).map_err(refused)?;
+        let text =
+            tokenizer.render_chat(&list, offered.as_ref(), &options, continued).map_err(template_error)?;
         let thinking = text.trim_end().ends_with("<think>") || continued && ends_in_thought(&list);
         Ok(Self { text, tools, thinking, continued })
     }
 }
 
-/// Whether the message to go on from is still thinking.
+/// Whether the message to continue is still inside a think block.
 fn ends_in_thought(list: &[Value]) -> bool {
     let said = list.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
     said.rsplit_once("<think>").is_some_and(|(_, after)| !after.contains("</think>"))
@@ -76,19 +80,19 @@ fn without(mut kwargs: Map<String, Value>, names: &[&str]) -> Map<String, Value>
 }
 
 /// Variables for the template: `chat_template_kwargs`, and the fields that are passed on by their own name.
-fn kwargs(fields: &Fields) -> Result<Map<String, Value>, Fault> {
+fn kwargs(fields: &Fields) -> Result<Map<String, Value>, ApiError> {
     if fields.get("chat_template").is_some() {
         let message = "a request brings no chat template here; this server renders with the model's own";
-        return Err(Fault::param("chat_template", message));
+        return Err(ApiError::param("chat_template", message));
     }
     let mut kwargs = fields.object("chat_template_kwargs")?.cloned().unwrap_or_default();
     if let Some(name) = RESERVED.into_iter().find(|name| kwargs.contains_key(*name)) {
         let message = format!("`chat_template_kwargs` cannot hold `{name}`");
-        return Err(Fault::param("chat_template_kwargs", message));
+        return Err(ApiError::param("chat_template_kwargs", message));
     }
     if let Some(list) = fields.list("documents")? {
         if !list.iter().all(Value::is_object) {
-            return Err(Fault::param("documents", "`documents` must be objects, as `{title, text}`"));
+            return Err(ApiError::param("documents", "`documents` must be objects, as `{title, text}`"));
         }
         kwargs.entry("documents").or_insert_with(|| list.clone().into());
     }
@@ -98,19 +102,19 @@ fn kwargs(fields: &Fields) -> Result<Map<String, Value>, Fault> {
     Ok(kwargs)
 }
 
-/// The template's own sentence, for the client and for the log.
-fn refused(error: Error) -> Fault {
-    let sentence = error.cause().map(plain).filter(|said| !said.is_empty());
+/// The error that the template raised, for the client and for the log.
+fn template_error(error: Error) -> ApiError {
+    let sentence = error.cause().map(raised_text).filter(|said| !said.is_empty());
     let message = match sentence {
         Some(sentence) => format!("{}: {sentence}", error.what()),
         None => error.what().to_owned(),
     };
     tracing::warn!("{message}");
-    Fault::param("messages", message)
+    ApiError::param("messages", message)
 }
 
 /// What `raise_exception` was given, without what the engine puts around it.
-fn plain(cause: &str) -> &str {
+fn raised_text(cause: &str) -> &str {
     let first = cause.strip_prefix("invalid operation: ").unwrap_or(cause);
     match first.rsplit_once(" (in ") {
         Some((sentence, place)) if place.ends_with(')') => sentence,
@@ -128,7 +132,7 @@ mod tests {
     const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
         {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ reasoning_effort }}{% endif %}{{ documents | length if documents }}";
 
-    fn read(template: &str, more: Value) -> Result<Prompt, Fault> {
+    fn read(template: &str, more: Value) -> Result<Prompt, ApiError> {
         let mut body = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b <think> c"}]});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         Prompt::read(&Fields::read(body.to_string().as_bytes()).unwrap(), &tokenizer(template), true)
@@ -175,6 +179,6 @@ mod tests {
             assert_eq!(body["error"]["param"], param, "{body}");
             assert!(body["error"]["message"].as_str().unwrap().contains(says), "{body}");
         }
-        assert_eq!(plain("invalid operation: no (not now) (in chat:3)"), "no (not now)");
+        assert_eq!(raised_text("invalid operation: no (not now) (in chat:3)"), "no (not now)");
     }
 }

@@ -1,0 +1,400 @@
+//! Takes the text of an answer apart as it streams: reasoning, content and tool calls.
+//!
+//! It holds back only what may still become a tag, and the line breaks next to one. What a call looks like is
+//! `rollout::tools::CallForm`'s.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::rollout::tools::calls::PYTHON_TAG;
+use crate::rollout::tools::{CallForm, ToolCall};
+use crate::serve::engine::stop_strings::partial_match;
+
+const THINK: &str = "<think>";
+const END_THINK: &str = "</think>";
+
+/// A tool call that the model wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsedCall {
+    /// The tool's name.
+    pub name: String,
+    /// Its arguments as JSON text.
+    pub arguments: String,
+}
+
+/// A part of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputPart {
+    /// Text of a think block: `reasoning_content`.
+    Reasoning(String),
+    /// Text of the answer: `content`.
+    Content(String),
+    /// A tool call.
+    Call(ParsedCall),
+}
+
+/// How calls are written: the model's form, and the tools, whose schemas tell what is text and what a number.
+#[derive(Debug, Clone, Default)]
+pub struct ToolSyntax {
+    /// The form.
+    pub form: Arc<CallForm>,
+    /// The tools that are offered.
+    pub tools: Arc<Vec<Value>>,
+}
+
+/// Which tool calls a parser looks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToolCallMode {
+    /// None: there are no tools.
+    None,
+    /// Those that the model writes on its own.
+    Auto,
+    /// The answer is calls and nothing else, the first of them open already; all of one name where that is known.
+    Forced {
+        /// The name of every call.
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Thinking,
+    Content,
+    Call,
+}
+
+/// Takes one answer apart.
+#[derive(Debug, Clone)]
+pub struct OutputParser {
+    section: Section,
+    mode: ToolCallMode,
+    syntax: ToolSyntax,
+    held: String,
+    /// Nothing but tags came since the last one: line breaks are not content yet.
+    fresh: bool,
+    /// No content was given out yet: a think block may still open.
+    start: bool,
+}
+
+impl OutputParser {
+    /// A parser at the start of an answer.
+    pub fn new(mode: ToolCallMode, syntax: ToolSyntax) -> Self {
+        let section = match mode {
+            ToolCallMode::Forced { .. } => Section::Call,
+            ToolCallMode::None | ToolCallMode::Auto => Section::Content,
+        };
+        Self { section, mode, syntax, held: String::new(), fresh: true, start: true }
+    }
+
+    /// For a prompt that opened a think block: the answer starts in it. Not where calls are forced.
+    pub fn in_thinking(self) -> Self {
+        Self { section: Section::Thinking, ..self }
+    }
+
+    /// For an answer that continues a text: its first line breaks belong to it.
+    pub fn continuing(self) -> Self {
+        Self { fresh: false, start: false, ..self }
+    }
+
+    /// Whether ids of calls are short: some families' templates take nine letters and digits alone.
+    pub fn has_short_call_ids(&self) -> bool {
+        self.syntax.form.short_ids
+    }
+
+    /// Whether the model is thinking.
+    pub fn is_thinking(&self) -> bool {
+        self.section == Section::Thinking
+    }
+
+    /// Takes text; returns the parts that are certain.
+    pub fn push(&mut self, text: &str) -> Vec<OutputPart> {
+        self.held.push_str(text);
+        let mut parts = Vec::new();
+        while self.advance(&mut parts) {}
+        parts
+    }
+
+    /// Ends the answer. `cut`: it was cut off, so that a call may break off in its middle.
+    pub fn finish(&mut self, cut: bool) -> Vec<OutputPart> {
+        let rest = std::mem::take(&mut self.held);
+        let mut parts = Vec::new();
+        match self.section {
+            Section::Thinking => parts.extend(non_empty(OutputPart::Reasoning, rest.trim_end_matches('\n'))),
+            // The start of the next call's tag.
+            Section::Content if matches!(self.mode, ToolCallMode::Forced { .. }) => {}
+            Section::Content => {
+                let rest = if self.fresh { rest.trim_start_matches('\n') } else { &rest };
+                parts.extend(non_empty(OutputPart::Content, rest));
+            }
+            Section::Call => match self.last_calls(&rest, cut) {
+                Some(calls) => parts.extend(calls.into_iter().map(OutputPart::Call)),
+                None if !self.start && matches!(self.mode, ToolCallMode::Forced { .. }) => {}
+                None => {
+                    parts.extend(non_empty(OutputPart::Content, &format!("{}{rest}", self.syntax.form.mark)))
+                }
+            },
+        }
+        parts
+    }
+
+    /// The calls that the answer ends in. One that is broken off has what there is of its arguments; an answer that
+    /// was not cut off is the model's own, and a call that it does not end stays text.
+    fn last_calls(&self, rest: &str, cut: bool) -> Option<Vec<ParsedCall>> {
+        let form = &self.syntax.form;
+        let inside = &rest[..rest.len() - partial_match(rest, &form.end)];
+        let whole = self.read_block(inside);
+        let broken = || {
+            // Of several the whole ones count.
+            let block = if form.mark.is_empty() { form.whole_text(inside).unwrap_or(inside) } else { inside };
+            let read = form.read(block, &self.syntax.tools).into_iter().map_while(valid_call);
+            let read: Vec<ParsedCall> = read.collect();
+            if !read.is_empty() {
+                return Some(read);
+            }
+            let (name, arguments) = form.read_cut(inside, &self.syntax.tools)?;
+            Some(vec![ParsedCall { name, arguments }])
+        };
+        match &self.mode {
+            ToolCallMode::Forced { name } => whole
+                .or_else(broken)
+                // Of a further one nothing is told before its name is whole.
+                .or_else(|| {
+                    Some(vec![ParsedCall {
+                        name: name.clone().filter(|_| self.start)?,
+                        arguments: String::new(),
+                    }])
+                }),
+            _ if cut => whole.or_else(broken),
+            _ => whole,
+        }
+    }
+
+    /// The calls of a block, if it holds nothing else.
+    fn read_block(&self, block: &str) -> Option<Vec<ParsedCall>> {
+        let form = &self.syntax.form;
+        let block = if form.mark.is_empty() { form.whole_text(block)? } else { block };
+        form.read(block, &self.syntax.tools).into_iter().map(valid_call).collect()
+    }
+
+    /// Handles one mark, or gives out what no mark can reach; whether there may be more to do.
+    fn advance(&mut self, parts: &mut Vec<OutputPart>) -> bool {
+        match self.section {
+            Section::Thinking => self.parse_thinking(parts),
+            Section::Content => self.parse_content(parts),
+            Section::Call => self.parse_call(parts),
+        }
+    }
+
+    fn parse_thinking(&mut self, parts: &mut Vec<OutputPart>) -> bool {
+        if self.fresh {
+            self.skip_breaks();
+        }
+        if let Some(at) = self.held.find(END_THINK) {
+            parts.extend(non_empty(OutputPart::Reasoning, self.held[..at].trim_end_matches('\n')));
+            self.enter(Section::Content, at + END_THINK.len());
+            return true;
+        }
+        let text = self.take_certain(&[END_THINK], true);
+        parts.extend(non_empty(OutputPart::Reasoning, &text));
+        false
+    }
+
+    fn parse_content(&mut self, parts: &mut Vec<OutputPart>) -> bool {
+        if self.fresh {
+            self.skip_breaks();
+        }
+        if self.start && self.held.trim_start().starts_with(THINK) {
+            let end = self.held.find(THINK).unwrap_or(0) + THINK.len();
+            self.enter(Section::Thinking, end);
+            return true;
+        }
+        let calls = self.mode != ToolCallMode::None;
+        let mark = self.syntax.form.mark.clone();
+        if calls && mark.is_empty() {
+            let held = self.held.trim_start();
+            if self.start && (held.starts_with('{') || held.starts_with(PYTHON_TAG)) {
+                self.section = Section::Call;
+                return false;
+            }
+            if self.start && PYTHON_TAG.starts_with(held) {
+                return false;
+            }
+        } else if calls && let Some(at) = self.held.find(&mark) {
+            parts.extend(non_empty(OutputPart::Content, self.held[..at].trim_end_matches('\n')));
+            self.enter(Section::Call, at + mark.len());
+            return true;
+        }
+        if self.start && THINK.starts_with(self.held.trim_start()) {
+            return false;
+        }
+        let text = if calls { self.take_certain(&[&mark], true) } else { self.take_certain(&[], false) };
+        self.start &= text.is_empty();
+        parts.extend(non_empty(OutputPart::Content, &text));
+        false
+    }
+
+    fn parse_call(&mut self, parts: &mut Vec<OutputPart>) -> bool {
+        let form = Arc::clone(&self.syntax.form);
+        // Without a mark at its end, a call ends with the next one, or with the answer.
+        let end = if form.end.is_empty() { &form.mark } else { &form.end };
+        let Some(at) = self.held.find(end).filter(|_| !end.is_empty()) else { return false };
+        let inside = &self.held[..at];
+        match self.read_block(inside) {
+            Some(calls) => parts.extend(calls.into_iter().map(OutputPart::Call)),
+            // What is no call is shown as it was written.
+            None => parts.push(OutputPart::Content(format!("{}{inside}{}", form.mark, form.end))),
+        }
+        self.start = false;
+        let taken = if form.end.is_empty() { at } else { at + form.end.len() };
+        self.enter(Section::Content, taken);
+        true
+    }
+
+    fn enter(&mut self, section: Section, taken: usize) {
+        self.held.drain(..taken);
+        self.section = section;
+        self.fresh = true;
+    }
+
+    fn skip_breaks(&mut self) {
+        let breaks = self.held.len() - self.held.trim_start_matches('\n').len();
+        self.held.drain(..breaks);
+    }
+
+    /// Takes out what cannot be the start of a mark, nor (`breaks`) line breaks before one.
+    fn take_certain(&mut self, marks: &[&str], breaks: bool) -> String {
+        let keep = marks.iter().map(|mark| partial_match(&self.held, mark)).max().unwrap_or(0);
+        let mut cut = self.held.len() - keep;
+        if breaks {
+            cut = self.held[..cut].trim_end_matches('\n').len();
+        }
+        let rest = self.held.split_off(cut);
+        let text = std::mem::replace(&mut self.held, rest);
+        self.fresh &= text.is_empty();
+        text
+    }
+}
+
+/// A call that could be read.
+fn valid_call(call: ToolCall) -> Option<ParsedCall> {
+    match call.fault {
+        None => Some(ParsedCall { name: call.name, arguments: call.arguments.to_string() }),
+        Some(_) => None,
+    }
+}
+
+fn non_empty(kind: fn(String) -> OutputPart, text: &str) -> Option<OutputPart> {
+    (!text.is_empty()).then(|| kind(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Pieces of one kind joined, whatever the cuts.
+    fn split(text: &str, cuts: &[usize], thinking: bool, tools: bool) -> (String, String, Vec<ParsedCall>) {
+        let mode = if tools { ToolCallMode::Auto } else { ToolCallMode::None };
+        let mut parser = OutputParser::new(mode, ToolSyntax::default());
+        if thinking {
+            parser = parser.in_thinking();
+        }
+        let chars: Vec<char> = text.chars().collect();
+        let mut parts = Vec::new();
+        let mut from = 0;
+        for &cut in cuts {
+            let to = (from + cut).min(chars.len());
+            parts.extend(parser.push(&chars[from..to].iter().collect::<String>()));
+            from = to;
+        }
+        parts.extend(parser.push(&chars[from..].iter().collect::<String>()));
+        parts.extend(parser.finish(false));
+        let (mut thought, mut said, mut calls) = (String::new(), String::new(), Vec::new());
+        for part in parts {
+            match part {
+                OutputPart::Reasoning(text) => thought.push_str(&text),
+                OutputPart::Content(text) => said.push_str(&text),
+                OutputPart::Call(call) => calls.push(call),
+            }
+        }
+        (thought, said, calls)
+    }
+
+    #[test]
+    fn thinking_content_and_calls_are_told_apart() {
+        let (thought, said, calls) = split(
+            "I add.\n</think>\n\nLet me see.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"b\": 1, \"a\": 2}}\n</tool_call>\n<tool_call>{\"name\":\"x\"}</tool_call>",
+            &[],
+            true,
+            true,
+        );
+        assert_eq!((thought.as_str(), said.as_str()), ("I add.", "Let me see."));
+        let call =
+            |name: &str, arguments: &str| ParsedCall { name: name.into(), arguments: arguments.into() };
+        assert_eq!(calls, [call("add", "{\"b\":1,\"a\":2}"), call("x", "{}")]);
+        assert_eq!(split("<think>\nhm\n</think>\nyes", &[3, 4], false, false).0, "hm");
+        assert_eq!(split("a <think> b", &[], false, false).1, "a <think> b");
+        // A call that is none, one that is cut off, and one where no tool was offered stay text.
+        assert_eq!(split("<tool_call>no</tool_call>", &[], false, true).1, "<tool_call>no</tool_call>");
+        assert_eq!(split("<tool_call>{\"na", &[], false, true).1, "<tool_call>{\"na");
+        assert_eq!(split("<tool_call>{\"name\":\"x\"}</tool_call>", &[], false, false).2, []);
+        assert_eq!(split("a < b\n", &[2], false, true).1, "a < b\n");
+    }
+
+    #[test]
+    fn a_call_that_is_cut_off_keeps_its_name_and_what_there_is_of_its_arguments() {
+        let end = |mode: ToolCallMode, cut: bool, text: &str| {
+            let mut parser = OutputParser::new(mode, ToolSyntax::default());
+            [parser.push(text), parser.finish(cut)].concat()
+        };
+        let call = |name: &str, arguments: &str| {
+            OutputPart::Call(ParsedCall { name: name.into(), arguments: arguments.into() })
+        };
+        let content = |text: &str| OutputPart::Content(text.to_owned());
+        let demanded = |name: Option<&str>| ToolCallMode::Forced { name: name.map(str::to_owned) };
+        for (inside, arguments) in [
+            (r#"{"name": "add", "arguments": {"a": 1, "b"#, r#"{"a": 1, "b"#),
+            (r#"{"name": "add", "arg"#, ""),
+            (r#"{"name": "add""#, ""),
+            (r#"{"name": "add", "arguments": {"a": 1}"#, r#"{"a": 1}"#),
+            ("{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_", r#"{"a":1}"#),
+        ] {
+            assert_eq!(end(demanded(None), true, inside), [call("add", arguments)], "{inside}");
+            let written = format!("I ask.\n<tool_call>\n{inside}");
+            let parts = [content("I ask."), call("add", arguments)];
+            assert_eq!(end(ToolCallMode::Auto, true, &written), parts, "{written}");
+        }
+        // Before its name is whole it stays text, unless there is one name alone.
+        let early = "{\"name\": \"ad";
+        assert_eq!(end(demanded(Some("add")), true, early), [call("add", "")]);
+        assert_eq!(end(demanded(None), true, early), [content("<tool_call>{\"name\": \"ad")]);
+        let written = format!("<tool_call>{early}");
+        assert_eq!(end(ToolCallMode::Auto, true, &written), [content(&written)]);
+        // So does one that the model itself leaves open.
+        let open = r#"<tool_call>{"name": "add", "arguments": {"a": 1"#;
+        assert_eq!(end(ToolCallMode::Auto, false, open), [content(open)]);
+        // The start of a further call's tag is no content of a demanded answer.
+        for two in [
+            "{\"name\": \"add\"}\n</tool_call>\n<tool_call>",
+            "{\"name\": \"add\"}\n</tool_call>\n<tool_call>\n{\"na",
+        ] {
+            assert_eq!(end(demanded(Some("add")), true, two), [call("add", "{}")], "{two}");
+            assert_eq!(end(demanded(None), true, two), [call("add", "{}")], "{two}");
+        }
+        let two = "{\"name\": \"add\"}\n</tool_call>\n<tool_";
+        assert_eq!(end(demanded(None), true, two), [call("add", "{}")]);
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_change_nothing(
+            text in "(<think>|</think>|<tool_call>|</tool_call>|[a<\n{}é])*",
+            cuts in prop::collection::vec(1usize..5, 0..20),
+            thinking in any::<bool>(),
+            tools in any::<bool>(),
+        ) {
+            prop_assert_eq!(split(&text, &cuts, thinking, tools), split(&text, &[], thinking, tools));
+        }
+    }
+}
