@@ -11,9 +11,13 @@ use crate::serve::error::ApiError;
 use crate::serve::state::AppState;
 
 /// The page's files by name.
-const FILES: [(&str, &str, &str); 5] = [
+const FILES: [(&str, &str, &str); 9] = [
     ("style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("app.js", "text/javascript; charset=utf-8", include_str!("page/app.js")),
+    ("answer.js", "text/javascript; charset=utf-8", include_str!("page/answer.js")),
+    ("log.js", "text/javascript; charset=utf-8", include_str!("page/log.js")),
+    ("state.js", "text/javascript; charset=utf-8", include_str!("page/state.js")),
+    ("dom.js", "text/javascript; charset=utf-8", include_str!("page/dom.js")),
     ("markdown.js", "text/javascript; charset=utf-8", include_str!("page/markdown.js")),
     ("api.js", "text/javascript; charset=utf-8", include_str!("page/api.js")),
     ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
