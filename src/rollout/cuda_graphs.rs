@@ -26,6 +26,9 @@ pub(super) struct CapturedStep {
 impl GraphPool {
     /// An empty pool; `None` for a model whose steps cannot be captured: not on a CUDA device, or not one that the
     /// fused ops take.
+    ///
+    /// # Errors
+    /// No memory for the copied weights.
     pub fn new(model: &CausalLm) -> Result<Option<Self>> {
         if !model.device().is_cuda() {
             return Ok(None);
@@ -35,6 +38,9 @@ impl GraphPool {
     }
 
     /// A captured step for a sequence of up to `positions` tokens; its cache is empty.
+    ///
+    /// # Errors
+    /// No memory, a step that the device cannot capture.
     pub fn take(&mut self, model: &CausalLm, positions: usize) -> Result<CapturedStep> {
         // A much larger one would hold memory that a long sequence may want.
         let wanted = positions as i64..=4 * positions.next_multiple_of(CAPACITY_STEP) as i64;

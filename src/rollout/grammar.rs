@@ -2,22 +2,21 @@
 //!
 //! JSON is held to one style, that of Python's `json.dumps`, with numbers of at most [`DIGITS`] digits: a weak model that
 //! is let wander between braces or digits comes to no end. The caller brings the tokens' bytes
-//! (`data::Tokenizer::token_bytes`), for this room knows no text. Next: `schema`.
+//! (`data::Tokenizer::token_bytes`), for this room knows no text. Next: `grammar_constraint`, `schema`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+pub use super::grammar_constraint::DIGITS;
+use super::grammar_constraint::{GrammarConstraint, NumberScan};
 use super::request::Constraint;
 use super::schema;
 use crate::error::{Error, Result};
-
-/// Digits of a number at the most; a whole number of so many fits every reader. Where a schema demands more, they come.
-pub const DIGITS: usize = 15;
 
 /// A vocabulary's grammars; one serves all requests.
 pub struct Grammars {
@@ -152,110 +151,9 @@ impl Grammars {
         if !(0..first.len()).any(|id| first.is_allowed(id as u32)) {
             return Err(refused(&"no text does"));
         }
-        let numbers = numbers.then(Scan::default);
-        Ok(Box::new(Guide { matcher, tokens: Arc::clone(&self.tokens), ends: self.ends.clone(), numbers }))
-    }
-}
-
-/// Where a JSON text stands: inside a string, or so many digits into a number.
-#[derive(Debug, Clone, Copy, Default)]
-struct Scan {
-    string: bool,
-    escaped: bool,
-    /// A name's digits are no number.
-    word: bool,
-    digits: usize,
-}
-
-impl Scan {
-    /// Takes a byte; whether it keeps numbers short. An exponent would make numbers that no reader has.
-    fn take(&mut self, byte: u8) -> bool {
-        if self.string {
-            (self.string, self.escaped) = (self.escaped || byte != b'"', !self.escaped && byte == b'\\');
-            return true;
-        }
-        match byte {
-            b'0'..=b'9' if self.word => true,
-            b'0'..=b'9' => {
-                self.digits += 1;
-                self.digits <= DIGITS
-            }
-            b'.' => self.digits < DIGITS,
-            b'e' | b'E' if self.digits > 0 => false,
-            _ => {
-                (self.digits, self.string) = (0, byte == b'"');
-                self.word = byte.is_ascii_alphabetic() || byte == b'_';
-                true
-            }
-        }
-    }
-
-    fn allows(mut self, bytes: &[u8]) -> bool {
-        bytes.iter().all(|byte| self.take(*byte))
-    }
-}
-
-/// A text in the making.
-struct Guide {
-    matcher: Matcher,
-    tokens: Arc<[Option<Vec<u8>>]>,
-    ends: Vec<u32>,
-    /// Keeps numbers short.
-    numbers: Option<Scan>,
-}
-
-fn lost(error: impl std::fmt::Display) -> Error {
-    Error::failed("the grammar cannot go on from here").because(error)
-}
-
-impl Guide {
-    fn is_allowed(&self, allowed: &SimpleVob, id: usize) -> bool {
-        // A model may have more rows than the tokenizer has tokens.
-        let id = match self.ends.first() {
-            Some(eos) if self.ends.contains(&(id as u32)) => *eos as usize,
-            _ => id,
-        };
-        id < allowed.len() && allowed.is_allowed(id as u32)
-    }
-
-    /// Whether a token leaves the number it stands in short.
-    fn is_short(&self, scan: Scan, id: usize) -> bool {
-        self.tokens.get(id).and_then(Option::as_ref).is_none_or(|bytes| scan.allows(bytes))
-    }
-}
-
-impl Constraint for Guide {
-    fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
-        let allowed = self.matcher.compute_mask_or_eos().map_err(lost)?;
-        for (id, logit) in logits.iter_mut().enumerate() {
-            if !self.is_allowed(&allowed, id) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-        let Some(scan) = self.numbers else { return Ok(()) };
-        let open = |(id, logit): (usize, &f32)| (*logit > f32::NEG_INFINITY).then_some(id);
-        let long: Vec<usize> =
-            logits.iter().enumerate().filter_map(open).filter(|id| !self.is_short(scan, *id)).collect();
-        // A schema may demand more digits than others are given.
-        if long.len() < logits.iter().enumerate().filter_map(open).count() {
-            long.into_iter().for_each(|id| logits[id] = f32::NEG_INFINITY);
-        }
-        Ok(())
-    }
-
-    fn accept(&mut self, token: u32) -> Result<bool> {
-        if self.ends.contains(&token) {
-            return Ok(true);
-        }
-        if let (Some(scan), Some(bytes)) =
-            (&mut self.numbers, self.tokens.get(token as usize).and_then(Option::as_ref))
-        {
-            for byte in bytes {
-                scan.take(*byte);
-            }
-        }
-        self.matcher.consume_token(token).map_err(lost)?;
-        Ok(self.matcher.is_stopped())
+        let numbers = numbers.then(NumberScan::default);
+        let (tokens, ends) = (Arc::clone(&self.tokens), self.ends.clone());
+        Ok(Box::new(GrammarConstraint { matcher, tokens, ends, numbers }))
     }
 }
 

@@ -79,7 +79,11 @@ impl HttpEngine {
                 Protocol::Openai => self.openai(&inputs, config)?,
             };
             if read.len() != chunk.len() {
-                return Err(self.odd(format!("{} answers came for {} prompts", read.len(), chunk.len())));
+                return Err(self.unexpected(format!(
+                    "{} answers came for {} prompts",
+                    read.len(),
+                    chunk.len()
+                )));
             }
             for (prompt, (ids, logprobs, finish)) in chunk.iter().zip(read) {
                 answers.push(Completion {
@@ -98,7 +102,7 @@ impl HttpEngine {
     ///
     /// # Errors
     /// A server that refuses, or has no such call.
-    pub fn push(&self, folder: &Path) -> Result<()> {
+    pub fn update_weights(&self, folder: &Path) -> Result<()> {
         let body = json!({"model_path": folder, "flush_cache": true});
         let answer = self.service.post("/update_weights_from_disk", &body)?;
         if answer["success"].as_bool() == Some(true) {
@@ -119,12 +123,12 @@ impl HttpEngine {
         self.service.post("/admin/reload", &body).map(drop)
     }
 
-    fn odd(&self, what: String) -> Error {
+    fn unexpected(&self, what: String) -> Error {
         Error::failed(format!("{}: {what}", self.config.service.url))
             .hint("check `rollout.protocol` (sglang or openai) and the server's version")
     }
 
-    fn sglang(&self, inputs: &[&[u32]], config: &CompletionConfig) -> Result<Vec<Read>> {
+    fn sglang(&self, inputs: &[&[u32]], config: &CompletionConfig) -> Result<Vec<ParsedChoice>> {
         let body = json!({
             "input_ids": inputs,
             "sampling_params": {
@@ -140,10 +144,10 @@ impl HttpEngine {
         let answer = self.service.post("/generate", &body)?;
         // One prompt is answered by an object, several by a list.
         let list = answer.as_array().map_or(std::slice::from_ref(&answer), Vec::as_slice);
-        list.iter().map(|one| read_sglang(one).map_err(|what| self.odd(what))).collect()
+        list.iter().map(|one| read_sglang(one).map_err(|what| self.unexpected(what))).collect()
     }
 
-    fn openai(&self, inputs: &[&[u32]], config: &CompletionConfig) -> Result<Vec<Read>> {
+    fn openai(&self, inputs: &[&[u32]], config: &CompletionConfig) -> Result<Vec<ParsedChoice>> {
         let mut body = json!({
             "prompt": inputs,
             "max_tokens": config.max_new_tokens,
@@ -159,16 +163,16 @@ impl HttpEngine {
         }
         let answer = self.service.post("/v1/completions", &body)?;
         let Some(choices) = answer["choices"].as_array() else {
-            return Err(self.odd(format!("no `choices` in the answer: {}", start(&answer))));
+            return Err(self.unexpected(format!("no `choices` in the answer: {}", start(&answer))));
         };
         let mut choices: Vec<&Value> = choices.iter().collect();
         choices.sort_by_key(|choice| choice["index"].as_u64());
-        choices.into_iter().map(|one| read_openai(one).map_err(|what| self.odd(what))).collect()
+        choices.into_iter().map(|one| read_openai(one).map_err(|what| self.unexpected(what))).collect()
     }
 }
 
 /// Ids, their log-probabilities, and why it ended.
-type Read = (Vec<u32>, Vec<f32>, FinishReason);
+type ParsedChoice = (Vec<u32>, Vec<f32>, FinishReason);
 
 fn start(value: &Value) -> String {
     value.to_string().chars().take(300).collect()
@@ -182,7 +186,7 @@ fn logprob(value: &Value) -> Option<f32> {
     value.as_f64().map(|x| x as f32).filter(|x| x.is_finite())
 }
 
-fn finish_of(reason: &str) -> Result<FinishReason, String> {
+fn finish_reason(reason: &str) -> Result<FinishReason, String> {
     match reason {
         "stop" => Ok(FinishReason::Stop),
         "length" => Ok(FinishReason::Length),
@@ -191,7 +195,7 @@ fn finish_of(reason: &str) -> Result<FinishReason, String> {
 }
 
 /// `{"meta_info": {"output_token_logprobs": [[logprob, id, text], ...], "finish_reason": {"type": ...}}}`.
-fn read_sglang(answer: &Value) -> Result<Read, String> {
+fn read_sglang(answer: &Value) -> Result<ParsedChoice, String> {
     let meta = &answer["meta_info"];
     let list = meta["output_token_logprobs"].as_array();
     let list =
@@ -212,11 +216,11 @@ fn read_sglang(answer: &Value) -> Result<Read, String> {
         return Err("`output_ids` and `output_token_logprobs` name different tokens".to_owned());
     }
     let reason = meta["finish_reason"]["type"].as_str().unwrap_or("none given");
-    Ok((ids, logprobs, finish_of(reason)?))
+    Ok((ids, logprobs, finish_reason(reason)?))
 }
 
 /// `{"token_ids": [...], "logprobs": {"tokens": ["token_id:5", ...], "token_logprobs": [...]}, "finish_reason"}`.
-fn read_openai(choice: &Value) -> Result<Read, String> {
+fn read_openai(choice: &Value) -> Result<ParsedChoice, String> {
     let said = &choice["logprobs"];
     let own = choice["token_ids"].as_array().map(|list| list.iter().map(token).collect::<Option<Vec<u32>>>());
     let named = || {
@@ -233,7 +237,7 @@ fn read_openai(choice: &Value) -> Result<Read, String> {
     if logprobs.len() != ids.len() {
         return Err(format!("{} log-probabilities came for {} tokens", logprobs.len(), ids.len()));
     }
-    Ok((ids, logprobs, finish_of(choice["finish_reason"].as_str().unwrap_or("none given"))?))
+    Ok((ids, logprobs, finish_reason(choice["finish_reason"].as_str().unwrap_or("none given"))?))
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ fn sglang_gives_ids_and_logprobs_and_takes_weights() {
         _ => (404, String::new()),
     });
     let engine = engine(format!("{url}/"), Protocol::Sglang, 3);
-    engine.push(Path::new("/weights/step-3")).unwrap();
+    engine.update_weights(Path::new("/weights/step-3")).unwrap();
     let answers = engine.generate_completions(&[vec![7, 1], vec![8]], 2, &config()).unwrap();
     assert_eq!(answers.iter().map(|a| a.prompt).collect::<Vec<_>>(), [0, 0, 1, 1]);
     assert_eq!((answers[0].ids.as_slice(), answers[0].finish), (&[9, 2][..], FinishReason::Stop));
@@ -115,7 +115,8 @@ fn faults_of_a_server_are_clear() {
     assert!(fault(500, json!("down")).contains("after 2 tries"));
     let (url, _asked) =
         testing::serve(|_, _| (200, json!({"success": false, "message": "no such folder"}).to_string()));
-    let text = engine(url.clone(), Protocol::Sglang, 8).push(Path::new("/x")).unwrap_err().to_string();
+    let text =
+        engine(url.clone(), Protocol::Sglang, 8).update_weights(Path::new("/x")).unwrap_err().to_string();
     assert!(text.contains("no such folder") && text.contains("/x"), "{text}");
     let mut cut = config();
     cut.sampling.top_p = 0.9;

@@ -72,6 +72,9 @@ struct StepBuffers {
 
 impl<'m> KvSlots<'m> {
     /// Slots for `max_tokens` positions of all sequences together.
+    ///
+    /// # Errors
+    /// No memory for the pages.
     pub fn new(decoder: Decoder<'m>, max_tokens: usize) -> Result<Self> {
         let count = max_tokens.div_ceil(PAGE).max(1);
         let cache = match &decoder.backend {
@@ -81,10 +84,12 @@ impl<'m> KvSlots<'m> {
         Ok(Self { decoder, cache, capacity: count * PAGE, step: StepBuffers::default(), logits: Vec::new() })
     }
 
+    /// The decoder that runs the steps.
     pub fn decoder(&mut self) -> &mut Decoder<'m> {
         &mut self.decoder
     }
 
+    /// The decoder's architecture.
     pub fn config(&self) -> &ModelConfig {
         &self.decoder.config
     }
@@ -101,6 +106,9 @@ impl<'m> KvSlots<'m> {
 
     /// A slot for a sequence of up to `positions` tokens, and how many of its first tokens, which are `prefix`, it
     /// holds already; fewer than all of them.
+    ///
+    /// # Errors
+    /// No memory on the device.
     pub fn allocate(&mut self, prefix: &[u32], positions: usize) -> Result<(KvSlot, usize)> {
         if let Backend::Torch(model, graphs) = &mut self.decoder.backend {
             match graphs.as_mut().map(|graphs| graphs.take(model, positions)) {
@@ -147,6 +155,9 @@ impl<'m> KvSlots<'m> {
 
     /// Runs one step; the logits lie in `self.logits` afterwards. Logits that hold a NaN are the caller's to find: one
     /// sequence's do not harm the others.
+    ///
+    /// # Errors
+    /// No page left, a device that fails.
     pub fn step(&mut self, chunks: &mut [SequenceChunk<'_>]) -> Result<()> {
         let rows: usize = chunks.iter().map(SequenceChunk::logit_rows).sum();
         let vocab = self.decoder.config.vocab_size as usize;

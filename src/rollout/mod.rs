@@ -12,6 +12,7 @@ pub mod decoder;
 pub mod generate;
 pub mod generator;
 pub mod grammar;
+mod grammar_constraint;
 pub mod http;
 mod kv_slots;
 pub mod number;

@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 use crate::terminal::visible;
 
 /// Lines of the program's stderr that an error shows.
-const LAST_WORDS: usize = 5;
+const STDERR_LINES: usize = 5;
 /// Bytes of such a line; the rest of a longer one is read and dropped.
-const WORDS_BYTES: u64 = 400;
+const STDERR_LINE_BYTES: u64 = 400;
 /// The longest line of its output that is read in one piece, and lines that wait to be read.
 const LINE_BYTES: u64 = 1 << 20;
 const LINES: usize = 64;
@@ -30,7 +30,7 @@ pub struct Program {
     child: Child,
     input: Option<Sender<String>>,
     output: Receiver<String>,
-    words: Arc<Mutex<VecDeque<String>>>,
+    stderr: Arc<Mutex<VecDeque<String>>>,
     /// Whether its process group was ended.
     ended: bool,
 }
@@ -42,6 +42,9 @@ pub fn shown(command: &[String]) -> String {
 
 impl Program {
     /// Starts `command[0]` with the other arguments; no shell is involved.
+    ///
+    /// # Errors
+    /// An empty command, a program that cannot be started.
     pub fn start(command: &[String]) -> Result<Self> {
         let (name, arguments) =
             command.split_first().ok_or_else(|| Error::input("`command` is empty").hint("name a program"))?;
@@ -76,19 +79,19 @@ impl Program {
                 }
             }
         });
-        let words = Arc::new(Mutex::new(VecDeque::new()));
-        let (stderr, kept) = (child.stderr.take().expect("stderr is piped"), words.clone());
+        let lines = Arc::new(Mutex::new(VecDeque::new()));
+        let (stderr, kept) = (child.stderr.take().expect("stderr is piped"), lines.clone());
         std::thread::spawn(move || {
-            for line in lines_of(stderr, WORDS_BYTES, false) {
+            for line in lines_of(stderr, STDERR_LINE_BYTES, false) {
                 tracing::debug!("{line}");
                 let mut kept = kept.lock().unwrap_or_else(|e| e.into_inner());
                 kept.push_back(visible(&line).into_owned());
-                if kept.len() > LAST_WORDS {
+                if kept.len() > STDERR_LINES {
                     kept.pop_front();
                 }
             }
         });
-        Ok(Self { shown: shown(command), child, input: Some(input), output, words, ended: false })
+        Ok(Self { shown: shown(command), child, input: Some(input), output, stderr: lines, ended: false })
     }
 
     /// Sends text; the program's death shows when its answer is read.
@@ -104,13 +107,16 @@ impl Program {
     }
 
     /// The next line, without its end; `None` where the program has closed its output.
+    ///
+    /// # Errors
+    /// No line by `until`.
     pub fn line(&mut self, until: Instant) -> Result<Option<String>> {
         match self.output.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(line) => Ok(Some(line)),
             Err(RecvTimeoutError::Timeout) => {
                 let fault = Error::failed(format!("`{}` did not answer in time", self.shown));
                 Err(self
-                    .with_words(fault)
+                    .with_stderr(fault)
                     .hint("raise `timeout_secs`; does it flush its output after each line?"))
             }
             Err(RecvTimeoutError::Disconnected) => Ok(None),
@@ -123,7 +129,7 @@ impl Program {
     }
 
     /// Why it is dead, as an error.
-    pub fn dead(&mut self) -> Error {
+    pub fn exit_error(&mut self) -> Error {
         // The output is closed; the end of the process follows it, but need not be there yet.
         let until = Instant::now() + Duration::from_secs(1);
         let status = loop {
@@ -137,7 +143,7 @@ impl Program {
             }
         };
         let fault = Error::failed(format!("`{}` ended: {status}", self.shown));
-        self.with_words(fault)
+        self.with_stderr(fault)
     }
 
     /// The exit status, once its output is closed; `None` where it goes on for longer than `until`.
@@ -155,9 +161,9 @@ impl Program {
     }
 
     /// The last lines of its stderr.
-    pub fn last_words(&self) -> String {
-        let words = self.words.lock().unwrap_or_else(|e| e.into_inner());
-        words.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    pub fn stderr_tail(&self) -> String {
+        let lines = self.stderr.lock().unwrap_or_else(|e| e.into_inner());
+        lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
     /// Ends what is left of its process group.
@@ -168,9 +174,9 @@ impl Program {
         }
     }
 
-    fn with_words(&self, fault: Error) -> Error {
-        let words = self.last_words();
-        if words.is_empty() { fault } else { fault.because(words) }
+    fn with_stderr(&self, fault: Error) -> Error {
+        let tail = self.stderr_tail();
+        if tail.is_empty() { fault } else { fault.because(tail) }
     }
 }
 
@@ -236,7 +242,7 @@ mod tests {
         let mut dead = sh("exec 0<&-; echo why >&2; exit 3");
         (0..2000).for_each(|_| dead.send("a line that nobody reads\n".repeat(50)));
         assert_eq!(dead.line(soon(5000)).unwrap(), None);
-        let text = dead.dead().to_string();
+        let text = dead.exit_error().to_string();
         assert!(text.contains("exit status: 3") && text.contains("why"), "{text}");
         let none = Program::start(&["/no/such/program".into()]).unwrap_err();
         assert!(none.to_string().contains("cannot start"));
@@ -274,13 +280,13 @@ mod tests {
         let mut program =
             sh("head -c 20000000 /dev/zero | tr '\\0' x >&2; echo >&2; printf '\\033[2J\\n' >&2; exit 3");
         assert_eq!(program.line(soon(20_000)).unwrap(), None);
-        let text = program.dead().to_string();
+        let text = program.exit_error().to_string();
         assert!(text.len() < 3000 && text.contains("exit status: 3"), "{}", text.len());
         // What it says with its last breath may come after its output is closed.
         let until = soon(5000);
-        while !program.last_words().ends_with("\\x1b[2J") && Instant::now() < until {
+        while !program.stderr_tail().ends_with("\\x1b[2J") && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert!(program.last_words().ends_with("\\x1b[2J"), "{}", program.last_words());
+        assert!(program.stderr_tail().ends_with("\\x1b[2J"), "{}", program.stderr_tail());
     }
 }

@@ -34,14 +34,17 @@ pub(super) enum SequenceEnd {
 }
 
 impl Sequence {
+    /// Tokens of the prompt.
     pub fn prompt_len(&self) -> usize {
         self.request.prompt.len()
     }
 
+    /// Whether a part of the prompt is not computed yet.
     pub fn is_prefilling(&self) -> bool {
         self.computed < self.prompt_len()
     }
 
+    /// Tokens generated.
     pub fn new_tokens(&self) -> usize {
         self.tokens.len() - self.prompt_len()
     }
@@ -99,6 +102,9 @@ impl Sequence {
     }
 
     /// Chooses the next token from `[V]` logits, which it may change; the reason where it is the last.
+    ///
+    /// # Errors
+    /// Logits that are not numbers, a constraint that allows nothing or cannot go on.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<(ScoredToken, Option<FinishReason>)> {
         let top = self.request.logprobs.map(|n| top_tokens(logits, n));
         let sampled = self.sampler.sample_constrained(logits, self.request.constraint.as_deref_mut())?;

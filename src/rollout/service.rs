@@ -63,7 +63,7 @@ impl fmt::Debug for Service {
 }
 
 /// One try's end.
-enum Tried {
+enum Attempt {
     Done(Value),
     Again(String),
     Never(Error),
@@ -100,10 +100,10 @@ impl Service {
                 tracing::warn!("{url}: {last}; try {} of {}", attempt + 1, self.config.retries + 1);
                 std::thread::sleep(Duration::from_millis(200 << (attempt - 1).min(6)));
             }
-            match self.once(&url, body) {
-                Tried::Done(value) => return Ok(value),
-                Tried::Never(error) => return Err(error),
-                Tried::Again(cause) => last = cause,
+            match self.attempt(&url, body) {
+                Attempt::Done(value) => return Ok(value),
+                Attempt::Never(error) => return Err(error),
+                Attempt::Again(cause) => last = cause,
             }
         }
         Err(Error::failed(format!("{url} does not answer after {} tries", self.config.retries + 1))
@@ -111,7 +111,7 @@ impl Service {
             .hint("is the service running? see `url`, `timeout_secs` and `retries`"))
     }
 
-    fn once(&self, url: &str, body: &Value) -> Tried {
+    fn attempt(&self, url: &str, body: &Value) -> Attempt {
         let mut request = self.agent.post(url).header("content-type", "application/json");
         for (name, value) in &self.config.headers {
             request = request.header(name, value);
@@ -121,31 +121,31 @@ impl Service {
         }
         let mut answer = match request.send(body.to_string()) {
             Ok(answer) => answer,
-            Err(error) => return Tried::Again(error.to_string()),
+            Err(error) => return Attempt::Again(error.to_string()),
         };
         let status = answer.status();
         let text = match answer.body_mut().with_config().limit(MAX_BYTES).read_to_string() {
             Ok(text) => text,
-            Err(error) => return Tried::Again(error.to_string()),
+            Err(error) => return Attempt::Again(error.to_string()),
         };
         let start: String = text.chars().take(300).collect();
         if status.is_success() {
             return match serde_json::from_str(&text) {
-                Ok(value) => Tried::Done(value),
-                Err(error) => Tried::Never(
+                Ok(value) => Attempt::Done(value),
+                Err(error) => Attempt::Never(
                     Error::failed(format!("{url} answered with something that is not JSON: {start}"))
                         .because(error)
                         .hint("check that `url` names the right service"),
                 ),
             };
         }
-        let said = format!("status {status}: {start}");
+        let cause = format!("status {status}: {start}");
         if status.is_server_error() || matches!(status.as_u16(), 408 | 429) {
-            return Tried::Again(said);
+            return Attempt::Again(cause);
         }
-        Tried::Never(
+        Attempt::Never(
             Error::failed(format!("{url} refused the request"))
-                .because(said)
+                .because(cause)
                 .hint("check `url`, and `api_key_env` where the service wants a key"),
         )
     }

@@ -15,6 +15,9 @@ use crate::rollout::tools::{CallForm, ToolCall};
 
 /// `right` where the completion's final answer is the row's, else `wrong`; with several expected answers, each
 /// that occurs in the answer counts its share.
+///
+/// # Errors
+/// A row without the expected answer, or with one of another type.
 pub fn math(input: &RewardInput<'_>, config: &MathConfig) -> Result<f64, String> {
     let expected = expected_answers(input.row, config.field.as_deref())?;
     let said = text::answer(input.completion);
@@ -136,6 +139,9 @@ fn subtracts(before: &str, apart: bool) -> bool {
 }
 
 /// `right` where the answer is the row's `answer` to the letter.
+///
+/// # Errors
+/// A row without `answer`.
 pub fn world(input: &RewardInput<'_>, config: &SyntheticReward) -> Result<f64, String> {
     let expected = input.row.get("answer").and_then(Value::as_str);
     let expected = expected.ok_or("the row has no `answer`; the built-in world's rows have")?;
@@ -144,6 +150,9 @@ pub fn world(input: &RewardInput<'_>, config: &SyntheticReward) -> Result<f64, S
 }
 
 /// `right` for the expected calls in order, `valid` for others that the row's tools allow, else `wrong`.
+///
+/// # Errors
+/// A row without the expected calls.
 pub fn json_tool(input: &RewardInput<'_>, config: &JsonToolConfig, form: &CallForm) -> Result<f64, String> {
     // A row that expects nothing is a fault of the data, whatever the completion says.
     let expected = expected_calls(input, &config.field)?.ok_or_else(|| {

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::rollout::process::Program;
 use crate::rollout::service::Service;
 
-/// What a scorer is told of a completion.
-fn told(input: &RewardInput<'_>) -> Value {
+/// What a scorer gets of a completion.
+fn payload(input: &RewardInput<'_>) -> Value {
     json!({
         "messages": input.prompt_messages,
         "prompt": input.prompt,
@@ -48,7 +48,7 @@ impl BatchReward for HttpReward {
         let mut scores = Vec::with_capacity(inputs.len());
         for chunk in inputs.chunks(self.batch_size) {
             let answer =
-                self.service.post("", &json!({"rows": chunk.iter().map(told).collect::<Vec<_>>()}))?;
+                self.service.post("", &json!({"rows": chunk.iter().map(payload).collect::<Vec<_>>()}))?;
             let list = answer.get("scores").unwrap_or(&answer).as_array();
             let numbers: Option<Vec<f64>> = list.and_then(|list| list.iter().map(number).collect());
             match numbers {
@@ -76,7 +76,7 @@ pub(super) struct CommandReward {
 
 impl CommandReward {
     pub(super) fn new(config: &CommandRewardConfig) -> Result<Self> {
-        // Started now, so that a wrong name is told before the first rollout.
+        // Started now, so that a wrong name shows before the first rollout.
         let program = Program::start(&config.command)?;
         Ok(Self { config: config.clone(), program: Mutex::new(Some(program)) })
     }
@@ -88,12 +88,12 @@ impl CommandReward {
             return Err(Error::failed(format!("the reward program wrote more lines than it read: {start}"))
                 .hint("write one score for each line it reads, and logs to stderr"));
         }
-        program.send(inputs.iter().map(|input| format!("{}\n", told(input))).collect());
+        program.send(inputs.iter().map(|input| format!("{}\n", payload(input))).collect());
         let until = Instant::now() + Duration::from_secs_f64(self.config.timeout_secs);
         let mut scores = Vec::with_capacity(inputs.len());
         while scores.len() < inputs.len() {
             let Some(line) = program.line(until)? else {
-                return Err(program.dead().hint(format!(
+                return Err(program.exit_error().hint(format!(
                     "it must write {} lines, one score for each line it reads; it wrote {}",
                     inputs.len(),
                     scores.len()

@@ -7,6 +7,8 @@ pub mod calculator;
 pub mod calls;
 pub mod config;
 pub mod form;
+mod form_probe;
+mod functions;
 pub mod units;
 
 use std::collections::HashMap;
@@ -253,7 +255,7 @@ fn run(command: &[String], arguments: &Value, limit: Duration) -> Result<String,
     }
     match program.success(until) {
         Some(true) => Ok(text.trim_end().to_owned()),
-        Some(false) => Err(format!("the tool failed: {}", program.last_words())),
+        Some(false) => Err(format!("the tool failed: {}", program.stderr_tail())),
         None => Err(format!("the tool did not end within {} seconds", limit.as_secs_f64())),
     }
 }

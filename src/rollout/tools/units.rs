@@ -110,7 +110,10 @@ fn kelvin(scale: &str) -> Option<(Number, Number)> {
     })
 }
 
-/// The value in the other unit.
+/// The value in the other unit. Units are named as people write them (`km`, `kilometers`).
+///
+/// # Errors
+/// A unit that is unknown, two that measure different things.
 pub fn convert(value: Number, from: &str, to: &str) -> Result<Number, String> {
     let ((_, kind, per), (_, other, target)) = (find(from)?, find(to)?);
     if kind != other {

@@ -72,7 +72,7 @@ impl Generator {
         let ids = server.ids.insert(SpecialIds { ends: server.ends.clone(), ..ids });
         write_model(policy, tch::Kind::Float, ids, u64::MAX, &json!({}), &server.folder)?;
         match server.update {
-            UpdatePlan::Sglang => server.engine.push(&server.folder)?,
+            UpdatePlan::Sglang => server.engine.update_weights(&server.folder)?,
             UpdatePlan::Reload => server.engine.reload()?,
             UpdatePlan::Folder | UpdatePlan::None => return Ok(false),
         }
