@@ -11,7 +11,7 @@ use super::types::{FinishReason, GenerateConfig, Generation};
 use crate::error::Result;
 use crate::model::CausalLm;
 
-/// Positions kept for earlier prompts beside a longest one.
+/// Positions of the prefix cache, in addition to those of the longest sequence.
 const SPARE: usize = 1024;
 
 /// A decoder for one conversation.

@@ -1,7 +1,7 @@
 //! Output that must be JSON of a given schema, or match a regular expression: the grammar engine is llguidance.
 //!
-//! JSON is held to one style, that of Python's `json.dumps`, with numbers of at most [`DIGITS`] digits: a weak model that
-//! is let wander between braces or digits comes to no end. The caller brings the tokens' bytes
+//! JSON is held to one style, that of Python's `json.dumps`, with numbers of at most [`DIGITS`] digits: a weak model
+//! that may add spaces or digits does so without end. The caller brings the tokens' bytes
 //! (`data::Tokenizer::token_bytes`), for this room knows no text. Next: `grammar_constraint`, `schema`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -111,10 +111,10 @@ impl Grammars {
         }
         let mut parts = Vec::new();
         for run in ids.chunk_by(|a, b| bytes(a).is_some() && bytes(b).is_some()) {
-            let said: Vec<u8> = run.iter().filter_map(bytes).flatten().copied().collect();
+            let text: Vec<u8> = run.iter().filter_map(bytes).flatten().copied().collect();
             parts.push(match run {
                 [id] if bytes(id).is_none() => format!("<[{id}]>"),
-                _ => json!(String::from_utf8_lossy(&said)).to_string(),
+                _ => json!(String::from_utf8_lossy(&text)).to_string(),
             });
         }
         parts.join(" ")
@@ -146,7 +146,7 @@ impl Grammars {
         let made = catch_unwind(AssertUnwindSafe(|| self.factory.create_parser(grammar)));
         let parser = made.map_err(|_| refused(&"the grammar engine gave up"))?.map_err(|e| refused(&e))?;
         let mut matcher = Matcher::new(Ok(parser));
-        // A grammar that allows no first token is a fault of the request, and said before anything is generated.
+        // A grammar that allows no first token is an error of the request, reported before anything is generated.
         let first = matcher.compute_mask_or_eos().map_err(|e| refused(&e))?;
         if !(0..first.len()).any(|id| first.is_allowed(id as u32)) {
             return Err(refused(&"no text does"));

@@ -14,7 +14,7 @@ use super::service::{Service, ServiceConfig};
 use super::types::{Completion, CompletionConfig, FinishReason, SamplingParams};
 use crate::error::{Error, Result};
 
-/// What a server speaks.
+/// A server's protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -30,7 +30,7 @@ pub enum Protocol {
 pub struct HttpEngineConfig {
     /// Where, and with what patience.
     pub service: ServiceConfig,
-    /// What it speaks.
+    /// Its protocol.
     pub protocol: Protocol,
     /// The model's name there (openai).
     pub model: Option<String>,
@@ -55,7 +55,7 @@ impl HttpEngine {
     /// [`generate_completions`](super::completions::generate_completions).
     ///
     /// # Errors
-    /// Sampling whose log-probabilities a server does not tell; a server that fails or answers with something else.
+    /// Sampling parameters other than temperature 1 over all tokens, since servers report log-probabilities of that alone; a server that fails or answers with something else.
     pub fn generate_completions(
         &self,
         prompts: &[Vec<u32>],
@@ -108,9 +108,9 @@ impl HttpEngine {
         if answer["success"].as_bool() == Some(true) {
             return Ok(());
         }
-        let said = answer["message"].as_str().map_or_else(|| answer.to_string(), str::to_owned);
+        let message = answer["message"].as_str().map_or_else(|| answer.to_string(), str::to_owned);
         Err(Error::failed(format!("{} did not take the new weights", self.config.service.url))
-            .because(said)
+            .because(message)
             .hint(format!("can the server read {}?", folder.display())))
     }
 
@@ -221,17 +221,17 @@ fn read_sglang(answer: &Value) -> Result<ParsedChoice, String> {
 
 /// `{"token_ids": [...], "logprobs": {"tokens": ["token_id:5", ...], "token_logprobs": [...]}, "finish_reason"}`.
 fn read_openai(choice: &Value) -> Result<ParsedChoice, String> {
-    let said = &choice["logprobs"];
+    let reported = &choice["logprobs"];
     let own = choice["token_ids"].as_array().map(|list| list.iter().map(token).collect::<Option<Vec<u32>>>());
     let named = || {
         let id = |token: &Value| token.as_str()?.strip_prefix("token_id:")?.parse().ok();
-        said["tokens"].as_array().map(|list| list.iter().map(id).collect::<Option<Vec<u32>>>())
+        reported["tokens"].as_array().map(|list| list.iter().map(id).collect::<Option<Vec<u32>>>())
     };
     let ids = own.or_else(named).flatten().ok_or(
         "the server sends no token ids; it must know `return_token_ids` or `return_tokens_as_token_ids`",
     )?;
     let logprobs: Option<Vec<f32>> =
-        said["token_logprobs"].as_array().and_then(|l| l.iter().map(logprob).collect());
+        reported["token_logprobs"].as_array().and_then(|l| l.iter().map(logprob).collect());
     let logprobs =
         logprobs.ok_or_else(|| format!("no `logprobs.token_logprobs` in the answer: {}", start(choice)))?;
     if logprobs.len() != ids.len() {

@@ -1,8 +1,8 @@
-//! A program of the user's that is spoken to by lines, with a time limit on every exchange.
+//! A user's program that exchanges lines of text with this process, with a time limit on every exchange.
 //!
 //! For the `command` reward (one program, many lines) and `command` tools (one program a call). Reading and
 //! writing have threads of their own, so that a program that neither reads nor writes cannot hang the run. What it
-//! starts ends with it, and it ends with this process ([`super::reaper`]). What it says is bounded and cut.
+//! starts ends with it, and it ends with this process ([`super::reaper`]). What it prints is bounded and cut.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(program.line(soon(20_000)).unwrap(), None);
         let text = program.exit_error().to_string();
         assert!(text.len() < 3000 && text.contains("exit status: 3"), "{}", text.len());
-        // What it says with its last breath may come after its output is closed.
+        // The end of its stderr may come after its output is closed.
         let until = soon(5000);
         while !program.stderr_tail().ends_with("\\x1b[2J") && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));

@@ -1,6 +1,6 @@
 //! Kills the process groups of a user's programs when this process is gone, however it ended.
 //!
-//! A small shell waits on a pipe that this process alone holds open. It is told of every program's process group; when
+//! A small shell waits on a pipe that this process alone holds open. Every program's process group is sent to it; when
 //! the pipe closes (the end, a second Ctrl-C, SIGKILL, out of memory) it kills the groups that are left. A process
 //! that leaves its group (`setsid`) escapes. Next: [`super::process`], which starts the programs.
 

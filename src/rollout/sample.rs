@@ -197,7 +197,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
     weights.exp(logits, 1.0) + weights.total.ln() as f32
 }
 
-/// What is said when a model's logits hold a NaN.
+/// The error for logits that hold a NaN.
 pub fn not_numbers() -> Error {
     Error::failed("the model's logits are not numbers").hint(
         "the weights are broken or the precision is too low: try --precision fp32, or an earlier checkpoint",

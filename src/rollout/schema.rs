@@ -6,12 +6,12 @@
 
 use serde_json::{Value, json};
 
-/// Keys with which a schema says something of an object in more than one place.
+/// Keys with which a schema describes an object in more than one place.
 const COMPOSED: [&str; 7] =
     ["allOf", "if", "not", "dependentSchemas", "dependentRequired", "unevaluatedProperties", "propertyNames"];
 
 /// Steps after which a schema is taken to end: real ones take some tens.
-const MOST_STEPS: usize = 10_000;
+const MAX_STEPS: usize = 10_000;
 
 /// The schema with declared keys only.
 pub fn closed(schema: &Value) -> Value {
@@ -54,7 +54,7 @@ fn close(schema: &mut Value) {
             }
             "items" | "additionalProperties" => close(value),
             "prefixItems" => value.as_array_mut().into_iter().flatten().for_each(close),
-            // A branch beside keys of its own speaks of them too.
+            // A branch next to keys of the object's own describes those too.
             "anyOf" | "oneOf" if alone => value.as_array_mut().into_iter().flatten().for_each(close),
             _ => {}
         }
@@ -76,7 +76,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn ends(&mut self, schema: &'a Value) -> bool {
         self.steps += 1;
-        let Some(map) = schema.as_object().filter(|_| self.steps < MOST_STEPS) else { return true };
+        let Some(map) = schema.as_object().filter(|_| self.steps < MAX_STEPS) else { return true };
         if let Some(name) = map.get("$ref").and_then(Value::as_str) {
             if self.open.contains(&name) {
                 return false;

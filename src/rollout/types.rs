@@ -1,4 +1,4 @@
-//! What every part of this room speaks of: sampling parameters, why a sequence ended, and what generation returns.
+//! Types that every part of this room uses: sampling parameters, why a sequence ended, and what generation returns.
 //!
 //! It imports nothing else of the room. What the batcher takes and sends stands in [`super::request`].
 

@@ -142,7 +142,7 @@ impl ApiError {
 /// Wrong input is the client's fault (400), all else the server's (500).
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        // The text after `error: ` with its cause; a path of this machine is not the client's affair.
+        // The text after `error: ` with its cause; a path of this machine is not for clients.
         let message = error.what().to_owned();
         match error.kind() {
             Kind::Input => Self::bad_request(message),

@@ -56,7 +56,7 @@ pub struct Limits {
     pub body: Duration,
     /// Time that a client may take no byte of its answer.
     pub write: Duration,
-    /// Time for what runs when the server is told to stop.
+    /// Time that running requests have left when the server stops.
     pub drain: Duration,
 }
 

@@ -20,14 +20,14 @@ use crate::rollout::tools::{CallForm, ToolCall};
 /// A row without the expected answer, or with one of another type.
 pub fn math(input: &RewardInput<'_>, config: &MathConfig) -> Result<f64, String> {
     let expected = expected_answers(input.row, config.field.as_deref())?;
-    let said = text::answer(input.completion);
+    let answer = text::answer(input.completion);
     let share = match &expected[..] {
-        [one] => f64::from(u8::from(same_answer(one, said, config.tolerance))),
+        [one] => f64::from(u8::from(same_answer(one, answer, config.tolerance))),
         many => {
-            let numbers = numbers(said);
+            let numbers = numbers(answer);
             let found = many.iter().filter(|e| match sole_number(e) {
                 Some(wanted) => numbers.iter().any(|n| n.near(wanted, config.tolerance)),
-                None => said.contains(e.as_str()),
+                None => answer.contains(e.as_str()),
             });
             found.count() as f64 / many.len() as f64
         }
@@ -54,9 +54,9 @@ fn expected_answers(row: &Value, field: Option<&str>) -> Result<Vec<String>, Str
 }
 
 /// What a text marks as its answer: the last `\boxed{...}`, else what follows the last `####` on its line.
-pub fn final_answer(said: &str) -> Option<&str> {
-    if let Some(at) = said.rfind("\\boxed{") {
-        let inside = &said[at + "\\boxed{".len()..];
+pub fn final_answer(text: &str) -> Option<&str> {
+    if let Some(at) = text.rfind("\\boxed{") {
+        let inside = &text[at + "\\boxed{".len()..];
         let mut depth = 1;
         for (i, c) in inside.char_indices() {
             match c {
@@ -69,7 +69,7 @@ pub fn final_answer(said: &str) -> Option<&str> {
             }
         }
     }
-    let (_, after) = said.rsplit_once("####")?;
+    let (_, after) = text.rsplit_once("####")?;
     Some(after.trim_start_matches('#').lines().next().unwrap_or_default().trim())
 }
 
@@ -154,7 +154,7 @@ pub fn world(input: &RewardInput<'_>, config: &SyntheticReward) -> Result<f64, S
 /// # Errors
 /// A row without the expected calls.
 pub fn json_tool(input: &RewardInput<'_>, config: &JsonToolConfig, form: &CallForm) -> Result<f64, String> {
-    // A row that expects nothing is a fault of the data, whatever the completion says.
+    // A row that expects nothing is an error of the data, whatever the completion is.
     let expected = expected_calls(input, &config.field)?.ok_or_else(|| {
         format!("neither the row's `{}` nor its last assistant turn holds the expected call", config.field)
     })?;

@@ -128,9 +128,9 @@ impl BatchReward for ModelReward {
             let tagged = text::tagged_answer(input.completion);
             let answer = tagged.unwrap_or(text::split(input.completion).1);
             let whole = if share < 1.0 && tagged.is_none() { 1.0 } else { 1.0 - share };
-            for (weight, said) in [(whole, input.completion), (1.0 - whole, answer)] {
+            for (weight, text) in [(whole, input.completion), (1.0 - whole, answer)] {
                 if weight > 0.0 {
-                    conversations.push(self.ids(input.prompt_messages, said)?);
+                    conversations.push(self.ids(input.prompt_messages, text)?);
                     parts.push((i, weight));
                 }
             }

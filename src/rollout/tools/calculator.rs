@@ -14,17 +14,17 @@ use super::functions::{call, divided, factorial, finite};
 use crate::rollout::number::Number;
 
 /// Deeper nesting is refused: the parser calls itself.
-const MOST_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 64;
 /// Longer expressions are refused.
-const MOST_BYTES: usize = 4096;
+const MAX_BYTES: usize = 4096;
 
 /// The value of an expression.
 ///
 /// # Errors
 /// What is wrong with it, in words that a model can use.
 pub fn evaluate(text: &str) -> Result<Number, String> {
-    if text.len() > MOST_BYTES {
-        return Err(format!("the expression is longer than {MOST_BYTES} bytes"));
+    if text.len() > MAX_BYTES {
+        return Err(format!("the expression is longer than {MAX_BYTES} bytes"));
     }
     let chars: Vec<char> = text.chars().map(plain).collect();
     let mut parser = Parser { chars: &chars, at: 0, depth: 0 };
@@ -79,7 +79,7 @@ impl Parser<'_> {
 
     fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
         self.depth += 1;
-        if self.depth > MOST_DEPTH {
+        if self.depth > MAX_DEPTH {
             return Err("the expression is nested too deep".to_owned());
         }
         let value = read(self)?;
@@ -237,7 +237,7 @@ impl Parser<'_> {
         }
         let name: String = self.chars[start..self.at].iter().collect::<String>().to_lowercase();
         if self.chars.get(self.at) == Some(&'.') {
-            // math.sqrt(2): the module's name says nothing.
+            // math.sqrt(2): the module's name is ignored.
             if name == "math" || name == "np" {
                 self.at += 1;
                 return self.name();

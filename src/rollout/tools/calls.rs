@@ -1,7 +1,7 @@
 //! Tool calls out of a model's text, in the form that its chat template writes: by default
 //! `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`.
 //!
-//! A call that cannot be read is kept with what is wrong with it, so that the model can be told. White space between a
+//! A call that cannot be read is kept with what is wrong with it, so that the model gets to know. White space between a
 //! form's parts is not looked at: models differ from their own template there. Next: `form`, `mod`.
 
 use serde_json::{Map, Value, json};

@@ -95,7 +95,7 @@ impl CallForm {
         Self::new(open, Some(&format!("{close}\n{open}")), close, body)
     }
 
-    /// Every text that the form writes beside names and arguments.
+    /// Every text that the form writes around names and arguments.
     pub fn texts(&self) -> Vec<&str> {
         let inner: Vec<&String> = match &self.body {
             Body::Json { head, middle, tail } => vec![head, middle, tail],
@@ -108,7 +108,7 @@ impl CallForm {
         outer.into_iter().chain(inner.into_iter().map(String::as_str)).collect()
     }
 
-    /// What stands behind a turn's last argument, up to the end of its last call; `id` is that call's.
+    /// The text after a turn's last argument, up to the end of its last call; `id` is that call's.
     pub fn behind(&self, id: &str) -> String {
         let inner = match &self.body {
             Body::Json { tail, .. } => tail.replace(ID_MARK, id),

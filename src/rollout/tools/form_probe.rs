@@ -38,8 +38,8 @@ struct Probe<'a> {
     ends: Vec<String>,
 }
 
-/// Calls as a template rendered them.
-struct Shown {
+/// Calls as a template rendered them: what is around them, and each call itself.
+struct RenderedCalls {
     open: String,
     cores: Vec<String>,
     between: Option<String>,
@@ -107,10 +107,10 @@ impl Probe<'_> {
 
     /// What stands before an assistant's content, where the prompt does not end with it.
     fn header(&self) -> Option<String> {
-        const SAID: &str = "Answer7";
-        let asked = self.render(None, false)?;
-        let said = self.render(Some(json!({"role": "assistant", "content": SAID})), false)?;
-        let (header, _) = said.strip_prefix(asked.as_str())?.split_once(SAID)?;
+        const ANSWER: &str = "Answer7";
+        let question = self.render(None, false)?;
+        let answered = self.render(Some(json!({"role": "assistant", "content": ANSWER})), false)?;
+        let (header, _) = answered.strip_prefix(question.as_str())?.split_once(ANSWER)?;
         Some(header.to_owned())
     }
 
@@ -125,7 +125,7 @@ impl Probe<'_> {
     }
 }
 
-fn form(shown: Shown, body: Body) -> CallForm {
+fn form(shown: RenderedCalls, body: Body) -> CallForm {
     CallForm::new(&shown.open, shown.between.as_deref(), &shown.close, body)
 }
 
@@ -134,9 +134,9 @@ fn shown(
     one: &str,
     two: Option<String>,
     span: impl Fn(&str, &str) -> Option<(usize, usize)>,
-) -> Option<Shown> {
+) -> Option<RenderedCalls> {
     let (start, end) = span(one, NAMES[0])?;
-    let mut shown = Shown {
+    let mut shown = RenderedCalls {
         open: one[..start].to_owned(),
         cores: vec![one[start..end].to_owned()],
         between: None,
@@ -200,7 +200,7 @@ fn named_form(one: &str, two: Option<String>) -> Option<CallForm> {
     let core = &shown.cores[0];
     let (start, _) = arguments_at(core, 0)?;
     let middle = core[NAMES[0].len()..start].to_owned();
-    // Without anything between them name and arguments could not be told apart.
+    // With nothing between them, where the name ends could not be seen.
     (!middle.trim().is_empty()).then(|| form(shown, Body::Named { middle }))
 }
 

@@ -27,8 +27,8 @@ use crate::error::{Error, Place, Result};
 use crate::rollout::number::Number;
 use crate::rollout::process::Program;
 
-/// The longest result that a model is told, in characters.
-const MOST_CHARACTERS: usize = 4000;
+/// The longest result that a model gets, in characters.
+const MAX_CHARACTERS: usize = 4000;
 
 #[derive(Debug)]
 struct Tool {
@@ -75,7 +75,7 @@ impl Tools {
         Self::new(&ToolConfig::built_in()).expect("the built-in tools need no file")
     }
 
-    /// What a model is told of them, a list in OpenAI's form.
+    /// Their schemas for the model's chat template, a list in OpenAI's form.
     pub fn schemas(&self) -> Value {
         self.tools.iter().map(|tool| tool.schema.clone()).collect()
     }
@@ -90,14 +90,14 @@ impl Tools {
         self.tools.is_empty()
     }
 
-    /// Carries a call out; what is wrong with it comes back as `{"error": ...}` for the model.
+    /// Runs a call; what is wrong with it is returned as `{"error": ...}` for the model.
     pub fn call(&self, name: &str, arguments: &Value) -> String {
         let result = match self.tools.iter().find(|tool| tool.name == name) {
             Some(tool) => tool.call(arguments),
             None => Err(format!("there is no tool `{name}`; the tools are: {}", self.names().join(", "))),
         };
         let text = result.unwrap_or_else(|fault| error_text(&fault));
-        match text.char_indices().nth(MOST_CHARACTERS) {
+        match text.char_indices().nth(MAX_CHARACTERS) {
             Some((cut, _)) => format!("{}\n[cut here]", &text[..cut]),
             None => text,
         }
@@ -244,7 +244,7 @@ fn run(command: &[String], arguments: &Value, limit: Duration) -> Result<String,
     let mut text = String::new();
     loop {
         match program.line(until) {
-            Ok(Some(line)) if text.len() < 4 * MOST_CHARACTERS => {
+            Ok(Some(line)) if text.len() < 4 * MAX_CHARACTERS => {
                 text.push_str(&line);
                 text.push('\n');
             }

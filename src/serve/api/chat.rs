@@ -13,7 +13,7 @@ use super::fields::Fields;
 use super::forced_tool_call::ForcedToolCall;
 use super::messages;
 use super::output_parser::{OutputParser, ToolCallMode, ToolSyntax};
-use super::params::{GenerationParams, ParamLimits, check_logprobs};
+use super::params::{GenerationParams, MAX_CHAT_LOGPROBS, ParamLimits, check_logprobs};
 use super::prompt::Prompt;
 use super::reply::{ChoiceBuilder, ResponseHead};
 use super::response_format::ResponseFormat;
@@ -105,7 +105,7 @@ fn parse(state: &AppState, body: &[u8]) -> Result<Parsed, ApiError> {
         ..GenerateRequest::new(0, ids, max_tokens)
     };
     if !params.stream {
-        check_logprobs(params.n.saturating_mul(request.max_new_tokens), top, true)?;
+        check_logprobs(params.n.saturating_mul(request.max_new_tokens), top, MAX_CHAT_LOGPROBS)?;
     }
     let mut requests: Vec<GenerateRequest> = (0..params.n).map(|i| request.for_choice(i)).collect();
     for request in &mut requests {

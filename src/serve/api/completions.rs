@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::fields::Fields;
 use super::inputs::read_prompts;
 use super::logprobs::{CompletionLogprobs, TextOffsets};
-use super::params::{GenerationParams, ParamLimits, check_logprobs};
+use super::params::{GenerationParams, MAX_LOGPROBS, ParamLimits, check_logprobs};
 use super::reply::ResponseHead;
 use super::{run_blocking, stream};
 use crate::data::Tokenizer;
@@ -108,7 +108,7 @@ fn parse(state: &AppState, body: &[u8]) -> Result<Parsed, ApiError> {
     }
     let generated = |r: &GenerateRequest| if params.stream { 0 } else { r.max_new_tokens };
     let of_prompt = |r: &GenerateRequest| if r.prompt_logprobs { r.prompt.len() } else { 0 };
-    check_logprobs(requests.iter().map(|r| generated(r) + of_prompt(r)).sum(), logprobs, false)?;
+    check_logprobs(requests.iter().map(|r| generated(r) + of_prompt(r)).sum(), logprobs, MAX_LOGPROBS)?;
     let list_stop_tokens = logprobs.is_some() || with_ids;
     Ok(Parsed { name, model, params, requests, choices, list_stop_tokens })
 }

@@ -34,7 +34,7 @@ pub enum OutputPart {
     Call(ParsedCall),
 }
 
-/// How calls are written: the model's form, and the tools, whose schemas tell what is text and what a number.
+/// How calls are written: the model's form, and the tools, whose schemas distinguish texts from numbers.
 #[derive(Debug, Clone, Default)]
 pub struct ToolSyntax {
     /// The form.
@@ -158,7 +158,7 @@ impl OutputParser {
         match &self.mode {
             ToolCallMode::Forced { name } => whole
                 .or_else(broken)
-                // Of a further one nothing is told before its name is whole.
+                // A further call is left out before its name is whole.
                 .or_else(|| {
                     Some(vec![ParsedCall {
                         name: name.clone().filter(|_| self.start)?,

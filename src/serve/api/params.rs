@@ -45,16 +45,16 @@ pub struct ParamLimits {
     pub zero_tokens: bool,
 }
 
-/// Log-probabilities that one answer may hold in memory, those of `top_logprobs` counted; in a chat's form each takes
-/// four times as much.
-const MAX_LOGPROBS: usize = 400_000;
+/// Log-probabilities that one answer may hold in memory, those of `top_logprobs` counted.
+pub const MAX_LOGPROBS: usize = 400_000;
+/// The same of a chat's answer, in whose form each takes four times as much.
+pub const MAX_CHAT_LOGPROBS: usize = MAX_LOGPROBS / 4;
 
-/// Checks that memory holds the log-probabilities of so many `tokens` with `top` others for each.
+/// Checks that the log-probabilities of so many `tokens`, with `top` others for each, are at most `most`.
 ///
 /// # Errors
 /// 400 where it does not.
-pub fn check_logprobs(tokens: usize, top: Option<usize>, is_chat: bool) -> Result<(), ApiError> {
-    let most = if is_chat { MAX_LOGPROBS / 4 } else { MAX_LOGPROBS };
+pub fn check_logprobs(tokens: usize, top: Option<usize>, most: usize) -> Result<(), ApiError> {
     let asked = top.map_or(0, |top| tokens.saturating_mul(1 + top));
     if asked <= most {
         return Ok(());
@@ -118,13 +118,13 @@ fn max_tokens(fields: &Fields, limits: &ParamLimits) -> Result<Option<usize>, Ap
     let least = if limits.zero_tokens { 0 } else { 1 };
     let old = fields.whole("max_tokens", least..=i64::MAX)?;
     let new = fields.whole("max_completion_tokens", least..=i64::MAX)?;
-    // More than the server gives is no fault, as more than the room is none: the finish reason says `length`.
+    // More than the server's limit is no error, nor is more than the room: the finish reason is `length`.
     Ok(new.or(old).map(|given| usize::try_from(given).unwrap_or(usize::MAX).min(limits.new_tokens)))
 }
 
 fn sampling(fields: &Fields, limits: &ParamLimits) -> Result<SamplingParams, ApiError> {
     let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0);
-    // Some clients say -1 for all tokens.
+    // Some clients send -1 for all tokens.
     let top_k = fields.whole("top_k", -1..=i64::MAX)?.unwrap_or(0).max(0);
     let seed = fields.whole("seed", i64::MIN..=i64::MAX)?;
     Ok(SamplingParams {
@@ -174,16 +174,17 @@ mod tests {
 
     #[test]
     fn log_probabilities_are_bounded() {
-        assert!(check_logprobs(usize::MAX, None, true).is_ok());
+        assert!(check_logprobs(usize::MAX, None, MAX_CHAT_LOGPROBS).is_ok());
         // One of the longest answers, or sixteen plain ones.
         assert!(
-            check_logprobs(4096, Some(20), true).is_ok() && check_logprobs(16 * 4096, Some(0), true).is_ok()
+            check_logprobs(4096, Some(20), MAX_CHAT_LOGPROBS).is_ok()
+                && check_logprobs(16 * 4096, Some(0), MAX_CHAT_LOGPROBS).is_ok()
         );
-        assert!(check_logprobs(16 * 4096, Some(20), true).is_err());
+        assert!(check_logprobs(16 * 4096, Some(20), MAX_CHAT_LOGPROBS).is_err());
         // A harness's batch of prompts.
-        assert!(check_logprobs(64 * 2048, Some(1), false).is_ok());
-        assert!(check_logprobs(64 * 8192, Some(20), false).is_err());
-        assert!(check_logprobs(usize::MAX, Some(usize::MAX - 1), false).is_err());
+        assert!(check_logprobs(64 * 2048, Some(1), MAX_LOGPROBS).is_ok());
+        assert!(check_logprobs(64 * 8192, Some(20), MAX_LOGPROBS).is_err());
+        assert!(check_logprobs(usize::MAX, Some(usize::MAX - 1), MAX_LOGPROBS).is_err());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! From a chat request to its prompt: messages and tools through the model's chat template, with what the request says
-//! to the template itself. `/v1/chat/completions` and `/tokenize` share it.
+//! From a chat request to its prompt: messages and tools through the model's chat template, with the variables that the
+//! request sets for the template itself. `/v1/chat/completions` and `/tokenize` share it.
 //!
 //! Names and meaning are vLLM's: `chat_template_kwargs`, `add_generation_prompt`, `continue_final_message`, `documents`,
 //! `reasoning_effort`. Next: [`super::messages`], `data::tokenizer::conversation`.
@@ -70,8 +70,8 @@ impl Prompt {
 
 /// Whether the message to continue is still inside a think block.
 fn ends_in_thought(list: &[Value]) -> bool {
-    let said = list.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
-    said.rsplit_once("<think>").is_some_and(|(_, after)| !after.contains("</think>"))
+    let text = list.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
+    text.rsplit_once("<think>").is_some_and(|(_, after)| !after.contains("</think>"))
 }
 
 fn without(mut kwargs: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
@@ -104,7 +104,7 @@ fn kwargs(fields: &Fields) -> Result<Map<String, Value>, ApiError> {
 
 /// The error that the template raised, for the client and for the log.
 fn template_error(error: Error) -> ApiError {
-    let sentence = error.cause().map(raised_text).filter(|said| !said.is_empty());
+    let sentence = error.cause().map(raised_text).filter(|text| !text.is_empty());
     let message = match sentence {
         Some(sentence) => format!("{}: {sentence}", error.what()),
         None => error.what().to_owned(),

@@ -15,7 +15,7 @@ pub struct ResponseHead {
     object: &'static str,
     created: u64,
     model: String,
-    /// Whether a stream tells the numbers of tokens at its end.
+    /// Whether a stream ends with the numbers of tokens.
     stream_usage: bool,
 }
 

@@ -91,7 +91,7 @@ impl<'m> EngineCore<'m> {
     pub fn submit(&mut self, id: u64, group: u64, request: GenerateRequest) -> Result<()> {
         match self.queue.push(GenerateRequest { id, ..request }, group) {
             None => Ok(()),
-            // The batcher says why.
+            // The batcher refuses it with the reason.
             Some(request) => self.batcher.submit(request),
         }
     }

@@ -21,7 +21,7 @@ use crate::serve::error::ApiError;
 use crate::serve::metrics::Metrics;
 use crate::serve::settings::LoadedModel;
 
-/// A special token's text is at most so long; the tokenizer does not tell.
+/// The longest text of a special token; the tokenizer does not list them.
 const MAX_SPECIAL_BYTES: usize = 64;
 
 /// A model that is being served. Its thread ends when the last handle is dropped.

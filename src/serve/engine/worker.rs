@@ -129,7 +129,7 @@ pub(super) fn run(engine: EngineCore<'_>, commands: &Receiver<Command>, metrics:
         if let Some(error) = fault
             && !worker.restart(&error)
         {
-            // Requests from now on are told that the thread has ended, until the model was loaded again.
+            // Requests from now on fail with `thread_ended`, until the model was loaded again.
             worker.report_gauges();
             return WorkerExit::Broken;
         }

@@ -141,7 +141,7 @@ impl ConnectionTable {
             list.iter().enumerate().filter_map(|(i, connection)| Some((i, connection.idle_time(now)?)));
         let longest = idle.max_by_key(|(_, (phase, time))| (*phase == Phase::Idle, *time));
         let Some((index, _)) = longest else { return false };
-        // It is told once.
+        // It is notified once.
         list.swap_remove(index).evicted.notify_one();
         true
     }

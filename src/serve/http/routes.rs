@@ -88,7 +88,7 @@ fn model_card(entry: &ModelEntry) -> Value {
     })
 }
 
-/// Where a model comes from as far as clients are told: not the folders of this machine.
+/// A model's origin for clients: without the folders of this machine.
 fn relative(origin: &str) -> &str {
     match origin.trim_end_matches('/').rsplit_once('/') {
         Some((folder, name)) if folder.is_empty() || folder.starts_with(['/', '~', '.']) => name,

@@ -2,7 +2,7 @@
 //!
 //! Headers must come in time, a client must go on reading, and there are never more connections than allowed, nor than
 //! the system has files for; where they run short, idle ones are closed ([`super::connection`]). The first SIGTERM or
-//! Ctrl-C lets what runs finish, and whoever comes meanwhile is told so ([`super::access`]); the second ends at once,
+//! Ctrl-C lets what runs finish, and requests that come meanwhile get 503 ([`super::access`]); the second ends at once,
 //! whatever the other threads do. SIGHUP reads the models again.
 
 use std::net::TcpListener as StdListener;
