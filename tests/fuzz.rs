@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use minimind::checkpoint::gguf::{self, Precision, TokenKind, Vocabulary};
-use minimind::checkpoint::{bridge, load_model, named_tensors, pth, safetensors};
+use minimind::checkpoint::{convert, load_model, named_tensors, pth, safetensors};
 use minimind::data::Tokenizer;
 use minimind::data::jsonl;
 use minimind::export::{Source, torchscript};
@@ -325,7 +325,7 @@ fn legacy_files() {
 #[test]
 fn safetensors_files() {
     let seeds = files(&MODELS, |path, model, _| {
-        let hosts = bridge::borrow_all(model.params().tensors().iter()).expect("tensors");
+        let hosts = convert::borrow_all(model.params().tensors().iter()).expect("tensors");
         let tensors: Vec<_> = model.params().names().iter().cloned().zip(hosts).collect();
         let text = HashMap::from([("minimind.json".to_owned(), metadata(model.config()))]);
         safetensors::write(path, &tensors, text).expect("a seed");
@@ -361,7 +361,7 @@ fn gguf_files() {
         template: Some("{% for m in messages %}{{ m.content }}{% endfor %}".to_owned()),
     };
     let seeds = files(&["minimind2", "minimind3", "minimind3-moe", "minimind3-moe"], |path, model, i| {
-        let hosts = bridge::borrow_all(model.params().tensors().iter()).expect("tensors");
+        let hosts = convert::borrow_all(model.params().tensors().iter()).expect("tensors");
         let weights = model.params().names().iter().cloned().zip(hosts).collect();
         let precision = [Precision::F16, Precision::Q8_0, Precision::Q4_0, Precision::F32][i];
         let contents = gguf::Contents {

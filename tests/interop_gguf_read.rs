@@ -11,7 +11,7 @@ use std::process::Command;
 use common::python::{python, script};
 use common::{minimind, succeed};
 use minimind::checkpoint::gguf;
-use minimind::checkpoint::load::{self, load_model, named_tensors};
+use minimind::checkpoint::{load_model, named_tensors, read_weights};
 use minimind::model::Mask;
 use tch::{Device, Kind};
 
@@ -35,7 +35,7 @@ fn files_of_other_programs_are_read() {
     let (read, want) = (gguf::read_weights(&path("blocks.gguf")), named_tensors(&path("blocks.safetensors")));
     let read = read.unwrap_or_else(|e| panic!("{e}"));
     for (name, want) in want.expect("blocks") {
-        let got = minimind::checkpoint::bridge::to_tensor(&read.tensors[&name]).expect("a tensor");
+        let got = minimind::checkpoint::convert::to_tensor(&read.tensors[&name]).expect("a tensor");
         assert!(got.equal(&want), "{name}: {:.1e}", (got - want).abs().max().double_value(&[]));
     }
     let fault = gguf::read_weights(&path("unread.gguf")).expect_err("refused").to_string();
@@ -65,7 +65,7 @@ fn files_of_other_programs_are_read() {
         name: "folder",
         precision: gguf::Precision::F32,
     };
-    let weights = load::read_weights(&path("folder")).expect("weights").tensors;
+    let weights = read_weights(&path("folder")).expect("weights").tensors;
     gguf::write(&out, &contents, &weights).expect("a GGUF");
     assert_eq!(of(&out).config().rope_scaling, folder.config().rope_scaling);
     let names = gguf::open(&out).expect("a GGUF");

@@ -11,7 +11,7 @@ use std::process::Command;
 use common::python::{python, script};
 use common::{minimind, succeed, variants};
 use minimind::checkpoint::load::{load_model, named_tensors};
-use minimind::checkpoint::{bridge, safetensors};
+use minimind::checkpoint::{convert, safetensors};
 use minimind::data::Tokenizer;
 use minimind::data::tokenizer::RenderOptions;
 use minimind::model::{CausalLm, Mask};
@@ -44,7 +44,7 @@ fn expect(folder: &Path, model: &CausalLm) {
     let tensors: Vec<_> =
         [("ids", ids), ("logits", logits), ("prompt", whole(&prompt).unsqueeze(0)), ("greedy", whole(&made))]
             .into_iter()
-            .map(|(name, t)| (name.to_owned(), bridge::to_host(&t).expect("a host tensor")))
+            .map(|(name, t)| (name.to_owned(), convert::to_host(&t).expect("a host tensor")))
             .collect();
     safetensors::write(&folder.join("check.safetensors"), &tensors, HashMap::new()).expect("written");
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use common::python::{python, script};
 use common::{minimind, succeed};
-use minimind::checkpoint::adapter::adapted;
+use minimind::checkpoint::adapter::attach::load_with_adapter;
 use minimind::checkpoint::load::{load_model, named_tensors};
 use minimind::model::{CausalLm, Mask};
 use serde_json::Value;
@@ -42,7 +42,7 @@ fn every_key_of_lora_config_is_computed_or_refused_by_name() {
         let check = named_tensors(&path(&format!("{name}.check.safetensors"))).expect("a check");
         let plain = load_model(&base, None, Device::Cpu, Kind::Float).expect("loads").model;
         let moved = far(&logits(&plain, &check["ids"]), &check["logits"]);
-        let with = match adapted::load(&base, &path(name), None, Device::Cpu, Kind::Float) {
+        let with = match load_with_adapter(&base, &path(name), None, Device::Cpu, Kind::Float) {
             Ok(loaded) => loaded.model,
             Err(fault) => {
                 faults.push(format!("{name}: {fault}"));
@@ -70,7 +70,7 @@ fn every_key_of_lora_config_is_computed_or_refused_by_name() {
         }
     }
     for (name, key) in entries["refused"].as_object().expect("a map") {
-        let fault = adapted::load(&path("bases/llama"), &path(name), None, Device::Cpu, Kind::Float);
+        let fault = load_with_adapter(&path("bases/llama"), &path(name), None, Device::Cpu, Kind::Float);
         let fault = fault.expect_err("it is refused").to_string();
         if !fault.contains(&format!("`{}`", key.as_str().expect("a key"))) {
             faults.push(format!("{name} is refused by {fault}"));

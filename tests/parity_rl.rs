@@ -8,8 +8,8 @@ use std::path::Path;
 
 use common::{distance_of, json, minimind, number, rows, stage_variants, succeed, weights};
 use minimind::checkpoint::load::named_tensors;
-use minimind::checkpoint::names::tensors_of;
-use minimind::checkpoint::{bridge, safetensors};
+use minimind::checkpoint::state_dict::tensors_of;
+use minimind::checkpoint::{convert, safetensors};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -39,7 +39,7 @@ fn recorded(fixture: &Path, method: &str, folder: &Path) -> std::path::PathBuf {
     ];
     named.extend(stack("old_per_token_logps").map(|old| ("old_logprobs", old)));
     let hosts: Vec<_> =
-        named.iter().map(|(name, t)| ((*name).to_owned(), bridge::to_host(t).expect("a tensor"))).collect();
+        named.iter().map(|(name, t)| ((*name).to_owned(), convert::to_host(t).expect("a tensor"))).collect();
     let path = folder.join("rollouts.safetensors");
     safetensors::write(&path, &hosts, HashMap::new()).expect("written");
     path
@@ -146,7 +146,7 @@ fn ppo_follows_the_reference() {
             assert!(value.get(key).is_some(), "no {key}");
         }
         let critic = tensors_of(value.get("critic_model").expect("the critic")).expect("tensors");
-        let critic = critic.iter().map(|(name, t)| (name.clone(), bridge::to_tensor(t).expect("a tensor")));
+        let critic = critic.iter().map(|(name, t)| (name.clone(), convert::to_tensor(t).expect("a tensor")));
         near(&fixture, "ppo", "critic.", &critic.collect());
     }
 }

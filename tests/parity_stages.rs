@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{distance, json, minimind, number, rows, stage_variants, succeed, weights};
 use minimind::checkpoint::load::{load_model, named_tensors};
-use minimind::checkpoint::{bridge, safetensors};
+use minimind::checkpoint::{convert, safetensors};
 use minimind::model::Mask;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -149,7 +149,7 @@ fn write_pairs(fixture: &Path, path: &Path) {
     }
     let hosts: Vec<_> = columns
         .iter()
-        .map(|(k, t)| (k.clone(), bridge::to_host(&t.contiguous()).expect("a host tensor")))
+        .map(|(k, t)| (k.clone(), convert::to_host(&t.contiguous()).expect("a host tensor")))
         .collect();
     safetensors::write(path, &hosts, HashMap::new()).expect("written");
 }

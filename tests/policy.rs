@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::{distance_of, json, minimind, number, rows, succeed, weights};
 use minimind::checkpoint::load::named_tensors;
-use minimind::checkpoint::{bridge, safetensors};
+use minimind::checkpoint::{convert, safetensors};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -50,7 +50,7 @@ impl Rollouts {
             ("rewards", &self.rewards),
         ];
         let hosts: Vec<_> =
-            named.iter().map(|(k, t)| ((*k).to_owned(), bridge::to_host(t).expect("a tensor"))).collect();
+            named.iter().map(|(k, t)| ((*k).to_owned(), convert::to_host(t).expect("a tensor"))).collect();
         let path = folder.join("rollouts.safetensors");
         safetensors::write(&path, &hosts, HashMap::new()).expect("written");
         path
@@ -238,7 +238,7 @@ fn tokens_that_the_vocabulary_has_not_are_named() {
 
         let ids = Tensor::randint_low(3, 512, [4, 8], (Kind::Int64, Device::Cpu));
         let _ = ids.get(3).narrow(0, 7, 1).fill_(stray);
-        let host = bridge::to_host(&ids).expect("a tensor");
+        let host = convert::to_host(&ids).expect("a tensor");
         let tokens = folder.path().join("tokens.safetensors");
         safetensors::write(&tokens, &[("input_ids".to_owned(), host)], HashMap::new()).expect("written");
         let text = format!(
@@ -290,7 +290,7 @@ fn a_reward_stage_serves_a_later_one_and_the_kl_guard_stops() {
 fn wide(folder: &Path) -> PathBuf {
     let ids = Tensor::randint_low(3, 512, [4, 8], (Kind::Int64, Device::Cpu));
     let hosts =
-        ["input_ids", "labels"].map(|name| (name.to_owned(), bridge::to_host(&ids).expect("a tensor")));
+        ["input_ids", "labels"].map(|name| (name.to_owned(), convert::to_host(&ids).expect("a tensor")));
     let data = folder.join("tokens.safetensors");
     safetensors::write(&data, &hosts, HashMap::new()).expect("written");
     let path = folder.join("wide.yaml");

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use common::served::{Server, model};
 use common::{minimind, succeed};
-use minimind::checkpoint::adapter::{Adapter, Pair, peft};
-use minimind::checkpoint::{bridge, resolve_model_path};
+use minimind::checkpoint::adapter::{Adapter, LoraPair, peft};
+use minimind::checkpoint::{convert, resolve_model_path};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -16,7 +16,7 @@ const QUESTION: &str = "What is 2 + 3?";
 /// A random adapter for the model of the tests, strong enough to change what it says.
 fn adapter(seed: i64, scale: f64) -> Adapter {
     tch::manual_seed(seed);
-    let host = |t: Tensor| bridge::to_host(&t).expect("on the host");
+    let host = |t: Tensor| convert::to_host(&t).expect("on the host");
     let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
     let pair = |layer: usize| {
         let name = format!("model.layers.{layer}.self_attn.o_proj");
@@ -113,7 +113,7 @@ fn adapters_that_do_not_fit_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("wide.pth");
     let host = |shape: [i64; 2]| {
-        bridge::to_host(&Tensor::ones(shape, (Kind::Float, Device::Cpu))).expect("on the host")
+        convert::to_host(&Tensor::ones(shape, (Kind::Float, Device::Cpu))).expect("on the host")
     };
     let name = "model.layers.0.self_attn.o_proj";
     let pair = Pair::new(name, host([2, 32]), host([32, 2]), 1.0).expect("a pair");

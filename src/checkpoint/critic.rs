@@ -1,42 +1,50 @@
-//! From a file to a model with a value head: upstream's critic, or any language model with a fresh head.
+//! Loads PPO's critic: a language model with a value head, from upstream's critic file, or with a fresh head from any
+//! language model.
 //!
-//! Next: `load`, which reads the trunk.
+//! Next: `load`, which builds the trunk.
+//!
+//! D hidden.
 
 use std::path::Path;
 
 use tch::{Device, Kind};
 
-use super::adapter::file::is_adapter;
+use super::adapter::detect::is_adapter;
+use super::convert;
+use super::host_tensor::HostTensor;
 use super::load::{self, LoadedModel};
-use super::{bridge, value::HostTensor};
+use super::read::read_weights;
 use crate::error::{Error, Place, Result};
 use crate::model::value_head::{VALUE_BIAS, VALUE_WEIGHT, ValueModel};
 use crate::model::{CausalLm, ModelConfig};
 
-/// Builds the critic that `path` holds; without a head in the file a fresh one is drawn. `given` wins over what
-/// the file says of itself. Also gives what had to be assumed, for the user.
+/// Builds the critic that `path` holds, in fp32 on `device`; without a value head (`[1, D]` and bias `[1]`) in the file a
+/// fresh one is initialised. `given` wins over what the file states of its architecture. Also returns notes for the user.
+///
+/// # Errors
+/// As `load_model`; the file has half of a value head, or one of another shape.
 pub fn load_critic(
     path: &Path,
     given: Option<&ModelConfig>,
     device: Device,
 ) -> Result<(ValueModel, Vec<String>)> {
-    let mut weights = load::read_weights(path)?;
+    let mut weights = read_weights(path)?;
     let head = (weights.tensors.remove(VALUE_WEIGHT), weights.tensors.remove(VALUE_BIAS));
     // A policy that starts from an adapter has its critic on the same weights.
     let LoadedModel { model, mut notes, .. } = if is_adapter(&weights.tensors) {
-        load::load_model(path, given, device, Kind::Float)?
+        load::load_weights(weights, path, given, device, Kind::Float)?
     } else {
         load::model_from(weights, path, given, device, Kind::Float)?
     };
     let critic = match head {
         (Some(weight), Some(bias)) => {
             let d = model.config().hidden_size;
-            let weight = tensor(&weight, VALUE_WEIGHT, &[1, d], &model, path)?;
-            let bias = tensor(&bias, VALUE_BIAS, &[1], &model, path)?;
+            let weight = head_tensor(&weight, VALUE_WEIGHT, &[1, d], &model, path)?;
+            let bias = head_tensor(&bias, VALUE_BIAS, &[1], &model, path)?;
             ValueModel::new(model, weight, bias)
         }
         (None, None) => {
-            notes.push("no value head in the file: a fresh one is drawn".to_owned());
+            notes.push("no value head in the file: a fresh one is initialised".to_owned());
             ValueModel::fresh(model)?
         }
         _ => {
@@ -49,11 +57,17 @@ pub fn load_critic(
     Ok((critic, notes))
 }
 
-fn tensor(host: &HostTensor, name: &str, want: &[i64], model: &CausalLm, path: &Path) -> Result<tch::Tensor> {
+fn head_tensor(
+    host: &HostTensor,
+    name: &str,
+    want: &[i64],
+    model: &CausalLm,
+    path: &Path,
+) -> Result<tch::Tensor> {
     if host.shape() != want {
         let got = host.shape();
         return Err(Error::failed(format!("`{name}` has shape {got:?}, the critic wants {want:?}"))
             .at(Place::file(path)));
     }
-    Ok(bridge::to_tensor(host)?.to_kind(Kind::Float).f_to_device(model.device())?.copy())
+    Ok(convert::to_tensor(host)?.to_kind(Kind::Float).f_to_device(model.device())?.copy())
 }

@@ -10,8 +10,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 
-use super::bridge;
-use super::value::HostTensor;
+use super::convert;
+use super::host_tensor::HostTensor;
 use crate::error::{Error, Result};
 use crate::model::{ModelConfig, ModelOverrides};
 
@@ -70,7 +70,7 @@ pub(super) fn as_llama(config: &Json, tensors: &mut HashMap<String, HostTensor>)
 fn apart(joined: &HostTensor, model: &ModelConfig) -> Result<[(&'static str, HostTensor); 3]> {
     let (k, e, d) = (model.num_key_value_heads, model.head_dim, model.hidden_size);
     let g = model.num_attention_heads / k;
-    let whole = bridge::to_tensor(joined)?;
+    let whole = convert::to_tensor(joined)?;
     if whole.size() != [k * (g + 2) * e, d] {
         return Err(Error::failed(format!(
             "`wqkv` is {:?}, the architecture wants {:?}",
@@ -79,7 +79,7 @@ fn apart(joined: &HostTensor, model: &ModelConfig) -> Result<[(&'static str, Hos
         )));
     }
     let heads = whole.view([k, g + 2, e, d]); // [K, G + 2, E, D]
-    let part = |from: i64, count: i64| bridge::to_host(&heads.narrow(1, from, count).reshape([-1, d]));
+    let part = |from: i64, count: i64| convert::to_host(&heads.narrow(1, from, count).reshape([-1, d]));
     Ok([("q", part(0, g)?), ("k", part(g, 1)?), ("v", part(g + 1, 1)?)])
 }
 

@@ -2,16 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::adapter::detect::{adapter_without_model, is_peft_folder_alone};
+use super::pth;
 use super::weight_file::{self, WeightFile};
+use super::weights::{METADATA, folder_weights};
 use crate::error::{Error, Place, Result};
-
-/// Weights in a Hugging Face folder, in the order in which they are looked for.
-pub const FOLDER_WEIGHTS: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
 
 /// The file or Hugging Face folder that `spec` names; `RUN:stage` names a stage's weights in a run's folder.
 ///
@@ -23,10 +18,10 @@ pub fn resolve_model_path(spec: &str) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     if path.is_dir() {
-        if super::adapter::peft::is_alone(path) {
-            return Err(super::folder::adapter_alone(path));
+        if is_peft_folder_alone(path) {
+            return Err(adapter_without_model(path));
         }
-        if FOLDER_WEIGHTS.iter().any(|name| path.join(name).is_file()) {
+        if folder_weights(path).is_some() {
             return Ok(path.to_owned());
         }
         return newest(path, None);
@@ -90,9 +85,11 @@ fn is_run(folder: &Path) -> bool {
 /// Whether a run's weight file is a model that generates text: a reward model is not, nor an adapter that does not name
 /// its base weights.
 fn generates_text(path: &Path, name: &str) -> bool {
-    let said = super::pth::read_extra(path, super::load::METADATA).ok().flatten();
-    match said.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()) {
-        Some(said) => said.get("head").is_none() && said.get("adapter").is_none_or(|a| a["base"].is_string()),
+    let metadata = pth::read_extra(path, METADATA).ok().flatten();
+    match metadata.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()) {
+        Some(metadata) => {
+            metadata.get("head").is_none() && metadata.get("adapter").is_none_or(|a| a["base"].is_string())
+        }
         None => !name.starts_with("lora"),
     }
 }

@@ -1,6 +1,6 @@
 //! `.safetensors`: read through a map of the file, written whole.
 //!
-//! The format's own crate checks the header against the file's size. Next: `load`.
+//! The format's own crate checks the header against the file's size. Next: `read`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::value::{DType, HostTensor, Storage};
+use super::dtype::DType;
+use super::host_tensor::{HostTensor, Storage};
 use crate::atomic;
 use crate::error::{Error, Place, Result};
 use crate::native;
@@ -97,7 +98,7 @@ pub fn write(path: &Path, tensors: &[(String, HostTensor)], metadata: HashMap<St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::bridge;
+    use crate::checkpoint::convert;
     use tch::{Device, Kind, Tensor};
 
     #[test]
@@ -105,10 +106,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let t = Tensor::arange(6, (Kind::BFloat16, Device::Cpu)).view([2, 3]).transpose(0, 1);
-        let tensors = [("t".to_owned(), bridge::to_host(&t).unwrap())];
+        let tensors = [("t".to_owned(), convert::to_host(&t).unwrap())];
         write(&path, &tensors, HashMap::from([("k".to_owned(), "v".to_owned())])).unwrap();
         let back = read(&path).unwrap();
-        assert!(bridge::to_tensor(&back.tensors["t"]).unwrap().equal(&t));
+        assert!(convert::to_tensor(&back.tensors["t"]).unwrap().equal(&t));
         assert_eq!(back.metadata["k"], "v");
         let whole = std::fs::read(&path).unwrap();
         for cut in [0, 4, 20, whole.len() - 1] {

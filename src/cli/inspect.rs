@@ -14,9 +14,13 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 
 use super::pull;
-use crate::checkpoint::load::{self, Weights};
-use crate::checkpoint::value::{HostTensor, Value};
-use crate::checkpoint::{adapter, gguf, pth};
+use crate::checkpoint::adapter::detect::is_peft_folder_alone;
+use crate::checkpoint::adapter::lora::layer_order;
+use crate::checkpoint::architecture::{Architecture, architecture};
+use crate::checkpoint::host_tensor::HostTensor;
+use crate::checkpoint::value::Value;
+use crate::checkpoint::weights::EMBEDDING;
+use crate::checkpoint::{Weights, gguf, pth, read_weights};
 use crate::error::{Error, Result};
 
 /// The file or folder to describe.
@@ -36,7 +40,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     // No model, so it is not looked for as one.
     let named = Path::new(&args.file);
-    let path = if adapter::peft::is_alone(named) { named.to_owned() } else { pull::locate(&args.file)? };
+    let path = if is_peft_folder_alone(named) { named.to_owned() } else { pull::locate(&args.file)? };
     let found = complete(look(&path)?);
     let text = if args.json {
         serde_json::to_string_pretty(&found).map_err(|e| Error::failed("cannot write JSON").because(e))?
@@ -55,7 +59,7 @@ pub fn look(path: &Path) -> Result<Json> {
     if gguf::is_gguf(path) {
         return gguf_file::look(path);
     }
-    if adapter::peft::is_alone(path) {
+    if is_peft_folder_alone(path) {
         return adapter_folder::look(path);
     }
     if path.is_file() && pth::is_script(path) {
@@ -67,13 +71,13 @@ pub fn look(path: &Path) -> Result<Json> {
         v.get("model").is_some() && ["epoch", "step", "optimizer"].iter().any(|k| v.get(k).is_some())
     };
     let resume = if is_pth { pth::read(path).ok().filter(goes_on) } else { None };
-    let weights = load::read_weights(path)?;
+    let weights = read_weights(path)?;
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
     let mut tensors: Vec<(&String, &HostTensor)> = weights.tensors.iter().collect();
-    tensors.sort_by(|a, b| natural(a.0).cmp(&natural(b.0)));
+    tensors.sort_by(|a, b| layer_order(a.0).cmp(&layer_order(b.0)));
     let mut seen = std::collections::HashSet::new();
     let mut total = 0u64;
-    let architecture = architecture(path, &weights);
+    let architecture = architecture_json(path, &weights);
     let tied = architecture["config"]["tie_word_embeddings"] == true;
     for (name, tensor) in &tensors {
         // A tied weight is one parameter under two names; upstream's half copies no longer share a storage.
@@ -97,7 +101,7 @@ pub fn look(path: &Path) -> Result<Json> {
         "parameters": total,
         "dtypes": kinds,
         "architecture": architecture,
-        "under": weights.under,
+        "under": weights.state_dict_key,
         "resume": resume.as_ref().map(facts::position),
         "optimizer": resume.as_ref().map(facts::optimizer),
         "tokens": facts::tokens(weights.metadata.as_ref(), resume.as_ref()),
@@ -185,12 +189,12 @@ fn kind_of(path: &Path, resume: bool, tensors: &HashMap<String, HostTensor>) -> 
     }
 }
 
-fn architecture(path: &Path, weights: &Weights) -> Json {
-    if !weights.tensors.contains_key("model.embed_tokens.weight") {
+fn architecture_json(path: &Path, weights: &Weights) -> Json {
+    if !weights.tensors.contains_key(EMBEDDING) {
         return Json::Null;
     }
-    match load::architecture(path, weights) {
-        Ok((config, from, notes)) => {
+    match architecture(path, weights) {
+        Ok(Architecture { config, source: from, notes }) => {
             let differ = facts::contradictions(&config, &from, weights);
             let mut found = json!({"config": config.to_json(), "from": from, "notes": notes});
             if let (Some(object), false) = (found.as_object_mut(), differ.is_empty()) {
@@ -200,11 +204,6 @@ fn architecture(path: &Path, weights: &Weights) -> Json {
         }
         Err(fault) => json!({"unknown": fault.to_string()}),
     }
-}
-
-/// Layers 2 and 10 in the order of their numbers.
-fn natural(name: &str) -> Vec<(u64, &str)> {
-    name.split('.').map(|part| (part.parse().unwrap_or(u64::MAX), part)).collect()
 }
 
 fn describe(found: &Json) -> String {

@@ -8,8 +8,8 @@ use tch::Kind;
 
 use super::precision::ModelPrecision;
 use super::{pull, threads, vocabulary};
-use crate::checkpoint::adapter::adapted;
-use crate::checkpoint::{ends, gguf, load};
+use crate::checkpoint::adapter::attach::load_with_adapter;
+use crate::checkpoint::{eos, gguf, load};
 use crate::data::Tokenizer;
 use crate::data::tokenizer::end_ids;
 use crate::engine::{Compute, device};
@@ -131,7 +131,7 @@ pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result
     let given = args.read.config.as_deref().map(read_config).transpose()?;
     let (start, before) = (Instant::now(), peak_memory_bytes().unwrap_or(0));
     let loaded = match adapter {
-        Some(adapter) => adapted::load(&path, adapter, given.as_ref(), device, kind)?,
+        Some(adapter) => load_with_adapter(&path, adapter, given.as_ref(), device, kind)?,
         None => load::load_model(&path, given.as_ref(), device, kind)?,
     };
     let bytes = peak_memory_bytes().unwrap_or(0).saturating_sub(before);
@@ -149,7 +149,7 @@ pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result
         }
         None => own_tokenizer(&path, model.config())?,
     };
-    let ends = end_ids(tokenizer.as_ref(), &ends::named(&path)?);
+    let ends = end_ids(tokenizer.as_ref(), &eos::token_ids(&path)?);
     tracing::debug!(?ends, "end marks");
     Ok(Opened { model, tokenizer, ends, compute, storage: args.precision.storage() })
 }

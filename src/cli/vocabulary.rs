@@ -1,10 +1,10 @@
 //! Which tokenizer goes with a model: the one named, its own, or MiniMind's, which the program carries.
 //!
-//! Next: `data::tokenizer::standard`, `checkpoint::about`.
+//! Next: `data::tokenizer::standard`, `checkpoint::tokenizer_folder`.
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::about;
+use crate::checkpoint::tokenizer_folder;
 use crate::data::Tokenizer;
 use crate::data::tokenizer::standard::Standard;
 use crate::error::Result;
@@ -39,7 +39,7 @@ pub fn load(given: impl AsRef<Path>) -> Result<Tokenizer> {
 /// # Errors
 /// The weights' metadata cannot be read, or the built-in tokenizer cannot be written to the cache.
 pub fn of(path: &Path, config: &ModelConfig) -> Result<Option<PathBuf>> {
-    if let Some(folder) = about::tokenizer(path)? {
+    if let Some(folder) = tokenizer_folder::find(path)? {
         return Ok(Some(folder));
     }
     let standard = Standard::of_weights(path, config.vocab_size, config.era == Era::MiniMind3)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Kind, Tensor};
 
-use crate::checkpoint::{bridge, safetensors};
+use crate::checkpoint::{convert, safetensors};
 use crate::error::{Error, Place, Result};
 
 /// One row of a rollout.
@@ -61,7 +61,7 @@ impl Recorded {
         let bad = |what: String| Error::input(what).at(Place::file(path)).hint(HINT);
         let contents = safetensors::read(path)?.tensors;
         let get = |name: &str, kind: Kind| match contents.get(name) {
-            Some(host) => Ok(Some(bridge::to_tensor(host)?.to_kind(kind))),
+            Some(host) => Ok(Some(convert::to_tensor(host)?.to_kind(kind))),
             None => Ok::<_, Error>(None),
         };
         let need =
@@ -162,7 +162,7 @@ mod tests {
         let hosts: Vec<(String, HostTensor)> = tensors
             .iter()
             .filter(|(name, _)| **name != leave_out)
-            .map(|(name, t)| ((*name).to_owned(), bridge::to_host(t).unwrap()))
+            .map(|(name, t)| ((*name).to_owned(), convert::to_host(t).unwrap()))
             .collect();
         safetensors::write(&path, &hosts, HashMap::new()).unwrap();
         path

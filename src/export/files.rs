@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::{Precision, Source};
-use crate::checkpoint::load::METADATA;
-use crate::checkpoint::{Value, pth, safetensors};
+use crate::checkpoint::{METADATA, Value, pth, safetensors};
 use crate::engine::resume::weights_value;
 use crate::error::Result;
 

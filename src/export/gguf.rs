@@ -11,9 +11,9 @@ use tch::{Device, Kind};
 use super::check::{self, Check};
 use super::{Precision, Source};
 use crate::atomic;
-use crate::checkpoint::ends::named;
+use crate::checkpoint::eos;
 use crate::checkpoint::gguf::{self, Contents, Vocabulary};
-use crate::checkpoint::{bridge, load};
+use crate::checkpoint::{convert, load};
 use crate::data::Tokenizer;
 use crate::data::tokenizer::gguf::vocabulary;
 use crate::data::tokenizer::{RenderOptions, end_ids};
@@ -43,7 +43,7 @@ fn ends(source: &Source, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
         return Ok(source.ends.clone());
     }
     let words = Tokenizer::from_vocabulary(vocabulary, &source.path)?;
-    Ok(end_ids(Some(&words), &named(&source.path)?))
+    Ok(end_ids(Some(&words), &eos::token_ids(&source.path)?))
 }
 
 fn stored(precision: Precision) -> gguf::Precision {
@@ -60,7 +60,7 @@ fn stored(precision: Precision) -> gguf::Precision {
 pub fn write(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let vocabulary = tokenizer(source)?;
     let params = source.model.params();
-    let hosts = bridge::borrow_all(params.tensors().iter())?;
+    let hosts = convert::borrow_all(params.tensors().iter())?;
     let weights: HashMap<_, _> = params.names().iter().cloned().zip(hosts).collect();
     let name = source.path.file_stem().map_or("minimind".into(), |s| s.to_string_lossy());
     let contents = Contents {
@@ -103,8 +103,8 @@ fn rounded(source: &Source, precision: Precision) -> Result<CausalLm> {
     let (config, params) = (source.model.config(), source.model.params());
     let rounded = Params::build(config, |spec| {
         let weight =
-            gguf::rounded(&spec.name, &bridge::to_host(&params.get(&spec.name))?, stored(precision))?;
-        bridge::to_tensor(&weight)
+            gguf::rounded(&spec.name, &convert::to_host(&params.get(&spec.name))?, stored(precision))?;
+        convert::to_tensor(&weight)
     })?;
     Ok(CausalLm::new(config, rounded))
 }

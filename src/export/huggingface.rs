@@ -13,8 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Precision, Source, huggingface_tokenizer};
 use crate::atomic;
-use crate::checkpoint::load::METADATA;
-use crate::checkpoint::{DType, HostTensor, bridge, ends, safetensors};
+use crate::checkpoint::{DType, HostTensor, METADATA, convert, eos, safetensors};
 use crate::error::{Error, Place, Result};
 use crate::model::config::YARN_ORIGINAL_POSITIONS;
 use crate::model::hf_config::yarn_is_shared;
@@ -101,7 +100,7 @@ pub fn config_json(config: &ModelConfig, kind: Kind, ids: &SpecialIds) -> Result
         "architectures": [class],
         "model_type": family,
         "bos_token_id": ids.bos,
-        "eos_token_id": ends::as_json(&ids.ends),
+        "eos_token_id": eos::to_json(&ids.ends),
         "pad_token_id": ids.pad,
         "torch_dtype": dtype,
     });
@@ -191,7 +190,7 @@ fn dtype_name(kind: Kind) -> Result<&'static str> {
 pub fn generation_json(ids: &SpecialIds) -> Value {
     json!({
         "bos_token_id": ids.bos,
-        "eos_token_id": ends::as_json(&ids.ends),
+        "eos_token_id": eos::to_json(&ids.ends),
         "pad_token_id": ids.pad,
         "do_sample": true,
         "temperature": 0.85,
@@ -217,7 +216,7 @@ pub fn write(source: &Source, precision: Precision, max_shard_bytes: u64, folder
     if let Some(about) = about.as_object_mut() {
         // A folder's config.json and tokenizer speak for it, also after the user has changed them.
         about.remove("config");
-        about.remove(ends::KEY);
+        about.remove(eos::KEY);
         about.remove("tokenizer");
     }
     let kind = precision.kind();
@@ -269,7 +268,7 @@ pub fn write_model(
 }
 
 fn converted(tensor: &Tensor, kind: Kind) -> Result<HostTensor> {
-    bridge::to_host(&tensor.detach().f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?)
+    convert::to_host(&tensor.detach().f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?)
 }
 
 /// The table of parameters cut into runs of at most `most` bytes; one tensor is never cut.

@@ -1,12 +1,11 @@
 //! The model that leaves: its weights in fp32, and what its file said about itself.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 
-use crate::checkpoint::{ends, load};
+use crate::checkpoint::{eos, load, read_weights};
 use crate::data::Tokenizer;
 use crate::data::tokenizer::end_ids;
 use crate::error::Result;
@@ -43,19 +42,15 @@ impl Source {
         tokenizer: Option<PathBuf>,
     ) -> Result<Self> {
         let loaded = load::load_model(path, given, Device::Cpu, Kind::Float)?;
-        let weights = load::read_weights(path)?;
-        let mut kinds: HashMap<Kind, usize> = HashMap::new();
-        for tensor in weights.tensors.values() {
-            *kinds.entry(tensor.dtype().kind()).or_default() += tensor.numel();
-        }
-        let stored = kinds.into_iter().max_by_key(|(_, n)| *n).map_or(Kind::Float, |(kind, _)| kind);
+        let weights = read_weights(path)?;
+        let stored = weights.majority_kind();
         let metadata = match weights.metadata {
             Some(Value::Object(metadata)) => metadata,
             _ => Map::new(),
         };
         let model = if yarn { loaded.model.with_yarn() } else { loaded.model };
         let words = tokenizer.as_deref().map(Tokenizer::load).transpose()?;
-        let ends = end_ids(words.as_ref(), &ends::named(path)?);
+        let ends = end_ids(words.as_ref(), &eos::token_ids(path)?);
         Ok(Self {
             path: path.to_owned(),
             model,
@@ -81,7 +76,7 @@ impl Source {
     pub fn describe(&self, file: &Path) -> Value {
         let mut about = self.metadata.clone();
         about.insert("config".into(), self.model.config().to_json());
-        about.insert(ends::KEY.into(), ends::as_json(&self.ends));
+        about.insert(eos::KEY.into(), eos::to_json(&self.ends));
         about.remove("tokenizer");
         // An export may go to others, whom the folders of this machine do not concern.
         if let Some(folder) = &self.tokenizer

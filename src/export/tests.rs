@@ -113,11 +113,11 @@ fn an_export_names_its_tokenizer_in_every_form() {
     for format in [Format::Pth, Format::Safetensors, Format::Torchscript] {
         let out = other.path().join(format.file_name("out"));
         export(format, &source, &out, &Options { verify: false, ..Options::default() }).unwrap();
-        let found = crate::checkpoint::about::tokenizer(&out).unwrap();
+        let found = crate::checkpoint::tokenizer_folder::find(&out).unwrap();
         let found = found.and_then(|found| found.canonicalize().ok());
         assert_eq!(found, Some(folder.path().canonicalize().unwrap()), "{}", format.name());
-        let said = crate::checkpoint::about::said(&out).unwrap().unwrap()["tokenizer"].clone();
-        let all = crate::checkpoint::about::said(&out).unwrap().unwrap();
+        let said = crate::checkpoint::metadata::read(&out).unwrap().unwrap()["tokenizer"].clone();
+        let all = crate::checkpoint::metadata::read(&out).unwrap().unwrap();
         assert_eq!(all["base"], serde_json::json!({"path": ["base.pth", "a/b"]}));
         assert!(said.as_str().is_some_and(|way| way.starts_with("../")), "{said}");
     }

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::context::Context;
 use super::loading::{start_weights, tokenizer_folder};
 use super::record::Inputs;
-use crate::checkpoint::about;
+use crate::checkpoint::{metadata, tokenizer_folder};
 use crate::data::{DataConfig, DataSource, Validation};
 use crate::error::{Error, Place, Result};
 use crate::hash::hex;
@@ -79,7 +79,7 @@ fn add_policy_inputs(context: &Context<'_>, c: &PolicyConfig, inputs: &mut Input
     for reward in &c.rewards {
         if let RewardKind::Model(model) = &reward.kind {
             let path = model.from.locate(&context.plan.output)?;
-            let own = about::tokenizer(&path)?;
+            let own = tokenizer_folder::find(&path)?;
             let tokenizer = model.tokenizer.as_ref().or(own.as_ref());
             let spoken = tokenizer.map(|folder| file_hash(&tokenizer_file(folder))).transpose()?;
             let scores = format!("{} {}", weights_hash(&path)?, spoken.unwrap_or_default());
@@ -134,7 +134,7 @@ fn data_hash(data: &DataConfig) -> Result<String> {
 /// Hash of weights, joined by that of `config.json` in the same folder where the file does not state its architecture.
 fn weights_hash(path: &Path) -> Result<String> {
     let (own, beside) = (path_hash(path)?, path.with_file_name("config.json"));
-    if path.is_dir() || !beside.is_file() || about::states_architecture(path)? {
+    if path.is_dir() || !beside.is_file() || metadata::states_architecture(path)? {
         return Ok(own);
     }
     Ok(format!("{own} {}", file_hash(&beside)?))

@@ -9,7 +9,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::record::{Inputs, write_json};
-use crate::checkpoint::about;
+use crate::checkpoint::metadata;
 use crate::error::{Error, Result};
 use crate::hash::hex;
 use crate::plan::{StageConfig, StagePlan};
@@ -80,7 +80,7 @@ pub fn inputs_of_resume_file(
     stage: &StagePlan,
     now: &Inputs,
 ) -> Inputs {
-    let metadata = about::said(weights).ok().flatten();
+    let metadata = metadata::read(weights).ok().flatten();
     let metadata = metadata.filter(|metadata| metadata["content_hash"] == content_hash);
     let mut named: Option<BTreeMap<String, String>> =
         metadata.and_then(|metadata| serde_json::from_value(metadata["inputs"].clone()).ok());

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use tch::Kind;
 
 use super::context::Context;
-use crate::checkpoint::{about, ends, load, resolve_model_path};
+use crate::checkpoint::architecture::infer_config;
+use crate::checkpoint::{eos, load, resolve_model_path, tokenizer_folder};
 use crate::data::{self, DataConfig, DataSource, Dataset, PreparedData, Tokenizer, Validation};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelConfig, Params};
@@ -55,7 +56,7 @@ pub fn start_weights(context: &Context<'_>, init: &Init) -> Result<Option<PathBu
 /// # Errors
 /// The start weights cannot be read.
 pub fn end_ids(context: &Context<'_>, init: &Init, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
-    let named = start_weights(context, init)?.map(|path| ends::named(&path)).transpose()?;
+    let named = start_weights(context, init)?.map(|path| eos::token_ids(&path)).transpose()?;
     Ok(data::tokenizer::end_ids(tokenizer, &named.unwrap_or_default()))
 }
 
@@ -122,7 +123,7 @@ pub fn load(path: &Path, plan: Option<&ModelPlan>, device: tch::Device) -> Resul
 /// The file cannot be read, or contradicts the recipe.
 pub fn config_of_weights(path: &Path, plan: Option<&ModelPlan>) -> Result<Option<ModelConfig>> {
     let Some(plan) = plan else { return Ok(None) };
-    let Some((config, notes)) = load::agreed(path, &plan.stated)? else { return Ok(None) };
+    let Some((config, notes)) = infer_config(path, &plan.stated)? else { return Ok(None) };
     log_notes(path, &notes);
     Ok(Some(config))
 }
@@ -165,7 +166,7 @@ pub fn warn_of_other_tokenizer(path: &Path, tokenizer: &Tokenizer, config: &Mode
         return Ok(());
     }
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-    let named = about::tokenizer_named(path)?.map(|name| folder.join(name));
+    let named = tokenizer_folder::named(path)?.map(|name| folder.join(name));
     // A folder with both is of one making; a fiftieth more rows than tokens is rounding.
     let beside = (path.is_dir() && (rows - have) * 50 <= rows).then(|| path.to_owned());
     for own in [named, beside].into_iter().flatten() {

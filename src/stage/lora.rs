@@ -9,7 +9,7 @@ use super::context::{Context, StageResult, StageRun};
 use super::loading;
 use super::session::{Extras, Session};
 use super::train::LanguageModelling;
-use crate::checkpoint::adapter::file as adapter;
+use crate::checkpoint::adapter::adapter_file::{self, ADAPTER_KEY};
 use crate::error::{Error, Place, Result};
 use crate::model::{Adapter, CausalLm};
 use crate::plan::{Init, LoraConfig};
@@ -28,7 +28,7 @@ pub fn run(stage: StageRun<'_>, config: &LoraConfig) -> Result<StageResult> {
     let base = loading::start_weights(context, &config.train.init)?;
     let mut extras = Extras { chat: true, ..Extras::default() };
     extras.metadata.insert(
-        adapter::METADATA.to_owned(),
+        ADAPTER_KEY.to_owned(),
         json!({
             "rank": adapter.rank(),
             "scale": adapter.scale(),
@@ -50,7 +50,7 @@ fn start(context: &Context<'_>, config: &LoraConfig, model: &CausalLm) -> Result
         return Ok(fresh.scaled(scale_of(rank, 1.0), dropout));
     };
     let path = adapter_path(context, init)?;
-    let file = adapter::read(&path)?;
+    let file = adapter_file::read(&path)?;
     let loaded = file.build(model.config(), context.device)?;
     if let Some(rank) = config.rank.filter(|rank| *rank as i64 != loaded.rank()) {
         return Err(Error::input(format!("`rank` is {rank}, the adapter has rank {}", loaded.rank()))

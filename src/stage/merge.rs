@@ -11,9 +11,10 @@ use super::loading;
 use super::loop_config::save_kind;
 use super::lora::adapter_path;
 use super::metadata;
+use crate::checkpoint::adapter::detect::is_adapter;
 use crate::checkpoint::adapter::merge::{MERGED, record, refuse_twice};
-use crate::checkpoint::adapter::{Adapter, file as adapter};
-use crate::checkpoint::{WeightFile, ends, load, pth};
+use crate::checkpoint::adapter::{Adapter, adapter_file};
+use crate::checkpoint::{METADATA, WeightFile, eos, pth, read_weights};
 use crate::data::tokenizer::end_ids;
 use crate::engine::resume::weights_value;
 use crate::error::{Error, Place, Result};
@@ -25,7 +26,7 @@ use crate::plan::MergeConfig;
 /// Weights or adapter that cannot be read or do not fit each other; an adapter that is merged already.
 pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<StageResult> {
     let path = adapter_path(context, &config.adapter)?;
-    let file = adapter::read(&path)?;
+    let file = adapter_file::read(&path)?;
     let base = match &config.init {
         Some(init) => loading::start_weights(context, init)?,
         None => file.base.clone(),
@@ -37,10 +38,10 @@ pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<St
     })?;
     let pairs = Adapter::read(&path)?;
     let fingerprint = pairs.fingerprint()?;
-    let weights = load::read_weights(&base)?;
+    let weights = read_weights(&base)?;
     refuse_twice(&base, &path, weights.metadata.as_ref(), &fingerprint)?;
     // An adapter's own file stands for its base with it merged in.
-    if adapter::is_adapter(&weights.tensors) && Adapter::read(&base)?.fingerprint()? == fingerprint {
+    if is_adapter(&weights.tensors) && Adapter::read(&base)?.fingerprint()? == fingerprint {
         return Err(Error::input("this adapter is in these weights already")
             .at(Place::file(&base))
             .hint("merge into the weights that the adapter was trained on"));
@@ -55,12 +56,12 @@ pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<St
     let mut about = metadata::of_model(context, name, config.tokenizer.as_ref(), &model);
     about.insert(MERGED.to_owned(), merged);
     let tokenizer = loading::tokenizer(context, config.tokenizer.as_ref())?;
-    let marks = end_ids(tokenizer.as_ref(), &ends::named(&base)?);
-    about.insert(ends::KEY.to_owned(), ends::as_json(&marks));
+    let marks = end_ids(tokenizer.as_ref(), &eos::token_ids(&base)?);
+    about.insert(eos::KEY.to_owned(), eos::to_json(&marks));
     let about = Value::Object(about).to_string();
     let output = WeightFile::new(name, model.config()).weights();
     let value = weights_value(&model, kind)?;
-    pth::write(&context.plan.output.join(&output), &value, &[(load::METADATA, about.as_bytes())])?;
+    pth::write(&context.plan.output.join(&output), &value, &[(METADATA, about.as_bytes())])?;
     let half = if kind == Kind::Float { "full" } else { "half" };
     Ok(StageResult {
         outputs: vec![output],

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::checkpoint::architecture::denied;
-use crate::checkpoint::{load, resolve_model_path};
+use crate::checkpoint::architecture::{Architecture, architecture, infer_config};
+use crate::checkpoint::config_conflicts::shape_conflicts;
+use crate::checkpoint::{read_weights, resolve_model_path};
 use crate::error::Result;
 use crate::model::{ModelConfig, ModelOverrides};
 use crate::plan::{Init, ModelPlan, Plan, StageConfig};
@@ -18,7 +19,7 @@ pub fn fill_from_files(plan: &mut Plan) -> Vec<String> {
     for stage in &mut plan.stages {
         let Some((init, model)) = slot(&mut stage.config) else { continue };
         let found = match init {
-            Init::Path(path) if path.exists() => match architecture(path, model.as_ref()) {
+            Init::Path(path) if path.exists() => match architecture_of(path, model.as_ref()) {
                 Ok((config, said)) => {
                     notes.extend(
                         said.into_iter().map(|note| format!("{}: {}: {note}", stage.name, path.display())),
@@ -65,23 +66,23 @@ fn slot(config: &mut StageConfig) -> Option<(&Init, &mut Option<ModelPlan>)> {
 }
 
 /// The architecture that a run would infer for these weights, with notes.
-fn architecture(path: &Path, plan: Option<&ModelPlan>) -> Result<(ModelConfig, Vec<String>)> {
+fn architecture_of(path: &Path, plan: Option<&ModelPlan>) -> Result<(ModelConfig, Vec<String>)> {
     let path = resolve_model_path(&path.to_string_lossy())?;
     if let Some(plan) = plan
-        && let Some(agreed) = load::agreed(&path, &plan.stated)?
+        && let Some(inferred) = infer_config(&path, &plan.stated)?
     {
-        return Ok(agreed);
+        return Ok(inferred);
     }
-    let weights = load::read_weights(&path)?;
-    let (config, _, mut notes) = load::architecture(&path, &weights)?;
+    let weights = read_weights(&path)?;
+    let Architecture { config, mut notes, .. } = architecture(&path, &weights)?;
     if let Some(plan) = plan {
-        notes.extend(denied(&plan.stated, &told(&config)).into_iter().map(|(_, note)| note));
+        notes.extend(shape_conflicts(&plan.stated, &as_overrides(&config)).into_iter().map(|(_, note)| note));
     }
     Ok((config, notes))
 }
 
 /// A config as the keys that a recipe may state otherwise.
-fn told(c: &ModelConfig) -> ModelOverrides {
+fn as_overrides(c: &ModelConfig) -> ModelOverrides {
     let moe = c.moe.as_ref();
     ModelOverrides {
         hidden_size: Some(c.hidden_size),

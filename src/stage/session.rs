@@ -14,7 +14,7 @@ use super::loop_config::loop_config;
 use super::samples::Samples;
 use super::training_run::TrainingRun;
 use super::{loading, metadata, resuming};
-use crate::checkpoint::{WeightFile, ends};
+use crate::checkpoint::{WeightFile, eos};
 use crate::data::{DataLoader, DataLoaderConfig, Dataset, PrepareContext, PreparedData, Tokenizer, prepare};
 use crate::engine::{CheckpointPaths, Objective};
 use crate::error::{Error, Result};
@@ -175,7 +175,7 @@ impl<'a> Session<'a> {
             folder: folder.to_owned(),
         };
         let mut about = metadata::of_model(context, name, self.config.tokenizer.as_ref(), model);
-        about.insert(ends::KEY.to_owned(), ends::as_json(&self.end_ids()?));
+        about.insert(eos::KEY.to_owned(), eos::to_json(&self.end_ids()?));
         about.extend(metadata::of_inputs(inputs));
         about.extend(extra_metadata);
         let config = loop_config(self.stage, self.config, objective, Value::Object(about).to_string())?;

@@ -1,4 +1,4 @@
-//! An adapter added to weights in memory: each changed tensor takes the old one's place.
+//! Adds an adapter to weights in memory: each changed tensor replaces the old one.
 //!
 //! The result computes what peft's model with the adapter on it computes. Where the adapter changes one of two tied
 //! layers, they are tied no longer, as in peft; a bias that the model lacks is made. Formulas: `LoraLayer`,
@@ -10,28 +10,29 @@ use std::collections::HashMap;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Adapter, Pair, Rows, Start, float};
-use crate::checkpoint::bridge;
-use crate::checkpoint::value::HostTensor;
+use super::lora::{Adapter, BaseInit, LoraPair, NewRows, to_fp32};
+use crate::checkpoint::convert;
+use crate::checkpoint::host_tensor::HostTensor;
+use crate::checkpoint::weights::{EMBEDDING, LM_HEAD};
 use crate::error::{Error, Result};
 use crate::model::{ModelConfig, params};
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
-
-/// `W` and the pair in one matrix, `[O, I]`, as `kind`. Plain LoRA in half precision as upstream merges (both rounded,
-/// then added); all else in fp32, rounded once.
-pub fn merged(weight: &Tensor, pair: &Pair, kind: Kind) -> Result<Tensor> {
+/// The weight `[O, I]` with the pair merged in, as `kind`. Plain LoRA in fp16 is merged as upstream does (both rounded,
+/// then added); everything else in fp32, rounded once.
+///
+/// # Errors
+/// Shapes that do not fit each other.
+pub fn merged(weight: &Tensor, pair: &LoraPair, kind: Kind) -> Result<Tensor> {
     let delta = pair.delta()?;
-    if kind == Kind::Half && pair.start == Start::Same && pair.magnitude.is_none() {
+    if kind == Kind::Half && pair.start == BaseInit::Same && pair.magnitude.is_none() {
         return Ok(weight.f_to_kind(kind)?.f_add(&delta.f_to_kind(kind)?)?);
     }
-    let sum = start(weight, pair)?.f_to_kind(Kind::Float)?.f_add(&delta)?;
+    let sum = prepared(weight, pair)?.f_to_kind(Kind::Float)?.f_add(&delta)?;
     let Some(magnitude) = &pair.magnitude else { return Ok(sum.f_to_kind(kind)?) };
     // DoRA: lengths of the rows, of an embedding of the columns.
     let across = if pair.embedding { 0i64 } else { 1 };
     let norm = sum.f_norm_scalaropt_dim(2, across, true)?;
-    let magnitude = float(magnitude)?;
+    let magnitude = to_fp32(magnitude)?;
     let wanted = sum.size()[1 - across as usize];
     if magnitude.size() != [wanted] {
         return Err(Error::failed(format!("the magnitudes are {:?}, expected [{wanted}]", magnitude.size())));
@@ -40,19 +41,19 @@ pub fn merged(weight: &Tensor, pair: &Pair, kind: Kind) -> Result<Tensor> {
     Ok(sum.f_mul(&factor)?.f_to_kind(kind)?)
 }
 
-/// What the pair is added to: some kinds of adapter stand on weights without the part that they began as.
-fn start(weight: &Tensor, pair: &Pair) -> Result<Tensor> {
+/// The base weight `[O, I]` as its [`BaseInit`] prepares it, in its own type.
+fn prepared(weight: &Tensor, pair: &LoraPair) -> Result<Tensor> {
     let rank = pair.rank();
     let whole = weight.f_to_kind(Kind::Float)?;
     let part = match pair.start {
-        Start::Same => return Ok(whole),
-        Start::Pissa => {
+        BaseInit::Same => return Ok(whole),
+        BaseInit::Pissa => {
             let (u, s, v) = whole.f_svd(true, true)?;
             let rank = rank.min(s.size()[0]);
             let u = u.f_narrow(1, 0, rank)?.f_mul(&s.f_narrow(0, 0, rank)?)?;
             u.f_matmul(&v.f_narrow(1, 0, rank)?.f_transpose(0, 1)?)?
         }
-        Start::Olora => {
+        BaseInit::Olora => {
             let (q, r) = Tensor::f_linalg_qr(&whole, "reduced")?;
             let rank = rank.min(r.size()[0]);
             q.f_narrow(1, 0, rank)?.f_matmul(&r.f_narrow(0, 0, rank)?)?.f_mul_scalar(pair.scale)?
@@ -62,11 +63,11 @@ fn start(weight: &Tensor, pair: &Pair) -> Result<Tensor> {
     Ok(whole.f_sub(&part)?.f_to_kind(weight.kind())?)
 }
 
-/// Adds an adapter to the weights of a model whose tied output layer is not among them; gives the architecture that
-/// they have then, and how many modules changed.
+/// Adds an adapter to the weights of a model, whose tied output layer is not among `tensors`. Returns the architecture
+/// afterwards (untied layers, new biases) and the number of modules that changed.
 ///
 /// # Errors
-/// It does not fit; all that does not is named.
+/// The adapter does not fit; every module that does not is named.
 pub fn apply(
     adapter: &Adapter,
     config: &ModelConfig,
@@ -76,37 +77,37 @@ pub fn apply(
     let mut config = config.clone();
     for whole in adapter.whole.iter().filter(|whole| !whole.own) {
         let name =
-            if config.tie_word_embeddings && whole.name == HEAD { EMBEDDING } else { whole.name.as_str() };
-        make_bias(&mut config, tensors, name, kind)?;
+            if config.tie_word_embeddings && whole.name == LM_HEAD { EMBEDDING } else { whole.name.as_str() };
+        add_missing_bias(&mut config, tensors, name, kind)?;
         replace(tensors, name, &whole.tensor)?;
     }
-    let adapter = untied(adapter, &mut config, tensors)?;
+    let adapter = untie(adapter, &mut config, tensors)?;
     for (module, pair) in &adapter.pairs {
         if pair.bias.is_some() {
-            make_bias(&mut config, tensors, &format!("{module}.bias"), kind)?;
+            add_missing_bias(&mut config, tensors, &format!("{module}.bias"), kind)?;
         }
     }
-    fit(&adapter, &|name| tensors.get(name).map(HostTensor::shape))?;
+    check_shapes(&adapter, &|name| tensors.get(name).map(HostTensor::shape))?;
     for whole in adapter.whole.iter().filter(|whole| whole.own) {
         replace(tensors, &whole.name, &whole.tensor)?;
     }
     let get = |tensors: &HashMap<String, HostTensor>, name: &str| {
         let tensor =
             tensors.get(name).ok_or_else(|| Error::failed(format!("the weights hold no `{name}`")))?;
-        bridge::to_tensor(tensor)
+        convert::to_tensor(tensor)
     };
     for rows in &adapter.rows {
         let new = with_rows(&get(tensors, &rows.name)?, rows)?;
-        tensors.insert(rows.name.clone(), bridge::to_host(&new)?);
+        tensors.insert(rows.name.clone(), convert::to_host(&new)?);
     }
     for (module, pair) in &adapter.pairs {
         let name = format!("{module}.weight");
         let new = merged(&get(tensors, &name)?, pair, kind)?;
-        tensors.insert(name, bridge::to_host(&new)?);
+        tensors.insert(name, convert::to_host(&new)?);
         if let Some(bias) = &pair.bias {
             let name = format!("{module}.bias");
-            let new = get(tensors, &name)?.f_to_kind(Kind::Float)?.f_add(&(float(bias)? * pair.scale))?;
-            tensors.insert(name, bridge::to_host(&new.f_to_kind(kind)?)?);
+            let new = get(tensors, &name)?.f_to_kind(Kind::Float)?.f_add(&(to_fp32(bias)? * pair.scale))?;
+            tensors.insert(name, convert::to_host(&new.f_to_kind(kind)?)?);
         }
     }
     let mut changed: Vec<&str> = adapter.pairs.iter().map(|(module, _)| module.as_str()).collect();
@@ -118,8 +119,8 @@ pub fn apply(
     Ok((config, changed.len()))
 }
 
-/// Takes tied layers apart where the adapter changes one of them, and leaves out what peft ties again.
-fn untied(
+/// Unties the output layer where the adapter changes one of the tied two, and drops the parts that peft ties again.
+fn untie(
     adapter: &Adapter,
     config: &mut ModelConfig,
     tensors: &mut HashMap<String, HostTensor>,
@@ -136,11 +137,11 @@ fn untied(
             adapter.rows.iter().any(|rows| rows.name == weight),
         ]
     };
-    let (embedding, head) = (of(&adapter, EMBEDDING), of(&adapter, HEAD));
+    let (embedding, head) = (of(&adapter, EMBEDDING), of(&adapter, LM_HEAD));
     if [embedding, head].concat().iter().all(|changed| !changed) {
         return Ok(adapter);
     }
-    if head[0] && adapter.pairs.iter().any(|(name, pair)| name == "lm_head" && pair.start != Start::Same) {
+    if head[0] && adapter.pairs.iter().any(|(name, pair)| name == "lm_head" && pair.start != BaseInit::Same) {
         return Err(Error::failed(
             "`init_lora_weights` of this adapter begins with a part of the output layer",
         )
@@ -150,12 +151,12 @@ fn untied(
     let rows_tied = embedding == [false, false, true] && head == [false; 3];
     let same_rows = embedding[2] && head[2] && {
         let of = |name: &str| adapter.rows.iter().find(|rows| rows.name == name).map(|rows| &rows.indices);
-        of(EMBEDDING) == of(HEAD)
+        of(EMBEDDING) == of(LM_HEAD)
     };
     if rows_tied || (same_rows && embedding == head) || (adapter.keep_tie && embedding.contains(&true)) {
         adapter.pairs.retain(|(name, _)| name != "lm_head");
-        adapter.whole.retain(|whole| whole.name != HEAD);
-        adapter.rows.retain(|rows| rows.name != HEAD);
+        adapter.whole.retain(|whole| whole.name != LM_HEAD);
+        adapter.rows.retain(|rows| rows.name != LM_HEAD);
         return Ok(adapter);
     }
     if adapter.keep_tie {
@@ -166,12 +167,12 @@ fn untied(
     }
     config.tie_word_embeddings = false;
     let shared = tensors.get(EMBEDDING).cloned();
-    tensors.insert(HEAD.to_owned(), shared.ok_or_else(|| Error::failed("the weights hold no embedding"))?);
+    tensors.insert(LM_HEAD.to_owned(), shared.ok_or_else(|| Error::failed("the weights hold no embedding"))?);
     Ok(adapter)
 }
 
-/// Biases of zeros for the architecture that has `name`, where the model's has not.
-fn make_bias(
+/// Adds zero biases, and the flag in the config, where the model lacks the bias `name`.
+fn add_missing_bias(
     config: &mut ModelConfig,
     tensors: &mut HashMap<String, HostTensor>,
     name: &str,
@@ -191,7 +192,7 @@ fn make_bias(
     for spec in params::specs(&with) {
         if !before.contains(&spec.name) {
             let zeros = Tensor::f_zeros(&spec.shape, (kind, Device::Cpu))?;
-            tensors.insert(spec.name, bridge::to_host(&zeros)?);
+            tensors.insert(spec.name, convert::to_host(&zeros)?);
         }
     }
     *config = with;
@@ -210,7 +211,7 @@ fn replace(tensors: &mut HashMap<String, HostTensor>, name: &str, new: &HostTens
     Err(misfit(&[fault]))
 }
 
-fn with_rows(weight: &Tensor, rows: &Rows) -> Result<Tensor> {
+fn with_rows(weight: &Tensor, rows: &NewRows) -> Result<Tensor> {
     let (all, new) = (weight.size(), rows.rows.shape());
     let inside = |id: &i64| (0..all[0]).contains(id);
     if new != [rows.indices.len() as i64, all[1]] || !rows.indices.iter().all(inside) {
@@ -219,7 +220,7 @@ fn with_rows(weight: &Tensor, rows: &Rows) -> Result<Tensor> {
             rows.name, rows.indices
         )]));
     }
-    let new = bridge::to_tensor(&rows.rows)?.f_to_kind(weight.kind())?;
+    let new = convert::to_tensor(&rows.rows)?.f_to_kind(weight.kind())?;
     Ok(weight.f_index_copy(0, &Tensor::from_slice(&rows.indices), &new)?)
 }
 
@@ -229,8 +230,8 @@ fn misfit(faults: &[String]) -> Error {
         .hint("take the model it was trained on")
 }
 
-/// Every adapted module must be there with the right shape; all that do not fit are named.
-fn fit(adapter: &Adapter, shape: &dyn Fn(&str) -> Option<Vec<i64>>) -> Result<()> {
+/// Demands that every adapted module exists with the right shape; all that do not fit are named.
+fn check_shapes(adapter: &Adapter, shape: &dyn Fn(&str) -> Option<Vec<i64>>) -> Result<()> {
     let mut faults = Vec::new();
     let mut check = |what: &str, name: &str, module: &str, want: Vec<i64>| match shape(name) {
         None => faults.push(format!("no such {what}: {module}")),

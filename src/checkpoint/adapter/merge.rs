@@ -1,8 +1,7 @@
-//! An adapter added to a weight file, for good: file to file, never the same adapter twice.
+//! Merges an adapter into a weight file: file to file, never the same adapter twice.
 //!
-//! What was merged stands in the new file's own record (`merged` in `minimind.json`), so that a second merge
-//! of the same adapter is refused. Upstream's files have no such record: nothing can be told of them. What is computed
-//! is `apply`'s.
+//! The new file's metadata lists what was merged (`merged` in `minimind.json`), so that a second merge of the same adapter
+//! is refused. Upstream's files have no metadata, so nothing is known of them. Next: `apply`, the arithmetic.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,31 +9,36 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 use tch::Kind;
 
-use super::file::{self, is_adapter};
-use super::{Adapter, apply::apply};
-use crate::checkpoint::load::{self, METADATA, Weights};
+use super::adapter_file::ADAPTER_KEY;
+use super::apply::apply;
+use super::detect::is_adapter;
+use super::lora::Adapter;
+use crate::checkpoint::architecture::architecture;
+use crate::checkpoint::read::read_weights;
+use crate::checkpoint::strict_check::check_fit;
 use crate::checkpoint::value::Value;
-use crate::checkpoint::{about, bridge, pth, safetensors};
+use crate::checkpoint::weights::{METADATA, Weights};
+use crate::checkpoint::{convert, pth, safetensors, tokenizer_folder};
 use crate::error::{Error, Place, Result};
 use crate::model::params;
 
-/// What a file's record calls the list of adapters in it.
+/// Key in a file's metadata for the list of adapters that were merged into it.
 pub const MERGED: &str = "merged";
 
 /// What was done.
 #[derive(Debug)]
 pub struct Merged {
-    /// Linears that changed.
+    /// Modules that changed.
     pub modules: usize,
-    /// Type of the new file's numbers.
+    /// Element type of the new file.
     pub kind: Kind,
 }
 
-/// Adds the adapter at `adapter` to the model at `base` and writes a `.pth` or `.safetensors`. `kind`: the
-/// type of the new file's numbers, without one the base's own.
+/// Adds the adapter at `adapter` to the model at `base` and writes a `.pth` or `.safetensors` in the type `kind`, by
+/// default the base's own.
 ///
 /// # Errors
-/// The adapter is in already, or does not fit; a file cannot be read or written.
+/// The adapter was merged into it already, or does not fit; a file cannot be read or written.
 pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Result<Merged> {
     let ending = out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_owned();
     if !["pth", "safetensors"].contains(&ending.as_str()) {
@@ -42,13 +46,13 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Res
             .hint("end it in .pth or .safetensors"));
     }
     let pairs = Adapter::read(adapter)?;
-    let mut weights = load::read_weights(base)?;
+    let mut weights = read_weights(base)?;
     refuse_adapter(base, &weights)?;
     let fingerprint = pairs.fingerprint()?;
     refuse_twice(base, adapter, weights.metadata.as_ref(), &fingerprint)?;
-    let (config, _, _) = load::architecture(base, &weights)?;
-    let kind = kind.unwrap_or_else(|| stored(&weights));
-    load::check(&config, &mut weights.tensors).map_err(|e| e.at(Place::file(base)))?;
+    let config = architecture(base, &weights)?.config;
+    let kind = kind.unwrap_or_else(|| weights.majority_kind());
+    check_fit(&config, &mut weights.tensors).map_err(|e| e.at(Place::file(base)))?;
     if config.tie_word_embeddings {
         weights.tensors.remove("lm_head.weight");
     }
@@ -57,8 +61,8 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, kind: Option<Kind>) -> Res
     let mut tensors = Vec::new();
     for spec in params::specs(&config) {
         let missing = || Error::failed(format!("the weights hold no `{}`", spec.name)).at(Place::file(base));
-        let weight = bridge::to_tensor(weights.tensors.get(&spec.name).ok_or_else(missing)?)?;
-        tensors.push((spec.name, bridge::to_host(&weight.f_to_kind(kind)?)?));
+        let weight = convert::to_tensor(weights.tensors.get(&spec.name).ok_or_else(missing)?)?;
+        tensors.push((spec.name, convert::to_host(&weight.f_to_kind(kind)?)?));
     }
     let mut record = describe(&weights, &config.to_json(), adapter, &pairs, &fingerprint);
     if let Some(tokenizer) = tokenizer(base, adapter, out)? {
@@ -84,44 +88,35 @@ fn refuse_adapter(base: &Path, weights: &Weights) -> Result<()> {
     if !is_adapter(&weights.tensors) {
         return Ok(());
     }
-    let said = weights.metadata.as_ref().and_then(|m| m[file::METADATA]["base"].as_str());
-    // As `file` reads it: from the adapter's folder on.
+    let stated = weights.entry(ADAPTER_KEY).and_then(|adapter| adapter["base"].as_str());
+    // Relative to the adapter's folder, as `adapter_file` reads it.
     let folder = base.parent().unwrap_or(Path::new("."));
-    let hint = match said.map(|weights| folder.join(weights)) {
+    let hint = match stated.map(|weights| folder.join(weights)) {
         Some(weights) => format!("name the weights it was trained on: --model {}", weights.display()),
         None => "name the weights it was trained on".to_owned(),
     };
     Err(Error::input("this is an adapter, not a model").at(Place::file(base)).hint(hint))
 }
 
-/// The tokenizer of the model, else the adapter's, as the new file names it: by the full path where the base's own words
-/// would lead elsewhere from there.
+/// The tokenizer of the model, else the adapter's, as the new file names it: by its full path where the base's relative
+/// path would lead elsewhere from the new file.
 fn tokenizer(base: &Path, adapter: &Path, out: &Path) -> Result<Option<String>> {
-    let found = match about::tokenizer(base)? {
+    let found = match tokenizer_folder::find(base)? {
         Some(folder) => Some(folder),
-        None => about::tokenizer(adapter)?,
+        None => tokenizer_folder::find(adapter)?,
     };
     let full = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let Some(found) = found.map(|folder| full(&folder)) else { return Ok(None) };
-    let named = about::said(base)?.and_then(|said| Some(said["tokenizer"].as_str()?.to_owned()));
+    let named = tokenizer_folder::named(base)?;
     let folder = out.parent().unwrap_or(Path::new("."));
     let same = |name: &String| full(&folder.join(name)) == found;
     Ok(Some(named.filter(same).unwrap_or_else(|| found.display().to_string())))
 }
 
-/// The type of most numbers.
-fn stored(weights: &Weights) -> Kind {
-    let mut kinds: HashMap<Kind, usize> = HashMap::new();
-    for tensor in weights.tensors.values() {
-        *kinds.entry(tensor.dtype().kind()).or_default() += tensor.numel();
-    }
-    kinds.into_iter().max_by_key(|(_, n)| *n).map_or(Kind::Float, |(kind, _)| kind)
-}
-
-/// Refuses an adapter that the weights' record names already.
+/// Refuses an adapter that the weights' metadata lists as merged.
 ///
 /// # Errors
-/// It does.
+/// It is listed.
 pub fn refuse_twice(base: &Path, adapter: &Path, metadata: Option<&Json>, fingerprint: &str) -> Result<()> {
     let list = metadata.and_then(|m| m.get(MERGED)).and_then(Json::as_array);
     let known = list.into_iter().flatten().find(|entry| entry["sha256"] == fingerprint);
@@ -133,7 +128,7 @@ pub fn refuse_twice(base: &Path, adapter: &Path, metadata: Option<&Json>, finger
         .hint("use the file as it is, or merge into the weights from before"))
 }
 
-/// The list of adapters in the weights, with one more: what stands under [`MERGED`] in a file's record.
+/// The list of merged adapters with one more, for [`MERGED`] in a file's metadata.
 pub fn record(metadata: Option<&Json>, adapter: &Path, pairs: &Adapter, fingerprint: &str) -> Json {
     let mut list = metadata.and_then(|m| m.get(MERGED)?.as_array().cloned()).unwrap_or_default();
     list.push(json!({
@@ -144,7 +139,7 @@ pub fn record(metadata: Option<&Json>, adapter: &Path, pairs: &Adapter, fingerpr
     list.into()
 }
 
-/// The base's record with what was added.
+/// The base's metadata with the new config and the merged adapter.
 fn describe(weights: &Weights, config: &Json, adapter: &Path, pairs: &Adapter, fingerprint: &str) -> Json {
     let mut about = weights.metadata.clone().filter(Json::is_object).unwrap_or_else(|| json!({}));
     about["config"] = config.clone();

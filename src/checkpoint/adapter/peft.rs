@@ -1,34 +1,41 @@
 //! PEFT's adapter folders: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`).
 //!
-//! What the config says is `config`'s, which part a tensor is `parts`' to know; here they must agree. Formulas:
-//! `LoraLayer` of the peft library. Next: `apply`.
+//! [`config`] reads the keys, `tensor_names` the names of tensors; here both must agree. Formulas: `LoraLayer` of the
+//! peft library. Next: `super::apply`.
+
+pub mod config;
+mod pattern;
+mod targets;
+mod tensor_names;
+mod values;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json, json};
 
-use super::config::Settings;
-use super::parts::{self, Part};
-use super::{Adapter, CONFIG, Pair, Rows, Start, Whole, natural};
+use self::config::PeftConfig;
+use self::tensor_names::{PREFIX, Part};
+use super::detect::{PEFT_CONFIG, is_peft_folder};
+use super::lora::{Adapter, BaseInit, LoraPair, NewRows, WholeTensor, layer_order};
 use crate::atomic;
-use crate::checkpoint::resolve::FOLDER_WEIGHTS;
-use crate::checkpoint::value::HostTensor;
-use crate::checkpoint::{load, safetensors};
+use crate::checkpoint::host_tensor::HostTensor;
+use crate::checkpoint::read::read_weights;
+use crate::checkpoint::safetensors;
+use crate::checkpoint::weights::read_json;
 use crate::error::{Error, Place, Result};
 
 const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
-const PREFIX: &str = "base_model.model.";
 
 /// Reads a folder.
 ///
 /// # Errors
-/// There is none, a key of its config asks for what is not computed here, or its weights do not fit the config.
+/// There is no adapter, a key of its config asks for what is not computed here, or its weights do not fit the config.
 pub fn read(folder: &Path) -> Result<Adapter> {
-    let (settings, file) = settings(folder)?;
-    let weights = weights_of(folder)?;
-    let mut read = Read::default();
-    for (name, tensor) in load::read_weights(&weights)?.tensors {
+    let (settings, file) = read_config(folder)?;
+    let weights = weight_file(folder)?;
+    let mut read = Parts::default();
+    for (name, tensor) in read_weights(&weights)?.tensors {
         read.put(&settings, &name, tensor).map_err(|e| e.at(Place::file(&weights)))?;
     }
     let mut adapter = read.adapter(&settings).map_err(|e| e.at(Place::file(&file)))?;
@@ -39,21 +46,11 @@ pub fn read(folder: &Path) -> Result<Adapter> {
     Ok(adapter)
 }
 
-/// Whether a folder holds an adapter's config.
-pub fn is_folder(folder: &Path) -> bool {
-    folder.join(CONFIG).is_file()
-}
-
-/// Whether it does, and no model.
-pub fn is_alone(folder: &Path) -> bool {
-    is_folder(folder) && !FOLDER_WEIGHTS.iter().any(|name| folder.join(name).is_file())
-}
-
-/// The file with a folder's tensors.
+/// The weight file of a folder.
 ///
 /// # Errors
 /// There is none.
-pub fn weights_of(folder: &Path) -> Result<PathBuf> {
+pub fn weight_file(folder: &Path) -> Result<PathBuf> {
     let weights = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     weights.ok_or_else(|| {
         Error::input("this adapter has no weights")
@@ -62,28 +59,31 @@ pub fn weights_of(folder: &Path) -> Result<PathBuf> {
     })
 }
 
-/// The config of a folder, and its file.
-pub fn settings(folder: &Path) -> Result<(Settings, PathBuf)> {
-    let file = folder.join(CONFIG);
-    if !file.is_file() {
+/// The config of a folder, and its path.
+///
+/// # Errors
+/// There is none, it is no JSON, or a key asks for what is not computed here.
+pub fn read_config(folder: &Path) -> Result<(PeftConfig, PathBuf)> {
+    let file = folder.join(PEFT_CONFIG);
+    if !is_peft_folder(folder) {
         return Err(Error::input("this folder holds no adapter")
             .at(Place::file(folder))
-            .hint(format!("PEFT's folders have {CONFIG}; upstream's adapter is a .pth file")));
+            .hint(format!("PEFT's folders have {PEFT_CONFIG}; upstream's adapter is a .pth file")));
     }
-    let settings = Settings::read(&load::read_json(&file)?).map_err(|e| e.at(Place::file(&file)))?;
+    let settings = PeftConfig::read(&read_json(&file)?).map_err(|e| e.at(Place::file(&file)))?;
     Ok((settings, file))
 }
 
 /// An adapter while its tensors are read, in any order.
 #[derive(Default)]
-struct Read {
+struct Parts {
     modules: HashMap<String, HashMap<Part, HostTensor>>,
-    whole: Vec<Whole>,
+    whole: Vec<WholeTensor>,
 }
 
-impl Read {
-    fn put(&mut self, settings: &Settings, name: &str, tensor: HostTensor) -> Result<()> {
-        let (module, part) = parts::of(name).ok_or_else(|| {
+impl Parts {
+    fn put(&mut self, settings: &PeftConfig, name: &str, tensor: HostTensor) -> Result<()> {
+        let (module, part) = tensor_names::parse(name).ok_or_else(|| {
             Error::failed(format!("`{name}` is no part of a LoRA adapter"))
                 .hint("matrices A and B, DoRA's magnitudes, new rows and whole modules are read")
         })?;
@@ -98,7 +98,7 @@ impl Read {
                 return Ok(());
             }
         };
-        let own = settings.saved(&module);
+        let own = settings.saves(&module);
         if saved && !own {
             return Err(Error::failed(format!(
                 "`modules_to_save` does not name `{module}`, which comes whole"
@@ -118,20 +118,20 @@ impl Read {
             }
             return Err(Error::failed(format!("`{name}` comes twice")));
         }
-        self.whole.push(Whole { name, tensor, own });
+        self.whole.push(WholeTensor { name, tensor, own });
         Ok(())
     }
 
-    fn adapter(self, settings: &Settings) -> Result<Adapter> {
+    fn adapter(self, settings: &PeftConfig) -> Result<Adapter> {
         let mut adapter = Adapter { whole: self.whole, keep_tie: settings.keep_tie, ..Adapter::default() };
         for (module, mut parts) in self.modules {
-            if let Some(rows) = parts.remove(&Part::Tokens) {
+            if let Some(rows) = parts.remove(&Part::TokenRows) {
                 adapter.rows.push(new_rows(settings, &module, rows)?);
             }
             if !parts.is_empty() {
                 // The output layer's follows the embedding's where the config ties them.
                 if !(settings.keep_tie && module == "lm_head") {
-                    settings.expect(&module)?;
+                    settings.expect_target(&module)?;
                 }
                 let pair = pair(settings, &module, parts)?;
                 adapter.pairs.push((module, pair));
@@ -143,27 +143,27 @@ impl Read {
             )));
         }
         for name in &settings.modules_to_save {
-            let there = |whole: &Whole| whole.own && settings.saved_as(&whole.name, name);
+            let there = |whole: &WholeTensor| whole.own && settings.saves_as(&whole.name, name);
             if !adapter.whole.iter().any(there) {
                 return Err(Error::failed(format!(
                     "`modules_to_save` names `{name}`, which is not in the weights"
                 )));
             }
         }
-        adapter.pairs.sort_by(|a, b| natural(&a.0).cmp(&natural(&b.0)));
+        adapter.pairs.sort_by(|a, b| layer_order(&a.0).cmp(&layer_order(&b.0)));
         adapter.whole.sort_by(|a, b| a.name.cmp(&b.name));
         adapter.rows.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(adapter)
     }
 }
 
-/// A module's matrices with all that belongs to them.
-fn pair(settings: &Settings, module: &str, mut parts: HashMap<Part, HostTensor>) -> Result<Pair> {
+/// The pair of a module, with all parts that belong to it.
+fn pair(settings: &PeftConfig, module: &str, mut parts: HashMap<Part, HostTensor>) -> Result<LoraPair> {
     let embedding = parts.contains_key(&Part::EmbeddingA) || parts.contains_key(&Part::EmbeddingB);
     let halves = if embedding {
         // An embedding is a Linear from ids seen from the other side: A is [R, V] and B [D, R].
-        let turn = |half: Option<HostTensor>| half.map(|half| half.transposed()).transpose();
-        (turn(parts.remove(&Part::EmbeddingB))?, turn(parts.remove(&Part::EmbeddingA))?)
+        let transpose = |half: Option<HostTensor>| half.map(|half| half.transposed()).transpose();
+        (transpose(parts.remove(&Part::EmbeddingB))?, transpose(parts.remove(&Part::EmbeddingA))?)
     } else {
         (parts.remove(&Part::A), parts.remove(&Part::B))
     };
@@ -172,10 +172,10 @@ fn pair(settings: &Settings, module: &str, mut parts: HashMap<Part, HostTensor>)
             .hint("copy or download the adapter again"));
     };
     let rank = a.shape().first().copied().unwrap_or(0);
-    let mut pair = Pair::new(module, a, b, settings.scale(module, rank)?)?;
+    let mut pair = LoraPair::new(module, a, b, settings.scale(module, rank)?)?;
     pair.embedding = embedding;
-    // peft takes embeddings apart for no kind of start.
-    pair.start = if embedding { Start::Same } else { settings.start };
+    // peft prepares embeddings in no way.
+    pair.start = if embedding { BaseInit::Same } else { settings.start };
     pair.magnitude = parts.remove(&Part::Magnitude);
     pair.bias = parts.remove(&Part::BiasOfB);
     for (key, asked, there) in [
@@ -195,25 +195,25 @@ fn pair(settings: &Settings, module: &str, mut parts: HashMap<Part, HostTensor>)
     Ok(pair)
 }
 
-fn new_rows(settings: &Settings, module: &str, rows: HostTensor) -> Result<Rows> {
+fn new_rows(settings: &PeftConfig, module: &str, rows: HostTensor) -> Result<NewRows> {
     let named = settings.tokens.iter().find(|(name, _)| module.ends_with(name.as_str()));
     let (_, indices) = named.ok_or_else(|| {
         Error::failed(format!("`trainable_token_indices` does not name `{module}`, which has new rows"))
     })?;
-    Ok(Rows { name: format!("{module}.weight"), indices: indices.clone(), rows })
+    Ok(NewRows { name: format!("{module}.weight"), indices: indices.clone(), rows })
 }
 
-/// Writes a folder; `base` is the model that the library should load under it.
+/// Writes a folder. `base` is the model that the library loads under the adapter.
 ///
 /// # Errors
 /// The disk fails, or the adapter is more than plain LoRA.
 pub fn write(adapter: &Adapter, base: Option<&str>, folder: &Path) -> Result<()> {
-    adapter.plain("the folder that is written here")?;
+    adapter.check_plain("the folder that is written here")?;
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
     let mut tensors: Vec<(String, HostTensor)> = Vec::new();
     let uniform = uniform(adapter);
     for (module, pair) in &adapter.pairs {
-        // One alpha stands for all where it can; else B takes the scale up.
+        // One alpha for all where possible; else the scale is multiplied into B.
         let pair = if uniform.is_some() { pair.clone() } else { pair.folded()? };
         tensors.push((format!("{PREFIX}{module}.lora_A.weight"), pair.a));
         tensors.push((format!("{PREFIX}{module}.lora_B.weight"), pair.b));
@@ -224,13 +224,13 @@ pub fn write(adapter: &Adapter, base: Option<&str>, folder: &Path) -> Result<()>
     let mut text =
         serde_json::to_string_pretty(&config).map_err(|e| Error::failed("cannot write JSON").because(e))?;
     text.push('\n');
-    atomic::write_bytes(&folder.join(CONFIG), text.as_bytes())
+    atomic::write_bytes(&folder.join(PEFT_CONFIG), text.as_bytes())
 }
 
-/// Rank and scale where all pairs have the same.
+/// Rank and scale, if all pairs have the same.
 fn uniform(adapter: &Adapter) -> Option<(i64, f64)> {
     let first = &adapter.pairs.first()?.1;
-    let same = |pair: &Pair| pair.rank() == first.rank() && pair.scale == first.scale;
+    let same = |pair: &LoraPair| pair.rank() == first.rank() && pair.scale == first.scale;
     adapter.pairs.iter().all(|(_, pair)| same(pair)).then_some((first.rank(), first.scale))
 }
 
@@ -263,7 +263,8 @@ fn config(adapter: &Adapter, uniform: Option<(i64, f64)>, base: Option<&str>) ->
     })
 }
 
-/// The last parts of the names (`q_proj`) where these mean the same Linears in every layer, else all names.
+/// `target_modules`: the last parts of the names (`q_proj`) where these mean the same Linears in every layer, else all
+/// names.
 fn targets(adapter: &Adapter) -> Vec<String> {
     let split = |name: &str| {
         let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;

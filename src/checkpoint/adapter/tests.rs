@@ -4,19 +4,20 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Adapter, Pair, merge, peft};
-use crate::checkpoint::load::{self, load_model, named_tensors};
-use crate::checkpoint::{Value, about, bridge, pth};
+use super::{Adapter, LoraPair, merge, peft};
+use crate::checkpoint::load::{load_model, named_tensors};
+use crate::checkpoint::weights::METADATA;
+use crate::checkpoint::{Value, convert, metadata, pth, tokenizer_folder};
 use crate::model::{CausalLm, Mask, ModelOverrides, Params};
 
-fn pair(rank: i64, scale: f64) -> Pair {
-    let host = |t: Tensor| bridge::to_host(&t).unwrap();
+fn pair(rank: i64, scale: f64) -> LoraPair {
+    let host = |t: Tensor| convert::to_host(&t).unwrap();
     let a = host(Tensor::randn([rank, 8], (Kind::Float, Device::Cpu)));
     let b = host(Tensor::randn([8, rank], (Kind::Float, Device::Cpu)));
-    Pair::new("q", a, b, scale).unwrap()
+    LoraPair::new("q", a, b, scale).unwrap()
 }
 
-fn adapter(pairs: &[(&str, Pair)]) -> Adapter {
+fn adapter(pairs: &[(&str, LoraPair)]) -> Adapter {
     let pairs = pairs.iter().map(|(name, pair)| ((*name).to_owned(), pair.clone())).collect();
     Adapter { pairs, ..Adapter::default() }
 }
@@ -146,7 +147,7 @@ fn other_adapters_and_damage_are_refused() {
     assert!((scale - 2.0f64.sqrt()).abs() < 1e-12, "{scale}");
 
     let half = folder.path().join("half.pth");
-    let mut named = good.upstream().unwrap();
+    let mut named = good.to_upstream().unwrap();
     named.pop();
     let dict = named.into_iter().map(|(name, t)| (name, crate::checkpoint::Value::Tensor(t)));
     pth::write(&half, &crate::checkpoint::Value::dict(dict), &[]).unwrap();
@@ -203,7 +204,7 @@ fn our_own_files_state_their_scale() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lora_8.pth");
     let one = adapter(&[("model.layers.0.self_attn.q_proj", pair(2, 1.0))]);
-    let named = one.upstream().unwrap().into_iter().map(|(n, t)| (n, crate::checkpoint::Value::Tensor(t)));
+    let named = one.to_upstream().unwrap().into_iter().map(|(n, t)| (n, crate::checkpoint::Value::Tensor(t)));
     pth::write(
         &path,
         &crate::checkpoint::Value::dict(named),
@@ -268,10 +269,10 @@ fn a_merge_takes_a_model_and_keeps_its_tokenizer() {
     let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
     let value = crate::engine::resume::weights_value(&model, Kind::Float).unwrap();
     let write = |name: &str, value: &Value, said: serde_json::Value| {
-        pth::write(&path(name), value, &[(load::METADATA, said.to_string().as_bytes())]).unwrap();
+        pth::write(&path(name), value, &[(METADATA, said.to_string().as_bytes())]).unwrap();
     };
     let matrix = |shape: [i64; 2]| {
-        Value::Tensor(bridge::to_host(&Tensor::ones(shape, (Kind::Float, Device::Cpu))).unwrap())
+        Value::Tensor(convert::to_host(&Tensor::ones(shape, (Kind::Float, Device::Cpu))).unwrap())
     };
     let halves = [("A", matrix([2, 32])), ("B", matrix([32, 2]))];
     let lora = Value::dict(
@@ -294,8 +295,8 @@ fn a_merge_takes_a_model_and_keeps_its_tokenizer() {
         ("other/plain_32.pth", "elsewhere/merged.pth", tok.to_str().unwrap()),
     ] {
         merge::merge(&path(base), &lora, &path(out), None).unwrap();
-        assert_eq!(about::said(&path(out)).unwrap().unwrap()["tokenizer"], named, "{out}");
-        let found = about::tokenizer(&path(out)).unwrap().unwrap();
+        assert_eq!(metadata::read(&path(out)).unwrap().unwrap()["tokenizer"], named, "{out}");
+        let found = tokenizer_folder::find(&path(out)).unwrap().unwrap();
         assert_eq!(found.canonicalize().unwrap(), tok, "{out}");
     }
 }
@@ -303,23 +304,23 @@ fn a_merge_takes_a_model_and_keeps_its_tokenizer() {
 /// What peft takes out of the model's weights, and the lengths that DoRA gives its rows.
 #[test]
 fn kinds_beyond_plain_lora_are_added_as_in_peft() {
-    use super::{Start, apply::merged};
+    use super::{apply::merged, lora::BaseInit};
     tch::manual_seed(5);
     let weight = Tensor::randn([8, 8], (Kind::Float, Device::Cpu));
     let near = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]) < 1e-5;
-    let host = |t: &Tensor| bridge::to_host(&t.contiguous()).unwrap();
-    let kind = |pair: &Pair| merged(&weight, pair, Kind::Float).unwrap();
+    let host = |t: &Tensor| convert::to_host(&t.contiguous()).unwrap();
+    let kind = |pair: &LoraPair| merged(&weight, pair, Kind::Float).unwrap();
     // The parts that these kinds begin as give the model's own weights again.
     let (u, s, v) = weight.svd(true, true);
     let root = (s.narrow(0, 0, 3) / 0.5).sqrt();
     let a = (v.narrow(1, 0, 3) * &root).transpose(0, 1);
-    let mut pissa = Pair::new("q", host(&a), host(&(u.narrow(1, 0, 3) * &root)), 0.5).unwrap();
+    let mut pissa = LoraPair::new("q", host(&a), host(&(u.narrow(1, 0, 3) * &root)), 0.5).unwrap();
     assert!(!near(&kind(&pissa), &weight));
-    pissa.start = Start::Pissa;
+    pissa.start = BaseInit::Pissa;
     assert!(near(&kind(&pissa), &weight));
     let (q, r) = Tensor::linalg_qr(&weight, "reduced");
-    let mut olora = Pair::new("q", host(&r.narrow(0, 0, 3)), host(&q.narrow(1, 0, 3)), 0.5).unwrap();
-    olora.start = Start::Olora;
+    let mut olora = LoraPair::new("q", host(&r.narrow(0, 0, 3)), host(&q.narrow(1, 0, 3)), 0.5).unwrap();
+    olora.start = BaseInit::Olora;
     assert!(near(&kind(&olora), &weight));
     for (embedding, across) in [(false, 1i64), (true, 0)] {
         let mut dora = pair(3, 0.5);

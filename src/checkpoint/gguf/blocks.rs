@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 
 use super::quants;
-use crate::checkpoint::value::{DType, HostTensor};
+use crate::checkpoint::dtype::DType;
+use crate::checkpoint::host_tensor::HostTensor;
 use crate::error::{Error, Result};
 
 /// Weights in a block of q8_0 and q4_0.

@@ -23,9 +23,8 @@ mod tests;
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::ends::GGUF_KEYS;
-use super::load::Weights;
-use super::value::HostTensor;
+use super::host_tensor::HostTensor;
+use super::weights::Weights;
 use crate::error::{Error, Place, Result};
 use crate::model::ModelConfig;
 
@@ -36,6 +35,10 @@ pub use vocabulary::{TokenKind, Vocabulary};
 
 /// How a file of this format begins.
 pub const MAGIC: &[u8; 4] = b"GGUF";
+
+/// llama.cpp's end of a text, of a turn and of a message; each of them ends an answer there.
+pub const EOS_KEYS: [&str; 3] =
+    ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
 /// Opens a file: its metadata and where its tensors lie.
 ///
@@ -62,7 +65,7 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
     let heads = metadata::heads(&file, arch).map_err(at)?;
     let config = metadata::config_json(&file).map_err(at)?;
     let tensors = names::from_file(&file, arch, heads).map_err(at)?;
-    Ok(Weights { tensors, metadata: Some(serde_json::json!({"config": config})), under: None })
+    Ok(Weights { tensors, metadata: Some(serde_json::json!({"config": config})), state_dict_key: None })
 }
 
 /// Whether a file begins as this format does.
@@ -75,7 +78,7 @@ pub fn is_gguf(path: &Path) -> bool {
 /// End marks beside the tokenizer's own: llama.cpp has keys for two more.
 fn put_ends(head: &mut writer::Head, eos: Option<u32>, ends: &[u32]) -> Result<()> {
     let more: Vec<u32> = ends.iter().copied().filter(|id| Some(*id) != eos).collect();
-    let keys = if eos.is_some() { &GGUF_KEYS[1..] } else { &GGUF_KEYS[..] };
+    let keys = if eos.is_some() { &EOS_KEYS[1..] } else { &EOS_KEYS[..] };
     for (key, id) in keys.iter().zip(&more) {
         head.int(key, i64::from(*id))?;
     }

@@ -12,7 +12,8 @@ use super::blocks::{Element, Precision, floats};
 use super::metadata::Arch;
 use super::reader::{Entry, Gguf, damaged};
 use super::rope::FACTORS;
-use crate::checkpoint::value::{DType, HostTensor, Storage};
+use crate::checkpoint::dtype::DType;
+use crate::checkpoint::host_tensor::{HostTensor, Storage};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 

@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use super::MAGIC;
 use super::blocks::Element;
 use super::split;
-use crate::checkpoint::value::Storage;
+use crate::checkpoint::host_tensor::Storage;
 use crate::error::{Error, Result};
 use crate::native;
 

@@ -4,7 +4,8 @@
 //! (`generate_extra_tensors` of its `convert_hf_to_gguf.py`). Read, they become that rule again where it gives the
 //! same numbers, else they stay a list. Next: `metadata`.
 
-use crate::checkpoint::value::{DType, HostTensor, Storage};
+use crate::checkpoint::dtype::DType;
+use crate::checkpoint::host_tensor::{HostTensor, Storage};
 use crate::error::Result;
 use crate::model::ModelConfig;
 use crate::model::rope_scaling::RopeScaling;

@@ -6,8 +6,8 @@ use std::path::Path;
 use tch::{Device, Kind};
 
 use super::*;
-use crate::checkpoint::load::{load_model, read_weights};
-use crate::checkpoint::{bridge, gguf::blocks::floats};
+use crate::checkpoint::{convert, gguf::blocks::floats};
+use crate::checkpoint::{load_model, read_weights};
 use crate::model::config::preset;
 use crate::model::{CausalLm, Params};
 
@@ -19,7 +19,7 @@ pub fn model(name: &str) -> (ModelConfig, HashMap<String, HostTensor>) {
     let config = stated.resolve().unwrap();
     let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
     let names = model.params().names().iter().cloned();
-    let hosts = bridge::borrow_all(model.params().tensors().iter()).unwrap();
+    let hosts = convert::borrow_all(model.params().tensors().iter()).unwrap();
     (config, names.zip(hosts).collect())
 }
 
@@ -77,7 +77,7 @@ fn models_come_back_under_every_precision() {
             }
             assert_eq!(told, config);
             for (name, before) in &weights {
-                let (a, b) = (bridge::to_tensor(before).unwrap(), back.model.params().get(name));
+                let (a, b) = (convert::to_tensor(before).unwrap(), back.model.params().get(name));
                 let worst = (&a - b).abs().max().double_value(&[]);
                 let bound = a.abs().max().double_value(&[]) * within;
                 assert!(worst <= bound, "{name}: {worst} > {bound}");
@@ -134,7 +134,7 @@ fn end_marks_have_three_keys() {
     };
     super::write(&path, &contents, &weights).unwrap();
     // The tokenizer's own first; of more than two others the rest has no key.
-    assert_eq!(crate::checkpoint::ends::named(&path).unwrap(), [2, 7, 9]);
+    assert_eq!(crate::checkpoint::eos::token_ids(&path).unwrap(), [2, 7, 9]);
 }
 
 #[test]

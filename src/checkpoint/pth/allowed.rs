@@ -4,7 +4,7 @@
 //! A name that is not here ends the reading, with the name in the message: whatever it is, unpickling it
 //! would call it. None of these does more than build a value.
 
-use crate::checkpoint::value::DType;
+use crate::checkpoint::dtype::DType;
 use crate::error::{Error, Result};
 
 /// What a pickle may call, or name as a value.

@@ -19,7 +19,8 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use super::pickler::Pickled;
-use crate::checkpoint::value::{DType, Storage};
+use crate::checkpoint::dtype::DType;
+use crate::checkpoint::host_tensor::Storage;
 use crate::error::{Error, Result};
 use crate::native;
 

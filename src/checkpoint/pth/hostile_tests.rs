@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::pickler::Pickled;
 use super::tests::sample_file;
 use super::{archive, read};
-use crate::checkpoint::value::Storage;
+use crate::checkpoint::host_tensor::Storage;
 use crate::checkpoint::{DType, HostTensor, Value};
 
 /// The fault of a file with this pickle and one storage of 16 bytes.

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::allowed::Global;
-use crate::checkpoint::value::{DType, HostTensor, Storage};
+use crate::checkpoint::dtype::DType;
+use crate::checkpoint::host_tensor::{HostTensor, Storage};
 
 /// What the machine's stack and memo hold.
 #[derive(Debug, Clone)]

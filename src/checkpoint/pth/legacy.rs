@@ -16,7 +16,9 @@ use memmap2::Mmap;
 use super::allowed::broken;
 use super::storages::{Described, Storages};
 use super::unpickler;
-use crate::checkpoint::value::{DType, Storage, Value};
+use crate::checkpoint::dtype::DType;
+use crate::checkpoint::host_tensor::Storage;
+use crate::checkpoint::value::Value;
 use crate::error::{Error, Result};
 use crate::native;
 

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::checkpoint::value::{DType, HostTensor, Storage, Value};
+use crate::checkpoint::dtype::DType;
+use crate::checkpoint::host_tensor::{HostTensor, Storage};
+use crate::checkpoint::value::Value;
 use crate::error::{Error, Result};
 
 /// How deep a tree may be nested, written and read.

@@ -9,7 +9,8 @@ use super::allowed::{Global, broken};
 use super::items::{Item, Node};
 use super::storages::Described;
 use super::unpickler::Machine;
-use crate::checkpoint::value::{DType, HostTensor};
+use crate::checkpoint::dtype::DType;
+use crate::checkpoint::host_tensor::HostTensor;
 use crate::error::{Error, Result};
 
 /// Calls within a call: a parameter of a tensor of a class.
@@ -224,7 +225,7 @@ impl Machine<'_> {
         size: &Item,
         stride: &Item,
         offset: i64,
-        storage: Arc<crate::checkpoint::value::Storage>,
+        storage: Arc<crate::checkpoint::host_tensor::Storage>,
     ) -> Result<Item> {
         let (size, stride) = (self.ints(size)?, self.ints(stride)?);
         let tensor = HostTensor::new(dtype, size, stride, offset, storage)?;

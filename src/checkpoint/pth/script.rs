@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::archive::Archive;
 use super::unpickler::unpickle_script;
-use crate::checkpoint::value::{HostTensor, Value};
+use crate::checkpoint::host_tensor::HostTensor;
+use crate::checkpoint::value::Value;
 use crate::error::{Error, Place, Result};
 
 /// Longest source text that is read.

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::archive::Archive;
-use crate::checkpoint::value::{DType, Storage};
+use crate::checkpoint::dtype::DType;
+use crate::checkpoint::host_tensor::Storage;
 use crate::error::Result;
 
 /// A storage as a pickle describes it.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use super::{read, read_extra, write};
-use crate::checkpoint::value::Storage;
-use crate::checkpoint::{DType, HostTensor, Value, bridge};
+use crate::checkpoint::host_tensor::Storage;
+use crate::checkpoint::{DType, HostTensor, Value, convert};
 
 /// A tree with every kind of value.
 pub fn sample() -> Value {
@@ -15,14 +15,14 @@ pub fn sample() -> Value {
     let turned = a.transpose(0, 1);
     let mut entries = Vec::new();
     let tensors = [&a, &a, &turned];
-    for (i, host) in bridge::borrow_all(tensors.into_iter()).unwrap().into_iter().enumerate() {
+    for (i, host) in convert::borrow_all(tensors.into_iter()).unwrap().into_iter().enumerate() {
         entries.push((format!("t{i}"), Value::Tensor(host)));
     }
     for kind in [Kind::Float, Kind::Half, Kind::Int64, Kind::Bool, Kind::Uint8, Kind::Double] {
         let t = Tensor::ones([3], (kind, Device::Cpu));
-        entries.push((format!("{kind:?}"), Value::Tensor(bridge::to_host(&t).unwrap())));
+        entries.push((format!("{kind:?}"), Value::Tensor(convert::to_host(&t).unwrap())));
     }
-    entries.push(("scalar".into(), Value::Tensor(bridge::to_host(&Tensor::from(2.5f32)).unwrap())));
+    entries.push(("scalar".into(), Value::Tensor(convert::to_host(&Tensor::from(2.5f32)).unwrap())));
     let storage = Storage::owned((0..8).collect());
     let strided = HostTensor::new(DType::U8, vec![3, 2], vec![1, 3], 1, storage).unwrap();
     entries.push(("strided".into(), Value::Tensor(strided)));

@@ -16,7 +16,8 @@ use super::items::{Item, Node};
 use super::opcodes::*;
 use super::pickler::MAX_DEPTH;
 use super::storages::{Records, Storages};
-use crate::checkpoint::value::{HostTensor, Storage, Value};
+use crate::checkpoint::host_tensor::{HostTensor, Storage};
+use crate::checkpoint::value::Value;
 use crate::error::Result;
 
 /// Marks that are open at a time: one a container, two more in a tensor's arguments.

@@ -8,8 +8,7 @@ use serde_json::json;
 use tch::{Device, Kind};
 
 use super::median;
-use crate::checkpoint::load::{METADATA, load_model};
-use crate::checkpoint::{pth, resolve_model_path};
+use crate::checkpoint::{METADATA, load_model, pth, resolve_model_path};
 use crate::engine::memory::measure_peak;
 use crate::engine::resume::weights_value;
 use crate::error::{Error, Result};

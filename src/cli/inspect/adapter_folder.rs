@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
-use super::natural;
+use crate::checkpoint::adapter::lora::layer_order;
 use crate::checkpoint::adapter::{Adapter, peft};
-use crate::checkpoint::load;
+use crate::checkpoint::read_weights;
 use crate::error::Result;
 
 /// Describes a PEFT folder as JSON. An adapter with features that this program does not compute is still described; its
@@ -16,10 +16,10 @@ use crate::error::Result;
 /// # Errors
 /// The folder's weights cannot be read.
 pub fn look(folder: &Path) -> Result<Json> {
-    let weights = load::read_weights(&peft::weights_of(folder)?)?;
+    let weights = read_weights(&peft::weight_file(folder)?)?;
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
     let mut tensors: Vec<_> = weights.tensors.iter().collect();
-    tensors.sort_by(|a, b| natural(a.0).cmp(&natural(b.0)));
+    tensors.sort_by(|a, b| layer_order(a.0).cmp(&layer_order(b.0)));
     for (_, tensor) in &tensors {
         *kinds.entry(tensor.dtype().name()).or_default() += tensor.numel() as u64;
     }
@@ -27,7 +27,7 @@ pub fn look(folder: &Path) -> Result<Json> {
         .iter()
         .map(|(name, t)| json!({"name": name, "dtype": t.dtype().name(), "shape": t.shape()}))
         .collect();
-    let adapter = match peft::settings(folder)
+    let adapter = match peft::read_config(folder)
         .and_then(|(settings, _)| Ok((settings, Adapter::read(folder)?)))
     {
         Ok((settings, adapter)) => {

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::tree::Row;
-use crate::checkpoint::load::Weights;
-use crate::checkpoint::{Value, contradiction};
+use crate::checkpoint::config_conflicts::config_conflicts;
+use crate::checkpoint::{Value, Weights};
 use crate::model::value_head::{VALUE_BIAS, VALUE_WEIGHT};
 use crate::model::{ModelConfig, SCORE};
 
@@ -16,7 +16,7 @@ pub fn contradictions(config: &ModelConfig, from: &str, weights: &Weights) -> Ve
     for head in [SCORE, VALUE_WEIGHT, VALUE_BIAS] {
         tensors.remove(head);
     }
-    let (differ, why) = contradiction::contradictions(config, &tensors);
+    let (differ, why) = config_conflicts(config, &tensors);
     let told = differ.iter().map(|d| {
         let (key, stated, has) = (d.key, &d.config, &d.weights);
         let text = format!("`{key}` is {stated} by {from}, but {has} by the weights");
@@ -81,7 +81,7 @@ pub fn optimizer(resume: &Value) -> Json {
 /// A number, or a tensor of one.
 fn number(value: &Value) -> Option<f64> {
     if let Some(tensor) = value.as_tensor() {
-        let tensor = crate::checkpoint::bridge::to_tensor(tensor).ok()?;
+        let tensor = crate::checkpoint::convert::to_tensor(tensor).ok()?;
         return (tensor.numel() == 1).then(|| tensor.double_value(&[0i64; 1][..tensor.dim()]));
     }
     value.as_f64()

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use super::added::{self, Configured};
 use super::sentencepiece::Model;
 use super::{ChatTemplate, Raw, Special, Tokenizer, guard, mask, read_optional};
-use crate::checkpoint::about::TOKENIZERS;
-pub use crate::checkpoint::about::tokenizer_file as file;
+use crate::checkpoint::tokenizer_folder::TOKENIZER_FILES;
+pub use crate::checkpoint::tokenizer_folder::tokenizer_file as file;
 use crate::error::{Error, Place, Result};
 
 fn broken(path: &Path, error: impl fmt::Display) -> Error {
@@ -29,7 +29,7 @@ impl Tokenizer {
     /// # Errors
     /// No tokenizer there, or files that are broken or ask for what no tokenizer needs.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = file(dir).unwrap_or_else(|| dir.join(TOKENIZERS[0]));
+        let path = file(dir).unwrap_or_else(|| dir.join(TOKENIZER_FILES[0]));
         let at = |error: Error| error.at(Place::file(&path));
         let bytes =
             crate::files::read(&path).map_err(|error| Error::io("read the tokenizer", &path, error))?;

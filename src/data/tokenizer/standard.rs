@@ -11,7 +11,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::train;
 use crate::atomic;
-use crate::checkpoint::{about, load, resolve_model_path};
+use crate::checkpoint::{read_weights, resolve_model_path, tokenizer_folder};
 use crate::error::{Error, Result};
 
 /// Entries of both.
@@ -53,7 +53,7 @@ impl Standard {
         if rows != VOCAB_SIZE as i64 {
             return Ok(None);
         }
-        let standard = match about::tokenizer_named(path)? {
+        let standard = match tokenizer_folder::named(path)? {
             // A tokenizer of its own that is not there any more: MiniMind's would read it as other text.
             Some(named) => match Self::ALL.into_iter().find(|s| Path::new(&named).ends_with(s.name())) {
                 Some(standard) => standard,
@@ -191,10 +191,10 @@ impl Standard {
 /// There are no such weights, or they cannot be read.
 pub fn belonging(weights: &str, cache: &Path) -> Result<Option<PathBuf>> {
     let path = resolve_model_path(weights)?;
-    if let Some(folder) = about::tokenizer(&path)? {
+    if let Some(folder) = tokenizer_folder::find(&path)? {
         return Ok(Some(folder));
     }
-    let tensors = load::read_weights(&path)?.tensors;
+    let tensors = read_weights(&path)?.tensors;
     let embedding = tensors.get("model.embed_tokens.weight").or_else(|| tensors.get("lm_head.weight"));
     let rows = embedding.and_then(|tensor| tensor.shape().first().copied()).unwrap_or(0);
     let norms = tensors.keys().any(|name| name.ends_with("self_attn.q_norm.weight"));

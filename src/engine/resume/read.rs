@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
 use super::{Position, SavedState, previous_path};
-use crate::checkpoint::{Value, bridge, pth};
+use crate::checkpoint::{Value, convert, pth};
 use crate::error::{Error, Place, Result};
 use crate::model::CausalLm;
 use crate::native;
@@ -133,7 +133,7 @@ impl ResumeFile {
             Some(i) => others.and_then(|states| states.get(i)),
         };
         if let Some(rng) = rng.and_then(Value::as_tensor) {
-            native::set_rng_state(model.device(), &bridge::to_tensor(rng)?)?;
+            native::set_rng_state(model.device(), &convert::to_tensor(rng)?)?;
         }
         Ok(())
     }
@@ -152,7 +152,7 @@ impl ResumeFile {
         let mut found = std::collections::HashMap::new();
         for (name, value) in dict {
             if let (Some(name), Some(tensor)) = (name.as_str(), value.as_tensor()) {
-                found.insert(crate::checkpoint::names::own_name(name), tensor);
+                found.insert(crate::checkpoint::state_dict::strip_wrappers(name), tensor);
             }
         }
         for (name, param) in named {
@@ -166,7 +166,7 @@ impl ResumeFile {
                 ))
                 .hint("the model in the recipe changed: start the stage over with --from and its name"));
             }
-            let saved = bridge::to_tensor(saved)?;
+            let saved = convert::to_tensor(saved)?;
             tch::no_grad(|| param.shallow_clone().f_copy_(&saved))?;
         }
         Ok(())
@@ -187,11 +187,11 @@ impl ResumeFile {
                     .get(key)
                     .and_then(Value::as_tensor)
                     .ok_or_else(|| Error::failed(format!("optimizer state {i} has no `{key}`")))
-                    .and_then(bridge::to_tensor)
+                    .and_then(convert::to_tensor)
             };
             let step = match saved.get("step") {
                 Some(Value::Tensor(t)) => {
-                    bridge::to_tensor(t)?.to_kind(Kind::Double).sum(Kind::Double).double_value(&[])
+                    convert::to_tensor(t)?.to_kind(Kind::Double).sum(Kind::Double).double_value(&[])
                 }
                 Some(other) => other.as_f64().unwrap_or(0.0),
                 None => 0.0,

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::checkpoint::{Value, bridge};
+use crate::checkpoint::{Value, convert};
 use crate::error::Result;
 use crate::model::CausalLm;
 use crate::optim::adamw::ParamState;
@@ -22,7 +22,7 @@ pub fn state_dict(model: &CausalLm) -> Vec<(String, Tensor)> {
 }
 
 pub(in crate::engine) fn tensor_dict(tensors: &[(String, Tensor)]) -> Result<Value> {
-    let hosts = bridge::borrow_all(tensors.iter().map(|(_, t)| t))?;
+    let hosts = convert::borrow_all(tensors.iter().map(|(_, t)| t))?;
     Ok(Value::dict(tensors.iter().map(|(name, _)| name.clone()).zip(hosts.into_iter().map(Value::Tensor))))
 }
 
@@ -59,7 +59,7 @@ pub(in crate::engine) fn optimizer_value(
     for state in states {
         tensors.extend([Tensor::from(state.step as f32), state.exp_avg, state.exp_avg_sq]);
     }
-    let mut hosts = bridge::borrow_all(tensors.iter())?.into_iter();
+    let mut hosts = convert::borrow_all(tensors.iter())?.into_iter();
     let mut entries = Vec::new();
     for i in 0..count {
         let mut part =

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::state_dict::{optimizer_value, state_dict, tensor_dict};
 use super::{CheckpointPaths, Position, SavedState, previous_path};
-use crate::checkpoint::{Value, bridge, pth};
+use crate::checkpoint::{Value, convert, pth};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::native;
@@ -59,11 +59,11 @@ pub fn save(files: &CheckpointPaths, snapshot: Snapshot<'_>) -> Result<()> {
         ("wandb_id", Value::None),
         ("scaler", scaler),
         ("minimind", Value::Str(serde_json::to_string(state).map_err(as_json)?)),
-        ("rng_state", Value::Tensor(bridge::to_host(&native::rng_state(model.device())?)?)),
+        ("rng_state", Value::Tensor(convert::to_host(&native::rng_state(model.device())?)?)),
     ];
     let mut extras = extras;
     if !rng_states.is_empty() {
-        let states = rng_states.iter().map(|t| Ok(Value::Tensor(bridge::to_host(t)?)));
+        let states = rng_states.iter().map(|t| Ok(Value::Tensor(convert::to_host(t)?)));
         extras.push(("rng_states", Value::List(states.collect::<Result<_>>()?)));
     }
     let value = Value::dict(own.into_iter().chain(extras));

@@ -16,7 +16,7 @@ use tch::{CModule, IValue, Kind, Tensor};
 
 use super::check::{self, Check};
 use super::{Precision, Source};
-use crate::checkpoint::load::METADATA;
+use crate::checkpoint::METADATA;
 use crate::engine::resume::state_dict;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, KvCache, ModelConfig};

@@ -12,8 +12,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::config::{ModelRewardConfig, RewardSource};
 use super::{BatchReward, RewardContext, RewardInput, text};
-use crate::checkpoint::reward::{RewardModel, load_reward_model};
-use crate::checkpoint::{about, resolve_model_path};
+use crate::checkpoint::reward_model::{RewardModel, load_reward_model};
+use crate::checkpoint::{resolve_model_path, tokenizer_folder};
 use crate::data::Tokenizer;
 use crate::data::tokenizer::{RenderOptions, remove_empty_think};
 use crate::error::{Error, Place, Result};
@@ -44,7 +44,7 @@ impl ModelReward {
     pub(super) fn new(config: &ModelRewardConfig, context: &RewardContext<'_>) -> Result<Self> {
         let path = config.from.locate(context.run)?;
         let model = load_reward_model(&path, context.device, context.kind)?;
-        let own = about::tokenizer(&path)?.as_deref().map(Tokenizer::load).transpose()?;
+        let own = tokenizer_folder::find(&path)?.as_deref().map(Tokenizer::load).transpose()?;
         let given = config.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
         if let (Some(own), Some(given)) = (&own, &given)
             && !own.same_vocabulary(given)

@@ -1,43 +1,43 @@
-//! Which part of an adapter a tensor of PEFT's is, by its name.
+//! The names of tensors in PEFT's files: which part of an adapter each is.
 //!
 //! `base_model.model.` stands before the model's own name; the adapter's name (`default`) may stand inside. Names are
 //! those that `get_peft_model_state_dict` writes, and a whole model's state dict. Next: `peft`.
 
-use crate::checkpoint::names::own_name;
+use crate::checkpoint::state_dict::strip_wrappers;
 
-const PREFIX: &str = "base_model.model.";
+pub const PREFIX: &str = "base_model.model.";
 
 /// A part of a module's adapter, or of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Part {
-    /// `[R, I]`.
+    /// LoRA's A, `[R, I]`.
     A,
-    /// `[O, R]`.
+    /// LoRA's B, `[O, R]`.
     B,
-    /// `[O]`.
+    /// Bias of B, `[O]`.
     BiasOfB,
-    /// `[R, V]` of an embedding.
+    /// A of an embedding, `[R, V]`.
     EmbeddingA,
-    /// `[D, R]` of an embedding.
+    /// B of an embedding, `[D, R]`.
     EmbeddingB,
-    /// DoRA's.
+    /// DoRA's magnitude vector, `[O]`.
     Magnitude,
-    /// New rows.
-    Tokens,
-    /// A parameter of the module, such as `weight`, in a copy of the module.
+    /// New rows of an embedding (`trainable_token_indices`).
+    TokenRows,
+    /// A parameter, such as `weight`, of a copy of the module (`modules_to_save`).
     Saved(String),
-    /// A parameter of the model's own.
+    /// A parameter of the base model.
     Base(String),
-    /// Of no use: what the copy was made of.
+    /// The original of a copied module, which is not read.
     Original,
 }
 
-/// What the rest of a name says.
+/// Reads what follows a mark in a name.
 type Reader = fn(&str) -> Option<Part>;
 
-/// The module and its part.
-pub fn of(name: &str) -> Option<(String, Part)> {
-    let own = own_name(name.strip_prefix(PREFIX).unwrap_or(name)).into_owned();
+/// The module and the part of its adapter that a tensor is; `None` for a name of another form.
+pub fn parse(name: &str) -> Option<(String, Part)> {
+    let own = strip_wrappers(name.strip_prefix(PREFIX).unwrap_or(name)).into_owned();
     let marks: [(&str, Reader); 9] = [
         (".lora_A", |rest| after(rest, "weight").then_some(Part::A)),
         (".lora_B", |rest| match rest {
@@ -47,7 +47,7 @@ pub fn of(name: &str) -> Option<(String, Part)> {
         (".lora_embedding_A", |rest| named(rest).then_some(Part::EmbeddingA)),
         (".lora_embedding_B", |rest| named(rest).then_some(Part::EmbeddingB)),
         (".lora_magnitude_vector", |rest| (named(rest) || after(rest, "weight")).then_some(Part::Magnitude)),
-        (".token_adapter.trainable_tokens_delta", |rest| named(rest).then_some(Part::Tokens)),
+        (".token_adapter.trainable_tokens_delta", |rest| named(rest).then_some(Part::TokenRows)),
         (".token_adapter.", |rest| Some(rest.strip_prefix("base_layer.").map_or(Part::Original, base))),
         (".modules_to_save", |rest| Some(Part::Saved(saved(rest)?))),
         (".original_module.", |_| Some(Part::Original)),
@@ -107,14 +107,18 @@ mod tests {
             ("modules_to_save.default.weight", Part::Saved("weight".into())),
             ("original_module.weight", Part::Original),
             ("lora_embedding_A.default", Part::EmbeddingA),
-            ("token_adapter.trainable_tokens_delta", Part::Tokens),
+            ("token_adapter.trainable_tokens_delta", Part::TokenRows),
         ] {
             for prefix in ["base_model.model.", "", "base_model.model._orig_mod."] {
-                assert_eq!(of(&format!("{prefix}{q}.{rest}")), Some((q.to_owned(), part.clone())), "{rest}");
+                assert_eq!(
+                    parse(&format!("{prefix}{q}.{rest}")),
+                    Some((q.to_owned(), part.clone())),
+                    "{rest}"
+                );
             }
         }
         for rest in ["lora_E", "lora_A.a.b.weight", "lora_A.bias", "lora_other.weight"] {
-            assert_eq!(of(&format!("{q}.{rest}")), None, "{rest}");
+            assert_eq!(parse(&format!("{q}.{rest}")), None, "{rest}");
         }
     }
 }

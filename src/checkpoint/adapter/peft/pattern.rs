@@ -1,6 +1,6 @@
-//! Regular expressions on module names, as peft reads them with Python's `re`.
+//! Regular expressions on module names, as peft matches them with Python's `re`.
 //!
-//! Look-arounds and references back are common there, so the engine is one that has them; what takes it too many
+//! Look-arounds and backreferences are common there, so the engine is one that has them; a match that takes too many
 //! steps is refused. Next: `config`, which holds the patterns.
 
 use fancy_regex::{Regex, RegexBuilder};
@@ -8,9 +8,9 @@ use fancy_regex::{Regex, RegexBuilder};
 use crate::error::{Error, Result};
 
 /// Steps that one name may take.
-const MOST_STEPS: usize = 100_000;
+const MAX_STEPS: usize = 100_000;
 
-/// A pattern of a config's key.
+/// A pattern of a key in `adapter_config.json`.
 #[derive(Debug)]
 pub struct Pattern {
     key: String,
@@ -21,7 +21,7 @@ pub struct Pattern {
 impl Pattern {
     fn new(key: &str, text: &str, regex: &str) -> Result<Self> {
         // Python's `$` and `\Z` at a name's end are the same, for names hold no lines.
-        let regex = RegexBuilder::new(&regex.replace(r"\Z", r"\z")).backtrack_limit(MOST_STEPS).build();
+        let regex = RegexBuilder::new(&regex.replace(r"\Z", r"\z")).backtrack_limit(MAX_STEPS).build();
         let regex = regex.map_err(|e| {
             Error::failed(format!("`{key}` holds a pattern that cannot be read: `{}`", text.escape_debug()))
                 .because(e)
@@ -29,17 +29,26 @@ impl Pattern {
         Ok(Self { key: key.to_owned(), text: text.to_owned(), regex })
     }
 
-    /// For the whole name (`re.fullmatch`).
+    /// Matches the whole name (`re.fullmatch`).
+    ///
+    /// # Errors
+    /// `text` is no regular expression.
     pub fn whole(key: &str, text: &str) -> Result<Self> {
         Self::new(key, text, &format!(r"\A(?:{text})\z"))
     }
 
-    /// For the name or what follows one of its dots (`get_pattern_key`).
+    /// Matches the name or what follows one of its dots (`get_pattern_key`).
+    ///
+    /// # Errors
+    /// `text` is no regular expression.
     pub fn ending(key: &str, text: &str) -> Result<Self> {
         Self::new(key, text, &format!(r"\A(?:.*\.)?(?:{text})\z"))
     }
 
-    /// For the number after what the pattern fits, the first there is (`layers_pattern`).
+    /// Finds the number after the first match of the pattern (`layers_pattern`).
+    ///
+    /// # Errors
+    /// `text` is no regular expression.
     pub fn layer(key: &str, text: &str) -> Result<Self> {
         // Without a pattern of the user's, any name will do, but not the first of all.
         let before = if text == "[^.]*" { r".*?\." } else { r"(?:^|.*?\.)" };
@@ -51,26 +60,27 @@ impl Pattern {
             .because(error)
     }
 
-    /// Whether it fits.
-    pub fn fits(&self, module: &str) -> Result<bool> {
+    /// Whether it matches.
+    ///
+    /// # Errors
+    /// The match takes too many steps.
+    pub fn matches(&self, module: &str) -> Result<bool> {
         self.regex.is_match(module).map_err(|e| self.failed(e))
     }
 
-    /// The layer that it finds.
-    pub fn number(&self, module: &str) -> Result<Option<i64>> {
+    /// The layer index that it finds.
+    ///
+    /// # Errors
+    /// The match takes too many steps.
+    pub fn layer_index(&self, module: &str) -> Result<Option<i64>> {
         let found = self.regex.captures(module).map_err(|e| self.failed(e))?;
         Ok(found.and_then(|found| found.name("idx")?.as_str().parse().ok()))
     }
 }
 
-/// Whether `module` is called `name`, or ends in it after a dot.
-pub fn ends(module: &str, name: &str) -> bool {
+/// Whether `module` is `name`, or ends in it after a dot.
+pub fn ends_in(module: &str, name: &str) -> bool {
     module == name || module.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
-}
-
-/// A list in one line.
-pub fn quoted(names: &[String]) -> String {
-    names.join(",")
 }
 
 #[cfg(test)]
@@ -80,16 +90,17 @@ mod tests {
     #[test]
     fn patterns_mean_what_they_mean_in_python() {
         let fits =
-            |text: &str, name: &str| Pattern::ending("alpha_pattern", text).unwrap().fits(name).unwrap();
+            |text: &str, name: &str| Pattern::ending("alpha_pattern", text).unwrap().matches(name).unwrap();
         let v = "model.layers.1.self_attn.v_proj";
         assert!(fits(r"layers\.1\.self_attn\.v_proj", v) && fits("v_proj", v) && fits(v, v));
         assert!(fits(r".*1\..*v_proj|x", v) && fits("^model.*", v) && fits("[kv]_proj", v));
         assert!(!fits("_proj", v) && !fits("v_pro", v) && !fits(r"layers\.1", v) && !fits("^v_proj", "a.b"));
         assert!(fits(r"(?!.*lm_head).*_proj", v) && fits(r"(v)_proj\Z", v));
-        let whole = |text: &str| Pattern::whole("target_modules", text).unwrap().fits(v).unwrap();
+        let whole = |text: &str| Pattern::whole("target_modules", text).unwrap().matches(v).unwrap();
         assert!(whole(r".*\.(q|v)_proj") && whole(r"^(?!.*lm_head).*proj$") && !whole("v_proj"));
-        let layer =
-            |text: &str, name: &str| Pattern::layer("layers_pattern", text).unwrap().number(name).unwrap();
+        let layer = |text: &str, name: &str| {
+            Pattern::layer("layers_pattern", text).unwrap().layer_index(name).unwrap()
+        };
         assert_eq!(layer("[^.]*", "model.layers.3.experts.7.up_proj"), Some(3));
         assert_eq!(layer("[^.]*", "layers.3.mlp.up_proj"), None);
         assert_eq!(layer("layers", "layers.3.mlp.up_proj"), Some(3));
@@ -97,7 +108,9 @@ mod tests {
         let fault = Pattern::ending("rank_pattern", "a(b").unwrap_err().to_string();
         assert!(fault.contains("`rank_pattern`") && fault.contains("a(b"), "{fault}");
         let slow = Pattern::ending("rank_pattern", r"(?=(a+)+b)(a|aa)+\1$").unwrap();
-        assert!(slow.fits(&"a".repeat(60)).is_ok_and(|fits| !fits) || slow.fits(&"a".repeat(60)).is_err());
-        assert!(ends(v, "v_proj") && ends(v, v) && !ends(v, "_proj"));
+        assert!(
+            slow.matches(&"a".repeat(60)).is_ok_and(|fits| !fits) || slow.matches(&"a".repeat(60)).is_err()
+        );
+        assert!(ends_in(v, "v_proj") && ends_in(v, v) && !ends_in(v, "_proj"));
     }
 }

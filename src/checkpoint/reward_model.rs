@@ -10,13 +10,12 @@ use std::path::Path;
 use serde_json::Value as Json;
 use tch::{Device, Kind, Tensor};
 
-use super::load::{self, Weights};
-use super::{bridge, internlm2};
+use super::architecture::architecture;
+use super::read::read_weights;
+use super::weights::{LM_HEAD, Weights, read_json};
+use super::{convert, internlm2, load};
 use crate::error::{Error, Place, Result};
-use crate::model::CausalLm;
-
-/// Name of the head's weight.
-const SCORE: &str = "score.weight";
+use crate::model::{CausalLm, SCORE};
 
 /// A reward model.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ pub struct RewardModel {
 /// # Errors
 /// Weights without a head, or with one of several scores; an architecture that is not known.
 pub fn load_reward_model(path: &Path, device: Device, kind: Kind) -> Result<RewardModel> {
-    let mut weights = load::read_weights(path)?;
+    let mut weights = read_weights(path)?;
     let config = folder_config(path)?;
     let mut end_id = None;
     let given = match config.as_ref().filter(|c| internlm2::is(c)) {
@@ -48,13 +47,13 @@ pub fn load_reward_model(path: &Path, device: Device, kind: Kind) -> Result<Rewa
     };
     let score = take_head(path, &mut weights)?;
     let (d, ours) = (score.size()[1], weights.metadata.as_ref().is_some_and(|m| m.get("head").is_some()));
-    let mut architecture = match given {
+    let mut config = match given {
         Some(config) => config,
-        None => load::architecture(path, &weights)?.0,
+        None => architecture(path, &weights)?.config,
     };
     // The output layer is not there and not used; the embedding stands in for it.
-    architecture.tie_word_embeddings |= !weights.tensors.contains_key("lm_head.weight");
-    let loaded = load::model_from(weights, path, Some(&architecture), device, kind)?;
+    config.tie_word_embeddings |= !weights.tensors.contains_key(LM_HEAD);
+    let loaded = load::model_from(weights, path, Some(&config), device, kind)?;
     if loaded.model.config().hidden_size != d {
         return Err(Error::input(format!(
             "the head takes {d} numbers, the trunk gives {}",
@@ -70,10 +69,7 @@ fn folder_config(path: &Path) -> Result<Option<Json>> {
     if !path.is_dir() || !file.is_file() {
         return Ok(None);
     }
-    let bytes = crate::files::read(&file).map_err(|e| Error::io("read", &file, e))?;
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| Error::failed("this JSON cannot be read").at(Place::file(&file)).because(e))
+    read_json(&file).map(Some)
 }
 
 fn take_head(path: &Path, weights: &mut Weights) -> Result<Tensor> {
@@ -93,7 +89,7 @@ fn take_head(path: &Path, weights: &mut Weights) -> Result<Tensor> {
     if weights.tensors.contains_key("score.bias") {
         return Err(Error::input("a score head with a bias is not known").at(Place::file(path)));
     }
-    bridge::to_tensor(&head)
+    convert::to_tensor(&head)
 }
 
 #[cfg(test)]

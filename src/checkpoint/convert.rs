@@ -1,18 +1,23 @@
-//! Between libtorch's tensors and host tensors.
+//! Converts between libtorch's tensors and [`HostTensor`]s.
 //!
-//! Tensors on the CPU are looked at where they lie, so that saving a model needs no second copy of it;
-//! those that share memory share a storage. Next: `value`.
+//! Tensors on the CPU are borrowed, so that saving a model needs no second copy of it; tensors that share memory share a
+//! [`Storage`]. Next: `host_tensor`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::value::{DType, HostTensor, Storage};
+use super::dtype::DType;
+use super::host_tensor::{HostTensor, Storage};
 use crate::error::{Error, Result};
 use crate::native;
 
-/// Looks at tensors where they lie; only those of other devices or with gaps are copied.
+/// Host tensors that borrow the memory of `tensors`, in their order and with their shapes; tensors of other devices and
+/// non-contiguous ones are copied. Tensors at one address share a storage, so that tied weights stay tied.
+///
+/// # Errors
+/// A tensor is of a complex or quantised type; the copy to the CPU fails.
 pub fn borrow_all<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Vec<HostTensor>> {
     let mut seen: HashMap<(usize, usize, DType), Arc<Storage>> = HashMap::new();
     tensors
@@ -20,7 +25,7 @@ pub fn borrow_all<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Vec<H
             let dtype = DType::from_kind(tensor.kind()).ok_or_else(|| {
                 Error::failed(format!("a tensor of type {:?} cannot be saved", tensor.kind()))
             })?;
-            // A tensor of another device is known by its address there; it stays alive while we look.
+            // A tensor of another device is identified by its address there; it stays alive in this loop.
             let (numel, address) = (tensor.numel(), tensor.data_ptr() as usize);
             let whole = numel > 0 && tensor.is_contiguous();
             let key = (address, numel, dtype);
@@ -39,25 +44,31 @@ pub fn borrow_all<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Vec<H
         .collect()
 }
 
-/// One tensor.
+/// [`borrow_all`] of one tensor.
+///
+/// # Errors
+/// As [`borrow_all`].
 pub fn to_host(tensor: &Tensor) -> Result<HostTensor> {
     let mut all = borrow_all(std::iter::once(tensor))?;
     all.pop().ok_or_else(|| Error::failed("no tensor to save"))
 }
 
-/// A CPU tensor of its own with the same type, shape and elements.
+/// A CPU tensor with memory of its own and the same type, shape and elements.
+///
+/// # Errors
+/// The type is one that libtorch does not compute with (`DType::is_computed`).
 pub fn to_tensor(host: &HostTensor) -> Result<Tensor> {
     to_tensor_as(host, Device::Cpu, host.dtype().kind())
 }
 
-/// A tensor of its own elsewhere or of another type, in one pass over what `host` looks at.
+/// A tensor with memory of its own, the shape of `host`, on `device` in the type `kind`; one pass over the elements.
+///
+/// # Errors
+/// As [`to_tensor`]; the device has no memory left.
 pub fn to_tensor_as(host: &HostTensor, device: Device, kind: Kind) -> Result<Tensor> {
     if !host.dtype().is_computed() {
-        return Err(Error::failed(format!(
-            "a tensor of type {} is not computed with here",
-            host.dtype().name()
-        ))
-        .hint("in Python, turn it into float32 (a quantised one by dequantize()) and save it again"));
+        return Err(Error::failed(format!("tensors of type {} are not supported", host.dtype().name()))
+            .hint("in Python, turn it into float32 (a quantised one by dequantize()) and save it again"));
     }
     let size = host.dtype().size();
     let all = host.storage().bytes();

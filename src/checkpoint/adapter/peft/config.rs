@@ -1,12 +1,14 @@
-//! PEFT's `adapter_config.json`, key by key: computed, without effect, or refused by its name.
+//! PEFT's `adapter_config.json`, key by key: computed, without effect, or refused by name.
 //!
-//! A key that changes numbers must not be passed over, so a key that is not in these tables is refused too where it
-//! is set. Keys and their meaning: `LoraConfig` of the peft library (0.21). Next: `peft` (the weights).
+//! A key that changes numbers must not be ignored, so a key that is not in these tables is refused too where it is set. Keys and their meaning: `LoraConfig` of the peft library (0.21). Next: `peft` (the weights).
 
 use serde_json::{Map, Value as Json};
 
-use super::pattern::{Pattern, ends, quoted};
-use super::{CONFIG, Start};
+use super::pattern::Pattern;
+use super::targets::Targets;
+use super::values::{first_match, flag, integers, layers, patterns, texts, unsupported, wrong_value};
+use crate::checkpoint::adapter::detect::PEFT_CONFIG;
+use crate::checkpoint::adapter::lora::BaseInit;
 use crate::error::{Error, Result};
 
 /// Without effect on what a trained adapter computes.
@@ -28,7 +30,7 @@ const NO_EFFECT: [&str; 11] = [
 /// How fresh matrices were drawn, where peft reads it for one kind of `init_lora_weights` alone.
 const OF_INIT: [&str; 4] = ["loftq_config", "eva_config", "corda_config", "lora_ga_config"];
 
-/// Read by [`Settings::read`].
+/// Read by [`PeftConfig::read`].
 const COMPUTED: [&str; 18] = [
     "peft_type",
     "task_type",
@@ -50,20 +52,9 @@ const COMPUTED: [&str; 18] = [
     "ensure_weight_tying",
 ];
 
-/// Which Linears peft puts an adapter on.
+/// The keys of a config that are computed here.
 #[derive(Debug)]
-enum Targets {
-    /// Not stated, or all there are.
-    Any,
-    /// Names or their ends.
-    Names(Vec<String>),
-    /// The whole name.
-    Regex(Pattern),
-}
-
-/// What the config says.
-#[derive(Debug)]
-pub struct Settings {
+pub struct PeftConfig {
     rank: Option<i64>,
     alpha: f64,
     rslora: bool,
@@ -73,17 +64,17 @@ pub struct Settings {
     exclude: Option<Targets>,
     layers: Option<Vec<i64>>,
     layers_patterns: Vec<Pattern>,
-    /// What the weights under the adapter are before it is added.
-    pub start: Start,
-    /// Whether each module has a magnitude.
+    /// How the base weights are prepared before the adapter is added.
+    pub start: BaseInit,
+    /// Whether each module has a DoRA magnitude.
     pub dora: bool,
     /// Whether B has a bias.
     pub lora_bias: bool,
-    /// Whether biases of the model come along.
+    /// Whether biases of the model come with the adapter.
     pub bias: bool,
     /// Modules that come whole, by the end of their names.
     pub modules_to_save: Vec<String>,
-    /// Modules with rows that come new, and which.
+    /// Modules with new rows, and the indices of those.
     pub tokens: Vec<(String, Vec<i64>)>,
     /// Whether a tied output layer stays tied.
     pub keep_tie: bool,
@@ -103,55 +94,38 @@ fn is_set(value: &Json) -> bool {
     }
 }
 
-fn unsupported(key: &str, why: &str) -> Error {
-    Error::failed(format!("this adapter has `{key}` set, which is not supported"))
-        .because(why.to_owned())
-        .hint(
-            "in Python, peft's merge_and_unload() and save_pretrained() make a model of it that is read here",
-        )
-}
-
-fn wrong(key: &str, value: &Json, want: &str) -> Error {
-    Error::failed(format!("`{key}` in {CONFIG} is {value}, expected {want}"))
-}
-
-impl Settings {
-    /// Reads the keys.
+impl PeftConfig {
+    /// Reads the keys of a config.
     ///
     /// # Errors
     /// A key that is set and not computed here, or a value that cannot be.
     pub fn read(config: &Json) -> Result<Self> {
         let object =
-            config.as_object().ok_or_else(|| Error::failed(format!("{CONFIG} is no JSON object")))?;
-        let start = refuse(object)?;
-        let flag = |key: &str| match &config[key] {
-            Json::Null => Ok(false),
-            Json::Bool(on) => Ok(*on),
-            other => Err(wrong(key, other, "true or false")),
-        };
+            config.as_object().ok_or_else(|| Error::failed(format!("{PEFT_CONFIG} is no JSON object")))?;
+        let start = check_supported(object)?;
         let alpha = match &config["lora_alpha"] {
-            Json::Null => Err(Error::failed(format!("{CONFIG} states no `lora_alpha`"))
+            Json::Null => Err(Error::failed(format!("{PEFT_CONFIG} states no `lora_alpha`"))
                 .hint("add it; without one nothing can be scaled")),
-            value => value.as_f64().ok_or_else(|| wrong("lora_alpha", value, "a number")),
+            value => value.as_f64().ok_or_else(|| wrong_value("lora_alpha", value, "a number")),
         };
         let rank = match &config["r"] {
             Json::Null => None,
-            value => Some(value.as_i64().ok_or_else(|| wrong("r", value, "a whole number"))?),
+            value => Some(value.as_i64().ok_or_else(|| wrong_value("r", value, "a whole number"))?),
         };
         let bias = match &config["bias"] {
             Json::Null => false,
             Json::String(kind) if kind == "none" => false,
             Json::String(kind) if kind == "all" || kind == "lora_only" => true,
-            other => return Err(wrong("bias", other, "none, all or lora_only")),
+            other => return Err(wrong_value("bias", other, "none, all or lora_only")),
         };
         let settings = Self {
             rank,
             alpha: alpha?,
-            rslora: flag("use_rslora")?,
+            rslora: flag(config, "use_rslora")?,
             ranks: patterns(config, "rank_pattern")?,
             alphas: patterns(config, "alpha_pattern")?,
-            targets: targets(config, "target_modules")?.unwrap_or(Targets::Any),
-            exclude: targets(config, "exclude_modules")?,
+            targets: Targets::read(config, "target_modules")?.unwrap_or(Targets::Any),
+            exclude: Targets::read(config, "exclude_modules")?,
             layers: layers(&config["layers_to_transform"])?,
             layers_patterns: texts(config, "layers_pattern")?
                 .iter()
@@ -159,12 +133,12 @@ impl Settings {
                 .map(|text| Pattern::layer("layers_pattern", text))
                 .collect::<Result<_>>()?,
             start,
-            dora: flag("use_dora")?,
-            lora_bias: flag("lora_bias")?,
+            dora: flag(config, "use_dora")?,
+            lora_bias: flag(config, "lora_bias")?,
             bias,
             modules_to_save: texts(config, "modules_to_save")?,
             tokens: tokens(&config["trainable_token_indices"])?,
-            keep_tie: flag("ensure_weight_tying")?,
+            keep_tie: flag(config, "ensure_weight_tying")?,
             base: config["base_model_name_or_path"].as_str().filter(|s| !s.is_empty()).map(str::to_owned),
         };
         if settings.layers.is_some() && matches!(settings.targets, Targets::Regex(_)) {
@@ -183,50 +157,45 @@ impl Settings {
     /// # Errors
     /// The config states another rank than the weights have.
     pub fn scale(&self, module: &str, rank: i64) -> Result<f64> {
-        let alpha = first(&self.alphas, module)?.unwrap_or(self.alpha);
-        let stated = first(&self.ranks, module)?.or(self.rank.map(|r| r as f64));
+        let alpha = first_match(&self.alphas, module)?.unwrap_or(self.alpha);
+        let stated = first_match(&self.ranks, module)?.or(self.rank.map(|r| r as f64));
         if let Some(stated) = stated.filter(|r| *r != rank as f64) {
             return Err(Error::failed(format!(
-                "{CONFIG} states rank {stated} for `{module}`, its weights have {rank}"
+                "{PEFT_CONFIG} states rank {stated} for `{module}`, its weights have {rank}"
             )));
         }
         let rank = rank.max(1) as f64;
         Ok(alpha / if self.rslora { rank.sqrt() } else { rank })
     }
 
-    /// That peft would put an adapter on this module: weights for another are passed over there without a word.
+    /// Demands that peft would put an adapter on this module; it ignores weights for other modules silently.
     ///
     /// # Errors
-    /// It would not, by the key that says so.
-    pub fn expect(&self, module: &str) -> Result<()> {
+    /// It would not; the key that leaves the module out is named.
+    pub fn expect_target(&self, module: &str) -> Result<()> {
         let not = |key: &str| {
             Error::failed(format!("the weights hold an adapter for `{module}`, which `{key}` leaves out"))
                 .because("peft would leave it out too, without a word")
-                .hint(format!("put `{key}` in {CONFIG} right, or take the weights out"))
-        };
-        let chosen = |targets: &Targets| match targets {
-            Targets::Any => Ok(true),
-            Targets::Names(names) => Ok(names.iter().any(|name| ends(module, name))),
-            Targets::Regex(pattern) => pattern.fits(module),
+                .hint(format!("put `{key}` in {PEFT_CONFIG} right, or take the weights out"))
         };
         if let Some(exclude) = &self.exclude
-            && chosen(exclude)?
+            && exclude.choose(module)?
         {
             return Err(not("exclude_modules"));
         }
-        if self.saved(module) {
+        if self.saves(module) {
             return Err(not("modules_to_save"));
         }
-        if !chosen(&self.targets)? {
+        if !self.targets.choose(module)? {
             return Err(not("target_modules"));
         }
         let Some(layers) = &self.layers else { return Ok(()) };
         let mut layer = None;
         if self.layers_patterns.is_empty() {
-            layer = Pattern::layer("layers_pattern", "[^.]*")?.number(module)?;
+            layer = Pattern::layer("layers_pattern", "[^.]*")?.layer_index(module)?;
         }
         for pattern in &self.layers_patterns {
-            layer = layer.or(pattern.number(module)?);
+            layer = layer.or(pattern.layer_index(module)?);
         }
         if layer.is_some_and(|layer| layers.contains(&layer)) {
             Ok(())
@@ -235,27 +204,26 @@ impl Settings {
         }
     }
 
-    /// Whether the module, or one around it, comes whole. peft asks for the end of the name, with no dot before it.
-    pub fn saved(&self, module: &str) -> bool {
+    /// Whether the module, or one that contains it, comes whole (`modules_to_save`). peft compares the end of the name,
+    /// without a dot before it.
+    pub fn saves(&self, module: &str) -> bool {
         let mut cuts = module.match_indices('.').map(|(at, _)| &module[..at]).chain([module]);
         cuts.any(|outer| self.modules_to_save.iter().any(|name| outer.ends_with(name.as_str())))
     }
-}
 
-impl Settings {
-    /// Whether a parameter lies in a module that `name` of `modules_to_save` chooses.
-    pub fn saved_as(&self, parameter: &str, name: &str) -> bool {
+    /// Whether a parameter lies in a module that the entry `name` of `modules_to_save` chooses.
+    pub fn saves_as(&self, parameter: &str, name: &str) -> bool {
         parameter.match_indices('.').any(|(at, _)| parameter[..at].ends_with(name))
     }
 }
 
-/// What would be computed otherwise; gives what the weights are before the adapter is added.
-fn refuse(object: &Map<String, Json>) -> Result<Start> {
+/// Refuses what would be computed differently here; returns how the base weights are prepared.
+fn check_supported(object: &Map<String, Json>) -> Result<BaseInit> {
     let get = |key: &str| object.get(key).unwrap_or(&Json::Null);
     let kind = get("peft_type").as_str().unwrap_or("LORA");
     if kind != "LORA" {
         return Err(Error::failed(format!("this adapter is of type {kind}"))
-            .because(format!("`peft_type` in {CONFIG}; LORA alone is supported"))
+            .because(format!("`peft_type` in {PEFT_CONFIG}; LORA alone is supported"))
             .hint("in Python, peft's merge_and_unload() makes a model of most kinds, which is read here"));
     }
     if let Some(task) = get("task_type").as_str().filter(|task| *task != "CAUSAL_LM")
@@ -274,19 +242,19 @@ fn refuse(object: &Map<String, Json>) -> Result<Start> {
             ));
         }
     }
-    start(get("init_lora_weights"))
+    base_init(get("init_lora_weights"))
 }
 
-/// Of how matrices were drawn only that counts which peft does again to the model's weights when it loads them.
-fn start(init: &Json) -> Result<Start> {
+/// `init_lora_weights`: only what peft repeats on the model's weights when it loads an adapter matters here.
+fn base_init(init: &Json) -> Result<BaseInit> {
     const KEY: &str = "init_lora_weights";
     let text = match init {
-        Json::Null | Json::Bool(_) => return Ok(Start::Same),
+        Json::Null | Json::Bool(_) => return Ok(BaseInit::Same),
         Json::String(text) => text.as_str(),
-        other => return Err(wrong(KEY, other, "true, false or a name")),
+        other => return Err(wrong_value(KEY, other, "true, false or a name")),
     };
     if text == "pissa" {
-        return Ok(Start::Pissa);
+        return Ok(BaseInit::Pissa);
     }
     let why = if text.starts_with("pissa_niter_") {
         "peft takes the model's weights apart with random numbers, other ones each time"
@@ -296,79 +264,13 @@ fn start(init: &Json) -> Result<Start> {
         "peft quantises the model's weights when it loads the adapter"
     } else {
         return match text.to_lowercase().as_str() {
-            "olora" => Ok(Start::Olora),
-            "gaussian" | "mica" => Ok(Start::Same),
-            _ if ["eva", "orthogonal", "lora_ga"].contains(&text) => Ok(Start::Same),
+            "olora" => Ok(BaseInit::Olora),
+            "gaussian" | "mica" => Ok(BaseInit::Same),
+            _ if ["eva", "orthogonal", "lora_ga"].contains(&text) => Ok(BaseInit::Same),
             _ => Err(unsupported(KEY, &format!("`{text}` is no way to begin that is known here"))),
         };
     };
     Err(unsupported(KEY, &format!("it is `{text}`: {why}")))
-}
-
-fn patterns(config: &Json, key: &str) -> Result<Vec<(Pattern, f64)>> {
-    let Some(map) = config[key].as_object() else {
-        return if config[key].is_null() {
-            Ok(Vec::new())
-        } else {
-            Err(wrong(key, &config[key], "an object"))
-        };
-    };
-    let read = |(pattern, value): (&String, &Json)| {
-        let number = value.as_f64().ok_or_else(|| wrong(key, value, "a number for each pattern"))?;
-        Ok((Pattern::ending(key, pattern)?, number))
-    };
-    map.iter().map(read).collect()
-}
-
-/// The first pattern that fits counts, as in peft.
-fn first(patterns: &[(Pattern, f64)], module: &str) -> Result<Option<f64>> {
-    for (pattern, value) in patterns {
-        if pattern.fits(module)? {
-            return Ok(Some(*value));
-        }
-    }
-    Ok(None)
-}
-
-fn targets(config: &Json, key: &str) -> Result<Option<Targets>> {
-    match &config[key] {
-        Json::String(text) if text.is_empty() && key == "exclude_modules" => Ok(None),
-        Json::String(text) if text.eq_ignore_ascii_case("all-linear") && key == "target_modules" => {
-            Ok(Some(Targets::Any))
-        }
-        Json::String(text) => Ok(Some(Targets::Regex(Pattern::whole(key, text)?))),
-        _ => Ok(Some(texts(config, key)?).filter(|names| !names.is_empty()).map(Targets::Names)),
-    }
-}
-
-/// A list of texts, or one.
-fn texts(config: &Json, key: &str) -> Result<Vec<String>> {
-    match &config[key] {
-        Json::Null => Ok(Vec::new()),
-        Json::String(text) => Ok(vec![text.clone()]),
-        Json::Array(list) => {
-            let text = |item: &Json| item.as_str().map(str::to_owned);
-            let all: Option<Vec<String>> = list.iter().map(text).collect();
-            all.ok_or_else(|| wrong(key, &config[key], "a list of texts"))
-        }
-        other => Err(wrong(key, other, "a list of texts")),
-    }
-}
-
-fn whole_numbers(key: &str, value: &Json) -> Result<Vec<i64>> {
-    let list = value.as_array().and_then(|list| list.iter().map(Json::as_i64).collect::<Option<Vec<i64>>>());
-    list.ok_or_else(|| wrong(key, value, "a list of whole numbers"))
-}
-
-fn layers(value: &Json) -> Result<Option<Vec<i64>>> {
-    match value {
-        Json::Null => Ok(None),
-        Json::Number(_) => match value.as_i64() {
-            Some(layer) => Ok(Some(vec![layer])),
-            None => Err(wrong("layers_to_transform", value, "whole numbers")),
-        },
-        _ => Ok(Some(whole_numbers("layers_to_transform", value)?).filter(|list| !list.is_empty())),
-    }
 }
 
 /// A list is for the embedding; an object names its modules.
@@ -377,32 +279,32 @@ fn tokens(value: &Json) -> Result<Vec<(String, Vec<i64>)>> {
     match value {
         Json::Null => Ok(Vec::new()),
         Json::Object(map) => {
-            map.iter().map(|(name, list)| Ok((name.clone(), whole_numbers(KEY, list)?))).collect()
+            map.iter().map(|(name, list)| Ok((name.clone(), integers(KEY, list)?))).collect()
         }
-        list => Ok(vec![("embed_tokens".to_owned(), whole_numbers(KEY, list)?)]),
+        list => Ok(vec![("embed_tokens".to_owned(), integers(KEY, list)?)]),
     }
 }
 
-impl Settings {
-    /// What the config asks for beyond plain LoRA, in words for `inspect`.
+impl PeftConfig {
+    /// The features beyond plain LoRA that the config uses, for `inspect`.
     pub fn features(&self) -> Vec<String> {
-        let mut said = Vec::new();
+        let mut used = Vec::new();
         let mut put = |on: bool, what: String| {
             if on {
-                said.push(what);
+                used.push(what);
             }
         };
         put(self.rslora, "use_rslora".into());
         put(self.dora, "use_dora".into());
         put(!self.ranks.is_empty(), "rank_pattern".into());
         put(!self.alphas.is_empty(), "alpha_pattern".into());
-        put(self.start == Start::Pissa, "init_lora_weights=pissa".into());
-        put(self.start == Start::Olora, "init_lora_weights=olora".into());
+        put(self.start == BaseInit::Pissa, "init_lora_weights=pissa".into());
+        put(self.start == BaseInit::Olora, "init_lora_weights=olora".into());
         put(self.lora_bias, "lora_bias".into());
         put(self.bias, "bias".into());
-        put(!self.modules_to_save.is_empty(), format!("modules_to_save={}", quoted(&self.modules_to_save)));
+        put(!self.modules_to_save.is_empty(), format!("modules_to_save={}", self.modules_to_save.join(",")));
         put(!self.tokens.is_empty(), "trainable_token_indices".into());
-        said
+        used
     }
 
     /// The default rank and alpha.

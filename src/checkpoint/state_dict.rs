@@ -1,12 +1,14 @@
-//! Whose weights these are: the state dict inside a checkpoint, and the weights' own names.
+//! Finds the state dict inside a training checkpoint, and brings its names to those of a causal language model.
 //!
-//! Training programs put a state dict under a key of theirs, and wrappers of modules put parts into its names. A base
-//! model saved alone has no `model.` before its names, a model inside another has more. Next: `load`.
+//! Training programs put a state dict under a key of their own, and module wrappers (DDP, `torch.compile`, FSDP) put
+//! parts into its names. A base model saved alone has no `model.` before its names, a model inside another has more.
+//! Next: `read`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::value::{HostTensor, Value};
+use super::host_tensor::HostTensor;
+use super::value::Value;
 use crate::error::{Error, Result};
 
 /// Where programs keep a model's state dict, in the order in which it is looked for.
@@ -23,15 +25,15 @@ const STATE_DICTS: [&str; 9] = [
 ];
 
 /// How deep a state dict may lie.
-const MOST_DEPTH: usize = 4;
+const MAX_DEPTH: usize = 4;
 
-/// What wrappers of modules put into the names of weights below them: data-parallel, compiled, sharded and
-/// checkpointed modules.
+/// What module wrappers put into the names of weights below them: DDP, `torch.compile`, FSDP, activation
+/// checkpointing, DeepSpeed.
 const WRAPPERS: [&str; 5] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
 
-/// The weight's own name, without what wrappers put before and into it.
-pub fn own_name(name: &str) -> Cow<'_, str> {
+/// A weight's name without the parts that module wrappers put before and into it.
+pub fn strip_wrappers(name: &str) -> Cow<'_, str> {
     if !name.split('.').any(|part| WRAPPERS.contains(&part)) {
         return Cow::Borrowed(name);
     }
@@ -39,8 +41,8 @@ pub fn own_name(name: &str) -> Cow<'_, str> {
     Cow::Owned(parts.join("."))
 }
 
-/// Whether a dict's own entries are weights: a dotted name and a tensor.
-fn holds_weights(value: &Value) -> bool {
+/// Whether a dict is a state dict: one of its entries has a dotted name and a tensor.
+fn is_state_dict(value: &Value) -> bool {
     let weight = |(key, value): &(Value, Value)| {
         key.as_str().is_some_and(|k| k.contains('.')) && value.as_tensor().is_some()
     };
@@ -48,7 +50,7 @@ fn holds_weights(value: &Value) -> bool {
 }
 
 /// The state dict inside a tree, and the keys that lead to it; the tree itself where no other is found.
-pub fn state_dict(value: &Value) -> (&Value, Vec<String>) {
+pub fn find(value: &Value) -> (&Value, Vec<String>) {
     let mut keys = Vec::new();
     match search(value, 0, &mut keys) {
         Some(found) => (found, keys),
@@ -61,7 +63,7 @@ pub fn state_dict(value: &Value) -> (&Value, Vec<String>) {
 }
 
 fn search<'v>(value: &'v Value, depth: usize, keys: &mut Vec<String>) -> Option<&'v Value> {
-    if depth > MOST_DEPTH {
+    if depth > MAX_DEPTH {
         return None;
     }
     for key in STATE_DICTS {
@@ -72,11 +74,11 @@ fn search<'v>(value: &'v Value, depth: usize, keys: &mut Vec<String>) -> Option<
         }
         keys.pop();
     }
-    if holds_weights(value) {
+    if is_state_dict(value) {
         return Some(value);
     }
     // Under a name of the program's own, where there is but one such.
-    let mut others = named(value);
+    let mut others = state_dicts_in(value);
     let (key, found) = others.next()?;
     if others.next().is_some() {
         return None;
@@ -85,46 +87,49 @@ fn search<'v>(value: &'v Value, depth: usize, keys: &mut Vec<String>) -> Option<
     Some(found)
 }
 
-/// What a tree holds weights under, by the program's own names.
-fn named(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+/// The state dicts directly inside a tree, with the program's own names for them.
+fn state_dicts_in(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     let entries = value.entries().iter().filter_map(|(key, inner)| Some((key.as_str()?, inner)));
-    entries.filter(|(_, inner)| holds_weights(inner))
+    entries.filter(|(_, inner)| is_state_dict(inner))
 }
 
-/// The names of several sets of weights, none of which is known to be the model.
-pub fn several(value: &Value) -> Option<Vec<&str>> {
-    let names: Vec<&str> = named(value).map(|(name, _)| name).collect();
+/// The names of the state dicts in a tree that has several, none of which is known to be the model.
+pub fn several_state_dicts(value: &Value) -> Option<Vec<&str>> {
+    let names: Vec<&str> = state_dicts_in(value).map(|(name, _)| name).collect();
     (names.len() > 1 && search(value, 0, &mut Vec::new()).is_none()).then_some(names)
 }
 
-/// The tensors of a tree's state dict by their own names.
+/// The tensors of a tree's state dict, names without what module wrappers add.
 ///
 /// # Errors
-/// Two have one name.
+/// Two different tensors get one name.
 pub fn tensors_of(value: &Value) -> Result<HashMap<String, HostTensor>> {
-    let named = state_dict(value).0.entries().iter();
-    own(named.filter_map(|(k, v)| Some((k.as_str()?.to_owned(), v.as_tensor()?.clone()))))
+    let named = find(value).0.entries().iter();
+    without_wrappers(named.filter_map(|(k, v)| Some((k.as_str()?.to_owned(), v.as_tensor()?.clone()))))
 }
 
-/// Tensors by their own names.
+/// The tensors by their names without what module wrappers add ([`strip_wrappers`]).
 ///
 /// # Errors
-/// Two have one name.
-pub fn own(named: impl IntoIterator<Item = (String, HostTensor)>) -> Result<HashMap<String, HostTensor>> {
+/// Two different tensors get one name.
+pub fn without_wrappers(
+    named: impl IntoIterator<Item = (String, HostTensor)>,
+) -> Result<HashMap<String, HostTensor>> {
     let mut tensors: HashMap<String, HostTensor> = HashMap::new();
     for (name, tensor) in named {
-        let name = own_name(&name).into_owned();
+        let name = strip_wrappers(&name).into_owned();
         if tensors.get(&name).is_some_and(|other| !other.is_same(&tensor)) {
             return Err(Error::failed(format!("two weights are called `{}`", name.escape_debug()))
-                .because("so they are without what wrappers of modules put into their names"));
+                .because("so they are without what module wrappers put into their names"));
         }
         tensors.insert(name, tensor);
     }
     Ok(tensors)
 }
 
-/// The same tensors under a causal language model's names: `model.` before a base model's, nothing before that.
-pub fn of_language_model(tensors: HashMap<String, HostTensor>) -> HashMap<String, HostTensor> {
+/// The same tensors under a causal language model's names: `model.` is put before a base model's, and what stands
+/// before `model.` (a model inside another) is taken off. Names of adapters are left alone.
+pub fn to_causal_lm_names(tensors: HashMap<String, HostTensor>) -> HashMap<String, HostTensor> {
     const EMBEDDING: &str = "embed_tokens.weight";
     let adapted = |name: &String| name.starts_with("base_model.") || name.contains(".lora_");
     let embedding = |name: &&String| {
@@ -151,7 +156,7 @@ pub fn of_language_model(tensors: HashMap<String, HostTensor>) -> HashMap<String
 mod tests {
     use super::*;
     use crate::checkpoint::DType;
-    use crate::checkpoint::value::Storage;
+    use crate::checkpoint::host_tensor::Storage;
 
     fn tensor(byte: u8) -> HostTensor {
         HostTensor::contiguous(DType::U8, vec![1], Storage::owned(vec![byte])).unwrap()
@@ -166,11 +171,11 @@ mod tests {
         for name in
             ["a.b", "a.module.b", "module.a.module.b", "_orig_mod.module.a._checkpoint_wrapped_module.b"]
         {
-            assert_eq!(own_name(name), "a.b");
+            assert_eq!(strip_wrappers(name), "a.b");
         }
-        assert_eq!(own_name("a.modules_to_save.b"), "a.modules_to_save.b");
+        assert_eq!(strip_wrappers("a.modules_to_save.b"), "a.modules_to_save.b");
         let two = [("a.b".to_owned(), tensor(1)), ("module.a.b".to_owned(), tensor(2))];
-        assert!(own(two).unwrap_err().to_string().contains("two weights are called `a.b`"));
+        assert!(without_wrappers(two).unwrap_err().to_string().contains("two weights are called `a.b`"));
     }
 
     #[test]
@@ -190,13 +195,13 @@ mod tests {
             (Value::dict([("net_g", w()), epoch()]), "net_g"),
             (Value::dict([("a", w()), ("b", w())]), ""),
         ] {
-            let (found, keys) = state_dict(&tree);
+            let (found, keys) = find(&tree);
             assert_eq!(keys.join("."), want);
-            assert_eq!(holds_weights(found), !want.is_empty() || holds_weights(&tree), "{want}");
+            assert_eq!(is_state_dict(found), !want.is_empty() || is_state_dict(&tree), "{want}");
         }
         let two = Value::dict([("best", w()), ("last", w())]);
-        assert_eq!(several(&two), Some(vec!["best", "last"]));
-        assert_eq!(several(&Value::dict([("model", w()), ("ema", w()), ("last", w())])), None);
+        assert_eq!(several_state_dicts(&two), Some(vec!["best", "last"]));
+        assert_eq!(several_state_dicts(&Value::dict([("model", w()), ("ema", w()), ("last", w())])), None);
         // Any names under `model`, as before.
         assert_eq!(tensors_of(&Value::dict([("model", weights(&["w"]))])).unwrap().len(), 1);
         let mut deep = w();
@@ -210,7 +215,7 @@ mod tests {
     fn base_models_and_models_inside_others_get_the_usual_names() {
         let names = |list: &[&str]| -> Vec<String> {
             let tensors = list.iter().map(|name| ((*name).to_owned(), tensor(1))).collect();
-            let mut names: Vec<String> = of_language_model(tensors).into_keys().collect();
+            let mut names: Vec<String> = to_causal_lm_names(tensors).into_keys().collect();
             names.sort();
             names
         };
