@@ -1,8 +1,7 @@
-//! The zip around a `.pth`: every record stored as it is, so that storages can be mapped.
+//! The zip around a `.pth`: every record is stored uncompressed, so that storages can be mapped.
 //!
-//! A record's checksum is verified before its bytes are used. Records lie side by side, never over each
-//! other, so what a file can make us read is bounded by its size. Names never become paths: they are looked up in
-//! this archive's own directory and nowhere else.
+//! A record's checksum is verified before its bytes are used. Records never overlap, so what a file can make us read is
+//! bounded by its size. Names never become paths: they are looked up in the archive's own directory.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -14,7 +13,7 @@ use std::sync::Arc;
 use flate2::read::DeflateDecoder;
 use memmap2::Mmap;
 use rayon::prelude::*;
-use zip::read::{ArchiveOffset, Config};
+use zip::read::{ArchiveOffset, Config, ZipFile};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
@@ -27,9 +26,10 @@ use crate::native;
 /// The folder inside the zip that our files use; PyTorch takes the file's name, readers take any.
 const ROOT: &str = "archive";
 
-/// Bytes whose checksum is taken in one go.
-const PORTION: usize = 8 << 20;
+/// Bytes of a checksum's step.
+const CHUNK: usize = 8 << 20;
 
+/// Place and checksum of a record in the file.
 #[derive(Debug, Clone, Copy)]
 struct Record {
     start: usize,
@@ -40,7 +40,8 @@ struct Record {
 }
 
 impl Record {
-    fn checked(&self, name: &str, found: u32) -> Result<()> {
+    /// Compares a checksum with the directory's.
+    fn check_crc(&self, name: &str, found: u32) -> Result<()> {
         if found == self.crc {
             return Ok(());
         }
@@ -54,7 +55,7 @@ pub struct Archive {
     map: Arc<Mmap>,
     root: String,
     records: HashMap<String, Record>,
-    /// Whether its numbers have their bytes the other way round.
+    /// Whether its numbers are big-endian.
     big_endian: bool,
 }
 
@@ -66,8 +67,11 @@ fn damaged(why: impl std::fmt::Display) -> Error {
 
 impl Archive {
     /// Maps a checkpoint and reads its directory.
-    pub fn open(path: &Path) -> Result<Self> {
-        let archive = Self::open_any(path)?;
+    ///
+    /// # Errors
+    /// As [`Self::open`]; it is a TorchScript program.
+    pub fn open_checkpoint(path: &Path) -> Result<Self> {
+        let archive = Self::open(path)?;
         if archive.is_script() {
             return Err(Error::failed("this is a TorchScript program, not a checkpoint")
                 .hint("as --model or `init` it gives its weights, unless it is frozen"));
@@ -75,13 +79,16 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Whether it is a program with weights, as `torch.jit.save` writes.
+    /// Whether it is a TorchScript program, as `torch.jit.save` writes.
     pub fn is_script(&self) -> bool {
         self.has("constants.pkl")
     }
 
-    /// The same for checkpoints and TorchScript, whose source text alone may be compressed.
-    pub fn open_any(path: &Path) -> Result<Self> {
+    /// Maps a checkpoint or a TorchScript program and reads its directory.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no zip of PyTorch's, or its directory is damaged.
+    pub fn open(path: &Path) -> Result<Self> {
         let file = crate::files::open(path).map_err(|e| Error::io("read the checkpoint", path, e))?;
         let map = Arc::new(native::map_file(&file).map_err(|e| Error::io("read the checkpoint", path, e))?);
         if !map.starts_with(b"PK") {
@@ -92,53 +99,7 @@ impl Archive {
         let start = Config { archive_offset: ArchiveOffset::Known(0) };
         let mut zip = ZipArchive::with_config(start, Cursor::new(&map[..])).map_err(damaged)?;
         check_directory(&map, usize::try_from(zip.central_directory_start()).unwrap_or(usize::MAX))?;
-        let mut records = HashMap::new();
-        let mut taken = Vec::new();
-        let mut root = None;
-        for i in 0..zip.len() {
-            let entry = zip.by_index_raw(i).map_err(damaged)?;
-            let name = entry.name().map_err(damaged)?.into_owned();
-            if name.starts_with('/') || name.contains('\\') || name.split('/').any(|part| part == "..") {
-                return Err(damaged(format!("a record is called `{}`", name.escape_debug())));
-            }
-            if name.ends_with('/') {
-                continue;
-            }
-            let deflated = entry.compression() == CompressionMethod::DEFLATE && name.contains("/code/");
-            if entry.encrypted() || (entry.compression() != CompressionMethod::Stored && !deflated) {
-                return Err(damaged(format!(
-                    "`{name}` is compressed or encrypted, which PyTorch never does"
-                )));
-            }
-            let start = entry.data_start().and_then(|n| usize::try_from(n).ok());
-            let len = usize::try_from(entry.compressed_size()).ok();
-            let inflated = deflated.then_some(usize::try_from(entry.size()).unwrap_or(usize::MAX));
-            let (Some(start), Some(len)) = (start, len) else {
-                return Err(damaged(format!("`{name}` has no place")));
-            };
-            if (!deflated && entry.size() != entry.compressed_size())
-                || start.checked_add(len).is_none_or(|end| end > map.len())
-            {
-                return Err(damaged(format!("`{name}` reaches past the end of the file")));
-            }
-            let header = usize::try_from(entry.header_start()).unwrap_or(start);
-            taken.push((header.min(start), start + len, name.clone()));
-            if let Some(folder) = name.strip_suffix("data.pkl").filter(|f| f.matches('/').count() <= 1)
-                && (folder.is_empty() || folder.ends_with('/'))
-            {
-                if root.is_some() {
-                    return Err(damaged("two of its records are the `data.pkl`"));
-                }
-                root = Some(folder.to_owned());
-            }
-            if records.insert(name.clone(), Record { start, len, crc: entry.crc32(), inflated }).is_some() {
-                return Err(damaged(format!("two records are called `{name}`")));
-            }
-        }
-        apart(taken)?;
-        let root = root.ok_or_else(|| {
-            Error::failed("this zip is not a PyTorch checkpoint").because("it holds no `data.pkl`")
-        })?;
+        let (records, root) = read_directory(&mut zip, map.len())?;
         let mut archive = Self { map, root, records, big_endian: false };
         if archive.has("byteorder") {
             archive.big_endian = match archive.bytes("byteorder")? {
@@ -169,8 +130,11 @@ impl Archive {
         Ok(record)
     }
 
-    /// Verifies the checksums of storages, on all cores, a portion at a time: what has been seen is given
-    /// back, so that a file of any size passes through little memory.
+    /// Verifies the checksums of storages on all cores, a chunk at a time. Pages are given back at once, so that a file of
+    /// any size needs little memory.
+    ///
+    /// # Errors
+    /// A storage is missing or damaged.
     pub fn verify<'k>(&self, within: &str, keys: impl Iterator<Item = &'k str>) -> Result<()> {
         let name = |key: &str| format!("{within}/{key}");
         let records = keys.map(|key| Ok((key, self.find(&name(key))?))).collect::<Result<Vec<_>>>()?;
@@ -178,29 +142,38 @@ impl Archive {
             let mut hasher = crc32fast::Hasher::new();
             let (mut at, end) = (record.start, record.start + record.len);
             while at < end {
-                let portion = PORTION.min(end - at);
-                hasher.update(&self.map[at..at + portion]);
-                native::release_mapped(&self.map, at, portion);
-                at += portion;
+                let chunk = CHUNK.min(end - at);
+                hasher.update(&self.map[at..at + chunk]);
+                native::release_mapped(&self.map, at, chunk);
+                at += chunk;
             }
-            record.checked(&name(key), hasher.finalize())
+            record.check_crc(&name(key), hasher.finalize())
         })
     }
 
-    /// A record's bytes, its checksum verified.
+    /// A record's bytes, whose checksum is verified.
+    ///
+    /// # Errors
+    /// It is missing, compressed or damaged.
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
         let record = self.find(name)?;
         let bytes = &self.map[record.start..record.start + record.len];
-        record.checked(name, crc32fast::hash(bytes))?;
+        record.check_crc(name, crc32fast::hash(bytes))?;
         Ok(bytes)
     }
 
     /// A record's bytes; `None` where the file has no such record.
+    ///
+    /// # Errors
+    /// It is damaged.
     pub fn extra(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.has(name).then(|| self.bytes(name).map(<[u8]>::to_vec)).transpose()
     }
 
-    /// The source texts of a TorchScript program, at most `limit` bytes of all of them.
+    /// The source texts of a TorchScript program, at most `limit` bytes together.
+    ///
+    /// # Errors
+    /// They are longer, damaged, or not UTF-8.
     pub fn sources(&self, limit: usize) -> Result<Vec<String>> {
         let code = format!("{}code/", self.root);
         let mut names: Vec<_> =
@@ -226,7 +199,10 @@ impl Archive {
         Ok(texts)
     }
 
-    /// A record of the folder `within` as a storage; [`Self::verify`] looks at its checksum.
+    /// A record of the folder `within` as a storage; [`Self::verify`] checks it.
+    ///
+    /// # Errors
+    /// It is missing or compressed.
     pub fn storage(&self, within: &str, key: &str, dtype: DType) -> Result<Arc<Storage>> {
         let record = self.find(&format!("{within}/{key}"))?;
         if self.big_endian {
@@ -238,6 +214,65 @@ impl Archive {
         Storage::mapped(&self.map, record.start, record.len)
             .ok_or_else(|| damaged("a storage reaches past the end"))
     }
+}
+
+/// The records of an archive by name, and the folder of its `data.pkl` (with its slash).
+fn read_directory(
+    zip: &mut ZipArchive<Cursor<&[u8]>>,
+    size: usize,
+) -> Result<(HashMap<String, Record>, String)> {
+    let mut records = HashMap::new();
+    let mut extents = Vec::new();
+    let mut root = None;
+    for i in 0..zip.len() {
+        let entry = zip.by_index_raw(i).map_err(damaged)?;
+        let name = entry.name().map_err(damaged)?.into_owned();
+        if name.starts_with('/') || name.contains('\\') || name.split('/').any(|part| part == "..") {
+            return Err(damaged(format!("a record is called `{}`", name.escape_debug())));
+        }
+        if name.ends_with('/') {
+            continue;
+        }
+        let record = record_of(&entry, &name, size)?;
+        let header = usize::try_from(entry.header_start()).unwrap_or(record.start);
+        extents.push((header.min(record.start), record.start + record.len, name.clone()));
+        if let Some(folder) = name.strip_suffix("data.pkl").filter(|f| f.matches('/').count() <= 1)
+            && (folder.is_empty() || folder.ends_with('/'))
+        {
+            if root.is_some() {
+                return Err(damaged("two of its records are the `data.pkl`"));
+            }
+            root = Some(folder.to_owned());
+        }
+        if records.insert(name.clone(), record).is_some() {
+            return Err(damaged(format!("two records are called `{name}`")));
+        }
+    }
+    check_no_overlap(extents)?;
+    let root = root.ok_or_else(|| {
+        Error::failed("this zip is not a PyTorch checkpoint").because("it holds no `data.pkl`")
+    })?;
+    Ok((records, root))
+}
+
+/// The place of an entry in a file of `size` bytes. Source text of TorchScript (`code/`) alone may be compressed.
+fn record_of<R: Read>(entry: &ZipFile<'_, R>, name: &str, size: usize) -> Result<Record> {
+    let deflated = entry.compression() == CompressionMethod::DEFLATE && name.contains("/code/");
+    if entry.encrypted() || (entry.compression() != CompressionMethod::Stored && !deflated) {
+        return Err(damaged(format!("`{name}` is compressed or encrypted, which PyTorch never does")));
+    }
+    let start = entry.data_start().and_then(|n| usize::try_from(n).ok());
+    let len = usize::try_from(entry.compressed_size()).ok();
+    let inflated = deflated.then_some(usize::try_from(entry.size()).unwrap_or(usize::MAX));
+    let (Some(start), Some(len)) = (start, len) else {
+        return Err(damaged(format!("`{name}` has no place")));
+    };
+    if (!deflated && entry.size() != entry.compressed_size())
+        || start.checked_add(len).is_none_or(|end| end > size)
+    {
+        return Err(damaged(format!("`{name}` reaches past the end of the file")));
+    }
+    Ok(Record { start, len, crc: entry.crc32(), inflated })
 }
 
 /// No name may stand twice in the zip's directory: readers differ in which of the two they take, and the zip crate
@@ -263,10 +298,10 @@ fn check_directory(map: &[u8], start: usize) -> Result<()> {
     Ok(())
 }
 
-/// No record may lie over another: a small file could otherwise be read as a very large one.
-fn apart(mut taken: Vec<(usize, usize, String)>) -> Result<()> {
-    taken.sort();
-    match taken.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+/// Demands that no record (start, end, name) overlaps another: a small file could otherwise be read as a very large one.
+fn check_no_overlap(mut extents: Vec<(usize, usize, String)>) -> Result<()> {
+    extents.sort();
+    match extents.windows(2).find(|pair| pair[0].1 > pair[1].0) {
         Some(pair) => Err(damaged(format!("records `{}` and `{}` overlap", pair[0].2, pair[1].2))),
         None => Ok(()),
     }
@@ -292,7 +327,10 @@ fn not_a_zip(bytes: &[u8]) -> Error {
     })
 }
 
-/// Writes a whole file.
+/// Writes an archive: the pickle, its storages, and records of our own (name, bytes). `path` is for messages.
+///
+/// # Errors
+/// The disk fails; a tensor changed its size while it was saved.
 pub fn write(
     out: &mut BufWriter<File>,
     path: &Path,

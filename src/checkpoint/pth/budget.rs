@@ -1,9 +1,9 @@
-//! What a pickle may cost, by the size of the file it lies in.
+//! Bounds on what a pickle may cost in memory, by the size of its file.
 //!
 //! A byte can make a value of a hundred bytes, and a few bytes can name all that was made before once more. So values
 //! are counted while they are made and once more when the tree is copied out. Next: `unpickler`, which pays.
 
-use super::allowed::broken;
+use super::allowed_globals::broken;
 use super::pickler::MAX_DEPTH;
 use crate::error::{Error, Result};
 
@@ -14,7 +14,7 @@ const FREE_VALUES: usize = 1 << 18;
 /// the pickle, and its record's heading, padding and entry in the zip's directory.
 const BYTES_A_VALUE: usize = 8;
 
-/// What is left to spend.
+/// What a pickle may still make.
 #[derive(Debug)]
 pub struct Budget {
     file: usize,
@@ -41,18 +41,27 @@ impl Budget {
         }
     }
 
-    /// An instruction makes a value.
+    /// Pays for a value that an opcode pushes.
+    ///
+    /// # Errors
+    /// The file made too many.
     pub fn value(&mut self) -> Result<()> {
         self.values = self.values.checked_sub(1).ok_or_else(|| self.too_many())?;
         Ok(())
     }
 
-    /// The memo holds `held` entries.
+    /// Checks the memo, which holds `held` entries.
+    ///
+    /// # Errors
+    /// There are too many.
     pub fn memo(&self, held: usize) -> Result<()> {
         if held > self.most { Err(self.too_many()) } else { Ok(()) }
     }
 
-    /// Something is made that the file did not pay for byte by byte.
+    /// Pays for `nodes` values and `text` bytes that are copied from what the file holds once.
+    ///
+    /// # Errors
+    /// The contents are repeated too often.
     pub fn charge(&mut self, nodes: usize, text: usize) -> Result<()> {
         let spent = || broken("it repeats its contents too often");
         self.nodes = self.nodes.checked_sub(nodes).ok_or_else(spent)?;
@@ -60,7 +69,10 @@ impl Budget {
         Ok(())
     }
 
-    /// A tensor of the finished tree.
+    /// Pays for a tensor of the finished tree, of `bytes` bytes.
+    ///
+    /// # Errors
+    /// The tensors are far larger than the file.
     pub fn tensor(&mut self, bytes: usize) -> Result<()> {
         let left = self.tensors.checked_sub(bytes);
         self.tensors = left.ok_or_else(|| broken("its tensors are far larger than the file"))?;
@@ -73,7 +85,7 @@ impl Budget {
     }
 }
 
-/// A tree deeper than any that is written.
+/// The fault of a tree deeper than any that is written.
 pub fn too_deep() -> Error {
     broken(&format!("it is nested deeper than {MAX_DEPTH}"))
 }

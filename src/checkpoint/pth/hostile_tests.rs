@@ -179,7 +179,7 @@ fn the_legacy_format_is_held_against_the_file() {
         (old_tensor(i32::MAX), keys, vec![(i32::MAX as u64, 16)], "ends before"),
         (old_tensor(3), keys, vec![(3, 12)], "outside its storage"),
         (old_tensor(4), b"\x80\x02].", vec![(4, 16)], "missing"),
-        (old_tensor(4), b"\x80\x02]X\x01\0\0\x001a.", vec![(4, 16)], "no tensor looks at"),
+        (old_tensor(4), b"\x80\x02]X\x01\0\0\x001a.", vec![(4, 16)], "no tensor uses"),
         (old_tensor(4), b"\x80\x02](X\x01\0\0\x000X\x01\0\0\x000e.", vec![(4, 16), (4, 16)], "one name"),
         (old_tensor(4), b"\x80\x02}.", vec![(4, 16)], "no list"),
         (b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.".to_vec(), keys, vec![], "os.system"),

@@ -1,4 +1,4 @@
-//! What a pickle is made of while it is read: leaves, and containers that are still being filled.
+//! Values while a pickle is read: leaves, and containers that are still being filled.
 //!
 //! Containers are numbers into an arena, so that the memo and the stack can mean the same one.
 //! Next: `unpickler`, which fills them.
@@ -6,11 +6,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::allowed::Global;
+use super::allowed_globals::Global;
 use crate::checkpoint::dtype::DType;
 use crate::checkpoint::host_tensor::{HostTensor, Storage};
 
-/// What the machine's stack and memo hold.
+/// A value on the unpickler's stack or in its memo.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
 pub enum Item {
@@ -24,9 +24,11 @@ pub enum Item {
     Tensor(Rc<HostTensor>),
     Global(Global),
     Storage(DType, Arc<Storage>),
-    /// A storage whose place in the file is not known yet.
-    Later,
+    /// A storage whose place in the file is not known yet (`legacy`).
+    DeferredStorage,
+    /// What is kept as text alone: a device, a dtype, an integer of more than 64 bits.
     Other(Rc<str>),
+    /// Index of a container in the arena.
     Node(usize),
 }
 

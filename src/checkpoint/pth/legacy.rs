@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::allowed::broken;
-use super::storages::{Described, Storages};
+use super::allowed_globals::broken;
+use super::storages::{StorageId, Storages};
 use super::unpickler;
 use crate::checkpoint::dtype::DType;
 use crate::checkpoint::host_tensor::Storage;
@@ -33,51 +33,47 @@ fn damaged(why: impl std::fmt::Display) -> Error {
         .hint("copy or download it again; a file cut short cannot be repaired")
 }
 
-/// Storages that are only noted: the pickle is read for their types.
+/// First reading: only the types and sizes of the storages are collected.
 #[derive(Debug)]
-struct Noted {
+struct StorageTypes {
     size: usize,
     seen: RefCell<HashMap<String, (DType, usize)>>,
 }
 
-impl Storages for Noted {
+impl Storages for StorageTypes {
     fn size(&self) -> usize {
         self.size
     }
 
-    fn find(&self, described: &Described) -> Result<Option<Arc<Storage>>> {
+    fn find(&self, id: &StorageId) -> Result<Option<Arc<Storage>>> {
         let mut seen = self.seen.borrow_mut();
-        let new = (described.dtype, described.numel);
-        let known = *seen.entry(described.key.to_string()).or_insert(new);
+        let new = (id.dtype, id.numel);
+        let known = *seen.entry(id.key.to_string()).or_insert(new);
         if known != new {
-            return Err(broken(&format!(
-                "storage {} is described in two ways",
-                described.key.escape_debug()
-            )));
+            return Err(broken(&format!("storage {} is described in two ways", id.key.escape_debug())));
         }
         Ok(None)
     }
 }
 
-/// Storages whose places are known.
+/// Second reading: the storages at their places in the file.
 #[derive(Debug)]
-struct Placed<'a> {
+struct StorageOffsets<'a> {
     map: &'a Arc<Mmap>,
     starts: HashMap<String, usize>,
 }
 
-impl Storages for Placed<'_> {
+impl Storages for StorageOffsets<'_> {
     fn size(&self) -> usize {
         self.map.len()
     }
 
-    fn find(&self, described: &Described) -> Result<Option<Arc<Storage>>> {
-        let size = described.dtype.size();
-        let start = self.starts.get(&*described.key).copied();
+    fn find(&self, id: &StorageId) -> Result<Option<Arc<Storage>>> {
+        let size = id.dtype.size();
+        let start = self.starts.get(&*id.key).copied();
         let start = start.ok_or_else(|| damaged("a storage's numbers are missing"))?;
-        let (from, numel) =
-            described.view.as_ref().map_or((0, described.numel), |(_, from, numel)| (*from, *numel));
-        let inside = from.checked_add(numel).is_some_and(|end| end <= described.numel);
+        let (from, numel) = id.view.as_ref().map_or((0, id.numel), |(_, from, numel)| (*from, *numel));
+        let inside = from.checked_add(numel).is_some_and(|end| end <= id.numel);
         let place =
             from.checked_mul(size).and_then(|skip| start.checked_add(skip)).zip(numel.checked_mul(size));
         let storage = place.filter(|_| inside).and_then(|(start, len)| Storage::mapped(self.map, start, len));
@@ -92,15 +88,18 @@ pub fn is_legacy(path: &Path) -> bool {
     read.is_ok() && head == MAGIC
 }
 
-/// Reads a file's tree.
+/// Reads a checkpoint's tree.
+///
+/// # Errors
+/// The file is cut short or damaged, holds what is no plain data, or was written on a big-endian machine.
 pub fn read(path: &Path) -> Result<Value> {
     let io = |e| Error::io("read the checkpoint", path, e);
     let map = Arc::new(native::map_file(&File::open(path).map_err(io)?).map_err(io)?);
-    let noted = Noted { size: map.len(), seen: RefCell::default() };
+    let types = StorageTypes { size: map.len(), seen: RefCell::default() };
     let mut at = MAGIC.len();
     let next = |end: &mut usize| {
         let from = *end;
-        let (value, used) = unpickler::unpickle_part(&map[from..], &noted)?;
+        let (value, used) = unpickler::unpickle_prefix(&map[from..], &types)?;
         *end = from + used;
         Ok::<_, Error>((value, from))
     };
@@ -117,12 +116,11 @@ pub fn read(path: &Path) -> Result<Value> {
     let tree = tree..at;
     let (keys, _) = next(&mut at)?;
     let Value::List(keys) = keys else { return Err(damaged("it has no list of its storages")) };
-    let seen = noted.seen.into_inner();
+    let seen = types.seen.into_inner();
     let mut starts = HashMap::new();
     for key in keys {
         let key = key.as_str().ok_or_else(|| damaged("a storage's name is no text"))?;
-        let (dtype, numel) =
-            seen.get(key).ok_or_else(|| damaged("it has a storage that no tensor looks at"))?;
+        let (dtype, numel) = seen.get(key).ok_or_else(|| damaged("it has a storage that no tensor uses"))?;
         let count = map.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
         let count = count.ok_or_else(|| damaged("it ends before its storages do"))?;
         if count != *numel as u64 {
@@ -136,5 +134,6 @@ pub fn read(path: &Path) -> Result<Value> {
         }
         at = end;
     }
-    unpickler::unpickle_whole(&map[tree], &Placed { map: &map, starts })
+    let (value, _) = unpickler::unpickle_prefix(&map[tree], &StorageOffsets { map: &map, starts })?;
+    Ok(value)
 }

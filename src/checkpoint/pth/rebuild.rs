@@ -1,22 +1,22 @@
-//! What the allowed calls of a pickle make: tensors of storages, and plain values.
+//! What the allowed calls of a pickle (REDUCE) make: tensors of storages, and plain values.
 //!
-//! Signatures are those of torch's `_utils.py` and of Python's own `__reduce__`. Next: `allowed`.
+//! Signatures are those of torch's `_utils.py` and of Python's own `__reduce__`. Next: `allowed_globals`.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::allowed::{Global, broken};
+use super::allowed_globals::{Global, broken};
 use super::items::{Item, Node};
-use super::storages::Described;
-use super::unpickler::Machine;
+use super::storages::StorageId;
+use super::unpickler::Unpickler;
 use crate::checkpoint::dtype::DType;
-use crate::checkpoint::host_tensor::HostTensor;
+use crate::checkpoint::host_tensor::{HostTensor, Storage};
 use crate::error::{Error, Result};
 
-/// Calls within a call: a parameter of a tensor of a class.
-const MOST_CALLS: usize = 3;
+/// Calls inside a call: a parameter of a tensor of a class.
+const MAX_NESTED_CALLS: usize = 3;
 
-impl Machine<'_> {
+impl Unpickler<'_> {
     fn items(&self, item: &Item) -> Result<&[Item]> {
         match item {
             Item::Node(id) => match self.nodes.get(*id) {
@@ -38,7 +38,10 @@ impl Machine<'_> {
         items.iter().map(whole).collect()
     }
 
-    /// The storage that a persistent id describes.
+    /// The storage that a persistent id (`('storage', class, key, device, numel)`) describes.
+    ///
+    /// # Errors
+    /// It is described otherwise than PyTorch does, or is smaller than described.
     pub(super) fn storage(&mut self, id: &Item) -> Result<Item> {
         let wrong = || broken("a storage is not described as PyTorch does");
         let size = |item: &Item| match item {
@@ -76,8 +79,8 @@ impl Machine<'_> {
         let storage = match self.storages.get(&name) {
             Some(storage) => Arc::clone(storage),
             None => {
-                let described = Described { key: Rc::clone(&key), dtype, numel, view: view.clone() };
-                let Some(storage) = self.source.find(&described)? else { return Ok(Item::Later) };
+                let storage_id = StorageId { key: Rc::clone(&key), dtype, numel, view: view.clone() };
+                let Some(storage) = self.source.find(&storage_id)? else { return Ok(Item::DeferredStorage) };
                 storage
             }
         };
@@ -90,19 +93,22 @@ impl Machine<'_> {
         Ok(Item::Storage(dtype, storage))
     }
 
-    /// A call.
+    /// Calls `callee`, which must be one of the allowed globals, and pushes what it makes.
+    ///
+    /// # Errors
+    /// It is no such global, or its arguments are not those that PyTorch gives.
     pub(super) fn reduce(&mut self, callee: &Item, args: &Item) -> Result<()> {
         let made = match self.call(callee, args, 0)? {
             Made::Item(item) => item,
             Made::Dict(flat) => {
                 self.budget.charge(flat.len(), 0)?;
-                self.node(Node::Dict(Vec::new()), 0)?;
+                self.push_node(Node::Dict(Vec::new()), 0)?;
                 return self.set_items(flat);
             }
             Made::Set(items) => {
                 self.budget.charge(items.len(), 0)?;
                 let height = self.height(items.iter())?;
-                return self.node(Node::Set(items), height);
+                return self.push_node(Node::Set(items), height);
             }
         };
         self.push(made)
@@ -115,53 +121,18 @@ impl Machine<'_> {
             return Err(broken("a call has too many arguments"));
         }
         let args = args.to_vec();
-        let made = match (callee, &args[..]) {
+        if let Some(tensor) = self.rebuilt_tensor(callee, &args)? {
+            return Ok(Made::Item(tensor));
+        }
+        Ok(Made::Item(match (callee, &args[..]) {
             (Global::OrderedDict | Global::Counter, []) => return Ok(Made::Dict(Vec::new())),
             (Global::OrderedDict | Global::Counter, [of]) => return self.dict_of(of),
             (Global::Set, []) => return Ok(Made::Set(Vec::new())),
             (Global::Set, [items]) => return Ok(Made::Set(self.items(items)?.to_vec())),
-            (Global::RebuildTensor, [Item::Later, ..])
-            | (Global::RebuildTensorV3, [Item::Later, ..])
-            | (Global::RebuildQuantised, [Item::Later, ..]) => Item::Later,
-            (
-                Global::RebuildTensor,
-                [Item::Storage(dtype, storage), Item::Int(offset), size, stride, rest @ ..],
-            ) => {
-                self.plain_view(rest.get(2))?;
-                self.tensor(*dtype, size, stride, *offset, Arc::clone(storage))?
-            }
-            (
-                Global::RebuildQuantised,
-                [Item::Storage(dtype, storage), Item::Int(offset), size, stride, ..],
-            ) => self.tensor(*dtype, size, stride, *offset, Arc::clone(storage))?,
-            (
-                Global::RebuildTensorV3,
-                [
-                    Item::Storage(_, storage),
-                    Item::Int(offset),
-                    size,
-                    stride,
-                    _,
-                    _,
-                    Item::Global(Global::Named(name, dtype)),
-                    rest @ ..,
-                ],
-            ) => {
-                self.plain_view(rest.first())?;
-                let dtype = dtype.ok_or_else(|| {
-                    Error::failed(format!("a tensor of type torch.{name} is not read here"))
-                        .hint("in Python, turn it into another type and save it again")
-                })?;
-                self.tensor(dtype, size, stride, *offset, Arc::clone(storage))?
-            }
-            (
-                Global::RebuildParameter | Global::Parameter,
-                [tensor @ (Item::Tensor(_) | Item::Later), ..],
-            ) => tensor.clone(),
             (
                 Global::RebuildFromType,
                 [func, Item::Global(Global::Tensor | Global::Parameter), inner @ Item::Node(_), ..],
-            ) if depth < MOST_CALLS => return self.call(func, inner, depth + 1),
+            ) if depth < MAX_NESTED_CALLS => return self.call(func, inner, depth + 1),
             (Global::RebuildOther(what), _) => {
                 return Err(Error::failed(format!("this file holds {what}, which is not read here"))
                     .hint("in Python, save the plain tensors alone: {name: tensor.to_dense() ...}"));
@@ -185,8 +156,53 @@ impl Machine<'_> {
                 Item::Bytes(bytes.ok_or_else(|| broken("bytes are out of range"))?.into())
             }
             _ => return Err(broken(&format!("{callee:?} is called in a way PyTorch does not"))),
-        };
-        Ok(Made::Item(made))
+        }))
+    }
+
+    /// The tensor that one of torch's `_rebuild_*` functions makes; `None` for any other call.
+    fn rebuilt_tensor(&mut self, callee: &Global, args: &[Item]) -> Result<Option<Item>> {
+        Ok(Some(match (callee, args) {
+            (
+                Global::RebuildTensor | Global::RebuildTensorV3 | Global::RebuildQuantised,
+                [Item::DeferredStorage, ..],
+            ) => Item::DeferredStorage,
+            (
+                Global::RebuildTensor,
+                [Item::Storage(dtype, storage), Item::Int(offset), size, stride, rest @ ..],
+            ) => {
+                self.check_plain_view(rest.get(2))?;
+                self.tensor(*dtype, storage, View { size, stride, offset: *offset })?
+            }
+            (
+                Global::RebuildQuantised,
+                [Item::Storage(dtype, storage), Item::Int(offset), size, stride, ..],
+            ) => self.tensor(*dtype, storage, View { size, stride, offset: *offset })?,
+            (
+                Global::RebuildTensorV3,
+                [
+                    Item::Storage(_, storage),
+                    Item::Int(offset),
+                    size,
+                    stride,
+                    _,
+                    _,
+                    Item::Global(Global::Named(name, dtype)),
+                    rest @ ..,
+                ],
+            ) => {
+                self.check_plain_view(rest.first())?;
+                let dtype = dtype.ok_or_else(|| {
+                    Error::failed(format!("a tensor of type torch.{name} is not read here"))
+                        .hint("in Python, turn it into another type and save it again")
+                })?;
+                self.tensor(dtype, storage, View { size, stride, offset: *offset })?
+            }
+            (
+                Global::RebuildParameter | Global::Parameter,
+                [tensor @ (Item::Tensor(_) | Item::DeferredStorage), ..],
+            ) => tensor.clone(),
+            _ => return Ok(None),
+        }))
     }
 
     /// Keys and values of a dict, or of pairs.
@@ -208,8 +224,9 @@ impl Machine<'_> {
         Ok(Made::Dict(flat))
     }
 
-    /// That a tensor's numbers are those of its storage: a conjugate or negative view has a mark of it.
-    fn plain_view(&self, metadata: Option<&Item>) -> Result<()> {
+    /// Demands that a tensor's numbers are those of its storage: PyTorch marks a conjugate or negative view in the
+    /// metadata argument.
+    fn check_plain_view(&self, metadata: Option<&Item>) -> Result<()> {
         let Some(Item::Node(id)) = metadata else { return Ok(()) };
         let Some(Node::Dict(marks)) = self.nodes.get(*id) else { return Ok(()) };
         match marks.iter().any(|(_, on)| matches!(on, Item::Bool(true))) {
@@ -219,25 +236,25 @@ impl Machine<'_> {
         }
     }
 
-    fn tensor(
-        &mut self,
-        dtype: DType,
-        size: &Item,
-        stride: &Item,
-        offset: i64,
-        storage: Arc<crate::checkpoint::host_tensor::Storage>,
-    ) -> Result<Item> {
-        let (size, stride) = (self.ints(size)?, self.ints(stride)?);
-        let tensor = HostTensor::new(dtype, size, stride, offset, storage)?;
+    fn tensor(&mut self, dtype: DType, storage: &Arc<Storage>, view: View<'_>) -> Result<Item> {
+        let (size, stride) = (self.ints(view.size)?, self.ints(view.stride)?);
+        let tensor = HostTensor::new(dtype, size, stride, view.offset, Arc::clone(storage))?;
         self.budget.charge(1 + tensor.strides().len() / 2, 0)?;
         Ok(Item::Tensor(Rc::new(tensor)))
     }
 }
 
+/// Sizes, strides and offset of a tensor in its storage, in elements.
+struct View<'i> {
+    size: &'i Item,
+    stride: &'i Item,
+    offset: i64,
+}
+
 /// What a call makes.
 enum Made {
     Item(Item),
-    /// Keys and values in turns.
+    /// Keys and values in alternation.
     Dict(Vec<Item>),
     Set(Vec<Item>),
 }

@@ -9,25 +9,28 @@ use crate::checkpoint::dtype::DType;
 use crate::checkpoint::host_tensor::Storage;
 use crate::error::Result;
 
-/// A storage as a pickle describes it.
+/// A storage as the persistent id of a pickle describes it.
 #[derive(Debug, Clone)]
-pub struct Described {
+pub struct StorageId {
     /// Its name in the file.
     pub key: Rc<str>,
-    /// Of its elements.
+    /// Type of its elements.
     pub dtype: DType,
-    /// Elements.
+    /// Number of elements.
     pub numel: usize,
     /// A part of it, in elements: name, first, number.
     pub view: Option<(Rc<str>, usize, usize)>,
 }
 
-/// What knows the storages.
+/// Where a pickle finds its storages.
 pub trait Storages {
     /// Bytes of the whole file.
     fn size(&self) -> usize;
-    /// The bytes; none where it is only noted.
-    fn find(&self, described: &Described) -> Result<Option<Arc<Storage>>>;
+    /// The storage; `None` where its place is not known yet.
+    ///
+    /// # Errors
+    /// There is no such storage, or it is described in two ways.
+    fn find(&self, id: &StorageId) -> Result<Option<Arc<Storage>>>;
 }
 
 /// The records of a zip.
@@ -46,9 +49,9 @@ impl Storages for Records<'_> {
         self.archive.size()
     }
 
-    fn find(&self, described: &Described) -> Result<Option<Arc<Storage>>> {
-        let found = self.archive.storage(self.within, &described.key, described.dtype)?;
-        self.used.borrow_mut().push(described.key.to_string());
+    fn find(&self, id: &StorageId) -> Result<Option<Arc<Storage>>> {
+        let found = self.archive.storage(self.within, &id.key, id.dtype)?;
+        self.used.borrow_mut().push(id.key.to_string());
         Ok(Some(found))
     }
 }

@@ -1,6 +1,6 @@
-//! A TorchScript archive looked at as data: its parameters, its methods' headings, what it says of itself.
+//! Reads a TorchScript archive as data: its parameters, the signatures of its methods, its metadata.
 //!
-//! Its objects are read as plain records and its source as text; nothing of it is compiled or run.
+//! Its objects are read as plain dicts and its source as text; nothing is compiled or run.
 
 use std::path::Path;
 
@@ -10,22 +10,22 @@ use crate::checkpoint::host_tensor::HostTensor;
 use crate::checkpoint::value::Value;
 use crate::error::{Error, Place, Result};
 
-/// Longest source text that is read.
-const MOST_SOURCE: usize = 64 << 20;
+/// Most bytes of source text that are read.
+const MAX_SOURCE_BYTES: usize = 64 << 20;
 
-/// Longest dotted name of a tensor: nesting would otherwise make long names of short ones, again and again.
-const MOST_NAME: usize = 1024;
+/// Longest dotted name of a tensor: nesting could otherwise make very long names from a small file.
+const MAX_NAME_BYTES: usize = 1024;
 
-/// What a program with weights holds.
+/// The contents of a TorchScript program.
 #[derive(Debug)]
 pub struct ScriptContents {
-    /// The root's class.
+    /// Class of the root module.
     pub class: String,
     /// Parameters and buffers by their dotted names, in the order of registration.
     pub tensors: Vec<(String, HostTensor)>,
     /// Tensors that are constants of the program: all weights of a frozen one.
     pub constants: Vec<HostTensor>,
-    /// The root's methods with their arguments.
+    /// Signatures of the root module's methods.
     pub methods: Vec<String>,
     /// The record `minimind.json`, if it was exported here.
     pub metadata: Option<Vec<u8>>,
@@ -33,13 +33,16 @@ pub struct ScriptContents {
 
 /// Whether the file is a TorchScript archive.
 pub fn is_script(path: &Path) -> bool {
-    Archive::open_any(path).is_ok_and(|archive| archive.is_script())
+    Archive::open(path).is_ok_and(|archive| archive.is_script())
 }
 
-/// Reads one.
+/// Reads a TorchScript program.
+///
+/// # Errors
+/// The file cannot be read, is a plain checkpoint, or is damaged.
 pub fn read_script(path: &Path) -> Result<ScriptContents> {
     let at = |e: Error| e.at(Place::file(path));
-    let archive = Archive::open_any(path).map_err(at)?;
+    let archive = Archive::open(path).map_err(at)?;
     if !archive.is_script() {
         return Err(at(Error::failed("this file is no TorchScript program")));
     }
@@ -56,7 +59,7 @@ pub(super) fn contents(archive: &Archive) -> Result<ScriptContents> {
         _ => Vec::new(),
     };
     let class = root_class(archive.bytes("data.pkl")?).unwrap_or_default();
-    let sources = archive.sources(MOST_SOURCE)?;
+    let sources = archive.sources(MAX_SOURCE_BYTES)?;
     let short = class.rsplit('.').next().unwrap_or_default();
     let methods = sources.iter().flat_map(|text| methods_of(text, short)).collect();
     let metadata = archive.extra("extra/minimind.json")?;
@@ -66,9 +69,9 @@ pub(super) fn contents(archive: &Archive) -> Result<ScriptContents> {
 fn flatten(prefix: &str, value: &Value, into: &mut Vec<(String, HostTensor)>) -> Result<()> {
     for (key, value) in value.entries() {
         let Some(key) = key.as_str() else { continue };
-        if prefix.len() + key.len() >= MOST_NAME {
+        if prefix.len() + key.len() >= MAX_NAME_BYTES {
             return Err(Error::failed("this TorchScript program is damaged")
-                .because(format!("a name in it is longer than {MOST_NAME} bytes")));
+                .because(format!("a name in it is longer than {MAX_NAME_BYTES} bytes")));
         }
         let name = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
         match value {
