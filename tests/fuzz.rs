@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use minimind::checkpoint::gguf::{self, Precision, TokenKind, Vocabulary};
+use minimind::checkpoint::gguf::{self, FileType, TokenKind, Vocabulary};
 use minimind::checkpoint::{convert, load_model, named_tensors, pth, safetensors};
 use minimind::data::Tokenizer;
 use minimind::data::jsonl;
@@ -363,13 +363,13 @@ fn gguf_files() {
     let seeds = files(&["minimind2", "minimind3", "minimind3-moe", "minimind3-moe"], |path, model, i| {
         let hosts = convert::borrow_all(model.params().tensors().iter()).expect("tensors");
         let weights = model.params().names().iter().cloned().zip(hosts).collect();
-        let precision = [Precision::F16, Precision::Q8_0, Precision::Q4_0, Precision::F32][i];
+        let file_type = [FileType::F16, FileType::Q8_0, FileType::Q4_0, FileType::F32][i];
         let contents = gguf::Contents {
             config: model.config(),
             vocabulary: Some(&vocabulary),
-            ends: &[2],
+            eos_token_ids: &[2],
             name: "seed",
-            precision,
+            file_type,
         };
         gguf::write(path, &contents, &weights).expect("a seed");
     });

@@ -61,15 +61,15 @@ fn files_of_other_programs_are_read() {
     let contents = gguf::Contents {
         config: folder.config(),
         vocabulary: None,
-        ends: &[],
+        eos_token_ids: &[],
         name: "folder",
-        precision: gguf::Precision::F32,
+        file_type: gguf::FileType::F32,
     };
     let weights = read_weights(&path("folder")).expect("weights").tensors;
     gguf::write(&out, &contents, &weights).expect("a GGUF");
     assert_eq!(of(&out).config().rope_scaling, folder.config().rope_scaling);
     let names = gguf::open(&out).expect("a GGUF");
-    assert!(names.entries().iter().any(|entry| entry.name == "rope_freqs.weight"));
+    assert!(names.tensors().iter().any(|entry| entry.name == "rope_freqs.weight"));
     // A part that is missing is named.
     std::fs::remove_file(path("split-00003-of-00003.gguf")).expect("removed");
     let fault = gguf::open(&path("split-00001-of-00003.gguf")).expect_err("incomplete").to_string();

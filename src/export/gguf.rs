@@ -46,13 +46,13 @@ fn ends(source: &Source, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
     Ok(end_ids(Some(&words), &eos::token_ids(&source.path)?))
 }
 
-fn stored(precision: Precision) -> gguf::Precision {
+fn stored(precision: Precision) -> gguf::FileType {
     match precision {
-        Precision::Fp32 => gguf::Precision::F32,
-        Precision::Fp16 => gguf::Precision::F16,
-        Precision::Bf16 => gguf::Precision::Bf16,
-        Precision::Q8_0 => gguf::Precision::Q8_0,
-        Precision::Q4_0 => gguf::Precision::Q4_0,
+        Precision::Fp32 => gguf::FileType::F32,
+        Precision::Fp16 => gguf::FileType::F16,
+        Precision::Bf16 => gguf::FileType::Bf16,
+        Precision::Q8_0 => gguf::FileType::Q8_0,
+        Precision::Q4_0 => gguf::FileType::Q4_0,
     }
 }
 
@@ -66,9 +66,9 @@ pub fn write(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let contents = Contents {
         config: source.model.config(),
         vocabulary: Some(&vocabulary),
-        ends: &ends(source, &vocabulary)?,
+        eos_token_ids: &ends(source, &vocabulary)?,
         name: &name,
-        precision: stored(precision),
+        file_type: stored(precision),
     };
     gguf::write(path, &contents, &weights)
 }

@@ -114,7 +114,7 @@ fn changed(path: &Path, from: &[u8], to: &[u8]) -> String {
 fn an_architecture_that_lies_about_the_weights_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
-    write_model(&path, "minimind2", Precision::F32);
+    write_model(&path, "minimind2", FileType::F32);
     let number = |key: &str, n: u32| [key.as_bytes(), &4u32.to_le_bytes(), &n.to_le_bytes()].concat();
     for (key, was) in [
         ("llama.block_count", 2),
@@ -133,7 +133,7 @@ fn an_architecture_that_lies_about_the_weights_is_refused() {
         }
     }
     assert!(changed(&path, b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0gemma").contains("`gemma`"));
-    write_model(&path, "minimind3-moe", Precision::Q4_0);
+    write_model(&path, "minimind3-moe", FileType::Q4_0);
     for n in [0, 1, 1 << 29, u32::MAX] {
         let text = changed(&path, &number("qwen3moe.expert_count", 4), &number("qwen3moe.expert_count", n));
         assert!(text.starts_with("error: "), "{n}: {text}");

@@ -1,7 +1,7 @@
-//! The file's head: metadata by key and a table of tensors, all checked against the file's size.
+//! Reads the head of one file: metadata by key and the table of tensors, all checked against the file's size.
 //!
-//! Arrays stay where they lie and are read when asked for, so that a file which claims a billion of them
-//! costs nothing. Next: `blocks`.
+//! Arrays stay in the file and are read when asked for, so that a file which claims a billion elements costs nothing.
+//! Layout: ggml's `docs/gguf.md`. Next: `split` (models of several files), `ggml_type`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,8 +11,7 @@ use memmap2::Mmap;
 use serde_json::{Value as Json, json};
 
 use super::MAGIC;
-use super::blocks::Element;
-use super::split;
+use super::ggml_type::GgmlType;
 use crate::checkpoint::host_tensor::Storage;
 use crate::error::{Error, Result};
 use crate::native;
@@ -20,19 +19,19 @@ use crate::native;
 /// A metadata value; arrays are `(start, count)` in the file.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)]
-pub enum Meta {
+pub enum MetaValue {
     Bool(bool),
     Int(i64),
     Float(f64),
     Text(String),
     Texts { start: usize, count: usize },
-    Numbers { kind: Number, start: usize, count: usize },
+    Numbers { kind: NumberType, start: usize, count: usize },
 }
 
 /// The types a number has in a file, by the format's own numbering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Number {
+pub enum NumberType {
     U8,
     I8,
     U16,
@@ -49,9 +48,9 @@ pub enum Number {
 const TEXT: u32 = 8;
 const ARRAY: u32 = 9;
 
-impl Number {
+impl NumberType {
     fn of(kind: u32) -> Option<Self> {
-        use Number::{Bool, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
+        use NumberType::{Bool, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
         Some(match kind {
             0 => U8,
             1 => I8,
@@ -77,19 +76,19 @@ impl Number {
         }
     }
 
-    fn read(self, bytes: &[u8]) -> Result<Meta> {
+    fn read(self, bytes: &[u8]) -> Result<MetaValue> {
         let mut wide = [0u8; 8];
         wide[..bytes.len()].copy_from_slice(bytes);
         let n = u64::from_le_bytes(wide);
         Ok(match self {
-            Self::F32 => Meta::Float(shortest(f32::from_bits(n as u32))),
-            Self::F64 => Meta::Float(f64::from_bits(n)),
-            Self::Bool => Meta::Bool(n != 0),
-            Self::I8 => Meta::Int(i64::from(n as i8)),
-            Self::I16 => Meta::Int(i64::from(n as i16)),
-            Self::I32 => Meta::Int(i64::from(n as i32)),
-            Self::I64 => Meta::Int(n as i64),
-            _ => Meta::Int(i64::try_from(n).map_err(|_| damaged(format!("a number is {n}")))?),
+            Self::F32 => MetaValue::Float(shortest(f32::from_bits(n as u32))),
+            Self::F64 => MetaValue::Float(f64::from_bits(n)),
+            Self::Bool => MetaValue::Bool(n != 0),
+            Self::I8 => MetaValue::Int(i64::from(n as i8)),
+            Self::I16 => MetaValue::Int(i64::from(n as i16)),
+            Self::I32 => MetaValue::Int(i64::from(n as i32)),
+            Self::I64 => MetaValue::Int(n as i64),
+            _ => MetaValue::Int(i64::try_from(n).map_err(|_| damaged(format!("a number is {n}")))?),
         })
     }
 }
@@ -99,23 +98,23 @@ fn shortest(x: f32) -> f64 {
     format!("{x:e}").parse().unwrap_or(f64::from(x))
 }
 
-/// A tensor of the file.
+/// A row of the table of tensors.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct TensorInfo {
     /// llama.cpp's name.
     pub name: String,
-    /// Outermost first, as PyTorch counts.
+    /// Sizes, outermost first, as PyTorch counts.
     pub shape: Vec<i64>,
     /// How its elements are stored.
-    pub element: Element,
-    /// Which of the model's files it lies in.
+    pub element: GgmlType,
+    /// Index of the model's file that holds it.
     part: usize,
     start: usize,
     len: usize,
 }
 
-impl Entry {
-    /// Elements.
+impl TensorInfo {
+    /// Number of elements.
     pub fn numel(&self) -> u64 {
         self.shape.iter().map(|n| *n as u64).product()
     }
@@ -126,8 +125,8 @@ impl Entry {
 pub struct Gguf {
     /// One, or more where a model is split.
     maps: Vec<Arc<Mmap>>,
-    keys: Vec<(String, Meta)>,
-    entries: Vec<Entry>,
+    keys: Vec<(String, MetaValue)>,
+    entries: Vec<TensorInfo>,
 }
 
 pub(super) fn damaged(why: impl std::fmt::Display) -> Error {
@@ -167,9 +166,9 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(self.take(n)?).map_err(|_| damaged("a text is not UTF-8"))
     }
 
-    fn value(&mut self) -> Result<Meta> {
+    fn value(&mut self) -> Result<MetaValue> {
         match self.u32()? {
-            TEXT => Ok(Meta::Text(self.text()?.to_owned())),
+            TEXT => Ok(MetaValue::Text(self.text()?.to_owned())),
             ARRAY => {
                 let (kind, count) = (self.u32()?, self.len()?);
                 let start = self.at;
@@ -178,22 +177,24 @@ impl<'a> Cursor<'a> {
                         let n = self.len()?;
                         self.take(n)?;
                     }
-                    return Ok(Meta::Texts { start, count });
+                    return Ok(MetaValue::Texts { start, count });
                 }
-                let kind = Number::of(kind).ok_or_else(|| damaged(format!("an array is of type {kind}")))?;
+                let kind =
+                    NumberType::of(kind).ok_or_else(|| damaged(format!("an array is of type {kind}")))?;
                 let bytes = count.checked_mul(kind.size());
                 self.take(bytes.ok_or_else(|| damaged(format!("an array claims {count} elements")))?)?;
-                Ok(Meta::Numbers { kind, start, count })
+                Ok(MetaValue::Numbers { kind, start, count })
             }
             kind => {
-                let kind = Number::of(kind).ok_or_else(|| damaged(format!("a value is of type {kind}")))?;
+                let kind =
+                    NumberType::of(kind).ok_or_else(|| damaged(format!("a value is of type {kind}")))?;
                 kind.read(self.take(kind.size())?)
             }
         }
     }
 
     /// Name, shape, type and offset of a tensor.
-    fn entry(&mut self) -> Result<(Entry, usize)> {
+    fn entry(&mut self) -> Result<(TensorInfo, usize)> {
         let name = self.text()?.to_owned();
         let wrong = |why: String| damaged(format!("tensor `{}` {why}", name.escape_debug()));
         let axes = self.u32()? as usize;
@@ -204,7 +205,7 @@ impl<'a> Cursor<'a> {
         shape.reverse();
         let kind = self.u32()?;
         let offset = self.len()?;
-        let element = Element::of(kind).ok_or_else(|| wrong(format!("is of type {kind}")))?;
+        let element = GgmlType::of(kind).ok_or_else(|| wrong(format!("is of type {kind}")))?;
         let row = shape.last().copied().unwrap_or(0);
         let numel = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).filter(|n| *n > 0);
         let len = numel.filter(|_| row % element.block() == 0).and_then(|n| {
@@ -212,25 +213,27 @@ impl<'a> Cursor<'a> {
         });
         let len = len.ok_or_else(|| wrong(format!("cannot have the shape {shape:?}")))?;
         let shape = shape.into_iter().map(|n| n as i64).collect();
-        Ok((Entry { name, shape, element, part: 0, start: 0, len }, offset))
+        Ok((TensorInfo { name, shape, element, part: 0, start: 0, len }, offset))
     }
 }
 
 impl Gguf {
-    /// A file, and those that it is one model with.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        split::whole(path, Self::open_one(path)?)
-    }
-
-    /// Adds another file's tensors.
+    /// Adds the tensors of another file of the same model.
+    ///
+    /// # Errors
+    /// Two tensors have one name.
     pub(super) fn add(&mut self, other: Self) -> Result<()> {
         let part = self.maps.len();
         self.maps.extend(other.maps.into_iter().take(1));
-        self.entries.extend(other.entries.into_iter().map(|entry| Entry { part, ..entry }));
+        self.entries.extend(other.entries.into_iter().map(|entry| TensorInfo { part, ..entry }));
         unique(self.entries.iter().map(|e| e.name.as_str()), "tensors")
     }
 
-    pub(super) fn open_one(path: &Path) -> Result<Self> {
+    /// Opens one file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no GGUF of version 2 or 3, or a length in it is larger than the file.
+    pub(super) fn open_file(path: &Path) -> Result<Self> {
         let io = |e| Error::io("read the weights", path, e);
         let map = Arc::new(native::map_file(&crate::files::open(path).map_err(io)?).map_err(io)?);
         let mut cursor = Cursor { bytes: &map, at: 0 };
@@ -246,7 +249,7 @@ impl Gguf {
                 .hint("convert the model again with a newer llama.cpp"));
         }
         let (tensors, values) = (cursor.len()?, cursor.len()?);
-        let mut keys: Vec<(String, Meta)> = Vec::new();
+        let mut keys: Vec<(String, MetaValue)> = Vec::new();
         for _ in 0..values {
             let key = cursor.text()?.to_owned();
             keys.push((key, cursor.value()?));
@@ -266,7 +269,7 @@ impl Gguf {
         Ok(file)
     }
 
-    /// Where the tensors lie: inside the file, aligned, and none over another.
+    /// Places the tensors: each inside the file, aligned, and none over another.
     fn place(&mut self, offsets: &[usize], head: usize) -> Result<()> {
         let align = self.int("general.alignment").unwrap_or(32);
         let align = usize::try_from(align).ok().filter(|n| n.is_power_of_two());
@@ -285,7 +288,7 @@ impl Gguf {
             }
             entry.start = start;
         }
-        let mut order: Vec<&Entry> = self.entries.iter().collect();
+        let mut order: Vec<&TensorInfo> = self.entries.iter().collect();
         order.sort_by_key(|e| e.start);
         match order.windows(2).find(|pair| pair[0].start + pair[0].len > pair[1].start) {
             Some(pair) => Err(damaged(format!(
@@ -298,71 +301,77 @@ impl Gguf {
     }
 
     /// The table of tensors, in the file's order.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn tensors(&self) -> &[TensorInfo] {
         &self.entries
     }
 
-    /// A tensor's bytes as a storage that looks at the file.
-    pub(super) fn storage(&self, entry: &Entry) -> Result<Arc<Storage>> {
+    /// A tensor's bytes as a storage mapped from the file.
+    pub(super) fn storage(&self, entry: &TensorInfo) -> Result<Arc<Storage>> {
         let map = self.maps.get(entry.part).ok_or_else(|| damaged("a tensor lies in no file"))?;
         Storage::mapped(map, entry.start, entry.len).ok_or_else(|| damaged("a tensor lies outside"))
     }
 
     /// A metadata value.
-    pub fn get(&self, key: &str) -> Option<&Meta> {
+    pub fn get(&self, key: &str) -> Option<&MetaValue> {
         self.keys.iter().find(|(k, _)| k == key).map(|(_, v)| v)
     }
 
-    /// A whole number.
+    /// The integer under a key; `None` where there is none.
     pub fn int(&self, key: &str) -> Option<i64> {
-        if let Some(Meta::Int(n)) = self.get(key) { Some(*n) } else { None }
+        if let Some(MetaValue::Int(n)) = self.get(key) { Some(*n) } else { None }
     }
 
-    /// A number.
+    /// The number under a key; `None` where there is none.
     pub fn float(&self, key: &str) -> Option<f64> {
         match self.get(key) {
-            Some(Meta::Float(x)) => Some(*x),
-            Some(Meta::Int(n)) => Some(*n as f64),
+            Some(MetaValue::Float(x)) => Some(*x),
+            Some(MetaValue::Int(n)) => Some(*n as f64),
             _ => None,
         }
     }
 
-    /// Yes or no.
+    /// The boolean under a key; `None` where there is none.
     pub fn flag(&self, key: &str) -> Option<bool> {
-        if let Some(Meta::Bool(on)) = self.get(key) { Some(*on) } else { None }
+        if let Some(MetaValue::Bool(on)) = self.get(key) { Some(*on) } else { None }
     }
 
-    /// A text.
+    /// The text under a key; `None` where there is none.
     pub fn text(&self, key: &str) -> Option<&str> {
-        if let Some(Meta::Text(text)) = self.get(key) { Some(text) } else { None }
+        if let Some(MetaValue::Text(text)) = self.get(key) { Some(text) } else { None }
     }
 
-    /// An array of texts.
+    /// The array of texts under a key; `None` where there is none.
+    ///
+    /// # Errors
+    /// A text is not UTF-8.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
-        let Some(Meta::Texts { start, count }) = self.get(key) else { return Ok(None) };
+        let Some(MetaValue::Texts { start, count }) = self.get(key) else { return Ok(None) };
         let mut cursor = Cursor { bytes: &self.maps[0], at: *start };
         (0..*count).map(|_| cursor.text()).collect::<Result<_>>().map(Some)
     }
 
-    /// An array of whole numbers.
+    /// The array of integers under a key; `None` where there is none.
+    ///
+    /// # Errors
+    /// It is an array of other numbers.
     pub fn ints(&self, key: &str) -> Result<Option<Vec<i64>>> {
-        let Some(Meta::Numbers { kind, start, count }) = self.get(key) else { return Ok(None) };
+        let Some(MetaValue::Numbers { kind, start, count }) = self.get(key) else { return Ok(None) };
         let whole = |bytes: &[u8]| match kind.read(bytes)? {
-            Meta::Int(n) => Ok(n),
+            MetaValue::Int(n) => Ok(n),
             _ => Err(damaged(format!("`{key}` holds no whole numbers"))),
         };
         let bytes = &self.maps[0][*start..*start + *count * kind.size()];
         bytes.chunks_exact(kind.size()).map(whole).collect::<Result<_>>().map(Some)
     }
 
-    /// The metadata as JSON; arrays as their number of elements.
+    /// The metadata as JSON, for `inspect`; an array as its number of elements.
     pub fn to_json(&self) -> Json {
-        let value = |meta: &Meta| match meta {
-            Meta::Bool(on) => json!(on),
-            Meta::Int(n) => json!(n),
-            Meta::Float(x) => json!(x),
-            Meta::Text(text) => json!(text),
-            Meta::Texts { count, .. } | Meta::Numbers { count, .. } => json!({"elements": count}),
+        let value = |meta: &MetaValue| match meta {
+            MetaValue::Bool(on) => json!(on),
+            MetaValue::Int(n) => json!(n),
+            MetaValue::Float(x) => json!(x),
+            MetaValue::Text(text) => json!(text),
+            MetaValue::Texts { count, .. } | MetaValue::Numbers { count, .. } => json!({"elements": count}),
         };
         Json::Object(self.keys.iter().map(|(key, meta)| (key.clone(), value(meta))).collect())
     }

@@ -1,14 +1,14 @@
 //! A model in several files, as llama.cpp's `llama-gguf-split` writes them: `NAME-00001-of-00003.gguf`.
 //!
-//! The first holds the metadata, each some of the tensors. Any of them stands for all. Next: `reader`.
+//! The first holds the metadata, each some of the tensors. Naming any part opens the whole model. Next: `reader`.
 
 use std::path::{Path, PathBuf};
 
 use super::reader::{Gguf, damaged};
 use crate::error::{Error, Place, Result};
 
-/// Files that a model may be in.
-const MOST_PARTS: i64 = 1000;
+/// Most files that a model may be split into.
+const MAX_PARTS: i64 = 1000;
 
 /// `NAME-` of `NAME-00001-of-00003.gguf`, and the two numbers.
 fn named(path: &Path) -> Option<(String, i64, i64)> {
@@ -24,13 +24,17 @@ fn sibling(path: &Path, name: &str, number: i64, count: i64) -> PathBuf {
     path.with_file_name(format!("{name}-{number:05}-of-{count:05}.gguf"))
 }
 
-/// The whole model that `file`, read from `path`, is a part of.
-pub fn whole(path: &Path, file: Gguf) -> Result<Gguf> {
+/// Opens a file and, where it is a part of a split model, all other parts.
+///
+/// # Errors
+/// A part is missing, is named otherwise, or says that it is another part; a part is no sound GGUF.
+pub fn open_model(path: &Path) -> Result<Gguf> {
+    let file = Gguf::open_file(path)?;
     let count = file.int("split.count").unwrap_or(1);
     if count <= 1 {
         return Ok(file);
     }
-    if count > MOST_PARTS {
+    if count > MAX_PARTS {
         return Err(damaged(format!("it claims to be one of {count} files")));
     }
     let (name, _, _) = named(path).filter(|(_, _, said)| *said == count).ok_or_else(|| {
@@ -43,7 +47,7 @@ pub fn whole(path: &Path, file: Gguf) -> Result<Gguf> {
             return Err(Error::failed(format!("a part of this model is missing: {}", part.display()))
                 .hint("all files of a model lie in one folder"));
         }
-        let read = Gguf::open_one(&part).map_err(|e| e.at(Place::file(&part)))?;
+        let read = Gguf::open_file(&part).map_err(|e| e.at(Place::file(&part)))?;
         match (read.int("split.no"), read.int("split.count")) {
             (Some(at), Some(said)) if at == number - 1 && said == count => Ok(read),
             (at, said) => Err(damaged(format!("{} says that it is part {at:?} of {said:?}", part.display()))),
@@ -54,8 +58,8 @@ pub fn whole(path: &Path, file: Gguf) -> Result<Gguf> {
         all.add(open(number)?)?;
     }
     match all.int("split.tensors.count") {
-        Some(said) if said != all.entries().len() as i64 => {
-            Err(damaged(format!("its files hold {} tensors, expected {said}", all.entries().len())))
+        Some(said) if said != all.tensors().len() as i64 => {
+            Err(damaged(format!("its files hold {} tensors, expected {said}", all.tensors().len())))
         }
         _ => Ok(all),
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::{Device, Kind};
 
 use super::*;
-use crate::checkpoint::{convert, gguf::blocks::floats};
+use crate::checkpoint::{convert, gguf::ggml_type::floats};
 use crate::checkpoint::{load_model, read_weights};
 use crate::model::config::preset;
 use crate::model::{CausalLm, Params};
@@ -47,28 +47,28 @@ pub fn words() -> Vocabulary {
 pub fn write_model(
     path: &Path,
     name: &str,
-    precision: Precision,
+    file_type: FileType,
 ) -> (ModelConfig, HashMap<String, HostTensor>) {
     let (config, weights) = model(name);
-    let contents = Contents { config: &config, vocabulary: Some(&words()), ends: &[], name, precision };
+    let contents = Contents { config: &config, vocabulary: Some(&words()), eos_token_ids: &[], name, file_type };
     write(path, &contents, &weights).unwrap();
     (config, weights)
 }
 
 #[test]
-fn models_come_back_under_every_precision() {
+fn models_come_back_under_every_file_type() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
     for name in ["minimind2", "minimind3", "minimind3-moe"] {
         // The error of a weight relative to the largest of its block: none, 2^-11, half of 1/127, of 1/8.
-        for (precision, within) in [
-            (Precision::F32, 0.0),
-            (Precision::F16, 5e-4),
-            (Precision::Bf16, 4e-3),
-            (Precision::Q8_0, 4.5e-3),
-            (Precision::Q4_0, 0.126),
+        for (file_type, within) in [
+            (FileType::F32, 0.0),
+            (FileType::F16, 5e-4),
+            (FileType::Bf16, 4e-3),
+            (FileType::Q8_0, 4.5e-3),
+            (FileType::Q4_0, 0.126),
         ] {
-            let (config, weights) = write_model(&path, name, precision);
+            let (config, weights) = write_model(&path, name, file_type);
             let back = load_model(&path, None, Device::Cpu, Kind::Float).unwrap();
             let mut told = back.model.config().clone();
             if let (Some(ours), Some(theirs)) = (&mut told.moe, &config.moe) {
@@ -90,7 +90,7 @@ fn models_come_back_under_every_precision() {
 fn the_tokenizer_and_the_head_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
-    write_model(&path, "minimind3", Precision::Q8_0);
+    write_model(&path, "minimind3", FileType::Q8_0);
     let file = open(&path).unwrap();
     let mut want = words();
     for id in 60..70 {
@@ -102,7 +102,7 @@ fn the_tokenizer_and_the_head_come_back() {
     assert_eq!(json["general.architecture"], "qwen3");
     assert_eq!(json["tokenizer.ggml.tokens"]["elements"], 70);
     assert_eq!(json["qwen3.attention.layer_norm_rms_epsilon"], 1e-6);
-    let embedding = &file.entries()[0];
+    let embedding = &file.tensors()[0];
     assert_eq!((embedding.name.as_str(), &embedding.shape[..]), ("token_embd.weight", &[70, 64][..]));
     assert!(is_gguf(&path) && !is_gguf(folder.path()));
     let err = super::write(
@@ -110,9 +110,9 @@ fn the_tokenizer_and_the_head_come_back() {
         &Contents {
             config: &model("minimind2-moe").0,
             vocabulary: None,
-            ends: &[],
+            eos_token_ids: &[],
             name: "x",
-            precision: Precision::F32,
+            file_type: FileType::F32,
         },
         &HashMap::new(),
     );
@@ -128,9 +128,9 @@ fn end_marks_have_three_keys() {
     let contents = Contents {
         config: &config,
         vocabulary: Some(&words),
-        ends: &[7, 2, 9, 11],
+        eos_token_ids: &[7, 2, 9, 11],
         name: "x",
-        precision: Precision::F32,
+        file_type: FileType::F32,
     };
     super::write(&path, &contents, &weights).unwrap();
     // The tokenizer's own first; of more than two others the rest has no key.
@@ -141,9 +141,9 @@ fn end_marks_have_three_keys() {
 fn llamas_heads_are_interleaved_and_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
-    let (config, weights) = write_model(&path, "minimind2", Precision::F32);
+    let (config, weights) = write_model(&path, "minimind2", FileType::F32);
     let file = open(&path).unwrap();
-    let entry = file.entries().iter().find(|e| e.name == "blk.0.attn_q.weight").unwrap();
+    let entry = file.tensors().iter().find(|e| e.name == "blk.0.attn_q.weight").unwrap();
     let theirs = file.storage(entry).unwrap();
     let ours = floats(&weights["model.layers.0.self_attn.q_proj.weight"]).unwrap();
     let row = |n: usize| ours[n * 64..(n + 1) * 64].iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
@@ -156,7 +156,7 @@ fn llamas_heads_are_interleaved_and_come_back() {
 
 #[test]
 fn blocks_are_ggmls() {
-    let q8 = Element::of(8).unwrap();
+    let q8 = GgmlType::of(8).unwrap();
     let mut weights = vec![0f32; 32];
     (weights[0], weights[1], weights[2]) = (127.0, -1.5, 0.4);
     let mut out = Vec::new();
@@ -164,7 +164,7 @@ fn blocks_are_ggmls() {
     // Scale 1.0; halves go away from zero.
     assert_eq!(out[..5], [0x00, 0x3c, 127, -2i8 as u8, 0]);
     assert_eq!(q8.decode(&out).unwrap()[..3], [127.0, -2.0, 0.0]);
-    let q4 = Element::of(2).unwrap();
+    let q4 = GgmlType::of(2).unwrap();
     (weights[0], weights[1], weights[2], weights[16]) = (-8.0, 7.0, 100.0, 3.4);
     weights[2] = 0.0;
     out.clear();
@@ -176,14 +176,14 @@ fn blocks_are_ggmls() {
     for bad in [f32::NAN, f32::INFINITY, 1e30] {
         weights[5] = bad;
         assert!(q8.encode(&weights, &mut out).is_err() && q4.encode(&weights, &mut out).is_err());
-        assert!(Element::of(1).unwrap().encode(&weights, &mut out).is_err());
+        assert!(GgmlType::of(1).unwrap().encode(&weights, &mut out).is_err());
     }
     // One block of q6_k: low bits 1, high bits 2, scale 3, over all 0.5: (1 + 32 - 32) * 3 * 0.5.
     let mut block = vec![0x11; 128];
     block.extend([0b1010_1010; 64]);
     block.extend([3; 16]);
     block.extend([0x00, 0x38]);
-    assert_eq!(Element::of(14).unwrap().decode(&block).unwrap(), vec![1.5; 256]);
-    let fault = Element::of(16).unwrap().decode(&[0; 66]).unwrap_err();
+    assert_eq!(GgmlType::of(14).unwrap().decode(&block).unwrap(), vec![1.5; 256]);
+    let fault = GgmlType::of(16).unwrap().decode(&[0; 66]).unwrap_err();
     assert!(fault.what().contains("iq2_xxs") && fault.hint_text().unwrap().contains("llama-quantize"));
 }

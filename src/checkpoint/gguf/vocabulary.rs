@@ -1,14 +1,14 @@
 //! The tokenizer inside a GGUF: byte-level BPE as GPT-2 has it, which is what upstream and we train.
 //!
-//! How a text is cut into words before merging has a name here (`tokenizer.ggml.pre`), and llama.cpp holds
-//! the rule; a rule without a name would give other tokens, so it is refused. `data::tokenizer::gguf` turns
-//! this into a tokenizer and a folder's `tokenizer.json` into this.
+//! The pre-tokenizer has a name here (`tokenizer.ggml.pre`), and llama.cpp holds the rule; a rule without a name would
+//! give other tokens, so it is refused. `data::tokenizer::gguf` turns this into a tokenizer and a folder's
+//! `tokenizer.json` into this.
 
 use super::reader::{Gguf, damaged};
-use super::writer::Head;
+use super::writer::MetadataWriter;
 use crate::error::{Error, Result};
 
-/// What a token is, by llama.cpp's numbers.
+/// The type of a token, by llama.cpp's numbers (`llama_token_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     /// Made by merges.
@@ -30,7 +30,7 @@ pub struct Vocabulary {
     pub kinds: Vec<TokenKind>,
     /// Pairs, the first to be merged first.
     pub merges: Vec<(String, String)>,
-    /// llama.cpp's name of the rule that cuts words.
+    /// llama.cpp's name of the pre-tokenizer.
     pub pre: String,
     /// Opens a text.
     pub bos: Option<u32>,
@@ -48,6 +48,9 @@ pub struct Vocabulary {
 
 impl Vocabulary {
     /// The tokenizer of a file; `None` where it has none.
+    ///
+    /// # Errors
+    /// It is no byte-level BPE, or its lists do not fit each other.
     pub fn of(file: &Gguf) -> Result<Option<Self>> {
         let Some(tokens) = file.texts("tokenizer.ggml.tokens")? else { return Ok(None) };
         let model = file.text("tokenizer.ggml.model").unwrap_or_default();
@@ -95,8 +98,11 @@ impl Vocabulary {
         }))
     }
 
-    /// Puts it into a file's head, for an embedding of `rows` rows.
-    pub(super) fn put(&self, head: &mut Head, rows: i64) -> Result<()> {
+    /// Writes it as metadata, for an embedding of `rows` rows.
+    ///
+    /// # Errors
+    /// It has more tokens than rows.
+    pub(super) fn put(&self, head: &mut MetadataWriter, rows: i64) -> Result<()> {
         let rows = usize::try_from(rows).unwrap_or(0);
         if self.tokens.len() > rows {
             return Err(Error::input(format!(

@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 use super::open::parse_device;
 use super::precision::ModelPrecision;
 use super::threads;
-use crate::checkpoint::{load::load_model, resolve_model_path};
+use crate::checkpoint::{load_model, resolve_model_path};
 use crate::engine::device;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelOverrides, Params, config};

@@ -16,13 +16,13 @@ use crate::model::ModelOverrides;
 pub fn look(path: &Path) -> Result<Json> {
     let file = gguf::open(path)?;
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
-    file.entries().iter().for_each(|e| *kinds.entry(e.element.name()).or_default() += e.numel());
+    file.tensors().iter().for_each(|e| *kinds.entry(e.element.name()).or_default() += e.numel());
     let stated = gguf::config_json(&file).and_then(|json| ModelOverrides::from_json(&json)?.resolve());
     let architecture = match stated {
         Ok(config) => json!({"config": config.to_json(), "from": "the file's own metadata", "notes": []}),
         Err(fault) => json!({"unknown": fault.at(Place::file(path)).to_string()}),
     };
-    let list = file.entries().iter();
+    let list = file.tensors().iter();
     let list: Vec<Json> =
         list.map(|e| json!({"name": e.name, "dtype": e.element.name(), "shape": e.shape})).collect();
     Ok(json!({

@@ -1,30 +1,31 @@
-//! Which tensor is which: llama.cpp's names and layouts, and upstream's.
+//! Tensor names and layouts: llama.cpp's, and upstream's.
 //!
-//! Two layouts differ. Under the architecture `llama`, llama.cpp turns neighbouring pairs where upstream
-//! turns the halves of a head, so the rows of q and k are interleaved (`permute` in its
-//! `convert_hf_to_gguf.py`). And the experts of a layer are one tensor [N, I, D].
+//! Two layouts differ. Under the architecture `llama`, llama.cpp's rotary embedding rotates neighbouring pairs where
+//! upstream rotates the halves of a head, so the rows of q and k are interleaved (`permute` in its
+//! `convert_hf_to_gguf.py`). And the experts of a layer are one tensor `[N, I, D]`.
+//!
 //! H heads, E head dim, N experts, I inner width, D hidden.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::blocks::{Element, Precision, floats};
-use super::metadata::Arch;
-use super::reader::{Entry, Gguf, damaged};
-use super::rope::FACTORS;
+use super::arch::{Arch, Heads};
+use super::ggml_type::{FileType, GgmlType, floats};
+use super::reader::{Gguf, TensorInfo, damaged};
+use super::rope_freqs::FACTORS;
 use crate::checkpoint::dtype::DType;
 use crate::checkpoint::host_tensor::{HostTensor, Storage};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 
-/// Outside the blocks: theirs, ours.
+/// Names outside the blocks: llama.cpp's, upstream's.
 const WHOLE: [(&str, &str); 3] = [
     ("token_embd.weight", "model.embed_tokens.weight"),
     ("output_norm.weight", "model.norm.weight"),
     ("output.weight", "lm_head.weight"),
 ];
 
-/// Inside a block: theirs, ours, both without `.weight` or `.bias`.
+/// Names inside a block: llama.cpp's, upstream's, both without `.weight` or `.bias`.
 const IN_BLOCK: [(&str, &str); 12] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -40,20 +41,11 @@ const IN_BLOCK: [(&str, &str); 12] = [
     ("ffn_gate_inp", "mlp.gate"),
 ];
 
-/// The experts' matrices.
+/// Names of the experts' matrices: llama.cpp's, upstream's.
 const EXPERTS: [(&str, &str); 3] =
     [("ffn_gate_exps", "gate_proj"), ("ffn_up_exps", "up_proj"), ("ffn_down_exps", "down_proj")];
 
-/// Heads of queries, and of keys and values.
-#[derive(Debug, Clone, Copy)]
-pub struct Heads {
-    /// Query heads.
-    pub query: i64,
-    /// Key and value heads.
-    pub kv: i64,
-}
-
-/// How many heads' rows are interleaved in a tensor of theirs; none where the layouts agree.
+/// Number of heads whose rows are interleaved in a tensor of llama.cpp's; `None` where the layouts agree.
 fn interleaved(part: &str, arch: Arch, heads: Heads) -> Option<i64> {
     match part {
         "attn_q" if arch == Arch::Llama => Some(heads.query),
@@ -62,34 +54,37 @@ fn interleaved(part: &str, arch: Arch, heads: Heads) -> Option<i64> {
     }
 }
 
-/// The row of ours that theirs has at `row`: theirs counts (head, pair, half), ours (head, half, pair).
+/// The row of upstream's that llama.cpp has at `row`: it counts (head, pair, half), upstream (head, half, pair).
 fn our_row(row: usize, head_dim: usize) -> usize {
     let (head, within) = (row / head_dim, row % head_dim);
     head * head_dim + within % 2 * (head_dim / 2) + within / 2
 }
 
 /// Every tensor of a file under upstream's name.
+///
+/// # Errors
+/// A type or a kind of rope scaling that is not read here; shapes that do not fit the heads.
 pub fn from_file(file: &Gguf, arch: Arch, heads: Heads) -> Result<HashMap<String, HostTensor>> {
     let mut tensors = HashMap::new();
-    for entry in file.entries() {
+    for entry in file.tensors() {
         if entry.name == FACTORS {
-            continue; // The architecture's.
+            continue; // Part of the architecture, not a weight.
         }
         if entry.name.starts_with("rope_") {
-            return Err(Error::failed("this model stretches its positions in a way that is not read here")
+            return Err(Error::failed("this kind of rope scaling is not read here")
                 .because(format!("it has a tensor `{}`", entry.name)));
         }
         if let Some((_, ours)) = WHOLE.iter().find(|(theirs, _)| *theirs == entry.name) {
-            tensors.insert((*ours).to_owned(), whole(file, entry, None)?);
+            tensors.insert((*ours).to_owned(), decoded(file, entry, None)?);
             continue;
         }
         let Some((layer, part, kind)) = in_block(&entry.name) else {
             // Left under its own name: the strict check says that it does not belong.
-            tensors.insert(entry.name.clone(), whole(file, entry, None)?);
+            tensors.insert(entry.name.clone(), decoded(file, entry, None)?);
             continue;
         };
         if let Some((_, ours)) = EXPERTS.iter().find(|(theirs, _)| *theirs == part) {
-            let all = whole(file, entry, None)?;
+            let all = decoded(file, entry, None)?;
             let [n, rows, row] = all.shape()[..] else {
                 return Err(damaged(format!("`{}` has {} dimensions", entry.name, all.shape().len())));
             };
@@ -103,7 +98,7 @@ pub fn from_file(file: &Gguf, arch: Arch, heads: Heads) -> Result<HashMap<String
         }
         let ours = IN_BLOCK.iter().find(|(theirs, _)| *theirs == part).map(|(_, ours)| *ours);
         let name = ours.map_or(entry.name.clone(), |ours| format!("model.layers.{layer}.{ours}.{kind}"));
-        tensors.insert(name, whole(file, entry, interleaved(part, arch, heads))?);
+        tensors.insert(name, decoded(file, entry, interleaved(part, arch, heads))?);
     }
     Ok(tensors)
 }
@@ -115,8 +110,8 @@ fn in_block(name: &str) -> Option<(u32, &str, &str)> {
     Some((layer.parse().ok()?, part, kind))
 }
 
-/// A tensor as it lies in the file, or decoded; its rows in our order.
-fn whole(file: &Gguf, entry: &Entry, heads: Option<i64>) -> Result<HostTensor> {
+/// A tensor as stored in the file, or dequantised to f32; its rows in upstream's order.
+fn decoded(file: &Gguf, entry: &TensorInfo, heads: Option<i64>) -> Result<HostTensor> {
     let at = |e: Error| e.because(format!("tensor `{}`", entry.name.escape_debug()));
     let stored = file.storage(entry)?;
     let (dtype, storage) = match entry.element.dtype() {
@@ -141,26 +136,29 @@ fn whole(file: &Gguf, entry: &Entry, heads: Option<i64>) -> Result<HostTensor> {
     HostTensor::contiguous(dtype, entry.shape.clone(), Storage::owned(turned))
 }
 
-/// A tensor to be written: its parts one after the other.
+/// A tensor to be written: its parts one after another.
 #[derive(Debug)]
-pub struct Planned<'a> {
-    /// Their name.
+pub struct PlannedTensor<'a> {
+    /// llama.cpp's name.
     pub name: String,
     /// Outermost first.
     pub shape: Vec<i64>,
     /// How it is stored.
-    pub element: Element,
+    pub element: GgmlType,
     parts: Vec<&'a HostTensor>,
     head_dim: Option<usize>,
 }
 
-impl Planned<'_> {
-    /// Its size in the file.
+impl PlannedTensor<'_> {
+    /// Its size in the file in bytes.
     pub fn bytes(&self) -> usize {
         self.shape.iter().product::<i64>() as usize / self.element.block() * self.element.block_bytes()
     }
 
-    /// Its bytes, part by part, so that one expert is in memory at a time.
+    /// Gives its bytes to `put` part by part, so that one expert is in memory at a time.
+    ///
+    /// # Errors
+    /// A weight does not fit the type; what `put` returns.
     pub fn encode(&self, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut out = Vec::new();
         for part in &self.parts {
@@ -183,51 +181,66 @@ impl Planned<'_> {
     }
 }
 
-/// A tensor to be written as it is.
-pub fn plain<'a>(name: &str, tensor: &'a HostTensor) -> Planned<'a> {
-    let element = Element::f32();
-    Planned { name: name.to_owned(), shape: tensor.shape(), element, parts: vec![tensor], head_dim: None }
+/// A tensor to be written in f32, names and rows as they are.
+pub fn unchanged<'a>(name: &str, tensor: &'a HostTensor) -> PlannedTensor<'a> {
+    let element = GgmlType::f32();
+    PlannedTensor {
+        name: name.to_owned(),
+        shape: tensor.shape(),
+        element,
+        parts: vec![tensor],
+        head_dim: None,
+    }
 }
 
-/// A tensor's elements as numbers of 32 bits, whatever they are stored as.
-pub fn numbers(file: &Gguf, entry: &Entry) -> Result<Vec<f32>> {
-    floats(&whole(file, entry, None)?)
+/// A tensor's elements as f32, whatever type they are stored in.
+///
+/// # Errors
+/// The type is not read here.
+pub fn to_floats(file: &Gguf, entry: &TensorInfo) -> Result<Vec<f32>> {
+    floats(&decoded(file, entry, None)?)
 }
 
-/// How a tensor is stored, by their name or ours: norms, biases and gates as they are.
-fn element(name: &str, shape: &[i64], precision: Precision) -> Element {
+/// The type that a tensor is stored in, by llama.cpp's name or upstream's: norms, biases and gates stay f32.
+fn stored_type(name: &str, shape: &[i64], file_type: FileType) -> GgmlType {
     let gate = name.ends_with("ffn_gate_inp.weight") || name.ends_with("mlp.gate.weight");
     if shape.len() < 2 || gate {
-        return Element::f32();
+        return GgmlType::f32();
     }
     let outer = WHOLE.iter().any(|(theirs, ours)| name == *theirs || name == *ours);
-    Element::chosen(precision, shape.last().copied().unwrap_or(1), outer)
+    GgmlType::chosen(file_type, shape.last().copied().unwrap_or(1), outer)
 }
 
-/// A weight as a file of this precision gives it back.
-pub fn rounded(name: &str, weight: &HostTensor, precision: Precision) -> Result<HostTensor> {
-    let (mut bytes, element) = (Vec::new(), element(name, &weight.shape(), precision));
+/// A weight, of any shape, as a file of this type gives it back: quantised and dequantised.
+///
+/// # Errors
+/// It does not fit the type.
+pub fn rounded(name: &str, weight: &HostTensor, file_type: FileType) -> Result<HostTensor> {
+    let (mut bytes, element) = (Vec::new(), stored_type(name, &weight.shape(), file_type));
     element.encode(&floats(weight)?, &mut bytes)?;
     let weights = element.decode(&bytes)?.into_iter().flat_map(f32::to_le_bytes).collect();
     HostTensor::contiguous(DType::F32, weight.shape(), Storage::owned(weights))
 }
 
-/// What a file of this model holds, in llama.cpp's usual order.
+/// The tensors of a file of this model, in llama.cpp's usual order.
+///
+/// # Errors
+/// A weight is missing; biases that the architecture does not have.
 pub fn to_file<'a>(
     config: &ModelConfig,
     arch: Arch,
     weights: &'a HashMap<String, HostTensor>,
-    precision: Precision,
-) -> Result<Vec<Planned<'a>>> {
+    file_type: FileType,
+) -> Result<Vec<PlannedTensor<'a>>> {
     let find =
         |name: &str| weights.get(name).ok_or_else(|| Error::failed(format!("the weights hold no `{name}`")));
     let planned = |name: String, parts: Vec<&'a HostTensor>, stack: bool| {
         let mut shape = parts[0].shape();
-        let element = element(&name, &shape, precision);
+        let element = stored_type(&name, &shape, file_type);
         if stack {
             shape.insert(0, parts.len() as i64);
         }
-        Planned { name, shape, element, parts, head_dim: None }
+        PlannedTensor { name, shape, element, parts, head_dim: None }
     };
     let mut plan = Vec::new();
     for (theirs, ours) in WHOLE {
@@ -242,7 +255,7 @@ pub fn to_file<'a>(
             for kind in ["weight", "bias"] {
                 let Some(tensor) = weights.get(&format!("{block}.{ours}.{kind}")) else { continue };
                 if kind == "bias" && arch != Arch::Llama {
-                    return Err(Error::failed("this model has no twin in llama.cpp")
+                    return Err(Error::failed("llama.cpp has no architecture that computes this model")
                         .because("Qwen3 there has no biases, and this model has"));
                 }
                 let mut one = planned(format!("blk.{layer}.{theirs}.{kind}"), vec![tensor], false);

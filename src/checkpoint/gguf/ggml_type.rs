@@ -1,13 +1,13 @@
-//! How elements are stored: plain floats, and llama.cpp's blocks of 32 or 256 quantised weights.
+//! ggml's element types: plain floats, and blocks of 32 or 256 quantised weights.
 //!
-//! The arithmetic of what is written is ggml's reference (`ggml-quants.c`: `quantize_row_q8_0_ref`,
-//! `quantize_row_q4_0_ref`), so that the same weights give the same bytes as its own tool. Next: `quants` (reading).
+//! The arithmetic of quantising is ggml's reference (`ggml-quants.c`: `quantize_row_q8_0_ref`,
+//! `quantize_row_q4_0_ref`), so that the same weights give the same bytes as its own tool. Next: `dequantize`.
 
 use std::borrow::Cow;
 
 use half::{bf16, f16};
 
-use super::quants;
+use super::dequantize;
 use crate::checkpoint::dtype::DType;
 use crate::checkpoint::host_tensor::HostTensor;
 use crate::error::{Error, Result};
@@ -15,10 +15,10 @@ use crate::error::{Error, Result};
 /// Weights in a block of q8_0 and q4_0.
 const BLOCK: usize = 32;
 
-/// How a file stores its weights; norms and gates stay f32, as llama.cpp wants them.
+/// The type that a file stores its weights in (llama.cpp's `ftype`); norms and gates stay f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Precision {
+pub enum FileType {
     F32,
     F16,
     Bf16,
@@ -26,9 +26,9 @@ pub enum Precision {
     Q4_0,
 }
 
-/// An element type of ggml: its number, its name, weights in a block, bytes of a block.
+/// An element type of ggml (`ggml_type`): number, name, weights in a block, bytes of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Element(&'static (u32, &'static str, usize, usize));
+pub struct GgmlType(&'static (u32, &'static str, usize, usize));
 
 const ELEMENTS: [(u32, &str, usize, usize); 32] = [
     (0, "f32", 1, 4),
@@ -65,7 +65,7 @@ const ELEMENTS: [(u32, &str, usize, usize); 32] = [
     (39, "mxfp4", 32, 17),
 ];
 
-impl Element {
+impl GgmlType {
     /// By ggml's number.
     pub fn of(number: u32) -> Option<Self> {
         ELEMENTS.iter().find(|row| row.0 == number).map(Self)
@@ -85,7 +85,7 @@ impl Element {
         self.0.1
     }
 
-    /// Weights that are stored together.
+    /// Number of weights in a block.
     pub fn block(self) -> usize {
         self.0.2
     }
@@ -95,7 +95,7 @@ impl Element {
         self.0.3
     }
 
-    /// The same type in our files, where there is one.
+    /// The same type in PyTorch, where there is one.
     pub fn dtype(self) -> Option<DType> {
         Some(match self.name() {
             "f32" => DType::F32,
@@ -106,27 +106,30 @@ impl Element {
         })
     }
 
-    /// The element of a matrix with rows of `row` weights. Rows that do not fill blocks are kept in f16, as
-    /// llama.cpp's own tool does; the embedding stays at 8 bits in a file of 4, for it is the output
-    /// layer too and suffers most.
-    pub fn chosen(precision: Precision, row: i64, embedding: bool) -> Self {
+    /// The type of a matrix with rows of `row` weights in a file of this type. Rows that do not fill blocks are stored
+    /// in f16, as llama.cpp's own tool does; the embedding stays at 8 bits in a 4-bit file, because it is the output
+    /// layer too and loses most.
+    pub fn chosen(file_type: FileType, row: i64, embedding: bool) -> Self {
         let fits = row % BLOCK as i64 == 0;
-        Self::named(match precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::Q8_0 if fits => "q8_0",
-            Precision::Q4_0 if fits && embedding => "q8_0",
-            Precision::Q4_0 if fits => "q4_0",
-            Precision::F16 | Precision::Q8_0 | Precision::Q4_0 => "f16",
+        Self::named(match file_type {
+            FileType::F32 => "f32",
+            FileType::Bf16 => "bf16",
+            FileType::Q8_0 if fits => "q8_0",
+            FileType::Q4_0 if fits && embedding => "q8_0",
+            FileType::Q4_0 if fits => "q4_0",
+            FileType::F16 | FileType::Q8_0 | FileType::Q4_0 => "f16",
         })
     }
 
-    /// Plain numbers of 32 bits.
+    /// The type f32.
     pub fn f32() -> Self {
         Self::named("f32")
     }
 
-    /// Weights as this type stores them, appended to `out`; `weights` fills whole blocks.
+    /// Appends weights, which fill whole blocks, to `out` as this type stores them.
+    ///
+    /// # Errors
+    /// A weight is too large for f16 or is not finite; a type that is read but not written.
     pub fn encode(self, weights: &[f32], out: &mut Vec<u8>) -> Result<()> {
         let wide = || {
             Error::failed("a weight is too large for 16 bits, or not a number")
@@ -172,16 +175,19 @@ impl Element {
         Ok(())
     }
 
-    /// The weights of whole blocks.
+    /// The weights of whole blocks as f32.
+    ///
+    /// # Errors
+    /// A type that is not read here.
     pub fn decode(self, bytes: &[u8]) -> Result<Vec<f32>> {
         let blocks = bytes.chunks_exact(self.block_bytes());
         let mut out = Vec::with_capacity(blocks.len() * self.block());
         match self.name() {
             "f32" => out.extend(blocks.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
-            "f16" => out.extend(blocks.map(|b| quants::half(b, 0))),
+            "f16" => out.extend(blocks.map(|b| dequantize::f16_at(b, 0))),
             "bf16" => out.extend(blocks.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
             other => {
-                let decode = quants::decoder(other).ok_or_else(|| {
+                let decode = dequantize::decoder(other).ok_or_else(|| {
                     Error::failed(format!("weights of type {other} are not read here"))
                         .hint("convert the model to f16, q8_0 or q4_k with llama.cpp's llama-quantize")
                 })?;
@@ -198,7 +204,10 @@ fn put_scale(scale: f32, block: &[f32], out: &mut Vec<u8>) -> Option<()> {
     (stored.is_finite() && block.iter().all(|x| x.is_finite())).then_some(())
 }
 
-/// A tensor's elements as f32, row by row.
+/// A tensor's elements as f32 in row-major order.
+///
+/// # Errors
+/// It is of no floating-point type of 16 bits or more.
 pub fn floats(tensor: &HostTensor) -> Result<Vec<f32>> {
     let bytes: Cow<'_, [u8]> = tensor.bytes()?;
     Ok(match tensor.dtype() {

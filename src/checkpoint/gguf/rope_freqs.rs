@@ -1,8 +1,8 @@
-//! Rotary factors as a tensor: `rope_freqs.weight`, by which Llama 3.1's files stretch their positions.
+//! Rotary frequency factors as a tensor, `rope_freqs.weight`: the rope scaling of Llama 3.1's files.
 //!
-//! llama.cpp's converter computes them from `rope_scaling` of kind llama3 and writes no other word about it
-//! (`generate_extra_tensors` of its `convert_hf_to_gguf.py`). Read, they become that rule again where it gives the
-//! same numbers, else they stay a list. Next: `metadata`.
+//! llama.cpp's converter computes them from `rope_scaling` of kind llama3 and states it in no other way
+//! (`generate_extra_tensors` of its `convert_hf_to_gguf.py`). Read, they become that rule again where it gives the same
+//! numbers, else they stay a list. Next: `metadata`.
 
 use crate::checkpoint::dtype::DType;
 use crate::checkpoint::host_tensor::{HostTensor, Storage};
@@ -13,10 +13,10 @@ use crate::model::rope_scaling::RopeScaling;
 /// The tensor's name.
 pub const FACTORS: &str = "rope_freqs.weight";
 
-/// How far the rule's numbers may be from the file's, of one.
+/// Largest relative difference between the rule's factors and the file's.
 const CLOSE: f32 = 1e-5;
 
-/// What each frequency is divided by.
+/// The divisor of each of the `pairs` frequencies.
 fn factors(scaling: &RopeScaling, theta: f64, pairs: usize) -> Vec<f32> {
     let dim = 2.0 * pairs as f32;
     let plain: Vec<f32> = (0..pairs).map(|i| 1.0 / (theta as f32).powf(2.0 * i as f32 / dim)).collect();
@@ -25,7 +25,7 @@ fn factors(scaling: &RopeScaling, theta: f64, pairs: usize) -> Vec<f32> {
     plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect()
 }
 
-/// The rule behind a file's factors.
+/// The rope scaling behind a file's factors `[E / 2]`; `None` where all are 1.
 pub fn scaling(list: Vec<f32>, theta: f64) -> Option<RopeScaling> {
     if list.iter().all(|x| *x == 1.0) {
         return None;
@@ -46,7 +46,10 @@ pub fn scaling(list: Vec<f32>, theta: f64) -> Option<RopeScaling> {
     Some(found.unwrap_or(RopeScaling::Factors { factors: list }))
 }
 
-/// The tensor that states a model's stretch; none where it has none that this tensor can state.
+/// The factors `[E / 2]` that state a model's rope scaling; `None` where it has none of the kinds that factors state.
+///
+/// # Errors
+/// The head dimension is odd.
 pub fn tensor(config: &ModelConfig) -> Result<Option<HostTensor>> {
     let Some(scaling @ (RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. })) = &config.rope_scaling
     else {
