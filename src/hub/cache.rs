@@ -1,8 +1,7 @@
-//! Where files from a hub lie: the layout that Hugging Face's own tools use, so that both share one cache.
+//! The cache of downloads, in the layout of Hugging Face's own tools (`huggingface_hub`), so that both share one cache.
 //!
-//! `models--OWNER--NAME/blobs/HASH` holds the bytes, `snapshots/COMMIT/FILE` links to them, `refs/BRANCH`
-//! names a commit. A part of a file is `blobs/HASH.incomplete`: its name says what it will be, so a part is
-//! never gone on with as another file.
+//! `models--OWNER--NAME/blobs/HASH` holds the bytes, `snapshots/COMMIT/FILE` links to them, `refs/BRANCH` names a commit.
+//! A partial download is `blobs/HASH.incomplete`: its name is its hash, so that it is never resumed as another file.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -34,13 +33,13 @@ impl Cache {
         self.folder.join("snapshots").join(commit)
     }
 
-    /// Where a file of a commit lies, or the folder of all.
+    /// The path of a file of a commit, or of the folder of all.
     pub(super) fn path(&self, commit: &str, file: Option<&str>) -> PathBuf {
         let snapshot = self.snapshot(commit);
         file.map_or(snapshot.clone(), |file| snapshot.join(file))
     }
 
-    /// What a reference names, if all of it is here.
+    /// The path of a reference, if all of it is here.
     pub(super) fn find(&self, reference: &Reference) -> Option<PathBuf> {
         let revision = reference.revision();
         let named = fs::read_to_string(self.folder.join("refs").join(revision)).ok();
@@ -53,7 +52,7 @@ impl Cache {
         whole.then_some(path)
     }
 
-    /// Whether a file of a commit is here as the hub describes it.
+    /// Whether a file of a commit is here with the hash that the hub states.
     pub(super) fn has(&self, commit: &str, entry: &Entry) -> bool {
         let path = self.path(commit, Some(&entry.path));
         let Some(digest) = &entry.digest else { return path.is_file() };
@@ -62,7 +61,10 @@ impl Cache {
         blob.is_some_and(|blob| blob.file_name().is_some_and(|name| name == digest.text()))
     }
 
-    /// Puts a file of a commit in its place; `fill` makes or goes on with the part, and checks it.
+    /// Adds a file of a commit; `fill` downloads or resumes the part at the path it is given, and checks it.
+    ///
+    /// # Errors
+    /// The hub names a path outside the cache; `fill` fails; the disk fails.
     pub(super) fn add(
         &self,
         commit: &str,
@@ -93,8 +95,11 @@ impl Cache {
         link(&Path::new(&up).join("blobs").join(&name), &blob, &place)
     }
 
-    /// Lets a branch name a commit.
-    pub(super) fn point(&self, revision: &str, commit: &str) -> Result<()> {
+    /// Lets a branch or tag (`refs/`) name a commit.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(super) fn set_ref(&self, revision: &str, commit: &str) -> Result<()> {
         if revision == commit || !is_plain(revision) {
             return Ok(());
         }

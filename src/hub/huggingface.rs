@@ -1,25 +1,31 @@
-//! Hugging Face's protocol, which mirrors speak too: `/api/models/REPO/revision/REV` lists the files of a
-//! commit, `/REPO/resolve/COMMIT/FILE` gives one and tells its hash in the headers of a HEAD request.
+//! Hugging Face's protocol, which mirrors speak too: `/api/models/REPO/revision/REV` lists the files of a commit,
+//! `/REPO/resolve/COMMIT/FILE` is a file and states its hash in the headers of a HEAD request.
 
 use ureq::http::header;
 
 use super::cache::is_inside;
+use super::digest::Digest;
 use super::reference::{Kind, Reference};
-use super::transfer::{Digest, Source, Transfer, linked};
-use super::{Entry, Listing, Settings};
+use super::transfer::{Remote, Transfer, linked_etag};
+use super::{Entry, HubConfig, Listing};
 use crate::error::{Error, Result};
 
-fn source(settings: &Settings, url: String, shown: String) -> Source {
+fn remote(settings: &HubConfig, url: String, shown: String) -> Remote {
     let secret = settings.hf_token.as_ref().map(|token| ("Authorization", format!("Bearer {token}")));
-    Source { url, secret, shown, token_hint: "set HF_TOKEN to a token that may read it" }
+    Remote { url, secret, shown, token_hint: "set HF_TOKEN to a token that may read it" }
 }
 
-pub(super) fn words(kind: Kind, repo: &str) -> String {
+/// A repository in messages.
+pub(super) fn describe(kind: Kind, repo: &str) -> String {
     format!("{} {repo}", if kind == Kind::Model { "model" } else { "data set" })
 }
 
+/// The files of a repository at the reference's revision.
+///
+/// # Errors
+/// The hub cannot be reached, has no such repository, or answers otherwise than a hub.
 pub(super) fn list(
-    settings: &Settings,
+    settings: &HubConfig,
     transfer: &Transfer,
     reference: &Reference,
     kind: Kind,
@@ -28,47 +34,50 @@ pub(super) fn list(
     let (repo, revision) = (&reference.repo, reference.revision());
     let url = format!("{}/api/{part}/{repo}/revision/{revision}", settings.hf_endpoint);
     let shown = match &reference.revision {
-        Some(revision) => format!("{} at {revision}", words(kind, repo)),
-        None => words(kind, repo),
+        Some(revision) => format!("{} at {revision}", describe(kind, repo)),
+        None => describe(kind, repo),
     };
-    let json = transfer.json(&source(settings, url, shown))?;
+    let json = transfer.json(&remote(settings, url, shown))?;
     let files: Option<Vec<Entry>> = json["siblings"].as_array().map(|files| {
         let paths = files.iter().filter_map(|file| file["rfilename"].as_str()).filter(|path| is_inside(path));
         paths.map(|path| Entry { path: path.to_owned(), size: None, digest: None }).collect()
     });
     match (json["sha"].as_str(), files) {
         (Some(commit), Some(files)) => Ok(Listing { commit: commit.to_owned(), files }),
-        _ => Err(Error::failed(format!("the hub's list of {} cannot be read", words(kind, repo)))
+        _ => Err(Error::failed(format!("the hub's list of {} cannot be read", describe(kind, repo)))
             .hint("is HF_ENDPOINT a hub's address?")),
     }
 }
 
-/// The file with its size and hash, and where it is fetched from.
-pub(super) fn locate(
-    settings: &Settings,
+/// A file with its size and hash, and its address.
+///
+/// # Errors
+/// The hub cannot be reached or refuses.
+pub(super) fn resolve(
+    settings: &HubConfig,
     transfer: &Transfer,
     reference: &Reference,
     kind: Kind,
     listing: &Listing,
     entry: &Entry,
-) -> Result<(Entry, Source)> {
+) -> Result<(Entry, Remote)> {
     let part = if kind == Kind::Model { "" } else { "datasets/" };
     let path = escape(&entry.path);
     let url = format!("{}/{part}{}/resolve/{}/{path}", settings.hf_endpoint, reference.repo, listing.commit);
-    let source = source(settings, url, format!("file {} of {}", entry.path, words(kind, &reference.repo)));
-    let answer = transfer.head(&source)?;
+    let remote = remote(settings, url, format!("file {} of {}", entry.path, describe(kind, &reference.repo)));
+    let answer = transfer.head(&remote)?;
     let text = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-    let tag = linked(&answer).or_else(|| text(header::ETAG.as_str()));
+    let tag = linked_etag(&answer).or_else(|| text(header::ETAG.as_str()));
     let own_length = || text(header::CONTENT_LENGTH.as_str()).filter(|_| answer.status().is_success());
     let size = text("x-linked-size").or_else(own_length).and_then(|size| size.parse().ok());
     let digest = tag.and_then(Digest::parse);
     if digest.is_none() {
         tracing::info!("{}: the hub states no hash; only the size is checked", entry.path);
     }
-    Ok((Entry { path: entry.path.clone(), size, digest }, source))
+    Ok((Entry { path: entry.path.clone(), size, digest }, remote))
 }
 
-/// A path in a URL: every byte that is not plain as `%XX`.
+/// A path percent-encoded for a URL.
 pub(super) fn escape(path: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
     path.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()

@@ -1,11 +1,12 @@
 //! Models and data sets from the hubs: Hugging Face (`hf:OWNER/NAME`) and ModelScope (`ms:OWNER/NAME`).
 //!
-//! A [`Reference`] names a repository or a file of one; [`Hub`] brings it into the cache, whole and checked,
-//! and gives its path. What is in the cache needs no network. The hf-hub crate is not used: it checks no
-//! hash and no range when it goes on with a part, and knows no ModelScope; `transfer` is small instead.
-//! Next: `reference`, `transfer` (one file), `cache` (where it lies), `huggingface` and `modelscope`.
+//! A [`Reference`] names a repository or a file of one; [`Hub`] downloads it into the cache, whole and checked, and
+//! returns its path. What is in the cache needs no network. The hf-hub crate is not used: it checks no hash and no range
+//! when it resumes a part, and does not know ModelScope.
+//! Next: `reference`, `transfer` (one file), `cache` (the layout on disk), `huggingface` and `modelscope` (protocols).
 
 mod cache;
+mod digest;
 mod huggingface;
 mod modelscope;
 pub mod reference;
@@ -18,32 +19,33 @@ pub use reference::Reference;
 
 use crate::error::{Error, Result};
 use cache::Cache;
+use digest::Digest;
 use reference::{Kind, Site};
-use transfer::{Digest, Transfer};
+use transfer::Transfer;
 
-/// Where the hubs are and what opens them: plain values that `plan::machine` reads.
+/// Addresses, tokens and caches of the hubs: plain values that `plan::machine` reads from the environment.
 #[derive(Clone, Default)]
-pub struct Settings {
+pub struct HubConfig {
     /// `https://huggingface.co` or a mirror.
     pub hf_endpoint: String,
-    /// Opens private and gated repositories there.
+    /// Token for private and gated repositories there.
     pub hf_token: Option<String>,
-    /// The cache that Hugging Face's own tools use too.
+    /// The cache, which Hugging Face's own tools share.
     pub hf_cache: PathBuf,
     /// `https://www.modelscope.cn`.
     pub ms_endpoint: String,
-    /// Opens private repositories there.
+    /// Token for private repositories there.
     pub ms_token: Option<String>,
     /// The cache for ModelScope.
     pub ms_cache: PathBuf,
-    /// Never ask a hub: the cache has to do.
+    /// No hub is asked: only the cache is used.
     pub offline: bool,
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for HubConfig {
     /// Without the tokens: they are secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
+        f.debug_struct("HubConfig")
             .field("hf_endpoint", &self.hf_endpoint)
             .field("hf_cache", &self.hf_cache)
             .field("ms_endpoint", &self.ms_endpoint)
@@ -53,14 +55,14 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// How far a file is.
+/// How far the download of a file is.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
     /// Its name in the repository.
     pub file: &'a str,
-    /// Bytes here.
+    /// Bytes downloaded.
     pub done: u64,
-    /// Bytes in all, where the hub says.
+    /// Bytes in all, where the hub states them.
     pub total: Option<u64>,
 }
 
@@ -75,16 +77,16 @@ struct Entry {
 /// A repository at one revision.
 #[derive(Debug, Clone)]
 struct Listing {
-    /// The revision's own name: a commit where the hub has them.
+    /// The commit; on ModelScope, which lists none, the revision itself.
     commit: String,
     files: Vec<Entry>,
 }
 
-/// The hubs.
+/// Access to both hubs through their caches.
 pub struct Hub<'a> {
-    settings: &'a Settings,
+    settings: &'a HubConfig,
     transfer: Transfer,
-    watch: &'a mut dyn FnMut(Progress<'_>),
+    on_progress: &'a mut dyn FnMut(Progress<'_>),
 }
 
 impl fmt::Debug for Hub<'_> {
@@ -93,12 +95,12 @@ impl fmt::Debug for Hub<'_> {
     }
 }
 
-/// What the cache holds of a reference: a file, or a folder with a whole model; `None` where it is not whole.
-pub fn cached(settings: &Settings, reference: &Reference) -> Option<PathBuf> {
+/// The path of a reference in the cache: a file, or a folder with a whole model; `None` where it is incomplete.
+pub fn cached(settings: &HubConfig, reference: &Reference) -> Option<PathBuf> {
     reference.kinds().into_iter().find_map(|kind| cache_of(settings, reference, kind).find(reference))
 }
 
-fn cache_of(settings: &Settings, reference: &Reference, kind: Kind) -> Cache {
+fn cache_of(settings: &HubConfig, reference: &Reference, kind: Kind) -> Cache {
     let root = match reference.site {
         Site::HuggingFace => &settings.hf_cache,
         Site::ModelScope => &settings.ms_cache,
@@ -107,15 +109,15 @@ fn cache_of(settings: &Settings, reference: &Reference, kind: Kind) -> Cache {
 }
 
 impl<'a> Hub<'a> {
-    /// Opens no connection yet; `watch` is told of every piece that arrives.
-    pub fn new(settings: &'a Settings, watch: &'a mut dyn FnMut(Progress<'_>)) -> Self {
-        Self { settings, transfer: Transfer::new(), watch }
+    /// Opens no connection yet; `on_progress` is called for every piece that arrives.
+    pub fn new(settings: &'a HubConfig, on_progress: &'a mut dyn FnMut(Progress<'_>)) -> Self {
+        Self { settings, transfer: Transfer::new(), on_progress }
     }
 
-    /// The path of a reference: from the cache where it is whole, else from its hub.
+    /// The path of a reference, from the cache where it is complete, else from its hub.
     ///
     /// # Errors
-    /// It is not there, not open to this user, damaged on the way, or the hub cannot be reached.
+    /// It does not exist, this user has no access, it was damaged on the way, or the hub cannot be reached.
     pub fn get(&mut self, reference: &Reference) -> Result<PathBuf> {
         match cached(self.settings, reference) {
             Some(path) => Ok(path),
@@ -123,8 +125,8 @@ impl<'a> Hub<'a> {
         }
     }
 
-    /// Asks the hub for the newest version and brings what is missing here; where the hub cannot be
-    /// reached, what the cache has is said and used.
+    /// Asks the hub for the newest version and downloads what is missing. Where the hub cannot be reached, the cache is
+    /// used, with a warning.
     ///
     /// # Errors
     /// As [`Hub::get`].
@@ -149,7 +151,7 @@ impl<'a> Hub<'a> {
         let mut absent = None;
         for kind in reference.kinds() {
             match self.list(reference, kind) {
-                Ok(listing) => return self.bring(reference, kind, &listing),
+                Ok(listing) => return self.download(reference, kind, &listing),
                 Err(fault) if fault.what().starts_with(transfer::ABSENT) => {
                     absent.get_or_insert(fault);
                 }
@@ -166,26 +168,26 @@ impl<'a> Hub<'a> {
         }
     }
 
-    /// Brings the wanted files of a listing into the cache, weights last: a snapshot with weights is whole.
-    fn bring(&mut self, reference: &Reference, kind: Kind, listing: &Listing) -> Result<PathBuf> {
+    /// Downloads the wanted files of a listing into the cache, weights last: a snapshot with weights is complete.
+    fn download(&mut self, reference: &Reference, kind: Kind, listing: &Listing) -> Result<PathBuf> {
         let cache = cache_of(self.settings, reference, kind);
-        let wanted = reference.choose(kind, &listing.files)?;
+        let wanted = reference.select_files(kind, &listing.files)?;
         for entry in wanted {
             if cache.has(&listing.commit, entry) {
                 continue;
             }
             let (entry, source) = match reference.site {
                 Site::HuggingFace => {
-                    huggingface::locate(self.settings, &self.transfer, reference, kind, listing, entry)?
+                    huggingface::resolve(self.settings, &self.transfer, reference, kind, listing, entry)?
                 }
-                Site::ModelScope => modelscope::locate(self.settings, reference, kind, listing, entry),
+                Site::ModelScope => modelscope::resolve(self.settings, reference, kind, listing, entry),
             };
-            let mut shown = |done, total| (self.watch)(Progress { file: &entry.path, done, total });
+            let mut shown = |done, total| (self.on_progress)(Progress { file: &entry.path, done, total });
             cache.add(&listing.commit, &entry, |part| {
                 self.transfer.download(&source, &entry, part, &mut shown)
             })?;
         }
-        cache.point(reference.revision(), &listing.commit)?;
+        cache.set_ref(reference.revision(), &listing.commit)?;
         Ok(cache.path(&listing.commit, reference.file.as_deref()))
     }
 }

@@ -1,5 +1,5 @@
-//! What names something on a hub: `hf:OWNER/NAME`, `hf:OWNER/NAME/FILE`, `hf:datasets/OWNER/NAME/FILE`, the
-//! same with `ms:`; `NAME@REVISION` where a certain version is meant.
+//! References to what is on a hub: `hf:OWNER/NAME`, `hf:OWNER/NAME/FILE`, `hf:datasets/OWNER/NAME/FILE`, the
+//! same with `ms:`; `NAME@REVISION` for a certain version.
 
 use std::fmt;
 
@@ -39,7 +39,7 @@ pub struct Reference {
     pub file: Option<String>,
 }
 
-/// Whether a text names something on a hub, rightly or wrongly.
+/// Whether a text claims to be a reference to a hub.
 pub fn is_reference(text: &str) -> bool {
     text.starts_with("hf:") || text.starts_with("ms:")
 }
@@ -95,7 +95,7 @@ impl Reference {
         })
     }
 
-    /// Kinds to look for, in order. Rows may be named without saying that they are a data set.
+    /// Kinds to look for, in order: a data set may be named without `datasets/`.
     pub(super) fn kinds(&self) -> Vec<Kind> {
         match self.kind {
             Some(kind) => vec![kind],
@@ -103,8 +103,11 @@ impl Reference {
         }
     }
 
-    /// The files to bring: the one that is named; of a model what it takes to run it, weights last.
-    pub(super) fn choose<'a>(&self, kind: Kind, files: &'a [Entry]) -> Result<Vec<&'a Entry>> {
+    /// The files to download: the named one; of a model all that it takes to run it, weights last.
+    ///
+    /// # Errors
+    /// The named file does not exist; a data set without a file; a repository without a model's weights.
+    pub(super) fn select_files<'a>(&self, kind: Kind, files: &'a [Entry]) -> Result<Vec<&'a Entry>> {
         let list = || {
             let names: Vec<&str> =
                 files.iter().map(|f| f.path.as_str()).filter(|p| !p.starts_with('.')).take(12).collect();
@@ -128,7 +131,7 @@ impl Reference {
         };
         let forms = [("model", ".safetensors"), ("pytorch_model", ".bin")];
         let Some(form) = forms.into_iter().find(|form| files.iter().any(|e| fits(e, *form))) else {
-            return self.alone(files, list());
+            return self.name_a_file(files, list());
         };
         let small = [".json", ".jinja", ".model", "merges.txt", "vocab.txt"];
         let aside = |entry: &Entry| {
@@ -144,7 +147,7 @@ impl Reference {
     }
 
     /// A repository of upstream's `.pth` or of GGUF files: one of several has to be named.
-    fn alone<'a>(&self, files: &'a [Entry], list: String) -> Result<Vec<&'a Entry>> {
+    fn name_a_file<'a>(&self, files: &'a [Entry], list: String) -> Result<Vec<&'a Entry>> {
         let weights: Vec<&Entry> =
             files.iter().filter(|e| e.path.ends_with(".pth") || e.path.ends_with(".gguf")).collect();
         match weights[..] {
@@ -231,7 +234,7 @@ mod tests {
         };
         let chosen = |text: &str, kind, names: &[&str]| -> Result<Vec<String>> {
             let files = files(names);
-            let chosen = Reference::parse(text)?.choose(kind, &files)?;
+            let chosen = Reference::parse(text)?.select_files(kind, &files)?;
             Ok(chosen.into_iter().map(|e| e.path.clone()).collect())
         };
         let all = [

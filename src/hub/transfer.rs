@@ -1,80 +1,46 @@
-//! One file over HTTP: cut connections are gone on with, and nothing is kept that does not match its hash.
+//! Downloads one file over HTTP: cut connections are resumed, and nothing is kept that does not match its hash.
 //!
-//! ureq with rustls does the protocol. Redirects are followed here: the hub's own token must not go to
-//! another host, and the hub's headers stand in its first answer.
+//! ureq with rustls does the protocol. Redirects are followed here, because the hub's token must not go to another host,
+//! and the hub's headers are in its first answer. Next: `digest`.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use sha1::Sha1;
-use sha2::{Digest as _, Sha256};
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
 use super::Entry;
 use crate::error::{Error, Place, Result};
-use crate::hash::hex;
 
-/// How a fault begins when no answer came.
+/// First words of the fault when no answer came.
 pub(super) const UNREACHABLE: &str = "the hub cannot be reached";
-/// How a fault begins when the hub knows no such thing.
+/// First words of the fault when the hub has no such repository or file.
 pub(super) const ABSENT: &str = "the hub has no";
 
-/// Tries in a row that brought no byte; any byte starts the count again.
-const TRIES: u32 = 5;
-const REDIRECTS: usize = 8;
+/// Attempts in a row without a new byte before giving up.
+const MAX_ATTEMPTS: u32 = 5;
+const MAX_REDIRECTS: usize = 8;
 
-/// What a file's bytes must hash to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Digest {
-    /// Of large files (Git LFS), and all of ModelScope's.
-    Sha256(String),
-    /// Of small files: Git's name of the blob, SHA-1 over `blob SIZE\0` and the bytes.
-    Git(String),
-}
-
-impl Digest {
-    /// From an ETag or a hub's field; other tags are no hashes.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let text = text.trim_start_matches("W/").trim_matches('"').to_ascii_lowercase();
-        if !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
-        }
-        match text.len() {
-            64 => Some(Self::Sha256(text)),
-            40 => Some(Self::Git(text)),
-            _ => None,
-        }
-    }
-
-    /// The hash itself.
-    pub(super) fn text(&self) -> &str {
-        match self {
-            Self::Sha256(text) | Self::Git(text) => text,
-        }
-    }
-}
-
-/// Where a file is fetched from, and what opens it.
+/// The address of a file, and what gives access to it.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(super) struct Remote {
     pub(super) url: String,
     /// A header's name and value, sent to the hub's own host alone.
     pub(super) secret: Option<(&'static str, String)>,
-    /// How the user is told of it.
+    /// Its name in messages.
     pub(super) shown: String,
-    /// What sets a token, for the hint.
+    /// How to set a token, for the hint.
     pub(super) token_hint: &'static str,
 }
 
-/// Makes requests.
+/// An HTTP client.
 #[derive(Debug)]
 pub(super) struct Transfer(Agent);
 
-/// Told of bytes here and bytes in all.
-pub(super) type Watch<'a> = dyn FnMut(u64, Option<u64>) + 'a;
+/// Called with the bytes that are here and the bytes in all, where the hub states them.
+pub(super) type Progress<'a> = dyn FnMut(u64, Option<u64>) + 'a;
 
 impl Transfer {
     pub(super) fn new() -> Self {
@@ -90,7 +56,7 @@ impl Transfer {
         Self(config.into())
     }
 
-    fn request(&self, head: bool, source: &Source, url: &str, from: u64) -> Result<Response<Body>> {
+    fn request(&self, head: bool, source: &Remote, url: &str, from: u64) -> Result<Response<Body>> {
         let mut request = if head { self.0.head(url) } else { self.0.get(url) };
         if let Some((name, value)) = source.secret.as_ref().filter(|_| origin(url) == origin(&source.url)) {
             request = request.header(*name, value);
@@ -105,13 +71,18 @@ impl Transfer {
         })
     }
 
-    /// The hub's answer without a body: its headers, after redirects within its own host.
-    pub(super) fn head(&self, source: &Source) -> Result<Response<Body>> {
+    /// The headers of the hub's answer to a HEAD request, after redirects within its own host.
+    ///
+    /// # Errors
+    /// The hub cannot be reached, or refuses.
+    pub(super) fn head(&self, source: &Remote) -> Result<Response<Body>> {
         let mut url = source.url.clone();
-        for _ in 0..REDIRECTS {
+        for _ in 0..MAX_REDIRECTS {
             let answer = self.request(true, source, &url, 0)?;
             match redirect(&answer, &url) {
-                Some(next) if origin(&next) == origin(&source.url) && linked(&answer).is_none() => url = next,
+                Some(next) if origin(&next) == origin(&source.url) && linked_etag(&answer).is_none() => {
+                    url = next
+                }
                 Some(_) => return Ok(answer),
                 None => return check(answer, source),
             }
@@ -119,9 +90,9 @@ impl Transfer {
         Err(Error::failed(format!("{} leads in a circle", source.shown)))
     }
 
-    fn get(&self, source: &Source, from: u64) -> Result<Response<Body>> {
+    fn get(&self, source: &Remote, from: u64) -> Result<Response<Body>> {
         let mut url = source.url.clone();
-        for _ in 0..REDIRECTS {
+        for _ in 0..MAX_REDIRECTS {
             let answer = self.request(false, source, &url, from)?;
             match redirect(&answer, &url) {
                 Some(next) => url = next,
@@ -131,9 +102,12 @@ impl Transfer {
         Err(Error::failed(format!("{} leads in a circle", source.shown)))
     }
 
-    /// A small JSON answer.
-    pub(super) fn json(&self, source: &Source) -> Result<serde_json::Value> {
-        let mut answer = self.patient(source)?;
+    /// A JSON answer of at most 64 MiB.
+    ///
+    /// # Errors
+    /// The hub cannot be reached, refuses, or answers something else.
+    pub(super) fn json(&self, source: &Remote) -> Result<serde_json::Value> {
+        let mut answer = self.get_with_retries(source)?;
         let text = answer.body_mut().with_config().limit(64 << 20).read_to_string();
         let text =
             text.map_err(|e| Error::failed(format!("{UNREACHABLE} for {}", source.shown)).because(e))?;
@@ -144,8 +118,8 @@ impl Transfer {
         })
     }
 
-    /// A good answer, after some tries where the hub is busy.
-    fn patient(&self, source: &Source) -> Result<Response<Body>> {
+    /// A good answer; a busy hub is asked again a few times.
+    fn get_with_retries(&self, source: &Remote) -> Result<Response<Body>> {
         let mut tries = 0;
         loop {
             let found = self.get(source, 0);
@@ -154,23 +128,23 @@ impl Transfer {
                 Ok(answer) => is_busy(answer.status()),
                 Err(_) => true,
             };
-            if !again || tries >= TRIES {
+            if !again || tries >= MAX_ATTEMPTS {
                 return check(found?, source);
             }
             pause(tries);
         }
     }
 
-    /// Brings a file to `part`, going on with what is there, and checks size and hash.
+    /// Downloads a file to `part`, resuming what is there, and checks size and hash.
     ///
     /// # Errors
-    /// The hub refuses, stays silent, or sent other bytes than it promised; those are removed.
+    /// The hub refuses, cannot be reached, or sent other bytes than it stated; those are removed.
     pub(super) fn download(
         &self,
-        source: &Source,
+        source: &Remote,
         entry: &Entry,
         part: &Path,
-        watch: &mut Watch<'_>,
+        progress: &mut Progress<'_>,
     ) -> Result<()> {
         let fault = |e| Error::io("write", part, e);
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(part).map_err(fault)?;
@@ -184,14 +158,14 @@ impl Transfer {
                 file.set_len(0).map_err(fault)?;
                 continue;
             }
-            let outcome = self.piece(source, &mut file, have, entry.size, watch);
+            let outcome = self.attempt(source, &mut file, (have, entry.size), progress);
             let now = file.metadata().map_err(fault)?.len();
             tries = if now > have { 0 } else { tries + 1 };
             match outcome {
-                Ok(Piece::Whole) => break,
-                Ok(Piece::Fatal(error)) => return Err(error),
-                Ok(Piece::Again(error)) | Err(error) if tries >= TRIES => return Err(error),
-                Ok(Piece::Again(error)) | Err(error) => {
+                Ok(Outcome::Complete) => break,
+                Ok(Outcome::Fatal(error)) => return Err(error),
+                Ok(Outcome::Retry(error)) | Err(error) if tries >= MAX_ATTEMPTS => return Err(error),
+                Ok(Outcome::Retry(error)) | Err(error) => {
                     tracing::debug!("{}: {} bytes, {}", entry.path, now, error.what());
                     pause(tries);
                 }
@@ -199,89 +173,111 @@ impl Transfer {
         }
         file.sync_all().map_err(fault)?;
         verify(&mut file, entry, source).inspect_err(|_| {
-            // Bytes that are wrong are of no use, and going on with them would never end.
+            // Resuming wrong bytes would never end.
             let _ = std::fs::remove_file(part);
         })
     }
 
-    /// One connection's worth.
-    fn piece(
+    /// Downloads over one connection, from byte `have` on, and appends to `file`.
+    fn attempt(
         &self,
-        source: &Source,
+        source: &Remote,
         file: &mut File,
-        have: u64,
-        size: Option<u64>,
-        watch: &mut Watch<'_>,
-    ) -> Result<Piece> {
+        (have, size): (u64, Option<u64>),
+        progress: &mut Progress<'_>,
+    ) -> Result<Outcome> {
         let answer = self.get(source, have)?;
         let status = answer.status();
         if status == StatusCode::RANGE_NOT_SATISFIABLE && have > 0 {
             if size.is_none() {
-                return Ok(Piece::Whole);
+                return Ok(Outcome::Complete);
             }
             return restart(file)
-                .map(|()| Piece::Again(stopped(source, "the hub cannot go on with this part")));
+                .map(|()| Outcome::Retry(stopped(source, "the hub cannot go on with this part")));
         }
         if is_busy(status) {
-            return Ok(Piece::Again(stopped(source, &format!("the hub answers {status}"))));
+            return Ok(Outcome::Retry(stopped(source, &format!("the hub answers {status}"))));
         }
         let answer = match check(answer, source) {
             Ok(answer) => answer,
-            Err(error) => return Ok(Piece::Fatal(error)),
+            Err(error) => return Ok(Outcome::Fatal(error)),
         };
-        let mut at = have;
+        let mut start = have;
         if have > 0 && range_start(&answer) != Some(have) {
             restart(file)?;
-            at = 0;
+            start = 0;
         }
-        let announced = answer.body().content_length().map(|n| n + at);
-        let total = size.or(announced);
-        // Cut where the promise ends: what comes beyond it is not read, and what came before is of no use.
-        let too_much = |file: &mut File, promised: u64| {
-            let why = format!("more than the {promised} bytes that were promised came");
-            restart(file).map(|()| Piece::Fatal(mismatch(source, &why)))
-        };
+        let announced = answer.body().content_length().map(|n| n + start);
         if let (Some(size), Some(announced)) = (size, announced)
             && announced > size
         {
-            return too_much(file, size);
+            return too_much(source, file, size);
         }
-        let mut body = answer.into_body().into_reader();
-        let mut buffer = vec![0; 1 << 18];
-        watch(at, total);
-        loop {
-            match body.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => {
-                    if let Some(size) = size.filter(|size| at + n as u64 > *size) {
-                        return too_much(file, size);
-                    }
-                    file.write_all(&buffer[..n])
-                        .map_err(|e| Error::failed("cannot write a download").because(e))?;
-                    at += n as u64;
-                    watch(at, total);
-                }
-                Err(e) => return Ok(Piece::Again(stopped(source, &e.to_string()))),
-            }
-        }
-        match announced.max(size) {
-            Some(total) if at < total => Ok(Piece::Again(stopped(
-                source,
-                &format!("the connection ended after {at} of {total} bytes"),
-            ))),
-            _ => Ok(Piece::Whole),
-        }
+        receive(answer, source, file, &Expected { start, size, announced }, progress)
     }
 }
 
-/// How a connection ended.
-enum Piece {
-    Whole,
-    Again(Error),
+/// What one answer should bring: the bytes before it, the whole file's size as the hub states it, and the size that the
+/// answer announces.
+struct Expected {
+    start: u64,
+    size: Option<u64>,
+    announced: Option<u64>,
+}
+
+/// Appends the body of an answer to `file`.
+fn receive(
+    answer: Response<Body>,
+    source: &Remote,
+    file: &mut File,
+    expected: &Expected,
+    progress: &mut Progress<'_>,
+) -> Result<Outcome> {
+    let total = expected.size.or(expected.announced);
+    let mut at = expected.start;
+    let mut body = answer.into_body().into_reader();
+    let mut buffer = vec![0; 1 << 18];
+    progress(at, total);
+    loop {
+        match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                if let Some(size) = expected.size.filter(|size| at + n as u64 > *size) {
+                    return too_much(source, file, size);
+                }
+                file.write_all(&buffer[..n])
+                    .map_err(|e| Error::failed("cannot write a download").because(e))?;
+                at += n as u64;
+                progress(at, total);
+            }
+            Err(e) => return Ok(Outcome::Retry(stopped(source, &e.to_string()))),
+        }
+    }
+    match expected.announced.max(expected.size) {
+        Some(total) if at < total => {
+            Ok(Outcome::Retry(stopped(source, &format!("the connection ended after {at} of {total} bytes"))))
+        }
+        _ => Ok(Outcome::Complete),
+    }
+}
+
+/// More bytes than the hub stated: the rest is not read, and what came is dropped.
+fn too_much(source: &Remote, file: &mut File, stated: u64) -> Result<Outcome> {
+    let why = format!("more than the {stated} bytes that were promised came");
+    restart(file).map(|()| Outcome::Fatal(mismatch(source, &why)))
+}
+
+/// How one connection ended.
+enum Outcome {
+    /// The whole file is here.
+    Complete,
+    /// Another connection may bring the rest.
+    Retry(Error),
+    /// Another connection will not help.
     Fatal(Error),
 }
 
-fn stopped(source: &Source, why: &str) -> Error {
+fn stopped(source: &Remote, why: &str) -> Error {
     Error::failed(format!("{UNREACHABLE} to the end for {}", source.shown))
         .because(why)
         .hint("run the same command again: it goes on from what is here")
@@ -301,7 +297,7 @@ fn is_busy(status: StatusCode) -> bool {
         || status.is_server_error()
 }
 
-/// The first byte of a partial answer.
+/// The first byte of a partial answer (`Content-Range`).
 fn range_start(answer: &Response<Body>) -> Option<u64> {
     if answer.status() != StatusCode::PARTIAL_CONTENT {
         return None;
@@ -310,8 +306,8 @@ fn range_start(answer: &Response<Body>) -> Option<u64> {
     text.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }
 
-/// The hash that a hub states beside a redirect to its storage.
-pub(super) fn linked(answer: &Response<Body>) -> Option<&str> {
+/// The hash that a hub states beside a redirect to its storage (`x-linked-etag`).
+pub(super) fn linked_etag(answer: &Response<Body>) -> Option<&str> {
     answer.headers().get("x-linked-etag")?.to_str().ok()
 }
 
@@ -338,8 +334,11 @@ fn redirect(answer: &Response<Body>, url: &str) -> Option<String> {
     })
 }
 
-/// What the hub refuses, in words.
-fn check(answer: Response<Body>, source: &Source) -> Result<Response<Body>> {
+/// The answer, if the hub does not refuse.
+///
+/// # Errors
+/// It does; the message says what may help.
+fn check(answer: Response<Body>, source: &Remote) -> Result<Response<Body>> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
@@ -362,42 +361,22 @@ fn check(answer: Response<Body>, source: &Source) -> Result<Response<Body>> {
     })
 }
 
-fn verify(file: &mut File, entry: &Entry, source: &Source) -> Result<()> {
+/// Checks size and hash of a download against what the hub states.
+fn verify(file: &mut File, entry: &Entry, source: &Remote) -> Result<()> {
     let read = |e| Error::failed("cannot read a download back").because(e);
     let size = file.metadata().map_err(read)?.len();
-    if entry.size.is_some_and(|wanted| wanted != size) {
-        return Err(mismatch(
-            source,
-            &format!("{size} bytes came, {} were promised", entry.size.unwrap_or_default()),
-        ));
+    if let Some(stated) = entry.size.filter(|stated| *stated != size) {
+        return Err(mismatch(source, &format!("{size} bytes came, {stated} were promised")));
     }
     let Some(digest) = &entry.digest else { return Ok(()) };
-    file.seek(SeekFrom::Start(0)).map_err(read)?;
-    let mut long = Sha256::new();
-    let mut short = Sha1::new();
-    short.update(format!("blob {size}\0"));
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer).map_err(read)?;
-        if n == 0 {
-            break;
-        }
-        match digest {
-            Digest::Sha256(_) => long.update(&buffer[..n]),
-            Digest::Git(_) => short.update(&buffer[..n]),
-        }
-    }
-    let found = match digest {
-        Digest::Sha256(_) => hex(&long.finalize()),
-        Digest::Git(_) => hex(&short.finalize()),
-    };
+    let found = digest.of_file(file, size)?;
     if found == digest.text() {
         return Ok(());
     }
     Err(mismatch(source, &format!("its hash is {found}, the hub states {}", digest.text())))
 }
 
-fn mismatch(source: &Source, why: &str) -> Error {
+fn mismatch(source: &Remote, why: &str) -> Error {
     Error::failed(format!("{} is not what the hub promised", source.shown))
         .at(Place::file(&source.url))
         .because(why.to_owned())

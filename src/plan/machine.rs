@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::quota;
-use crate::hub::Settings;
+use crate::hub::HubConfig;
 
 /// What this process may use, and where it stands.
 #[derive(Debug, Clone, Serialize)]
@@ -107,7 +107,7 @@ impl Machine {
 }
 
 /// Where the hubs are, by the variables that their own tools read.
-pub fn hubs() -> Settings {
+pub fn hubs() -> HubConfig {
     let text = |name: &str| std::env::var(name).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
     let folder = |name: &str| text(name).map(PathBuf::from);
     let ours = Machine::detect().cache_dir;
@@ -120,7 +120,7 @@ pub fn hubs() -> Settings {
         let url = if url.contains("://") { url } else { format!("https://{url}") };
         url.trim_end_matches('/').to_owned()
     };
-    Settings {
+    HubConfig {
         hf_endpoint: endpoint(text("HF_ENDPOINT"), "https://huggingface.co"),
         hf_token: text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(kept),
         hf_cache: folder("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")),

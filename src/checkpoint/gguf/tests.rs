@@ -50,7 +50,8 @@ pub fn write_model(
     file_type: FileType,
 ) -> (ModelConfig, HashMap<String, HostTensor>) {
     let (config, weights) = model(name);
-    let contents = Contents { config: &config, vocabulary: Some(&words()), eos_token_ids: &[], name, file_type };
+    let contents =
+        Contents { config: &config, vocabulary: Some(&words()), eos_token_ids: &[], name, file_type };
     write(path, &contents, &weights).unwrap();
     (config, weights)
 }
