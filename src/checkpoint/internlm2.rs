@@ -1,4 +1,4 @@
-//! InternLM2's weights by Llama's names: the same arithmetic, with query, key and value in one matrix.
+//! InternLM2's weights under Llama's names: the same arithmetic, with query, key and value in one matrix.
 //!
 //! `wqkv` `[K (G + 2) E, D]` holds, for each kv head, its G query heads, then its key, then its value
 //! (InternLM2's `modeling_internlm2.py`, `InternLM2Attention.forward`). Dynamic rotary scaling acts beyond
@@ -31,7 +31,10 @@ const NAMES: [(&str, &str); 7] = [
     ("model.tok_embeddings.", "model.embed_tokens."),
 ];
 
-/// Renames the weights and gives the architecture.
+/// Renames the weights to Llama's and returns the architecture.
+///
+/// # Errors
+/// Biases, or shapes that do not fit the config.
 pub(super) fn as_llama(config: &Json, tensors: &mut HashMap<String, HostTensor>) -> Result<ModelConfig> {
     if config["bias"].as_bool() == Some(true) {
         return Err(Error::failed("an InternLM2 with biases is not supported"));
@@ -40,7 +43,7 @@ pub(super) fn as_llama(config: &Json, tensors: &mut HashMap<String, HostTensor>)
     if let Some(map) = llama.as_object_mut() {
         map.insert("model_type".into(), json!("llama"));
         map.remove("rope_scaling");
-        // Ours count a tied head as no weight of its own, and there is none here.
+        // A reward model has no output layer; a tied one is no weight of its own.
         map.insert("tie_word_embeddings".into(), json!(true));
     }
     let model = ModelOverrides::from_json(&llama)?.resolve()?;
@@ -48,7 +51,7 @@ pub(super) fn as_llama(config: &Json, tensors: &mut HashMap<String, HostTensor>)
     for name in old {
         if let Some(stem) = name.strip_suffix("attention.wqkv.weight") {
             let Some(joined) = tensors.remove(&name) else { continue };
-            for (part, tensor) in apart(&joined, &model)? {
+            for (part, tensor) in split_wqkv(&joined, &model)? {
                 tensors.insert(format!("{stem}self_attn.{part}_proj.weight"), tensor);
             }
             continue;
@@ -61,13 +64,13 @@ pub(super) fn as_llama(config: &Json, tensors: &mut HashMap<String, HostTensor>)
             tensors.insert(new, tensor);
         }
     }
-    // The output layer of a language model, where a file has one, is of no use to a score.
+    // A score needs no output layer.
     tensors.remove("output.weight");
     Ok(model)
 }
 
-/// Query, key and value out of `wqkv`.
-fn apart(joined: &HostTensor, model: &ModelConfig) -> Result<[(&'static str, HostTensor); 3]> {
+/// Query `[K G E, D]`, key and value `[K E, D]` out of `wqkv`.
+fn split_wqkv(joined: &HostTensor, model: &ModelConfig) -> Result<[(&'static str, HostTensor); 3]> {
     let (k, e, d) = (model.num_key_value_heads, model.head_dim, model.hidden_size);
     let g = model.num_attention_heads / k;
     let whole = convert::to_tensor(joined)?;

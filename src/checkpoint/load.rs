@@ -56,6 +56,9 @@ pub fn load_model(
 }
 
 /// [`load_model`] of weights that were read from `path`.
+///
+/// # Errors
+/// As [`load_model`].
 pub(super) fn load_weights(
     mut weights: Weights,
     path: &Path,
@@ -83,6 +86,9 @@ pub(super) fn load_weights(
 }
 
 /// Refuses weights with a score head where a language model is wanted.
+///
+/// # Errors
+/// They have one.
 pub(super) fn refuse_reward_model(weights: &Weights, path: &Path) -> Result<()> {
     if weights.tensors.contains_key(SCORE) {
         return Err(Error::input("this is a reward model; it cannot generate text")
@@ -93,6 +99,9 @@ pub(super) fn refuse_reward_model(weights: &Weights, path: &Path) -> Result<()> 
 }
 
 /// The model of weights that were read from `path`, whatever head came with them.
+///
+/// # Errors
+/// As [`load_model`].
 pub(super) fn model_from(
     mut weights: Weights,
     path: &Path,

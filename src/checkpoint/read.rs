@@ -33,6 +33,9 @@ pub(super) fn is_safetensors(path: &Path, head: &[u8]) -> bool {
 }
 
 /// The first bytes of a file, enough to tell its format.
+///
+/// # Errors
+/// The file cannot be read.
 pub(super) fn head_of(path: &Path) -> Result<Vec<u8>> {
     let read = crate::files::open(path).and_then(|file| {
         let mut head = Vec::new();

@@ -1,4 +1,4 @@
-//! Reward models: a trunk with a head that gives one score, from a `reward` stage's file or a Hugging Face folder.
+//! Loads reward models, a trunk with a head that gives one score, from a `reward` stage's file or a Hugging Face folder.
 //!
 //! The head is `score.weight` `[1, D]` (sequence classifiers of the Llama and Qwen3 families, and our own stage) or
 //! InternLM2's `v_head.weight`, whose trunk is renamed to Llama's. There is no output layer. Next: `load`, `internlm2`.
@@ -26,14 +26,14 @@ pub struct RewardModel {
     pub score: Tensor,
     /// Appended to a conversation before it is scored (InternLM2's reward token).
     pub end_id: Option<u32>,
-    /// Whether a `reward` stage of ours made it.
+    /// Whether one of our `reward` stages trained it.
     pub ours: bool,
 }
 
-/// Reads a reward model.
+/// Reads a reward model: the trunk in the type `kind` on `device`, the head in fp32.
 ///
 /// # Errors
-/// Weights without a head, or with one of several scores; an architecture that is not known.
+/// The weights cannot be read, have no score head or one of several scores, or an unknown architecture.
 pub fn load_reward_model(path: &Path, device: Device, kind: Kind) -> Result<RewardModel> {
     let mut weights = read_weights(path)?;
     let config = folder_config(path)?;

@@ -1,6 +1,6 @@
-//! `.safetensors`: read through a map of the file, written whole.
+//! `.safetensors`: read through a map of the file, written in one pass.
 //!
-//! The format's own crate checks the header against the file's size. Next: `read`.
+//! The format's own crate checks the header against the file's size (<https://github.com/huggingface/safetensors>). Next: `read`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,12 +15,12 @@ use crate::atomic;
 use crate::error::{Error, Place, Result};
 use crate::native;
 
-/// A file's contents.
+/// The contents of a file.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// Tensors by name, looking at the mapped file.
+    /// Tensors by name, views of the mapped file.
     pub tensors: HashMap<String, HostTensor>,
-    /// Text beside them.
+    /// The header's `__metadata__`.
     pub metadata: HashMap<String, String>,
 }
 
@@ -46,7 +46,10 @@ const DTYPES: [(DType, Dtype); 19] = [
     (DType::C64, Dtype::C64),
 ];
 
-/// Reads a file.
+/// Reads a file; its tensors are mapped, not copied.
+///
+/// # Errors
+/// The file cannot be read, is damaged, or has a type that PyTorch does not have.
 pub fn read(path: &Path) -> Result<Contents> {
     let io = |e| Error::io("read the weights", path, e);
     let wrong = |e: safetensors::SafeTensorError| {
@@ -76,7 +79,10 @@ pub fn read(path: &Path) -> Result<Contents> {
     Ok(contents)
 }
 
-/// Replaces the file; tensors that share a storage are written each, as the format demands.
+/// Replaces the file. Tensors that share a storage are each written, as the format demands.
+///
+/// # Errors
+/// A type that the format does not have; the disk fails.
 pub fn write(path: &Path, tensors: &[(String, HostTensor)], metadata: HashMap<String, String>) -> Result<()> {
     let wrong = |e: safetensors::SafeTensorError| {
         Error::failed("cannot write safetensors").at(Place::file(path)).because(e)

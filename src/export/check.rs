@@ -1,4 +1,4 @@
-//! The check at the end of every export: the same ids through the source and through what was written.
+//! The check at the end of every export: the same ids through the source and through the export.
 //!
 //! Both compute at the export's precision, so that what is left is a fault of the format and not rounding.
 //!
@@ -16,15 +16,15 @@ use crate::checkpoint::load;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Mask};
 
-/// Rows and tokens that are compared; more than one row, so that a batch is seen to be free.
+/// B and T of the ids that are compared; more than one row, so that a fixed batch size would show.
 pub const SHAPE: (i64, i64) = (2, 24);
 
-/// How near an export is to its source.
+/// The comparison of an export with its source.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// Largest difference of a logit.
+    /// Largest absolute difference of a logit.
     pub largest_difference: f64,
-    /// What it may be at this precision.
+    /// The largest difference that is allowed.
     pub tolerance: f64,
     /// What was compared, for people.
     pub compared: Vec<String>,
@@ -93,7 +93,10 @@ impl Check {
     }
 }
 
-/// Reads a file or folder back as a stranger would, and compares.
+/// Loads a weight file or folder as any reader would, in the type `kind`, and compares its logits.
+///
+/// # Errors
+/// It cannot be loaded, or its logits differ.
 pub fn compare_file(source: &Source, kind: Kind, path: &Path) -> Result<Check> {
     let back = load::load_model(path, None, Device::Cpu, kind)?;
     let ids = random_ids(&source.model);

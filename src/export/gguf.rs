@@ -1,6 +1,6 @@
 //! GGUF for llama.cpp and Ollama: the model with its tokenizer in one file, and a Modelfile beside it.
 //!
-//! The file's layout is `checkpoint::gguf`; here a model's tokenizer joins it and both are checked.
+//! `checkpoint::gguf` writes the file; here the model's tokenizer is added and both are checked.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::data::tokenizer::{RenderOptions, end_ids};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, Params};
 
-/// The tokenizer that goes along: the folder's, else what a GGUF as source holds.
+/// The tokenizer for the file: the folder's, else that of a GGUF as source.
 fn tokenizer(source: &Source) -> Result<Vocabulary> {
     if let Some(folder) = &source.tokenizer {
         return vocabulary(folder);
@@ -37,8 +37,8 @@ fn tokenizer(source: &Source) -> Result<Vocabulary> {
     })
 }
 
-/// The end marks: a GGUF as source has its tokenizer inside, which `Source` does not look at.
-fn ends(source: &Source, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
+/// EOS ids. A GGUF as source has its tokenizer inside, which `Source` does not read.
+fn eos_token_ids(source: &Source, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
     if source.tokenizer.is_some() {
         return Ok(source.ends.clone());
     }
@@ -57,6 +57,9 @@ fn stored(precision: Precision) -> gguf::FileType {
 }
 
 /// Writes the file.
+///
+/// # Errors
+/// There is no tokenizer; llama.cpp has no such architecture; the disk fails.
 pub fn write(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let vocabulary = tokenizer(source)?;
     let params = source.model.params();
@@ -66,16 +69,19 @@ pub fn write(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let contents = Contents {
         config: source.model.config(),
         vocabulary: Some(&vocabulary),
-        eos_token_ids: &ends(source, &vocabulary)?,
+        eos_token_ids: &eos_token_ids(source, &vocabulary)?,
         name: &name,
         file_type: stored(precision),
     };
     gguf::write(path, &contents, &weights)
 }
 
-/// Reads it back and compares, in fp32 and at its tolerance, with the source after its weights were rounded
-/// as the file's are: what is left is a fault of the format. What the rounding itself costs is said, not
-/// judged: a gate of experts that lies on the edge may choose another, however small the change.
+/// Loads the file and compares it in fp32 with the source after the same rounding, so that what is left is a fault of
+/// the format. The effect of the rounding itself is reported, not judged: a router close to a tie may choose another
+/// expert, however small the change.
+///
+/// # Errors
+/// It cannot be loaded; logits or the tokenizer differ.
 pub fn compare(source: &Source, precision: Precision, path: &Path) -> Result<Check> {
     let back = load::load_model(path, None, Device::Cpu, Kind::Float)?;
     let ids = check::random_ids(&source.model);
@@ -98,7 +104,7 @@ pub fn compare(source: &Source, precision: Precision, path: &Path) -> Result<Che
     Ok(Check { compared: [logits.compared, vec!["tokenizer".to_owned(), cost]].concat(), ..logits })
 }
 
-/// The source with its weights as a file of this precision holds them.
+/// The source with its weights rounded as in a file of this precision.
 fn rounded(source: &Source, precision: Precision) -> Result<CausalLm> {
     let (config, params) = (source.model.config(), source.model.params());
     let rounded = Params::build(config, |spec| {
@@ -109,7 +115,10 @@ fn rounded(source: &Source, precision: Precision) -> Result<CausalLm> {
     Ok(CausalLm::new(config, rounded))
 }
 
-/// Writes Ollama's description of `file` beside it; its path.
+/// Writes Ollama's `Modelfile` for `file` beside it; returns its path.
+///
+/// # Errors
+/// The tokenizer cannot be read; the disk fails.
 pub fn modelfile(source: &Source, file: &Path) -> Result<PathBuf> {
     let path = file.with_file_name("Modelfile");
     let vocabulary = tokenizer(source)?;
@@ -123,7 +132,7 @@ pub fn modelfile(source: &Source, file: &Path) -> Result<PathBuf> {
         }
     }
     // What `minimind chat` samples with.
-    for id in ends(source, &vocabulary)? {
+    for id in eos_token_ids(source, &vocabulary)? {
         text += &format!("PARAMETER stop {}\n", words.decode(&[id], false)?);
     }
     text += "PARAMETER temperature 0.85\nPARAMETER top_p 0.85\n";

@@ -20,14 +20,14 @@ use crate::model::hf_config::yarn_is_shared;
 use crate::model::rope_scaling::RopeScaling;
 use crate::model::{CausalLm, Era, ModelConfig};
 
-/// Ids that a config and a generation config name.
+/// Special token ids of `config.json` and `generation_config.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecialIds {
-    /// Opens a turn.
+    /// BOS: begins a chat turn.
     pub bos: Option<u32>,
-    /// Each of them ends it.
+    /// EOS: each of them ends a turn.
     pub ends: Vec<u32>,
-    /// Fills a row.
+    /// Padding.
     pub pad: u32,
 }
 
@@ -38,9 +38,9 @@ impl Default for SpecialIds {
     }
 }
 
-/// The class of the transformers library that computes the same.
+/// The class of the transformers library that computes the same model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Twin {
+pub enum HfClass {
     /// minimind2, dense.
     Llama,
     /// The same with biases on queries, keys and values alone.
@@ -53,8 +53,8 @@ pub enum Twin {
     MiniMind,
 }
 
-impl Twin {
-    /// The twin of an architecture.
+impl HfClass {
+    /// The class for an architecture.
     pub fn of(config: &ModelConfig) -> Self {
         let (qkv, o, mlp) = (config.qkv_bias, config.o_bias, config.mlp_bias);
         let own_width = config.head_dim * config.num_attention_heads != config.hidden_size;
@@ -67,7 +67,7 @@ impl Twin {
         }
     }
 
-    /// `model_type` and the class.
+    /// `model_type` and the name of the class.
     pub fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Llama => ("llama", "LlamaForCausalLM"),
@@ -87,17 +87,18 @@ impl Twin {
     }
 }
 
-/// `config.json`.
+/// `config.json` of a model whose weights are stored as `kind`.
 ///
 /// # Errors
-/// YaRN is on and the library would compute it otherwise for these heads.
+/// YaRN is on and the library would compute it differently for these heads; a type that is not exported.
 pub fn config_json(config: &ModelConfig, kind: Kind, ids: &SpecialIds) -> Result<Value> {
-    let twin = Twin::of(config);
-    let (family, class) = twin.names();
+    let class = HfClass::of(config);
+    let (family, class_name) = class.names();
     let dtype = dtype_name(kind)?;
-    let mut value = if twin == Twin::MiniMind { config.to_json() } else { plain(config, twin)? };
+    let mut value =
+        if class == HfClass::MiniMind { config.to_json() } else { library_config(config, class)? };
     let common = json!({
-        "architectures": [class],
+        "architectures": [class_name],
         "model_type": family,
         "bos_token_id": ids.bos,
         "eos_token_id": eos::to_json(&ids.ends),
@@ -111,7 +112,7 @@ pub fn config_json(config: &ModelConfig, kind: Kind, ids: &SpecialIds) -> Result
 }
 
 /// The keys that the library's classes share, and those of each.
-fn plain(config: &ModelConfig, twin: Twin) -> Result<Value> {
+fn library_config(config: &ModelConfig, class: HfClass) -> Result<Value> {
     let (scaling, positions) = rope(config)?;
     let mut value = json!({
         "hidden_size": config.hidden_size,
@@ -131,11 +132,11 @@ fn plain(config: &ModelConfig, twin: Twin) -> Result<Value> {
         "initializer_range": 0.02,
         "use_cache": true,
     });
-    if twin != Twin::Qwen2 {
+    if class != HfClass::Qwen2 {
         value["attention_bias"] = config.qkv_bias.into();
     }
-    match twin {
-        Twin::Llama => value["mlp_bias"] = config.mlp_bias.into(),
+    match class {
+        HfClass::Llama => value["mlp_bias"] = config.mlp_bias.into(),
         _ => {
             value["use_sliding_window"] = false.into();
             value["sliding_window"] = Value::Null;
@@ -155,7 +156,7 @@ fn plain(config: &ModelConfig, twin: Twin) -> Result<Value> {
     Ok(value)
 }
 
-/// The scaling to state, and the positions beside it.
+/// The rope scaling to state, and the largest position.
 fn rope(config: &ModelConfig) -> Result<(Option<RopeScaling>, i64)> {
     let positions = config.max_position_embeddings;
     if let Some(scaling) = config.rope_scaling.clone() {
@@ -186,7 +187,7 @@ fn dtype_name(kind: Kind) -> Result<&'static str> {
     }
 }
 
-/// `generation_config.json`: MiniMind's own way of sampling.
+/// `generation_config.json` with upstream's sampling parameters.
 pub fn generation_json(ids: &SpecialIds) -> Value {
     json!({
         "bos_token_id": ids.bos,
@@ -201,10 +202,10 @@ pub fn generation_json(ids: &SpecialIds) -> Value {
 /// Writes the folder of `source`: weights, configs, and the tokenizer where there is one.
 ///
 /// # Errors
-/// The library cannot be told of this model's YaRN, the tokenizer cannot be read, or the disk fails.
+/// The library would compute this model's YaRN differently, the tokenizer cannot be read, or the disk fails.
 pub fn write(source: &Source, precision: Precision, max_shard_bytes: u64, folder: &Path) -> Result<()> {
     let config = source.model.config();
-    if let Some(note) = Twin::of(config).note() {
+    if let Some(note) = HfClass::of(config).note() {
         tracing::warn!("{note}");
     }
     let ids = match &source.tokenizer {
@@ -214,28 +215,35 @@ pub fn write(source: &Source, precision: Precision, max_shard_bytes: u64, folder
     let ids = SpecialIds { ends: source.ends.clone(), ..ids };
     let mut about = source.describe(folder);
     if let Some(about) = about.as_object_mut() {
-        // A folder's config.json and tokenizer speak for it, also after the user has changed them.
+        // The folder's config.json and tokenizer count, also after the user changed them.
         about.remove("config");
         about.remove(eos::KEY);
         about.remove("tokenizer");
     }
     let kind = precision.kind();
-    write_model(&source.model, kind, &ids, max_shard_bytes, &about, folder)
+    let contents = FolderContents { kind, ids: &ids, max_shard_bytes, metadata: &about };
+    write_model(&source.model, &contents, folder)
 }
 
-/// Writes weights, `config.json` and `generation_config.json` into `folder`; a weight file larger than
-/// `max_shard_bytes` becomes several. `about` goes into the files' metadata. Tensors are rounded to `kind`.
+/// What a folder holds beside the weights.
+#[derive(Debug)]
+pub struct FolderContents<'a> {
+    /// Element type of the weights, which are rounded to it.
+    pub kind: Kind,
+    /// Special token ids.
+    pub ids: &'a SpecialIds,
+    /// A weight file of more bytes is split into shards.
+    pub max_shard_bytes: u64,
+    /// Our metadata for the weight files.
+    pub metadata: &'a Value,
+}
+
+/// Writes weights, `config.json` and `generation_config.json` into `folder`.
 ///
 /// # Errors
-/// The library cannot be told of this model's YaRN, or the disk fails.
-pub fn write_model(
-    model: &CausalLm,
-    kind: Kind,
-    ids: &SpecialIds,
-    max_shard_bytes: u64,
-    about: &Value,
-    folder: &Path,
-) -> Result<()> {
+/// The library would compute this model's YaRN differently, or the disk fails.
+pub fn write_model(model: &CausalLm, contents: &FolderContents<'_>, folder: &Path) -> Result<()> {
+    let &FolderContents { kind, ids, max_shard_bytes, metadata: about } = contents;
     let config = config_json(model.config(), kind, ids)?;
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
     let dtype =
@@ -255,7 +263,7 @@ pub fn write_model(
             map.insert((*key).to_owned(), name.clone().into());
             tensors.push(((*key).to_owned(), host));
         }
-        // The library asks a file for its framework.
+        // The library requires the framework in the metadata.
         let metadata = [("format".to_owned(), "pt".to_owned()), (METADATA.to_owned(), about.to_string())];
         safetensors::write(&folder.join(&name), &tensors, HashMap::from(metadata))?;
     }
@@ -271,7 +279,7 @@ fn converted(tensor: &Tensor, kind: Kind) -> Result<HostTensor> {
     convert::to_host(&tensor.detach().f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?)
 }
 
-/// The table of parameters cut into runs of at most `most` bytes; one tensor is never cut.
+/// The table of parameters in runs of at most `most` bytes; a tensor is never cut.
 fn shards(model: &CausalLm, dtype: DType, most: u64) -> Vec<Vec<(&str, &Tensor)>> {
     let mut shards = vec![Vec::new()];
     let mut held = 0u64;
@@ -290,6 +298,9 @@ fn shards(model: &CausalLm, dtype: DType, most: u64) -> Vec<Vec<(&str, &Tensor)>
 }
 
 /// Writes indented JSON.
+///
+/// # Errors
+/// The disk fails.
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::failed("cannot write JSON").at(Place::file(path)).because(e))?;

@@ -1,16 +1,16 @@
-//! A model leaves in the formats other tools read, and no export is believed before its logits were compared.
+//! Exports a model to the formats that other tools read; the logits of every export are compared with the source's.
 //!
-//! [`export`] writes a draft beside the place, reads it back, compares logits with the source ([`check`])
-//! and only then renames it. One file a format: [`files`] (`.pth`, `.safetensors`), [`torchscript`], [`gguf`], [`huggingface`].
-//! [`source`] is the model that leaves.
+//! [`export`] writes a draft beside the target, reads it back, compares logits with the source ([`check`]) and only then
+//! renames it. One file per format: [`weight_files`] (`.pth`, `.safetensors`), [`torchscript`], [`gguf`],
+//! [`huggingface`]. [`source`] is the model that is exported.
 
 pub mod check;
-pub mod files;
 pub mod gguf;
 pub mod huggingface;
 pub mod huggingface_tokenizer;
 pub mod source;
 pub mod torchscript;
+pub mod weight_files;
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ use crate::atomic;
 use crate::error::{Error, Place, Result};
 use crate::model::params;
 
-/// What can be written.
+/// An export format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum, Deserialize, JsonSchema)]
 #[schemars(rename = "ExportFormat")]
 #[serde(rename_all = "lowercase")]
@@ -55,7 +55,7 @@ impl Format {
         }
     }
 
-    /// What a file of this format is called when only a stem is known; a folder has a name of its own.
+    /// The file's name for a stem; the folder of `huggingface` has a fixed name.
     pub fn file_name(self, stem: &str) -> String {
         match self {
             Format::Torchscript => format!("{stem}.pt"),
@@ -67,7 +67,7 @@ impl Format {
     }
 }
 
-/// The type of the numbers written.
+/// Element type of the exported weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum, Deserialize, JsonSchema)]
 #[schemars(rename = "ExportPrecision")]
 #[serde(rename_all = "lowercase")]
@@ -91,7 +91,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// libtorch's name of it; what is quantised is computed in fp32.
+    /// The type that the export is compared in; quantised weights are computed in fp32.
     pub fn kind(self) -> Kind {
         match self {
             Precision::Fp32 | Precision::Q8_0 | Precision::Q4_0 => Kind::Float,
@@ -100,7 +100,7 @@ impl Precision {
         }
     }
 
-    /// The nearest to a file's type.
+    /// The precision for a file whose numbers are of this type.
     pub fn of(kind: Kind) -> Self {
         match kind {
             Kind::Half => Precision::Fp16,
@@ -110,16 +110,16 @@ impl Precision {
     }
 }
 
-/// How to write.
+/// Options of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Options {
-    /// `None`: as the source is stored; TorchScript: fp32, which every machine computes in.
+    /// `None`: as the source is stored, and fp32 for TorchScript, which every machine computes in.
     pub precision: Option<Precision>,
     /// TorchScript: weights become constants of the program.
     pub freeze: bool,
     /// Whether to read back and compare.
     pub verify: bool,
-    /// Hugging Face: a weight file larger than this is split.
+    /// Hugging Face: a weight file of more bytes is split into shards.
     pub max_shard_bytes: u64,
 }
 
@@ -129,7 +129,7 @@ impl Default for Options {
     }
 }
 
-/// What was written, and how near it is to the source.
+/// What was written, and how it compares with the source.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The format.
@@ -138,20 +138,21 @@ pub struct Report {
     pub path: PathBuf,
     /// Every file, relative to `path`'s folder.
     pub files: Vec<PathBuf>,
-    /// Their size.
+    /// Their size in bytes.
     pub bytes: u64,
-    /// Numbers in the model.
+    /// Number of parameters.
     pub parameters: u64,
-    /// Their type.
+    /// Their element type.
     pub precision: Precision,
     /// The comparison; `None` where it was skipped.
     pub check: Option<Check>,
 }
 
-/// Writes `source` to `out`.
+/// Writes `source` to `out`, a file or (for `huggingface`) a folder.
 ///
 /// # Errors
-/// The format cannot hold this model, the disk fails, or what was written does not compute the same.
+/// `out` is the source itself; the format cannot hold this model or precision; the disk fails; the export does not
+/// compute what the source does.
 pub fn export(format: Format, source: &Source, out: &Path, options: &Options) -> Result<Report> {
     if same_file(&source.path, out) {
         return Err(Error::input("the export would replace the model it is made from")
@@ -173,8 +174,8 @@ pub fn export(format: Format, source: &Source, out: &Path, options: &Options) ->
     let draft = Draft::new(out)?;
     let path = draft.path();
     match format {
-        Format::Pth => files::pth(source, precision, path)?,
-        Format::Safetensors => files::safetensors(source, precision, path)?,
+        Format::Pth => weight_files::pth(source, precision, path)?,
+        Format::Safetensors => weight_files::safetensors(source, precision, path)?,
         Format::Torchscript => torchscript::write(source, precision, options.freeze, path)?,
         Format::Gguf => gguf::write(source, precision, path)?,
         Format::Huggingface => huggingface::write(source, precision, options.max_shard_bytes, path)?,
@@ -198,28 +199,28 @@ pub fn export(format: Format, source: &Source, out: &Path, options: &Options) ->
     Ok(Report { format, path: out.to_owned(), files, bytes, parameters, precision, check })
 }
 
+/// Whether two paths lead to one existing file.
 pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// A file or folder that is written under a hidden name and takes its place once it is known to be right.
-/// One that is given up is removed.
+/// A file or folder that is written under a hidden name and renamed once it is verified. Dropped before, it is removed.
 struct Draft {
-    place: PathBuf,
+    target: PathBuf,
     path: PathBuf,
 }
 
 impl Draft {
-    fn new(place: &Path) -> Result<Self> {
-        let name = place.file_name().ok_or_else(|| {
-            Error::input(format!("`{}` is no name for an export", place.display())).hint("give --out a file")
+    fn new(target: &Path) -> Result<Self> {
+        let name = target.file_name().ok_or_else(|| {
+            Error::input(format!("`{}` is no name for an export", target.display())).hint("give --out a file")
         })?;
-        // The ending stays at the end: readers go by it.
-        let path = place.with_file_name(format!(".draft-{}", name.to_string_lossy()));
-        if let Some(folder) = place.parent().filter(|p| !p.as_os_str().is_empty()) {
+        // The extension stays: readers go by it.
+        let path = target.with_file_name(format!(".draft-{}", name.to_string_lossy()));
+        if let Some(folder) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
         }
-        let draft = Self { place: place.to_owned(), path };
+        let draft = Self { target: target.to_owned(), path };
         draft.remove();
         Ok(draft)
     }
@@ -229,7 +230,7 @@ impl Draft {
     }
 
     fn remove(&self) {
-        // What is not there need not be removed; anything worse shows when the draft is written.
+        // An absent draft is the usual case; any other fault shows when the draft is written.
         let _ = if self.path.is_dir() {
             std::fs::remove_dir_all(&self.path)
         } else {
@@ -237,36 +238,39 @@ impl Draft {
         };
     }
 
-    /// Puts it in its place; the names of its files and their bytes.
+    /// Renames it to its target; returns the names of its files and their bytes.
+    ///
+    /// # Errors
+    /// The disk fails, or a device stands where a file goes.
     fn publish(self) -> Result<(Vec<PathBuf>, u64)> {
         let fault = |path: &Path, e| Error::io("write", path, e);
         let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).map_err(|e| fault(path, e));
-        let name = PathBuf::from(self.place.file_name().unwrap_or_default());
+        let name = PathBuf::from(self.target.file_name().unwrap_or_default());
         if !self.path.is_dir() {
             let bytes = size(&self.path)?;
-            atomic::rename_synced(&self.path, &self.place)?;
+            atomic::rename_synced(&self.path, &self.target)?;
             return Ok((vec![name], bytes));
         }
-        std::fs::create_dir_all(&self.place).map_err(|e| fault(&self.place, e))?;
+        std::fs::create_dir_all(&self.target).map_err(|e| fault(&self.target, e))?;
         let listed = |path: &Path| -> Result<Vec<std::ffi::OsString>> {
             let entries = std::fs::read_dir(path).map_err(|e| fault(path, e))?;
             entries.map(|e| e.map(|e| e.file_name()).map_err(|e| fault(path, e))).collect()
         };
         let mut files = listed(&self.path)?;
         files.sort();
-        files.iter().try_for_each(|file| atomic::check_replaceable(&self.place.join(file)))?;
+        files.iter().try_for_each(|file| atomic::check_replaceable(&self.target.join(file)))?;
         let mut bytes = 0;
         for file in &files {
             bytes += size(&self.path.join(file))?;
-            let to = self.place.join(file);
+            let to = self.target.join(file);
             atomic::rename_synced(&self.path.join(file), &to)?;
         }
-        // Weights of an earlier export into this folder that the new one does not have would be read with it.
-        for old in listed(&self.place)?.into_iter().filter(|old| !files.contains(old)) {
+        // Shards of an earlier export into this folder would be read together with the new ones.
+        for old in listed(&self.target)?.into_iter().filter(|old| !files.contains(old)) {
             let text = old.to_string_lossy();
             if text.starts_with("model") && (text.ends_with(".safetensors") || text.ends_with(".index.json"))
             {
-                let path = self.place.join(&old);
+                let path = self.target.join(&old);
                 std::fs::remove_file(&path).map_err(|e| fault(&path, e))?;
             }
         }

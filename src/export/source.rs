@@ -1,4 +1,4 @@
-//! The model that leaves: its weights in fp32, and what its file said about itself.
+//! The model that is exported: its weights in fp32, and its file's metadata.
 
 use std::path::{Path, PathBuf};
 
@@ -15,26 +15,30 @@ use crate::model::{CausalLm, ModelConfig, Params};
 /// A model to export.
 #[derive(Debug)]
 pub struct Source {
-    /// Where it lies.
+    /// Its file or folder.
     pub path: PathBuf,
-    /// On the CPU, in fp32: exact for every type a weight file has.
+    /// The model on the CPU in fp32, which holds every type of a weight file exactly.
     pub model: CausalLm,
     /// The type that most of its numbers are stored in.
     pub stored: Kind,
-    /// What its file says of itself: recipe, stage, hashes.
+    /// Its file's metadata: recipe, stage, hashes.
     pub metadata: Map<String, Value>,
     /// Folder with its tokenizer.
     pub tokenizer: Option<PathBuf>,
-    /// The tokens that end an answer.
+    /// EOS token ids.
     pub ends: Vec<u32>,
-    /// What told its architecture.
+    /// What stated its architecture.
     pub architecture_from: String,
     /// What had to be assumed.
     pub notes: Vec<String>,
 }
 
 impl Source {
-    /// Reads a weight file or folder; `given` wins over what it says of its architecture.
+    /// Reads a weight file or folder. `given` wins over the architecture that it states; `yarn` turns on upstream's rope
+    /// scaling for long contexts.
+    ///
+    /// # Errors
+    /// The weights or the tokenizer cannot be read, or the architecture is unclear.
     pub fn open(
         path: &Path,
         given: Option<&ModelConfig>,
@@ -63,7 +67,10 @@ impl Source {
         })
     }
 
-    /// The same model with its numbers rounded to `kind`, which it then computes in.
+    /// The same model rounded to `kind`, which it then computes in.
+    ///
+    /// # Errors
+    /// libtorch has no memory left.
     pub fn model_as(&self, kind: Kind) -> Result<CausalLm> {
         let (config, params) = (self.model.config(), self.model.params());
         let tensors = params.tensors().iter().map(|t| t.shallow_clone());
@@ -71,8 +78,7 @@ impl Source {
         Ok(CausalLm::new(config, Params::from_named(config, named, Device::Cpu, kind)?))
     }
 
-    /// What an exported file says of itself: what its source said, where it came from, how to build it. `file` is where
-    /// it will lie.
+    /// The metadata of an export at `file`: the source's, with the architecture, EOS ids, tokenizer and origin.
     pub fn describe(&self, file: &Path) -> Value {
         let mut about = self.metadata.clone();
         about.insert("config".into(), self.model.config().to_json());
@@ -84,7 +90,7 @@ impl Source {
         {
             about.insert("tokenizer".into(), json!(way));
         }
-        about.values_mut().for_each(name_only);
+        about.values_mut().for_each(strip_absolute_paths);
         about.insert("exported_from".into(), json!(self.path.file_name().map(|n| n.to_string_lossy())));
         about.insert("exported_by".into(), json!(concat!("minimind ", env!("CARGO_PKG_VERSION"))));
         Value::Object(about)
@@ -97,15 +103,15 @@ impl Source {
     }
 }
 
-/// Of a full path, wherever it stands, only the last name.
-fn name_only(value: &mut Value) {
+/// Cuts absolute paths, wherever they stand, to their last name.
+fn strip_absolute_paths(value: &mut Value) {
     match value {
         Value::String(text) if Path::new(&*text).is_absolute() => {
             *text =
                 Path::new(&*text).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         }
-        Value::Array(list) => list.iter_mut().for_each(name_only),
-        Value::Object(map) => map.values_mut().for_each(name_only),
+        Value::Array(list) => list.iter_mut().for_each(strip_absolute_paths),
+        Value::Object(map) => map.values_mut().for_each(strip_absolute_paths),
         _ => {}
     }
 }

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use minimind::checkpoint::load::named_tensors;
-use minimind::export::huggingface::{SpecialIds, write_model};
+use minimind::export::huggingface::{FolderContents, SpecialIds, write_model};
 use minimind::model::config::preset;
 use minimind::model::{CausalLm, Params};
 use serde_json::Value;
@@ -47,8 +47,13 @@ pub fn random_folder(folder: &Path, template: Option<&str>) {
     let config = stated.resolve().expect("a model");
     tch::manual_seed(3);
     let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).expect("weights"));
-    write_model(&model, Kind::Float, &SpecialIds::default(), u64::MAX, &serde_json::json!({}), folder)
-        .expect("a folder");
+    let contents = FolderContents {
+        kind: Kind::Float,
+        ids: &SpecialIds::default(),
+        max_shard_bytes: u64::MAX,
+        metadata: &serde_json::json!({}),
+    };
+    write_model(&model, &contents, folder).expect("a folder");
     let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(tokenizer.join(name), folder.join(name)).expect("copied");

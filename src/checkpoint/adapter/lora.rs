@@ -90,7 +90,10 @@ impl LoraPair {
         }
     }
 
-    /// The same pair with `scale` 1, multiplied into B in its own type.
+    /// The same pair with `scale` 1, the old scale multiplied into B in its own type.
+    ///
+    /// # Errors
+    /// A type that libtorch does not compute with.
     pub(super) fn folded(&self) -> Result<Self> {
         if self.scale == 1.0 {
             return Ok(self.clone());
@@ -100,6 +103,10 @@ impl LoraPair {
     }
 }
 
+/// A tensor in fp32, shape unchanged.
+///
+/// # Errors
+/// A type that libtorch does not compute with.
 pub(super) fn to_fp32(host: &HostTensor) -> Result<Tensor> {
     Ok(convert::to_tensor(host)?.f_to_kind(Kind::Float)?)
 }

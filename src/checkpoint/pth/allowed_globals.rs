@@ -1,65 +1,65 @@
-//! The names a pickle may use: those that `torch.load(weights_only=True)` knows (torch 2.11, its
+//! The globals that a pickle may name: those that `torch.load(weights_only=True)` knows (torch 2.11, its
 //! `_weights_only_unpickler.py`), and the few that PyTorch's own programs need.
 //!
-//! A name that is not here ends the reading, with the name in the message: whatever it is, unpickling it
-//! would call it. None of these does more than build a value.
+//! A name that is not here ends the reading, with the name in the message: unpickling would call it. None of these does
+//! more than build a value.
 
 use crate::checkpoint::dtype::DType;
 use crate::error::{Error, Result};
 
-/// What a pickle may call, or name as a value.
+/// What a pickle may call or name as a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Global {
-    /// A dict.
+    /// `collections.OrderedDict`.
     OrderedDict,
-    /// A dict of counts.
+    /// `collections.Counter`.
     Counter,
-    /// A set.
+    /// `set`.
     Set,
-    /// Bytes that can be changed.
+    /// `bytearray`.
     ByteArray,
-    /// Bytes.
+    /// `bytes`.
     Bytes,
-    /// Bytes, written as text.
+    /// `_codecs.encode`: bytes written as text.
     Encode,
-    /// A number of two parts.
+    /// `complex`.
     Complex,
-    /// A view of a storage.
+    /// `_rebuild_tensor_v2`: a view of a storage.
     RebuildTensor,
-    /// A view of a storage of bytes, with its type.
+    /// `_rebuild_tensor_v3`: a view of an untyped storage, with its dtype.
     RebuildTensorV3,
-    /// A view of a storage with whole numbers that stand for others.
+    /// `_rebuild_qtensor`: a view of a storage of quantised integers.
     RebuildQuantised,
-    /// A tensor again.
+    /// `_rebuild_parameter`: its tensor.
     RebuildParameter,
-    /// A tensor again, of a class.
+    /// `_rebuild_from_type_v2`: a tensor of a subclass.
     RebuildFromType,
-    /// A kind of tensor that holds no numbers row by row.
+    /// A function for a kind of tensor that is not read here, in words.
     RebuildOther(&'static str),
-    /// The class of parameters.
+    /// `torch.nn.Parameter`.
     Parameter,
-    /// The class of tensors.
+    /// `torch.Tensor`.
     Tensor,
-    /// A tuple.
+    /// `torch.Size`.
     Size,
-    /// Where a tensor lies.
+    /// `torch.device`.
     Device,
-    /// How a tensor lies.
+    /// `torch.serialization._get_layout`.
     Layout,
-    /// A name that stands for itself: a type of numbers, a way to quantise.
+    /// A constant of `torch`: a dtype, a quantisation scheme, a layout.
     Named(&'static str, Option<DType>),
-    /// The class that tells a storage's type.
+    /// A typed storage class, such as `torch.FloatStorage`.
     Storage(DType),
-    /// The class of storages whose type the tensor tells.
+    /// `torch.storage.UntypedStorage`, whose dtype the tensor states.
     UntypedStorage,
-    /// A class of a TorchScript program: a record with named parts.
+    /// A class of a TorchScript program, read as a dict of its attributes.
     ScriptClass,
     /// A typed list of a TorchScript program: the list itself.
     ScriptList,
 }
 
-/// Types of numbers that have no twin here, and ways to quantise.
-const NAMED: [&str; 33] = [
+/// Constants of `torch` without a type here: dtypes, quantisation schemes, layouts, memory formats.
+const CONSTANTS: [&str; 33] = [
     "quint4x2",
     "quint2x4",
     "bits8",
@@ -95,7 +95,7 @@ const NAMED: [&str; 33] = [
     "preserve_format",
 ];
 
-/// Ways to make a tensor whose numbers are not in a storage row by row.
+/// Functions that make a tensor whose numbers are not in a strided storage.
 const OTHER_TENSORS: [(&str, &str); 6] = [
     ("_rebuild_sparse_tensor", "a sparse tensor"),
     ("_rebuild_nested_tensor", "a nested tensor"),
@@ -105,7 +105,10 @@ const OTHER_TENSORS: [(&str, &str); 6] = [
     ("_rebuild_device_tensor_from_cpu_tensor", "a tensor of a device that is not known here"),
 ];
 
-/// The thing of that name in a TorchScript program, whose classes are read as plain records.
+/// The allowed global of that name in a TorchScript program, whose classes are read as plain dicts.
+///
+/// # Errors
+/// The name is not in the list.
 pub fn script_global(module: &str, name: &str) -> Result<Global> {
     match (module, name) {
         ("__torch__", _) => Ok(Global::ScriptClass),
@@ -118,9 +121,12 @@ pub fn script_global(module: &str, name: &str) -> Result<Global> {
     }
 }
 
-/// The thing of that name.
+/// The allowed global of that name.
+///
+/// # Errors
+/// The name is not in the list.
 pub fn global(module: &str, name: &str) -> Result<Global> {
-    // Python 2's name, under which protocol 2 writes them.
+    // The name in Python 2, which protocol 2 writes.
     let module = if module == "__builtin__" { "builtins" } else { module };
     let found = match (module, name) {
         ("collections", "OrderedDict") => Some(Global::OrderedDict),
@@ -153,7 +159,7 @@ pub fn global(module: &str, name: &str) -> Result<Global> {
         }
         ("torch", name) => match DType::from_torch(name) {
             Some(dtype) => Some(Global::Named(dtype.torch_name(), Some(dtype))),
-            None => NAMED.iter().find(|known| **known == name).map(|known| Global::Named(known, None)),
+            None => CONSTANTS.iter().find(|known| **known == name).map(|known| Global::Named(known, None)),
         },
         _ => None,
     };
@@ -167,7 +173,7 @@ pub fn global(module: &str, name: &str) -> Result<Global> {
     })
 }
 
-/// A pickle that PyTorch would not have written.
+/// The fault of a pickle that PyTorch would not have written.
 pub fn broken(what: &str) -> Error {
     Error::failed("this checkpoint's pickle is damaged").because(what)
 }

@@ -49,6 +49,10 @@ pub fn read_script(path: &Path) -> Result<ScriptContents> {
     contents(&archive).map_err(at)
 }
 
+/// The contents of an open TorchScript program.
+///
+/// # Errors
+/// It is damaged.
 pub(super) fn contents(archive: &Archive) -> Result<ScriptContents> {
     let mut tensors = Vec::new();
     flatten("", &unpickle_script(archive, "data")?, &mut tensors)?;
@@ -66,6 +70,7 @@ pub(super) fn contents(archive: &Archive) -> Result<ScriptContents> {
     Ok(ScriptContents { class, tensors, constants, methods, metadata })
 }
 
+/// Appends the tensors of nested dicts under their dotted names.
 fn flatten(prefix: &str, value: &Value, into: &mut Vec<(String, HostTensor)>) -> Result<()> {
     for (key, value) in value.entries() {
         let Some(key) = key.as_str() else { continue };

@@ -1,13 +1,13 @@
 //! TorchScript: a module that torch.jit.load reads in Python, C++ and here, with upstream's state_dict.
 //!
 //! The program (`program`) is written out for this architecture, compiled by libtorch and saved with the
-//! weights as registered parameters (`tree`). Methods: `forward(input_ids)`, `forward_cached(input_ids,
+//! weights as registered parameters (`module_tree`). Methods: `forward(input_ids)`, `forward_cached(input_ids,
 //! past_k, past_v)`, `generate(input_ids, max_new_tokens, temperature, top_k, top_p)`, `empty_cache(batch)`.
 //!
 //! B rows, T tokens, S tokens seen, L layers, K kv heads, E head dim, V vocab.
 
+mod module_tree;
 mod program;
-mod tree;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,12 +21,15 @@ use crate::engine::resume::state_dict;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, KvCache, ModelConfig};
 use crate::native::Script;
-use tree::Node;
+use module_tree::Node;
 
 /// Methods that stay beside `forward` when a module is frozen.
 pub const METHODS: [&str; 3] = ["forward_cached", "generate", "empty_cache"];
 
 /// Writes the module; frozen, its weights are constants of the program.
+///
+/// # Errors
+/// libtorch cannot compile the program; the disk fails.
 pub fn write(source: &Source, precision: Precision, freeze: bool, path: &Path) -> Result<()> {
     let model = source.model_as(precision.kind())?;
     let mut named = state_dict(&model);
@@ -96,7 +99,10 @@ fn tensor(value: IValue) -> Result<Tensor> {
     }
 }
 
-/// Reads the module back and compares every method with the source, in the export's own arithmetic.
+/// Loads the module and compares every method with the source, in the type `kind`.
+///
+/// # Errors
+/// It cannot be loaded, or a method gives something else than the source.
 pub fn compare(source: &Source, kind: Kind, path: &Path) -> Result<Check> {
     let _no_grad = tch::no_grad_guard();
     let module = CModule::load(path)?;
@@ -151,7 +157,7 @@ fn cached_logits(module: &CModule, ids: &Tensor) -> Result<Tensor> {
     Ok(Tensor::f_cat(&logits, 1)?)
 }
 
-/// What `generate` takes at temperature 0 must be a likeliest token by the source's own logits, up to ties.
+/// Demands that `generate` at temperature 0 takes a most likely token by the source's logits, up to ties.
 fn greedy(module: &CModule, model: &CausalLm, ids: &Tensor, tolerance: f64) -> Result<()> {
     let (_, t) = ids.size2().expect("ids are [B, T]");
     let new = 6.min(model.config().max_position_embeddings - t);
@@ -172,6 +178,6 @@ fn greedy(module: &CModule, model: &CausalLm, ids: &Tensor, tolerance: f64) -> R
     if behind <= 2.0 * tolerance && all.narrow(1, 0, t).equal(ids) {
         return Ok(());
     }
-    Err(Error::failed("generate of the export does not take the likeliest token at temperature 0")
-        .because(format!("a token lies {behind:.2e} below the likeliest")))
+    Err(Error::failed("generate of the export does not take the most likely token at temperature 0")
+        .because(format!("a token lies {behind:.2e} below the most likely one")))
 }

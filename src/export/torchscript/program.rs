@@ -5,7 +5,7 @@
 //!
 //! B batch, T tokens, S tokens seen, L layers, D hidden, H query heads, K kv heads, E head dim, V vocab.
 
-use super::tree::Node;
+use super::module_tree::Node;
 use crate::model::{Era, ModelConfig, MoeConfig, rope};
 
 /// A class: the same for every module of one kind.

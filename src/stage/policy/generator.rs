@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::error::Result;
-use crate::export::huggingface::{SpecialIds, write_model};
+use crate::export::huggingface::{FolderContents, SpecialIds, write_model};
 use crate::export::huggingface_tokenizer;
 use crate::model::CausalLm;
 use crate::plan::{ServerPlan, UpdatePlan};
@@ -70,7 +70,10 @@ impl Generator {
             }
         };
         let ids = server.ids.insert(SpecialIds { ends: server.ends.clone(), ..ids });
-        write_model(policy, tch::Kind::Float, ids, u64::MAX, &json!({}), &server.folder)?;
+        let metadata = json!({});
+        let kind = tch::Kind::Float;
+        let contents = FolderContents { kind, ids, max_shard_bytes: u64::MAX, metadata: &metadata };
+        write_model(policy, &contents, &server.folder)?;
         match server.update {
             UpdatePlan::Sglang => server.engine.update_weights(&server.folder)?,
             UpdatePlan::Reload => server.engine.reload()?,

@@ -1,4 +1,4 @@
-//! `.pth` and `.safetensors`: upstream's state dict in one file, with a description of itself inside.
+//! `.pth` and `.safetensors`: upstream's state dict in one file, with our metadata.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,13 +8,19 @@ use crate::checkpoint::{METADATA, Value, pth, safetensors};
 use crate::engine::resume::weights_value;
 use crate::error::Result;
 
-/// A plain dict of tensors; tied weights stay one storage.
+/// Writes a plain dict of tensors; tied weights stay one storage.
+///
+/// # Errors
+/// The disk fails.
 pub fn pth(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let value = weights_value(&source.model, precision.kind())?;
     pth::write(path, &value, &[(METADATA, source.describe(path).to_string().as_bytes())])
 }
 
-/// The same without a tied output layer, which the format cannot tell from a copy and readers restore.
+/// Writes the tensors without a tied output layer: the format cannot tell it from a copy, and readers restore it.
+///
+/// # Errors
+/// The disk fails.
 pub fn safetensors(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let tied = source.model.config().tie_word_embeddings;
     let value = weights_value(&source.model, precision.kind())?;
