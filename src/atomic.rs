@@ -16,7 +16,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// Replaces `path` with what `write` writes.
 ///
 /// # Errors
-/// What `write` returns; a device or a pipe stands at `path`; the disk fails or is full.
+/// What `write` returns; there is a device or a pipe at `path`; the disk fails or is full.
 pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     replace(path, None, |out| write(out))
 }
@@ -30,7 +30,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Replaces `path` like [`write_with`] if it is a regular file or absent. Anything else (a device, a pipe, a link such
-/// as `/dev/stdout`) is opened and written to as it stands.
+/// as `/dev/stdout`) is opened and written to directly.
 ///
 /// # Errors
 /// What `write` returns; the disk fails or is full.
@@ -44,7 +44,7 @@ pub fn write_or_stream(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result
     write_with(path, write)
 }
 
-/// Gives a finished file its place: fsyncs `from`, renames it to `to` and fsyncs the folder of `to`. Both must lie on
+/// Moves a finished file to its path: fsyncs `from`, renames it to `to` and fsyncs the folder of `to`. Both must be on
 /// one file system.
 ///
 /// # Errors
@@ -56,7 +56,7 @@ pub fn rename_synced(from: &Path, to: &Path) -> Result<()> {
     sync_folder_of(to)
 }
 
-/// Refuses a path where a device, a pipe or a socket stands: the rename would put a plain file there instead of
+/// Refuses the path of a device, a pipe or a socket: the rename would put a plain file there instead of
 /// writing to it.
 ///
 /// # Errors

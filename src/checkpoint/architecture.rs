@@ -76,7 +76,7 @@ pub fn architecture(path: &Path, weights: &Weights) -> Result<Architecture> {
 /// The architecture of weights for which a recipe states `overrides`, and notes for the user. Names and shapes of the
 /// weights are facts; what they leave open comes from the recipe, then from a `config.json` beside the weights. `None`
 /// where nothing is open (the file states its own architecture, the `config.json` is of its folder, or it is an
-/// adapter, which stands on other weights), and where the recipe's model is another one, such as that of another stage.
+/// adapter, which has base weights), and where the recipe's model is another one, such as that of another stage.
 ///
 /// # Errors
 /// The weights cannot be read; facts and overrides that no model has together.

@@ -103,7 +103,7 @@ pub fn config_conflicts(
         ),
     ];
     let differ = |(key, config, weights): (&'static str, Json, Json)| {
-        // Null: the shapes do not tell, or the config has no such part, which `use_moe` says.
+        // Null: the shapes leave it open, or the config has no such part, which `use_moe` shows.
         let differ = !config.is_null() && !weights.is_null() && config != weights;
         differ.then_some(ConfigConflict { key, config, weights })
     };

@@ -13,7 +13,7 @@ use super::dtype::DType;
 use crate::error::{Error, Result};
 use crate::native;
 
-/// Where a storage's bytes lie.
+/// The memory of a storage.
 #[derive(Debug)]
 enum Bytes {
     Owned(Vec<u8>),
@@ -42,7 +42,7 @@ impl Storage {
     /// The memory of a contiguous CPU tensor, which is kept alive.
     ///
     /// # Errors
-    /// It is not contiguous, or lies on another device.
+    /// It is not contiguous, or is on another device.
     pub fn borrowed(tensor: Tensor) -> Result<Arc<Self>> {
         native::tensor_bytes(&tensor)?;
         Ok(Arc::new(Self(Bytes::Borrowed(tensor))))

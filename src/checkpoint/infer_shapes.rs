@@ -1,4 +1,4 @@
-//! What the names and shapes of weights tell of their architecture.
+//! Infers the architecture of weights from their names and shapes.
 //!
 //! What a `config.json` states is read by `model`; `architecture` puts both together.
 
@@ -8,10 +8,10 @@ use super::host_tensor::HostTensor;
 use super::weights::{EMBEDDING, LM_HEAD};
 use crate::model::{Era, ModelOverrides};
 
-/// Number of query heads where neither the weights nor a config tells.
+/// Number of query heads where neither the weights nor a config states one.
 const DEFAULT_HEADS: i64 = 8;
 
-/// The keys of a config that names and shapes tell, and notes for the user on what had to be assumed. Without q_norm
+/// The keys of a config that names and shapes determine, and notes for the user on what had to be assumed. Without q_norm
 /// the width of a head is not in the weights: `heads` is the number of query heads if something states it.
 pub fn infer_shapes(
     tensors: &HashMap<String, HostTensor>,
@@ -65,7 +65,7 @@ pub fn infer_shapes(
     (inferred, notes)
 }
 
-/// The note on what no shape tells of a mixture of experts.
+/// The note on the key of a mixture of experts that no shape determines.
 pub(super) const EXPERTS_NOTE: &str =
     "experts per token are not told by the weights; where nothing states them, the era's default is used";
 

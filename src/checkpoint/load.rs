@@ -18,7 +18,7 @@ use super::weights::Weights;
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, Params, SCORE};
 
-/// A model that was read, and what told its architecture.
+/// A model that was read, and what stated its architecture.
 #[derive(Debug)]
 pub struct LoadedModel {
     /// The model.

@@ -1,4 +1,4 @@
-//! What a weight file says of itself (the record `minimind.json`), read without its weights.
+//! Reads the metadata of a weight file (the record `minimind.json`) without its weights.
 //!
 //! Next: `tokenizer_folder`, which finds the tokenizer that it names, and `read`, which reads the weights.
 

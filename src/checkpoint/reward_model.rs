@@ -51,7 +51,7 @@ pub fn load_reward_model(path: &Path, device: Device, kind: Kind) -> Result<Rewa
         Some(config) => config,
         None => architecture(path, &weights)?.config,
     };
-    // The output layer is not there and not used; the embedding stands in for it.
+    // There is no output layer, and none is used: it is tied to the embedding.
     config.tie_word_embeddings |= !weights.tensors.contains_key(LM_HEAD);
     let loaded = load::model_from(weights, path, Some(&config), device, kind)?;
     if loaded.model.config().hidden_size != d {

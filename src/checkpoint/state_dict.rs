@@ -1,4 +1,4 @@
-//! Finds the state dict inside a training checkpoint, and brings its names to those of a causal language model.
+//! Finds the state dict inside a training checkpoint, and maps its names to those of a causal language model.
 //!
 //! Training programs put a state dict under a key of their own, and module wrappers (DDP, `torch.compile`, FSDP) put
 //! parts into its names. A base model saved alone has no `model.` before its names, a model inside another has more.
@@ -24,7 +24,7 @@ const STATE_DICTS: [&str; 9] = [
     "params",
 ];
 
-/// How deep a state dict may lie.
+/// How deep a state dict may be nested.
 const MAX_DEPTH: usize = 4;
 
 /// What module wrappers put into the names of weights below them: DDP, `torch.compile`, FSDP, activation
@@ -127,8 +127,8 @@ pub fn without_wrappers(
     Ok(tensors)
 }
 
-/// The same tensors under a causal language model's names: `model.` is put before a base model's, and what stands
-/// before `model.` (a model inside another) is taken off. Names of adapters are left alone.
+/// The same tensors under a causal language model's names: `model.` is put before a base model's, and the prefix
+/// of a model inside another is removed. Names of adapters are left alone.
 pub fn to_causal_lm_names(tensors: HashMap<String, HostTensor>) -> HashMap<String, HostTensor> {
     const EMBEDDING: &str = "embed_tokens.weight";
     let adapted = |name: &String| name.starts_with("base_model.") || name.contains(".lora_");

@@ -54,7 +54,7 @@ impl WeightFile {
     }
 }
 
-/// Whether a file is a resume point by its name, whatever stands before `_resume`.
+/// Whether a file is a resume point by its name, whatever precedes `_resume`.
 pub fn is_resume(path: &Path) -> bool {
     stem_of_resume(path).is_some()
 }

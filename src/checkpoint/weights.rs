@@ -36,7 +36,7 @@ pub struct Weights {
     /// The file's own metadata ([`METADATA`]), if it has any.
     pub metadata: Option<Json>,
     /// The dotted keys under which a training checkpoint keeps its state dict, such as `state_dict`; `None` where the
-    /// weights lie at the top.
+    /// weights are at the top.
     pub state_dict_key: Option<String>,
 }
 

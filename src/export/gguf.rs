@@ -152,17 +152,17 @@ fn template(words: &Tokenizer) -> Option<String> {
     let alone = render(&json!([{"role": "user", "content": "Q"}]))?;
     let (before, opening) = alone.split_once(&turn("user", "Q"))?;
     let opening = opening.strip_prefix(&answer)?;
-    let said = render(&json!([
+    let rendered = render(&json!([
         {"role": "system", "content": "S"}, {"role": "user", "content": "Q"},
         {"role": "assistant", "content": "A"}, {"role": "user", "content": "R"},
     ]))?;
     // A template may open earlier answers as it opens the next, with an empty think block.
-    let told = |past: &str| {
+    let expected = |past: &str| {
         let past = turn("assistant", &format!("{past}A"));
         [turn("system", "S"), turn("user", "Q"), past, turn("user", "R"), format!("{answer}{opening}")]
             .concat()
     };
-    let past = ["", opening].into_iter().find(|past| said == told(past))?;
+    let past = ["", opening].into_iter().find(|past| rendered == expected(past))?;
     let quoted =
         [open, close, before, opening].iter().any(|part| part.contains("{{") || part.contains("\"\"\""));
     if quoted {

@@ -1,7 +1,7 @@
 //! The tokenizer's files of a Hugging Face folder: what `AutoTokenizer` needs, from whatever the source had.
 //!
 //! `tokenizer.json` is copied byte for byte. `tokenizer_config.json` keeps the source's keys and gains what
-//! is missing; the chat template stands in it and, for newer readers, in `chat_template.jinja`.
+//! is missing; the chat template is in it and, for newer readers, in `chat_template.jinja`.
 
 use std::path::Path;
 

@@ -241,7 +241,7 @@ impl Draft {
     /// Renames it to its target; returns the names of its files and their bytes.
     ///
     /// # Errors
-    /// The disk fails, or a device stands where a file goes.
+    /// The disk fails, or there is a device at the path of a file.
     fn publish(self) -> Result<(Vec<PathBuf>, u64)> {
         let fault = |path: &Path, e| Error::io("write", path, e);
         let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).map_err(|e| fault(path, e));

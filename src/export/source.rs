@@ -103,7 +103,7 @@ impl Source {
     }
 }
 
-/// Cuts absolute paths, wherever they stand, to their last name.
+/// Shortens absolute paths, anywhere in the value, to their last name.
 fn strip_absolute_paths(value: &mut Value) {
     match value {
         Value::String(text) if Path::new(&*text).is_absolute() => {

@@ -56,7 +56,7 @@ impl Cache {
     pub(super) fn has(&self, commit: &str, entry: &Entry) -> bool {
         let path = self.path(commit, Some(&entry.path));
         let Some(digest) = &entry.digest else { return path.is_file() };
-        // A branch's name stands for a commit where a hub has none: its files may have changed.
+        // Where a hub has no commits, the branch is used as one: its files may have changed.
         let blob = path.canonicalize().ok();
         blob.is_some_and(|blob| blob.file_name().is_some_and(|name| name == digest.text()))
     }

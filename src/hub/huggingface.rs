@@ -1,4 +1,4 @@
-//! Hugging Face's protocol, which mirrors speak too: `/api/models/REPO/revision/REV` lists the files of a commit,
+//! Hugging Face's protocol, which mirrors serve too: `/api/models/REPO/revision/REV` lists the files of a commit,
 //! `/REPO/resolve/COMMIT/FILE` is a file and states its hash in the headers of a HEAD request.
 
 use ureq::http::header;

@@ -67,7 +67,7 @@ impl Transfer {
         request.call().map_err(|e| {
             Error::failed(format!("{UNREACHABLE} for {}", source.shown))
                 .because(e)
-                .hint("check the connection; HF_ENDPOINT names a mirror; the same command goes on from here")
+                .hint("check the connection; HF_ENDPOINT names a mirror; the same command resumes")
         })
     }
 
@@ -217,7 +217,7 @@ impl Transfer {
     }
 }
 
-/// What one answer should bring: the bytes before it, the whole file's size as the hub states it, and the size that the
+/// What one answer should contain: the bytes before it, the whole file's size as the hub states it, and the size that the
 /// answer announces.
 struct Expected {
     start: u64,
@@ -271,7 +271,7 @@ fn too_much(source: &Remote, file: &mut File, stated: u64) -> Result<Outcome> {
 enum Outcome {
     /// The whole file is here.
     Complete,
-    /// Another connection may bring the rest.
+    /// Another connection may get the rest.
     Retry(Error),
     /// Another connection will not help.
     Fatal(Error),
@@ -280,7 +280,7 @@ enum Outcome {
 fn stopped(source: &Remote, why: &str) -> Error {
     Error::failed(format!("{UNREACHABLE} to the end for {}", source.shown))
         .because(why)
-        .hint("run the same command again: it goes on from what is here")
+        .hint("run the same command again: it resumes what is here")
 }
 
 fn restart(file: &mut File) -> Result<()> {
@@ -337,7 +337,7 @@ fn redirect(answer: &Response<Body>, url: &str) -> Option<String> {
 /// The answer, if the hub does not refuse.
 ///
 /// # Errors
-/// It does; the message says what may help.
+/// It does.
 fn check(answer: Response<Body>, source: &Remote) -> Result<Response<Body>> {
     let status = answer.status();
     if status.is_success() {

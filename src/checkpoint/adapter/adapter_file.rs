@@ -19,7 +19,7 @@ use crate::model::{Adapter, ModelConfig, ModelOverrides};
 /// The key in a file's metadata that holds `{"rank", "scale", "base"}`.
 pub const ADAPTER_KEY: &str = "adapter";
 
-/// How many adapters may stand on one another.
+/// How many adapters may be stacked on one base.
 const MAX_STACKED_ADAPTERS: usize = 8;
 
 /// An adapter that was read.
@@ -81,7 +81,7 @@ impl AdapterFile {
     /// The weights it was trained on, for a model of both; `stacked` is the number of adapters above this one.
     ///
     /// # Errors
-    /// The file names none that exist, or too many adapters stand on one another.
+    /// The file names none that exist, or too many adapters are stacked.
     pub(in crate::checkpoint) fn base_weights(&self, stacked: usize) -> Result<PathBuf> {
         let fault = |what: &str| {
             Error::input(what).at(Place::file(&self.path)).hint(

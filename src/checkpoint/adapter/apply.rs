@@ -205,7 +205,7 @@ fn replace(tensors: &mut HashMap<String, HostTensor>, name: &str, new: &HostTens
             tensors.insert(name.to_owned(), new.clone());
             return Ok(());
         }
-        Some(shape) => format!("{name} is {shape:?}, the adapter brings {:?}", new.shape()),
+        Some(shape) => format!("{name} is {shape:?}, the adapter has {:?}", new.shape()),
         None => format!("no such weight: {name}"),
     };
     Err(misfit(&[fault]))

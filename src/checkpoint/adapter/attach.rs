@@ -36,7 +36,7 @@ pub fn load_with_adapter(
     merge::refuse_twice(path, adapter, weights.metadata.as_ref(), &read.fingerprint()?)?;
     let (config, from, mut notes);
     if is_adapter(&weights.tensors) {
-        // An adapter's file stands for its base with the adapter merged in.
+        // An adapter's file means its base with the adapter merged in.
         let below = load::load_weights(weights, path, given, Device::Cpu, kind)?;
         let params = below.model.params();
         let hosts = convert::borrow_all(params.tensors().iter())?;

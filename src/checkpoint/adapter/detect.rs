@@ -1,4 +1,4 @@
-//! Tells adapters from models: by tensor names, and PEFT's folders by their config.
+//! Distinguishes adapters from models: by tensor names, and PEFT's folders by their config.
 
 use std::collections::HashMap;
 use std::path::Path;

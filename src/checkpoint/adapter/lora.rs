@@ -1,4 +1,4 @@
-//! A LoRA adapter in memory: pairs of matrices and their scale; PEFT's may bring more.
+//! A LoRA adapter in memory: pairs of matrices and their scale; PEFT's may have more parts.
 //!
 //! Next: `read` (from disk), `apply` (into weights).
 //!
@@ -144,7 +144,7 @@ pub struct Adapter {
     pub rows: Vec<NewRows>,
     /// Whether a tied output layer follows the embedding (`ensure_weight_tying`).
     pub keep_tie: bool,
-    /// The model it was trained on, where the file says.
+    /// The model it was trained on, where the file states it.
     pub base: Option<String>,
 }
 

@@ -21,7 +21,7 @@ impl Adapter {
         if path.is_dir() {
             return peft::read(path);
         }
-        // A PEFT folder's own file stands for the folder.
+        // The weight file of a PEFT folder means the folder.
         let folder = path.parent().unwrap_or(Path::new("."));
         if is_peft_folder(folder) && peft::weight_file(folder).is_ok_and(|weights| weights == path) {
             return peft::read(folder);
@@ -36,7 +36,7 @@ impl Adapter {
         }
         let mut halves = Halves::default();
         for (name, tensor) in weights.tensors {
-            // Whole weights may lie beside the adapter's; only its own are read.
+            // The file may hold other weights too; only the adapter's are read.
             if let Some((module, half)) = name.split_once(".lora.") {
                 halves.put(&strip_wrappers(module), half, tensor).map_err(at)?;
             }

@@ -42,7 +42,7 @@ pub const MAGIC: &[u8; 4] = b"GGUF";
 pub const EOS_KEYS: [&str; 3] =
     ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
-/// Opens a file: its metadata and where its tensors lie.
+/// Opens a file: its metadata and the table of its tensors.
 ///
 /// # Errors
 /// The file cannot be read, is no GGUF of version 2 or 3, or is damaged; a part of a split model is missing.

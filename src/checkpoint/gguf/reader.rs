@@ -306,9 +306,12 @@ impl Gguf {
     }
 
     /// A tensor's bytes as a storage mapped from the file.
+    ///
+    /// # Errors
+    /// The table and the file disagree.
     pub(super) fn storage(&self, entry: &TensorInfo) -> Result<Arc<Storage>> {
-        let map = self.maps.get(entry.part).ok_or_else(|| damaged("a tensor lies in no file"))?;
-        Storage::mapped(map, entry.start, entry.len).ok_or_else(|| damaged("a tensor lies outside"))
+        let map = self.maps.get(entry.part).ok_or_else(|| damaged("a tensor is in no file"))?;
+        Storage::mapped(map, entry.start, entry.len).ok_or_else(|| damaged("a tensor is outside the file"))
     }
 
     /// A metadata value.

@@ -27,7 +27,7 @@ fn sibling(path: &Path, name: &str, number: i64, count: i64) -> PathBuf {
 /// Opens a file and, where it is a part of a split model, all other parts.
 ///
 /// # Errors
-/// A part is missing, is named otherwise, or says that it is another part; a part is no sound GGUF.
+/// A part is missing, has another name, or states another part number; a part is damaged.
 pub fn open_model(path: &Path) -> Result<Gguf> {
     let file = Gguf::open_file(path)?;
     let count = file.int("split.count").unwrap_or(1);
@@ -37,7 +37,7 @@ pub fn open_model(path: &Path) -> Result<Gguf> {
     if count > MAX_PARTS {
         return Err(damaged(format!("it claims to be one of {count} files")));
     }
-    let (name, _, _) = named(path).filter(|(_, _, said)| *said == count).ok_or_else(|| {
+    let (name, _, _) = named(path).filter(|(_, _, stated)| *stated == count).ok_or_else(|| {
         Error::failed(format!("this is one of {count} files of a model, but is not named so"))
             .hint(format!("call the files NAME-00001-of-{count:05}.gguf and so on"))
     })?;
@@ -45,12 +45,14 @@ pub fn open_model(path: &Path) -> Result<Gguf> {
         let part = sibling(path, &name, number, count);
         if !part.is_file() {
             return Err(Error::failed(format!("a part of this model is missing: {}", part.display()))
-                .hint("all files of a model lie in one folder"));
+                .hint("all files of a model must be in one folder"));
         }
         let read = Gguf::open_file(&part).map_err(|e| e.at(Place::file(&part)))?;
         match (read.int("split.no"), read.int("split.count")) {
-            (Some(at), Some(said)) if at == number - 1 && said == count => Ok(read),
-            (at, said) => Err(damaged(format!("{} says that it is part {at:?} of {said:?}", part.display()))),
+            (Some(at), Some(stated)) if at == number - 1 && stated == count => Ok(read),
+            (at, stated) => {
+                Err(damaged(format!("{} states that it is part {at:?} of {stated:?}", part.display())))
+            }
         }
     };
     let mut all = open(1)?;
@@ -58,8 +60,8 @@ pub fn open_model(path: &Path) -> Result<Gguf> {
         all.add(open(number)?)?;
     }
     match all.int("split.tensors.count") {
-        Some(said) if said != all.tensors().len() as i64 => {
-            Err(damaged(format!("its files hold {} tensors, expected {said}", all.tensors().len())))
+        Some(stated) if stated != all.tensors().len() as i64 => {
+            Err(damaged(format!("its files hold {} tensors, expected {stated}", all.tensors().len())))
         }
         _ => Ok(all),
     }

@@ -79,7 +79,7 @@ pub fn from_file(file: &Gguf, arch: Arch, heads: Heads) -> Result<HashMap<String
             continue;
         }
         let Some((layer, part, kind)) = in_block(&entry.name) else {
-            // Left under its own name: the strict check says that it does not belong.
+            // Kept under its own name: the strict check reports it as extra.
             tensors.insert(entry.name.clone(), decoded(file, entry, None)?);
             continue;
         };

@@ -32,13 +32,13 @@ pub struct Vocabulary {
     pub merges: Vec<(String, String)>,
     /// llama.cpp's name of the pre-tokenizer.
     pub pre: String,
-    /// Opens a text.
+    /// BOS: begins a text.
     pub bos: Option<u32>,
-    /// Ends a text or turn.
+    /// EOS: ends a text or turn.
     pub eos: Option<u32>,
-    /// Fills rows.
+    /// Padding.
     pub pad: Option<u32>,
-    /// Stands for what is not known.
+    /// Token for unknown text.
     pub unknown: Option<u32>,
     /// Whether a text gets `bos` before it unasked.
     pub add_bos: bool,

@@ -275,15 +275,15 @@ fn record_of<R: Read>(entry: &ZipFile<'_, R>, name: &str, size: usize) -> Result
     Ok(Record { start, len, crc: entry.crc32(), inflated })
 }
 
-/// No name may stand twice in the zip's directory: readers differ in which of the two they take, and the zip crate
-/// keeps the last without a word.
+/// Demands that no name occurs twice in the zip's directory: readers differ in which of the two they take, and the zip
+/// crate silently keeps the last.
 fn check_directory(map: &[u8], start: usize) -> Result<()> {
     let number =
         |entry: &[u8], at: usize| entry.get(at..at + 2).map(|b| usize::from(b[0]) | usize::from(b[1]) << 8);
     let mut rest = map.get(start..).unwrap_or_default();
     let mut names = HashSet::new();
     while rest.starts_with(b"PK\x01\x02") {
-        // The fixed part of an entry has 46 bytes; the lengths of name, extra field and comment stand from byte 28 on.
+        // The fixed part of an entry has 46 bytes; the lengths of name, extra field and comment follow from byte 28 on.
         let (Some(name), Some(extra), Some(comment)) = (number(rest, 28), number(rest, 30), number(rest, 32))
         else {
             break;

@@ -1,7 +1,7 @@
 //! The format from before PyTorch 1.6 (`_use_new_zipfile_serialization=False`): pickles one after the other, then the
 //! storages' numbers.
 //!
-//! The third-last pickle is the tree; it names storages that lie behind it, so it is read twice: once to learn their
+//! The third-last pickle is the tree; it names storages that follow it, so it is read twice: once to learn their
 //! types, and again when their places are known. There are no checksums. Layout: `_legacy_save` of torch's
 //! `serialization.py`.
 

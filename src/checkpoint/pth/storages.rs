@@ -1,4 +1,4 @@
-//! Where a pickle's storages lie: in the records of a zip, or behind the pickle (`legacy`).
+//! The storages that a pickle refers to: records of a zip, or bytes after the pickle (`legacy`).
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -17,7 +17,7 @@ pub struct Class {
     pub source: String,
 }
 
-/// The class of the module that stands at `path`.
+/// The class of the module at `path`.
 pub fn class(path: &[&str], node: &Node, config: &ModelConfig) -> Class {
     let made = |name, source| Class { name, source };
     match *path {

@@ -152,7 +152,7 @@ impl PeftConfig {
         Ok(settings)
     }
 
-    /// `alpha / rank`, or `alpha / sqrt(rank)` where the config says rslora; patterns win over the defaults.
+    /// `alpha / rank`, or `alpha / sqrt(rank)` with `use_rslora`; patterns win over the defaults.
     ///
     /// # Errors
     /// The config states another rank than the weights have.
@@ -175,7 +175,7 @@ impl PeftConfig {
     pub fn expect_target(&self, module: &str) -> Result<()> {
         let not = |key: &str| {
             Error::failed(format!("the weights hold an adapter for `{module}`, which `{key}` leaves out"))
-                .because("peft would leave it out too, without a word")
+                .because("peft would silently leave it out too")
                 .hint(format!("put `{key}` in {PEFT_CONFIG} right, or take the weights out"))
         };
         if let Some(exclude) = &self.exclude
@@ -211,7 +211,7 @@ impl PeftConfig {
         cuts.any(|outer| self.modules_to_save.iter().any(|name| outer.ends_with(name.as_str())))
     }
 
-    /// Whether a parameter lies in a module that the entry `name` of `modules_to_save` chooses.
+    /// Whether a parameter is in a module that the entry `name` of `modules_to_save` chooses.
     pub fn saves_as(&self, parameter: &str, name: &str) -> bool {
         parameter.match_indices('.').any(|(at, _)| parameter[..at].ends_with(name))
     }

@@ -1,6 +1,6 @@
 //! The names of tensors in PEFT's files: which part of an adapter each is.
 //!
-//! `base_model.model.` stands before the model's own name; the adapter's name (`default`) may stand inside. Names are
+//! `base_model.model.` precedes the model's own name; the adapter's name (`default`) may follow the part. Names are
 //! those that `get_peft_model_state_dict` writes, and a whole model's state dict. Next: `peft`.
 
 use crate::checkpoint::state_dict::strip_wrappers;

@@ -90,7 +90,7 @@ pub(super) fn integers(key: &str, value: &Json) -> Result<Vec<i64>> {
     list.ok_or_else(|| wrong_value(key, value, "a list of whole numbers"))
 }
 
-/// `layers_to_transform`: a layer or a list of them; `None` stands for all.
+/// `layers_to_transform`: a layer or a list of them; `None` means all.
 ///
 /// # Errors
 /// It is neither.
