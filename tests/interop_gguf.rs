@@ -14,7 +14,7 @@ use minimind::checkpoint::gguf::{self, Vocabulary};
 use minimind::checkpoint::{METADATA, pth};
 use minimind::data::Tokenizer;
 use minimind::data::tokenizer::RenderOptions;
-use minimind::data::tokenizer::standard::Standard;
+use minimind::data::tokenizer::builtin::BuiltinTokenizer;
 use minimind::model::config::preset;
 use minimind::model::{CausalLm, Params};
 use serde_json::{Value, json};
@@ -137,9 +137,9 @@ fn hold(python: &str, model: &Path, tokenizer: &Path, prompts: &[Vec<u32>], plai
         for (messages, theirs) in
             [chat.clone(), long.clone()].iter().zip(said["rendered"].as_array().expect("prompts"))
         {
-            let ours = words.render(messages, None, options.clone()).expect("a prompt");
+            let ours = words.apply_chat_template(messages, None, options.clone()).expect("a prompt");
             assert_eq!(Some(ours.as_str()), theirs.as_str(), "the chat template renders otherwise");
-            assert_eq!(ours, inside.render(messages, None, options.clone()).expect("a prompt"));
+            assert_eq!(ours, inside.apply_chat_template(messages, None, options.clone()).expect("a prompt"));
         }
         let (mut same, mut all) = (0, 0);
         for (ids, theirs) in prompts.iter().zip(said["answers"].as_array().expect("answers")) {
@@ -191,9 +191,9 @@ fn the_references_tokenizers_and_every_architecture() {
     let python = python();
     let folder = tempfile::tempdir().expect("a folder");
     for (name, standard) in [
-        ("minimind2", Standard::MiniMind2),
-        ("minimind3", Standard::MiniMind3),
-        ("minimind3-moe", Standard::MiniMind3),
+        ("minimind2", BuiltinTokenizer::MiniMind2),
+        ("minimind3", BuiltinTokenizer::MiniMind3),
+        ("minimind3-moe", BuiltinTokenizer::MiniMind3),
     ] {
         let tokenizer = standard.folder(folder.path()).expect("the reference's own");
         hold(&python, &fresh_model(folder.path(), name), &tokenizer, &prompts(6400), &["f32"]);

@@ -87,7 +87,7 @@ fn texts(folder: &Path) {
     ]
     .into_iter()
     .map(|messages| {
-        let prompt = tokenizer.render(&messages, None, options.clone()).expect("a prompt");
+        let prompt = tokenizer.apply_chat_template(&messages, None, options.clone()).expect("a prompt");
         json!({"messages": messages, "prompt": prompt})
     })
     .collect();

@@ -41,7 +41,11 @@ fn folders_give_the_ids_that_transformers_gives() {
             let text = row["text"].as_str().expect("a text");
             let ids = tokenizer.encode(text).expect("ids");
             hold(text, json!(ids), &row["ids"]);
-            hold(&format!("{text} raw"), json!(tokenizer.encode_raw(text).expect("ids")), &row["raw"]);
+            hold(
+                &format!("{text} raw"),
+                json!(tokenizer.encode_with_special_tokens(text).expect("ids")),
+                &row["raw"],
+            );
             hold(
                 &format!("{text} decoded"),
                 json!(tokenizer.decode(&ids, false).expect("text")),

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use common::{minimind, succeed};
 use minimind::checkpoint::pth;
-use minimind::data::tokenizer::standard::Standard;
+use minimind::data::tokenizer::builtin::BuiltinTokenizer;
 use minimind::engine::resume::weights_value;
 use minimind::model::{CausalLm, ModelOverrides, Params};
 use tch::{Device, Kind};
@@ -46,7 +46,7 @@ impl Home {
         pth::write(&path, &weights_value(&model, Kind::Half).unwrap(), &[]).unwrap();
     }
 
-    fn tokenizer(&self, folder: &str, standard: Standard) {
+    fn tokenizer(&self, folder: &str, standard: BuiltinTokenizer) {
         let made = standard.folder(&self.path("elsewhere")).unwrap();
         for file in ["tokenizer.json", "tokenizer_config.json"] {
             self.write(&format!("{folder}/{file}"), std::fs::read(made.join(file)).unwrap());
@@ -98,7 +98,7 @@ fn upstreams_layout_works_as_it_lies() {
     home.write("none.yaml", "stages:\n  - sft: {init: small/full_sft_32.pth, data: {synthetic: true}}\n");
     assert!(refused(&mut home.run(&["validate", "none.yaml"])).contains("this stage needs a tokenizer"));
     // Upstream's own place.
-    home.tokenizer("model", Standard::MiniMind3);
+    home.tokenizer("model", BuiltinTokenizer::MiniMind3);
     let text = generate(&home, file, &[]);
     assert!(
         text.contains("the tokenizer is the one in out/../model") && !text.contains("taken for"),
@@ -121,7 +121,7 @@ fn upstreams_layout_works_as_it_lies() {
             .contains("the tokenizer is the one in out/../model")
     );
     // Beside the weights wins over both.
-    home.tokenizer("out", Standard::MiniMind3);
+    home.tokenizer("out", BuiltinTokenizer::MiniMind3);
     let text = generate(&home, file, &[]);
     assert!(!text.contains("tokenizer"), "{text}");
 }

@@ -30,7 +30,9 @@ fn our_server_gives_ids_with_the_models_own_logprobs() {
     let ask = |text: &str| {
         let messages = serde_json::json!([{"role": "user", "content": text}]);
         let options = minimind::data::tokenizer::RenderOptions::prompt();
-        tokenizer.encode(&tokenizer.render(&messages, None, options).expect("a prompt")).expect("ids")
+        tokenizer
+            .encode(&tokenizer.apply_chat_template(&messages, None, options).expect("a prompt"))
+            .expect("ids")
     };
     let prompts = [ask("What is 2 + 3?"), ask("What is a crow?")];
     let config = CompletionConfig {

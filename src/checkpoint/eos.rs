@@ -1,7 +1,7 @@
 //! End-of-sequence token ids (`eos_token_id`) as a model's files state them: a list, for many families have several.
 //!
 //! A Hugging Face folder states them in `generation_config.json` and `config.json`, a GGUF in its metadata keys, a file
-//! of ours in its metadata. What the tokenizer and its template add: `data::tokenizer::ends`.
+//! of ours in its metadata. What the tokenizer and its template add: `data::tokenizer::eos`.
 
 use std::path::Path;
 

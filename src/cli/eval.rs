@@ -121,7 +121,7 @@ pub fn run(args: Args) -> Result<()> {
             shots_from: args.shots_from,
             chat_template: args.chat_template,
         },
-        end_ids: &opened.ends,
+        eos_token_ids: &opened.ends,
         compute: opened.compute,
         cache_dir: &machine.cache_dir,
     };

@@ -56,8 +56,8 @@ fn prompt_ids(args: &Args, opened: &Opened) -> Result<Vec<u32>> {
     }
     let prompt = args.prompt.as_deref().unwrap_or_default();
     let tokenizer = opened.tokenizer()?;
-    if args.raw || !tokenizer.has_template() {
-        let mut ids = tokenizer.encode_raw(prompt)?;
+    if args.raw || !tokenizer.has_chat_template() {
+        let mut ids = tokenizer.encode_with_special_tokens(prompt)?;
         // A model needs something to start from.
         if ids.is_empty() {
             ids.push(tokenizer.prefix_id());
@@ -70,7 +70,7 @@ fn prompt_ids(args: &Args, opened: &Opened) -> Result<Vec<u32>> {
     let kwargs = template_kwargs(args.chat_template_kwargs.as_deref())?;
     let options =
         RenderOptions { open_thinking: args.thinking, ..RenderOptions::prompt() }.with_kwargs(kwargs);
-    tokenizer.encode(&tokenizer.render(&json!(messages), None, options)?)
+    tokenizer.encode(&tokenizer.apply_chat_template(&json!(messages), None, options)?)
 }
 
 /// A constraint that keeps the answer to the JSON Schema in `file`.

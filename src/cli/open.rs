@@ -11,7 +11,7 @@ use super::{pull, threads, vocabulary};
 use crate::checkpoint::adapter::attach::load_with_adapter;
 use crate::checkpoint::{eos, gguf, load};
 use crate::data::Tokenizer;
-use crate::data::tokenizer::end_ids;
+use crate::data::tokenizer::eos_token_ids;
 use crate::engine::{Compute, device};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides};
@@ -149,7 +149,7 @@ pub fn open_named(model: &str, adapter: Option<&Path>, args: &HowArgs) -> Result
         }
         None => own_tokenizer(&path, model.config())?,
     };
-    let ends = end_ids(tokenizer.as_ref(), &eos::token_ids(&path)?);
+    let ends = eos_token_ids(tokenizer.as_ref(), &eos::token_ids(&path)?);
     tracing::debug!(?ends, "end marks");
     Ok(Opened { model, tokenizer, ends, compute, storage: args.precision.storage() })
 }

@@ -135,7 +135,7 @@ pub fn run(args: Args) -> Result<()> {
             let tools = tools.as_deref().map(read_json).transpose()?;
             let kwargs = template_kwargs(chat_template_kwargs.as_deref())?;
             let options = RenderOptions { add_generation_prompt, open_thinking: thinking, kwargs };
-            print(&tokenizer.render(&messages, tools.as_ref(), options)?)
+            print(&tokenizer.apply_chat_template(&messages, tools.as_ref(), options)?)
         }
     }
 }

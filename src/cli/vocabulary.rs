@@ -1,12 +1,12 @@
 //! Which tokenizer goes with a model: the one named, its own, or MiniMind's, which the program carries.
 //!
-//! Next: `data::tokenizer::standard`, `checkpoint::tokenizer_folder`.
+//! Next: `data::tokenizer::builtin`, `checkpoint::tokenizer_folder`.
 
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::tokenizer_folder;
 use crate::data::Tokenizer;
-use crate::data::tokenizer::standard::Standard;
+use crate::data::tokenizer::builtin::BuiltinTokenizer;
 use crate::error::Result;
 use crate::model::{Era, ModelConfig};
 use crate::plan::machine::Machine;
@@ -16,7 +16,7 @@ use crate::plan::machine::Machine;
 /// # Errors
 /// There is neither a folder nor a built-in tokenizer of this name, or the built-in one cannot be written to the cache.
 pub fn named(given: &Path) -> Result<PathBuf> {
-    match Standard::named(given) {
+    match BuiltinTokenizer::named(given) {
         Some(standard) => {
             tracing::info!("{} is MiniMind's own tokenizer, from this program", standard.name());
             standard.folder(&Machine::detect().cache_dir)
@@ -42,6 +42,6 @@ pub fn of(path: &Path, config: &ModelConfig) -> Result<Option<PathBuf>> {
     if let Some(folder) = tokenizer_folder::find(path)? {
         return Ok(Some(folder));
     }
-    let standard = Standard::of_weights(path, config.vocab_size, config.era == Era::MiniMind3)?;
+    let standard = BuiltinTokenizer::for_weights(path, config.vocab_size, config.era == Era::MiniMind3)?;
     standard.map(|standard| standard.folder(&Machine::detect().cache_dir)).transpose()
 }

@@ -1,15 +1,15 @@
 //! `{"conversations"}` to ids: rendered by the chat template; loss on what the assistant says.
 //!
 //! Upstream's two random changes (a system prompt put first, empty think blocks removed) are decided
-//! by the seed and the row's number, so a row is the same in every run. Next: `tokenizer::labels`.
+//! by the seed and the row's number, so a row is the same in every run. Next: `tokenizer::chat_row`.
 
 use serde_json::{Value, json};
 
 use super::jsonl::{RowFault, kind};
 use super::random::{chance, mix};
 use super::token_cache::TokenizedRow;
-use super::tokenizer::labels::{self, TOOL_KEYS};
-use super::tokenizer::{Masked, Tokenizer};
+use super::tokenizer::chat_row::{self, TOOL_KEYS};
+use super::tokenizer::{MaskedTokens, Tokenizer};
 use crate::error::Result;
 
 /// Our own system prompts, five Chinese and five English.
@@ -88,7 +88,7 @@ pub fn with_system_prompt(row: &Value, number: usize, options: &ChatOptions) -> 
     if chance(options.seed, number as u64, 1) >= options.system_prompt_ratio {
         return row;
     }
-    let tools = TOOL_KEYS.iter().any(|key| row.get(key).is_some_and(labels::is_given));
+    let tools = TOOL_KEYS.iter().any(|key| row.get(key).is_some_and(chat_row::is_truthy));
     if let Some(list) = row.get_mut("conversations").and_then(Value::as_array_mut) {
         let tools = tools || list.iter().any(|m| m.get("tools").is_some_and(|t| !t.is_null()));
         if !tools && list.first().is_some_and(|m| m["role"] != "system") {
@@ -108,12 +108,12 @@ pub fn encode(
     options: &ChatOptions,
 ) -> Result<Result<TokenizedRow, RowFault>> {
     let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
-    let masked = if tokenizer.shows_system() {
-        labels::masked(tokenizer, "conversations", &with_system_prompt(row, number, options), keep)?
+    let masked = if tokenizer.renders_system() {
+        chat_row::tokenize(tokenizer, "conversations", &with_system_prompt(row, number, options), keep)?
     } else {
-        labels::masked(tokenizer, "conversations", row, keep)?
+        chat_row::tokenize(tokenizer, "conversations", row, keep)?
     };
-    let Masked { mut ids, mut loss } = match masked {
+    let MaskedTokens { mut ids, mut loss } = match masked {
         Ok(masked) => masked,
         Err(fault) => return Ok(Err(fault)),
     };

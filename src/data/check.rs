@@ -12,8 +12,8 @@ use super::config::DataFormat;
 use super::jsonl::RowFault;
 use super::prepare;
 use super::token_cache::TokenizedRow;
-use super::tokenizer::labels::{self, TOOL_KEYS, row_fault};
-use super::tokenizer::shown::Shown;
+use super::tokenizer::chat_row::{self, TOOL_KEYS, row_fault};
+use super::tokenizer::coverage::TemplateCoverage;
 use super::tokenizer::{ChatTemplate, RenderOptions, Tokenizer, train};
 use crate::error::Result;
 
@@ -22,7 +22,7 @@ use crate::error::Result;
 pub struct RowCheck {
     tokenizer: Option<Tokenizer>,
     own: ChatTemplate,
-    shown: Shown,
+    coverage: TemplateCoverage,
 }
 
 /// The conversations of a row.
@@ -40,7 +40,7 @@ fn side(row: &Value, field: &str) -> Result<(Vec<Value>, Option<Value>), RowFaul
     for (key, tools) in TOOL_KEYS.iter().filter_map(|key| Some((key, row.get(key)?))) {
         side[key] = tools.clone();
     }
-    let (messages, tools) = labels::prepare(&side).map_err(|error| row_fault(&error))?;
+    let (messages, tools) = chat_row::messages_and_tools(&side).map_err(|error| row_fault(&error))?;
     Ok((messages.as_array().cloned().unwrap_or_default(), tools))
 }
 
@@ -55,8 +55,8 @@ impl RowCheck {
     /// With the tokenizer that a stage will have, or with the program's own template.
     pub fn new(tokenizer: Option<Tokenizer>) -> Result<Self> {
         let own = train::template()?;
-        let shown = Shown::probe(&own_render(&own));
-        Ok(Self { tokenizer, own, shown })
+        let coverage = TemplateCoverage::probe(&own_render(&own));
+        Ok(Self { tokenizer, own, coverage })
     }
 
     /// The tokenizer.
@@ -90,7 +90,7 @@ impl RowCheck {
         let mut tokens = 0;
         for field in fields(format) {
             let text = match side(row, field) {
-                Ok((messages, tools)) => tokenizer.rendered_whole(field, &messages, tools.as_ref())?,
+                Ok((messages, tools)) => tokenizer.render_checked(field, &messages, tools.as_ref())?,
                 Err(fault) => Err(fault),
             };
             match text {
@@ -104,7 +104,8 @@ impl RowCheck {
     fn whole(&self, row: &Value, format: DataFormat) -> Result<(), RowFault> {
         for field in fields(format) {
             let (messages, tools) = side(row, field)?;
-            let rendered = self.shown.rendered(&own_render(&self.own), (field, &messages), tools.as_ref());
+            let rendered =
+                self.coverage.render_checked(&own_render(&self.own), (field, &messages), tools.as_ref());
             rendered.map_err(|fault| RowFault {
                 hint: "this is what MiniMind's own template makes of the row; --tokenizer DIR asks another one's. Name the \
                        role as the template does (system, user, assistant, tool), or remove the row",

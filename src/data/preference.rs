@@ -15,8 +15,8 @@ use super::jsonl::RowFault;
 use super::loader::DataLoader;
 use super::random::chance;
 use super::token_cache::TokenizedRow;
-use super::tokenizer::labels::{self, TOOL_KEYS};
-use super::tokenizer::{Masked, Tokenizer};
+use super::tokenizer::chat_row::{self, TOOL_KEYS};
+use super::tokenizer::{MaskedTokens, Tokenizer};
 use crate::error::Result;
 
 const FORM: &str = "a preference row is {\"chosen\": [...], \"rejected\": [...]}: the same turns, then two different assistant turns";
@@ -101,7 +101,7 @@ pub fn encode(
                 side[key] = tools.clone();
             }
         }
-        let Masked { mut ids, mut loss } = match labels::masked(tokenizer, field, &side, keep)? {
+        let MaskedTokens { mut ids, mut loss } = match chat_row::tokenize(tokenizer, field, &side, keep)? {
             Ok(masked) => masked,
             Err(fault) => return Ok(Err(fault)),
         };

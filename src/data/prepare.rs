@@ -21,7 +21,7 @@ use super::synthetic::{self, SyntheticKind};
 use super::text;
 use super::token_cache::{self, TokenCache, TokenizedRow};
 use super::token_file::{TokenFile, TokenFiles};
-use super::tokenizer::{Tokenizer, labels};
+use super::tokenizer::{Tokenizer, chat_row};
 use crate::error::{Error, Result};
 use crate::hash::hex;
 
@@ -256,7 +256,7 @@ fn build(
             (vec![PathBuf::from("synthetic")], Box::new(lines))
         }
     };
-    if matches!(format, DataFormat::Chat) && ctx.system_prompt_ratio > 0.0 && !tokenizer.shows_system() {
+    if matches!(format, DataFormat::Chat) && ctx.system_prompt_ratio > 0.0 && !tokenizer.renders_system() {
         tracing::info!(
             "the chat template shows no system prompt before an answer: none is put in front of rows"
         );
@@ -305,7 +305,7 @@ pub fn check(row: &Value, format: DataFormat) -> Result<(), jsonl::RowFault> {
     match format {
         DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => {
             chat::conversations(row)?;
-            labels::prepare(row).map(|_| ()).map_err(|e| labels::row_fault(&e))
+            chat_row::messages_and_tools(row).map(|_| ()).map_err(|e| chat_row::row_fault(&e))
         }
         DataFormat::Preference => preference::sides(row).map(|_| ()),
         DataFormat::Text | DataFormat::Tokens => text::text(row).map(|_| ()),

@@ -17,7 +17,7 @@ use super::config::{
 use super::jsonl::{self, Lines, RowFault, kind};
 use super::random::{SplitMix64, chance};
 use super::synthetic::{self, SyntheticKind};
-use super::tokenizer::labels::{self, TOOL_KEYS};
+use super::tokenizer::chat_row::{self, TOOL_KEYS};
 use super::tokenizer::{RenderOptions, Tokenizer};
 use crate::error::{Error, Place, Result};
 
@@ -177,7 +177,7 @@ impl Prompts {
             empty_think_ratio: 0.0,
         };
         let tools = row.tools.clone().or_else(|| self.options.tools.clone());
-        let messages = if tools.is_some() || !tokenizer.shows_system() {
+        let messages = if tools.is_some() || !tokenizer.renders_system() {
             row.messages.clone()
         } else {
             let with =
@@ -312,11 +312,11 @@ fn prompt_row(number: usize, row: Value, agent: bool) -> Result<PromptRow, RowFa
     let mut asked = json!({"conversations": messages[..end]});
     for key in TOOL_KEYS {
         // A row may also name tools of the stage, for its rewards: those are the stage's to show.
-        if let Some(tools) = row.get(key).filter(|tools| !labels::names_tools(tools)) {
+        if let Some(tools) = row.get(key).filter(|tools| !chat_row::lists_tool_names(tools)) {
             asked[key] = tools.clone();
         }
     }
-    let (messages, tools) = labels::prepare(&asked)
+    let (messages, tools) = chat_row::messages_and_tools(&asked)
         .map_err(|error| RowFault::new(error.what(), "write `tools` as JSON, or as JSON in a string"))?;
     let messages = messages.as_array().cloned().unwrap_or_default();
     Ok(PromptRow { number, messages, tools, row })
@@ -329,7 +329,7 @@ fn render(
     thinking: bool,
 ) -> Result<String> {
     let options = RenderOptions { open_thinking: thinking, ..RenderOptions::prompt() };
-    tokenizer.render(&Value::from(messages.to_vec()), tools, options)
+    tokenizer.apply_chat_template(&Value::from(messages.to_vec()), tools, options)
 }
 
 /// Whether the prompt is within the budget, its thinking closed (the longer form).
@@ -337,7 +337,7 @@ fn fits(tokenizer: &Tokenizer, row: &PromptRow, options: &PromptOptions) -> Resu
     let tools = row.tools.as_ref().or(options.tools.as_ref());
     let tokens = tokenizer.encode(&render(tokenizer, &row.messages, tools, false)?)?.len();
     tokenizer
-        .rendered_whole("conversations", &row.messages, tools)?
+        .render_checked("conversations", &row.messages, tools)?
         .map_err(|fault| Error::input(fault.what).hint(fault.hint))?;
     if tokens > options.max_tokens {
         return Err(Error::input(format!(

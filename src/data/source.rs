@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::config::{DataConfig, DataFormat, DataSource, OnBadRow};
 use super::jsonl::{self, Lines, RowFault};
 use super::synthetic::{self, SyntheticKind};
-use super::tokenizer::{ChatTemplate, RenderOptions, labels, train};
+use super::tokenizer::{ChatTemplate, RenderOptions, chat_row, train};
 use crate::error::Result;
 
 /// Rows, or the fault of one.
@@ -69,14 +69,15 @@ fn row_text(row: &Value, template: &ChatTemplate) -> Result<String, RowFault> {
     })?;
     let has_tools = |turn: &Value| {
         let keys: &[&str] = if turn["role"] == "system" { &["tools", "functions"] } else { &["tool_calls"] };
-        keys.iter().any(|key| turn.get(key).is_some_and(labels::is_given))
+        keys.iter().any(|key| turn.get(key).is_some_and(chat_row::is_truthy))
     };
-    let beside = |key: &&str| row.get(key).is_some_and(|t| labels::is_given(t) && !labels::names_tools(t));
-    if turns.iter().any(has_tools) || labels::TOOL_KEYS.iter().any(beside) {
-        let rendered = labels::prepare(row).and_then(|(messages, tools)| {
+    let beside =
+        |key: &&str| row.get(key).is_some_and(|t| chat_row::is_truthy(t) && !chat_row::lists_tool_names(t));
+    if turns.iter().any(has_tools) || chat_row::TOOL_KEYS.iter().any(beside) {
+        let rendered = chat_row::messages_and_tools(row).and_then(|(messages, tools)| {
             template.render(&messages, tools.as_ref(), RenderOptions::default(), &BTreeMap::new())
         });
-        return Ok(train::without_reserved(rendered.map_err(|e| labels::row_fault(&e))?));
+        return Ok(train::without_reserved(rendered.map_err(|e| chat_row::row_fault(&e))?));
     }
     Ok(turns.iter().filter_map(|turn| turn["content"].as_str()).collect::<Vec<_>>().join("\n"))
 }
@@ -101,7 +102,7 @@ pub fn is_math(path: &Path) -> bool {
     }
     let first = file_rows(path.to_owned(), false).ok().and_then(|mut rows| rows.next()?.ok());
     first.is_some_and(|row| {
-        let given = |field: &str| row.get(field).is_some_and(labels::is_given);
+        let given = |field: &str| row.get(field).is_some_and(chat_row::is_truthy);
         given("gt") || (given("question") && given("answer") && !given("choices") && !given("conversations"))
     })
 }

@@ -398,7 +398,7 @@ fn preferences_are_pairs_with_one_prompt_and_bad_ones_are_named() {
     };
     // The empty think block stays in both or goes from both.
     let texts = [spoken(&pair.chosen), spoken(&pair.rejected)];
-    let bare = texts.each_ref().map(|text| text.trim_start_matches(tokenizer::labels::EMPTY_THINK).trim());
+    let bare = texts.each_ref().map(|text| text.trim_start_matches(tokenizer::chat_row::EMPTY_THINK).trim());
     assert_eq!(bare, ["12", "13, I am told"]);
     assert_eq!(texts[0].contains("<think>"), texts[1].contains("<think>"));
     let all = [pair.clone(), rows.pair(1)];

@@ -16,7 +16,7 @@ use crate::checkpoint::gguf::{self, Contents, Vocabulary};
 use crate::checkpoint::{convert, load};
 use crate::data::Tokenizer;
 use crate::data::tokenizer::gguf::vocabulary;
-use crate::data::tokenizer::{RenderOptions, end_ids};
+use crate::data::tokenizer::{self, RenderOptions};
 use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, Params};
 
@@ -43,7 +43,7 @@ fn eos_token_ids(source: &Source, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
         return Ok(source.ends.clone());
     }
     let words = Tokenizer::from_vocabulary(vocabulary, &source.path)?;
-    Ok(end_ids(Some(&words), &eos::token_ids(&source.path)?))
+    Ok(tokenizer::eos_token_ids(Some(&words), &eos::token_ids(&source.path)?))
 }
 
 fn stored(precision: Precision) -> gguf::FileType {
@@ -145,7 +145,8 @@ pub fn modelfile(source: &Source, file: &Path) -> Result<PathBuf> {
 fn template(words: &Tokenizer) -> Option<String> {
     let (open, close) = (words.bos_token().unwrap_or("<|im_start|>"), words.eos_token());
     let options = RenderOptions::prompt();
-    let render = |messages: &serde_json::Value| words.render(messages, None, options.clone()).ok();
+    let render =
+        |messages: &serde_json::Value| words.apply_chat_template(messages, None, options.clone()).ok();
     let turn = |role: &str, text: &str| format!("{open}{role}\n{text}{close}\n");
     let answer = format!("{open}assistant\n");
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::huggingface::{SpecialIds, write_json};
 use crate::atomic;
 use crate::data::Tokenizer;
-use crate::data::tokenizer::end_ids;
+use crate::data::tokenizer::eos_token_ids;
 use crate::error::{Error, Place, Result};
 
 /// Copies the tokenizer of `from` to `to`; `positions` is the model's longest sequence.
@@ -52,7 +52,7 @@ pub fn write(from: &Path, to: &Path, positions: i64) -> Result<SpecialIds> {
         config["chat_template"] = template.into();
     }
     write_json(&to.join("tokenizer_config.json"), &config)?;
-    let ends = end_ids(Some(&tokenizer), &[]);
+    let ends = eos_token_ids(Some(&tokenizer), &[]);
     Ok(SpecialIds { bos: tokenizer.bos_id(), ends, pad: tokenizer.pad_id() })
 }
 

@@ -7,7 +7,7 @@ use tch::{Device, Kind};
 
 use crate::checkpoint::{eos, load, read_weights};
 use crate::data::Tokenizer;
-use crate::data::tokenizer::end_ids;
+use crate::data::tokenizer::eos_token_ids;
 use crate::error::Result;
 use crate::files;
 use crate::model::{CausalLm, ModelConfig, Params};
@@ -54,7 +54,7 @@ impl Source {
         };
         let model = if yarn { loaded.model.with_yarn() } else { loaded.model };
         let words = tokenizer.as_deref().map(Tokenizer::load).transpose()?;
-        let ends = end_ids(words.as_ref(), &eos::token_ids(path)?);
+        let ends = eos_token_ids(words.as_ref(), &eos::token_ids(path)?);
         Ok(Self {
             path: path.to_owned(),
             model,

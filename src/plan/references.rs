@@ -9,7 +9,7 @@ use super::machine::Machine;
 use super::resolve::{Makes, Resolver, join};
 use super::schema::ModelSection;
 use super::types::*;
-use crate::data::tokenizer::standard::{self, Standard};
+use crate::data::tokenizer::builtin::{self, BuiltinTokenizer};
 use crate::recipe::faults::nearest;
 
 impl Resolver<'_> {
@@ -71,7 +71,7 @@ impl Resolver<'_> {
     }
 
     /// The folder of a tokenizer that the program carries; said once.
-    fn standard(&mut self, path: &[String], standard: Standard) -> PathBuf {
+    fn standard(&mut self, path: &[String], standard: BuiltinTokenizer) -> PathBuf {
         static SAID: Once = Once::new();
         let name = standard.name();
         SAID.call_once(|| tracing::info!("`tokenizer: {name}` is MiniMind's own, from this program"));
@@ -143,7 +143,7 @@ impl Resolver<'_> {
                 };
                 let beside = || match init {
                     Init::Path(path) if format != DataFormat::Tokens && path.exists() => {
-                        standard::belonging(&path.to_string_lossy(), &Machine::detect().cache_dir)
+                        builtin::for_path(&path.to_string_lossy(), &Machine::detect().cache_dir)
                             .ok()
                             .flatten()
                     }
@@ -170,7 +170,7 @@ impl Resolver<'_> {
         if let Some(local) = self.on_hub(&path, given) {
             return Some(TokenizerSource::Folder(local));
         }
-        if let Some(standard) = Standard::named(Path::new(given)) {
+        if let Some(standard) = BuiltinTokenizer::named(Path::new(given)) {
             return Some(TokenizerSource::Folder(self.standard(&path, standard)));
         }
         if crate::data::tokenizer::load::file(Path::new(given)).is_none() {

@@ -12,10 +12,10 @@ use crate::rollout::{GenerateConfig, generate_batch};
 /// The chat template cannot render it.
 pub fn chat_prompt_ids(tokenizer: &Tokenizer, messages: &serde_json::Value) -> Result<Vec<u32>> {
     let options = RenderOptions::prompt();
-    tokenizer.encode(&tokenizer.render(messages, None, options)?)
+    tokenizer.encode(&tokenizer.apply_chat_template(messages, None, options)?)
 }
 
-/// Greedy continuations of `prompts`, each of at most `max_new_tokens` and up to one of `end_ids`: as chat for a
+/// Greedy continuations of `prompts`, each of at most `max_new_tokens` and up to one of `eos_token_ids`: as chat for a
 /// fine-tuned model, as plain text for a pretrained one.
 ///
 /// # Errors
@@ -25,7 +25,7 @@ pub fn continue_greedily(
     tokenizer: &Tokenizer,
     prompts: &[String],
     chat: bool,
-    (max_new_tokens, end_ids): (usize, &[u32]),
+    (max_new_tokens, eos_token_ids): (usize, &[u32]),
 ) -> Result<Vec<String>> {
     let ids = prompts
         .iter()
@@ -39,6 +39,6 @@ pub fn continue_greedily(
     if ids.iter().any(Vec::is_empty) {
         return Err(Error::input("a sample prompt is empty").hint("give `samples` non-empty texts"));
     }
-    let config = GenerateConfig::greedy(max_new_tokens, end_ids);
+    let config = GenerateConfig::greedy(max_new_tokens, eos_token_ids);
     generate_batch(model, &ids, &config)?.iter().map(|ids| tokenizer.decode(ids, true)).collect()
 }

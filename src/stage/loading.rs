@@ -55,9 +55,9 @@ pub fn start_weights(context: &Context<'_>, init: &Init) -> Result<Option<PathBu
 ///
 /// # Errors
 /// The start weights cannot be read.
-pub fn end_ids(context: &Context<'_>, init: &Init, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+pub fn eos_token_ids(context: &Context<'_>, init: &Init, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
     let named = start_weights(context, init)?.map(|path| eos::token_ids(&path)).transpose()?;
-    Ok(data::tokenizer::end_ids(tokenizer, &named.unwrap_or_default()))
+    Ok(data::tokenizer::eos_token_ids(tokenizer, &named.unwrap_or_default()))
 }
 
 /// A path as a weight file of the run names it: relative to the run's folder, so that it can be moved and reveals no

@@ -15,7 +15,7 @@ use crate::checkpoint::adapter::detect::is_adapter;
 use crate::checkpoint::adapter::merge::{MERGED, record, refuse_twice};
 use crate::checkpoint::adapter::{Adapter, adapter_file};
 use crate::checkpoint::{METADATA, WeightFile, eos, pth, read_weights};
-use crate::data::tokenizer::end_ids;
+use crate::data::tokenizer::eos_token_ids;
 use crate::engine::resume::weights_value;
 use crate::error::{Error, Place, Result};
 use crate::plan::MergeConfig;
@@ -56,7 +56,7 @@ pub fn run(context: &Context<'_>, name: &str, config: &MergeConfig) -> Result<St
     let mut about = metadata::of_model(context, name, config.tokenizer.as_ref(), &model);
     about.insert(MERGED.to_owned(), merged);
     let tokenizer = loading::tokenizer(context, config.tokenizer.as_ref())?;
-    let marks = end_ids(tokenizer.as_ref(), &eos::token_ids(&base)?);
+    let marks = eos_token_ids(tokenizer.as_ref(), &eos::token_ids(&base)?);
     about.insert(eos::KEY.to_owned(), eos::to_json(&marks));
     let about = Value::Object(about).to_string();
     let output = WeightFile::new(name, model.config()).weights();

@@ -26,7 +26,7 @@ pub struct Samples<'a> {
     /// Without one there are no answers.
     pub tokenizer: Option<&'a Tokenizer>,
     /// The ids of the tokens that end an answer.
-    pub end_ids: Vec<u32>,
+    pub eos_token_ids: Vec<u32>,
     /// Whether prompts are chat messages; otherwise text is continued.
     pub chat: bool,
 }
@@ -39,7 +39,7 @@ impl Samples<'_> {
     pub fn answers(&self, model: &CausalLm) -> Result<Vec<String>> {
         match self.tokenizer {
             Some(tokenizer) if !self.prompts.is_empty() && self.stage.context.ranks.is_rank0() => {
-                let limits = (SAMPLE_TOKENS, self.end_ids.as_slice());
+                let limits = (SAMPLE_TOKENS, self.eos_token_ids.as_slice());
                 continue_greedily(model, tokenizer, self.prompts, self.chat, limits)
             }
             _ => Ok(Vec::new()),

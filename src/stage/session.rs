@@ -150,10 +150,10 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// The start weights cannot be read.
-    pub fn end_ids(&self) -> Result<Vec<u32>> {
+    pub fn eos_token_ids(&self) -> Result<Vec<u32>> {
         match self.config.eos_token_id {
             Some(id) => Ok(vec![id as u32]),
-            None => loading::end_ids(self.stage.context, &self.config.init, self.tokenizer()),
+            None => loading::eos_token_ids(self.stage.context, &self.config.init, self.tokenizer()),
         }
     }
 
@@ -175,7 +175,7 @@ impl<'a> Session<'a> {
             folder: folder.to_owned(),
         };
         let mut about = metadata::of_model(context, name, self.config.tokenizer.as_ref(), model);
-        about.insert(eos::KEY.to_owned(), eos::to_json(&self.end_ids()?));
+        about.insert(eos::KEY.to_owned(), eos::to_json(&self.eos_token_ids()?));
         about.extend(metadata::of_inputs(inputs));
         about.extend(extra_metadata);
         let config = loop_config(self.stage, self.config, objective, Value::Object(about).to_string())?;
@@ -201,7 +201,7 @@ impl<'a> Session<'a> {
             stage: self.stage,
             prompts: &self.config.samples,
             tokenizer: self.tokenizer(),
-            end_ids: self.end_ids()?,
+            eos_token_ids: self.eos_token_ids()?,
             chat: extras.chat,
         };
         let before = samples.before(model, run.checkpoint.is_some())?;

@@ -138,7 +138,11 @@ impl Session<'_> {
             let mut messages = Vec::new();
             messages.extend(self.system.as_ref().map(|text| json!({"role": "system", "content": text})));
             messages.extend(self.turns.iter().cloned());
-            let ids = tokenizer.encode(&tokenizer.render(&json!(messages), None, options.clone())?)?;
+            let ids = tokenizer.encode(&tokenizer.apply_chat_template(
+                &json!(messages),
+                None,
+                options.clone(),
+            )?)?;
             if self.turns.len() < 3 || (ids.len() as i64) < self.opened.model.config().max_position_embeddings
             {
                 return Ok(ids);

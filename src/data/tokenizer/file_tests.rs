@@ -108,12 +108,15 @@ fn no_begin_mark_is_invented() {
     let plain = json!({"bos_token": null, "eos_token": "<|im_end|>"});
     let tokenizer = Tokenizer::load(folder(plain, &[], |_| {}).path()).unwrap();
     assert_eq!((tokenizer.bos_id(), tokenizer.bos_token(), tokenizer.prefix_id()), (None, None, 2));
-    assert_eq!(tokenizer.encode_raw("The otter").unwrap(), tokenizer.encode("The otter").unwrap());
+    assert_eq!(
+        tokenizer.encode_with_special_tokens("The otter").unwrap(),
+        tokenizer.encode("The otter").unwrap()
+    );
     let row = crate::data::text::encode(&tokenizer, "The otter", 64).unwrap();
     assert_eq!(row.ids[..row.ids.len() - 1], tokenizer.encode("The otter").unwrap());
     // MiniMind's own tokenizers begin a text with their mark, as its programs do.
     let own = Tokenizer::load(&fixtures().join("tokenizer")).unwrap();
-    assert_eq!(own.encode_raw("The otter").unwrap()[0], 1);
+    assert_eq!(own.encode_with_special_tokens("The otter").unwrap()[0], 1);
     assert_eq!(crate::data::text::encode(&own, "The otter", 64).unwrap().ids[0], 1);
     // The file's post-processor says what stands around a text.
     let processor = json!({"type": "TemplateProcessing",
@@ -124,7 +127,7 @@ fn no_begin_mark_is_invented() {
         whole["post_processor"] = processor;
     });
     let tokenizer = Tokenizer::load(dir.path()).unwrap();
-    assert_eq!(tokenizer.encode_raw("The otter").unwrap()[0], 0);
+    assert_eq!(tokenizer.encode_with_special_tokens("The otter").unwrap()[0], 0);
     assert_ne!(tokenizer.encode("The otter").unwrap()[0], 0);
 }
 
@@ -164,7 +167,11 @@ fn files_that_mean_ill_are_refused_by_name() {
     }
     let template = json!({"chat_template": "{{ messages | tojson(indent=1000000000) }}"});
     let dir = folder(template, &[], |_| {});
-    let fault = Tokenizer::load(dir.path()).unwrap().render(&json!([{}]), None, RenderOptions::default());
+    let fault = Tokenizer::load(dir.path()).unwrap().apply_chat_template(
+        &json!([{}]),
+        None,
+        RenderOptions::default(),
+    );
     let fault = fault.unwrap_err().to_string();
     assert!(
         fault.contains("chat template was stopped") && fault.contains("tokenizer_config.json"),

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::added::{self, Configured};
+use super::added_tokens::{self, TokenizerConfig};
 use super::sentencepiece::Model;
-use super::{ChatTemplate, Raw, Special, Tokenizer, guard, mask, read_optional};
+use super::{ChatTemplate, Raw, Special, Tokenizer, limits, loss_mask, read_optional};
 use crate::checkpoint::tokenizer_folder::TOKENIZER_FILES;
 pub use crate::checkpoint::tokenizer_folder::tokenizer_file as file;
 use crate::error::{Error, Place, Result};
@@ -35,7 +35,7 @@ impl Tokenizer {
             crate::files::read(&path).map_err(|error| Error::io("read the tokenizer", &path, error))?;
         let mut hash = Sha256::new();
         hash.update(&bytes);
-        let mut configured = added::read(dir, &mut hash)?;
+        let mut configured = added_tokens::read(dir, &mut hash)?;
         let json = match path.extension().is_some_and(|extension| extension == "model") {
             true => {
                 let model = Model::read(&bytes).map_err(at)?;
@@ -46,7 +46,7 @@ impl Tokenizer {
             false => serde_json::from_slice(&bytes)
                 .map_err(|error| at(Error::input("this is not a tokenizer file").because(error)))?,
         };
-        guard::check(&json).map_err(at)?;
+        limits::check(&json).map_err(at)?;
         let made = match path.extension().is_some_and(|extension| extension == "model") {
             true => tokenizers::Tokenizer::from_bytes(json.to_string()),
             false => tokenizers::Tokenizer::from_bytes(&bytes),
@@ -85,7 +85,7 @@ impl Tokenizer {
     /// A tokenizer of its parts.
     pub(super) fn assemble(
         mut inner: tokenizers::Tokenizer,
-        configured: &Configured,
+        configured: &TokenizerConfig,
         templates: Vec<(String, ChatTemplate)>,
         fingerprint: String,
     ) -> Result<Self> {
@@ -123,7 +123,7 @@ impl Tokenizer {
             has_eos,
             pad,
             raw,
-            learned: templates.iter().map(|_| mask::Learned::default()).collect(),
+            facts: templates.iter().map(|_| loss_mask::TemplateFacts::default()).collect(),
             templates,
             place: None,
             byte_level,
@@ -136,7 +136,7 @@ impl Tokenizer {
 /// its programs then add the begin mark themselves, in training and after: so it is with them.
 fn raw(
     inner: &tokenizers::Tokenizer,
-    configured: &Configured,
+    configured: &TokenizerConfig,
     bos: Option<&Special>,
     eos: Option<&Special>,
 ) -> Raw {

@@ -2,32 +2,32 @@
 //!
 //! Reads what Hugging Face tools write: `tokenizer.json` (or SentencePiece's `tokenizer.model`), and beside it
 //! `tokenizer_config.json` (special tokens, template) and `chat_template.jinja` where they exist. Special tokens
-//! are never added by `encode`: the stages say where they want them. Next: [`load`], [`template`], [`labels`],
+//! are never added by `encode`: the stages say where they want them. Next: [`load`], [`template`], [`chat_row`],
 //! [`stream`], [`mod@train`].
 
-mod added;
-mod bytes;
-pub mod conversation;
-pub mod ends;
-mod generation;
+mod added_tokens;
+mod assistant_spans;
+pub mod builtin;
+pub mod chat_row;
+pub(crate) mod coverage;
+pub mod eos;
+mod generation_tags;
 pub mod gguf;
-mod guard;
 mod jinja;
-pub mod labels;
+mod limits;
 pub mod load;
-mod mask;
+mod loss_mask;
+pub mod openai_messages;
 mod sentencepiece;
-pub(crate) mod shown;
-pub mod standard;
 pub mod stream;
 pub mod template;
+mod token_bytes;
 pub mod train;
-mod turns;
 
 #[cfg(test)]
 mod file_tests;
 #[cfg(test)]
-mod mask_tests;
+mod loss_mask_tests;
 #[cfg(test)]
 mod tests;
 
@@ -40,10 +40,10 @@ use serde_json::Value;
 
 use crate::error::{Error, Place, Result};
 
-pub use ends::end_ids;
+pub use chat_row::{remove_empty_think, render_conversation};
+pub use eos::eos_token_ids;
 pub use jinja::{Fault as TemplateFault, FaultKind as TemplateFaultKind, Rendered};
-pub use labels::{remove_empty_think, render_conversation};
-pub use mask::Masked;
+pub use loss_mask::MaskedTokens;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderOptions, parse_kwargs};
 pub use train::{TrainReport, train};
@@ -78,7 +78,7 @@ pub struct Tokenizer {
     raw: Raw,
     templates: Vec<(String, ChatTemplate)>,
     /// Of each template, how its answers are found.
-    learned: Vec<mask::Learned>,
+    facts: Vec<loss_mask::TemplateFacts>,
     /// Where the tokenizer was read.
     place: Option<Place>,
     byte_level: bool,
@@ -110,7 +110,7 @@ impl Tokenizer {
 
     /// The ids of a text with the marks that the tokenizer puts around it, as transformers' `tokenizer(text)`:
     /// what a model is given that goes on from plain text.
-    pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
+    pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>> {
         match self.raw {
             Raw::Marks { bos, eos } => Ok(bos.into_iter().chain(self.encode(text)?).chain(eos).collect()),
             Raw::Processor => {
@@ -197,18 +197,23 @@ impl Tokenizer {
     }
 
     /// Whether the tokenizer brings a chat template.
-    pub fn has_template(&self) -> bool {
+    pub fn has_chat_template(&self) -> bool {
         !self.templates.is_empty()
     }
 
     /// The text of the chat template that conversations without tools are rendered by.
-    pub fn template_source(&self) -> Option<&str> {
+    pub fn chat_template_source(&self) -> Option<&str> {
         let default = self.templates.iter().find(|(name, _)| name == "default");
         default.or(self.templates.first()).map(|(_, template)| template.source())
     }
 
     /// The prompt of a conversation, by the tokenizer's chat template.
-    pub fn render(&self, messages: &Value, tools: Option<&Value>, options: RenderOptions) -> Result<String> {
+    pub fn apply_chat_template(
+        &self,
+        messages: &Value,
+        tools: Option<&Value>,
+        options: RenderOptions,
+    ) -> Result<String> {
         let (_, template) = &self.templates[self.template_index(tools.is_some())?];
         template.render(messages, tools, options, &self.roles)
     }

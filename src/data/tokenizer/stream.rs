@@ -108,7 +108,7 @@ impl Tokenizer {
         }
         match self.byte_level {
             true => token.into_bytes(),
-            false => super::bytes::piece_bytes(&token),
+            false => super::token_bytes::piece_bytes(&token),
         }
     }
 }

@@ -67,7 +67,7 @@ fn rendered(tokenizer: &Tokenizer, case: &Value) -> String {
         ..RenderOptions::default()
     };
     let tools = Some(&case["tools"]).filter(|tools| !tools.is_null());
-    tokenizer.render(&case["messages"], tools, options).unwrap()
+    tokenizer.apply_chat_template(&case["messages"], tools, options).unwrap()
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn recorded_labels_match() {
         for case in cases {
             let text = remove_empty_think(render_conversation(&tokenizer, &case).unwrap(), false);
             assert_eq!(text, case["text"]);
-            let masked = labels::masked(&tokenizer, "conversations", &case, false).unwrap().unwrap();
+            let masked = chat_row::tokenize(&tokenizer, "conversations", &case, false).unwrap().unwrap();
             let mut got = masked.ids;
             got.truncate(case["max_length"].as_u64().unwrap() as usize);
             assert_eq!(got, ids(&case["input_ids"]));

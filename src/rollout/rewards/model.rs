@@ -73,7 +73,7 @@ impl ModelReward {
     fn ids(&self, messages: &[Value], answer: &str) -> Result<Vec<i64>> {
         let mut whole = messages.to_vec();
         whole.push(json!({"role": "assistant", "content": answer}));
-        let text = self.tokenizer.render(&Value::from(whole), None, RenderOptions::default())?;
+        let text = self.tokenizer.apply_chat_template(&Value::from(whole), None, RenderOptions::default())?;
         // Our stage learns from conversations without empty think blocks.
         let text = remove_empty_think(text, !self.model.ours);
         let mut ids: Vec<i64> = self.tokenizer.encode(&text)?.into_iter().map(i64::from).collect();

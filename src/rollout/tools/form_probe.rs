@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::form::{Body, CallForm, ID_MARK};
 use crate::data::Tokenizer;
-use crate::data::tokenizer::{RenderOptions, end_ids};
+use crate::data::tokenizer::{RenderOptions, eos_token_ids};
 
 /// Names that no text of a template holds.
 const NAMES: [&str; 2] = ["probe_tool_7", "other_tool_8"];
@@ -19,13 +19,13 @@ impl CallForm {
     /// The form of a tokenizer's chat template; `named` are the end marks that the model's files name. A template that
     /// shows no call, or one in a way that is not known, gets the form that its text hints at, else Hermes's.
     pub fn of(tokenizer: &Tokenizer, named: &[u32]) -> Self {
-        let ends: Vec<String> = end_ids(Some(tokenizer), named)
+        let ends: Vec<String> = eos_token_ids(Some(tokenizer), named)
             .iter()
             .filter_map(|id| tokenizer.decode(&[*id], false).ok())
             .collect();
         let probe = Probe { tokenizer, ends };
         let mut form = probe.learn().unwrap_or_else(|| {
-            let source = tokenizer.template_source().unwrap_or_default();
+            let source = tokenizer.chat_template_source().unwrap_or_default();
             if source.contains("<parameter=") { Self::tagged() } else { Self::default() }
         });
         form.short_ids = probe.wants_short_ids();
@@ -71,7 +71,7 @@ impl Probe<'_> {
 
     fn wants_short_ids(&self) -> bool {
         let long = Self::calls(1, Some("call_0123456789abcdef01234567"));
-        self.tokenizer.has_template()
+        self.tokenizer.has_chat_template()
             && self.render(Some(long), false).is_none()
             && self.render(Some(Self::calls(1, None)), false).is_some()
     }
@@ -115,7 +115,7 @@ impl Probe<'_> {
     }
 
     fn learn(&self) -> Option<CallForm> {
-        if !self.tokenizer.has_template() {
+        if !self.tokenizer.has_chat_template() {
             return None;
         }
         let one = self.turn(1)?;

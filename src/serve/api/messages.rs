@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::fields::Fields;
-use crate::data::tokenizer::conversation::part_text;
+use crate::data::tokenizer::openai_messages::part_text;
 use crate::serve::error::ApiError;
 
 /// What the model may or must call: OpenAI's `tool_choice`.
@@ -30,7 +30,7 @@ pub struct Tools {
     pub parallel: bool,
 }
 
-/// The messages, checked and otherwise as they came: `data::tokenizer::conversation` gives them the template's form.
+/// The messages, checked and otherwise as they came: `data::tokenizer::openai_messages` gives them the template's form.
 /// `template` is the text of the chat template: roles that it names are taken too.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //! request sets for the template itself. `/v1/chat/completions` and `/tokenize` share it.
 //!
 //! Names and meaning are vLLM's: `chat_template_kwargs`, `add_generation_prompt`, `continue_final_message`, `documents`,
-//! `reasoning_effort`. Next: [`super::messages`], `data::tokenizer::conversation`.
+//! `reasoning_effort`. Next: [`super::messages`], `data::tokenizer::openai_messages`.
 
 use serde_json::{Map, Value};
 
@@ -35,7 +35,7 @@ impl Prompt {
     /// # Errors
     /// 400 for a field that is wrong, and for what the template itself refuses.
     pub fn read(fields: &Fields, tokenizer: &Tokenizer, may_think: bool) -> Result<Self, ApiError> {
-        let Some(template) = tokenizer.template_source() else {
+        let Some(template) = tokenizer.chat_template_source() else {
             let message = "this model has no chat template; use /v1/completions";
             return Err(ApiError::param("model", message));
         };
@@ -127,7 +127,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::data::tokenizer::conversation::tests::tokenizer;
+    use crate::data::tokenizer::openai_messages::tests::tokenizer;
 
     const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
         {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ reasoning_effort }}{% endif %}{{ documents | length if documents }}";

@@ -84,6 +84,6 @@ pub async fn tokenizer_info(State(state): State<Arc<AppState>>) -> Result<Json<V
         "bos_token": tokenizer.bos_token(), "eos_token": tokenizer.eos_token(),
         "pad_token": tokenizer.decode(&[tokenizer.pad_id()], false)?,
         "vocab_size": tokenizer.vocab_size(), "model_max_length": model.context,
-        "chat_template": tokenizer.template_source(),
+        "chat_template": tokenizer.chat_template_source(),
     })))
 }

@@ -84,7 +84,7 @@ fn model_card(entry: &ModelEntry) -> Value {
         "max_model_len": handle.as_ref().map(|m| m.context),
         "root": handle.as_ref().map(|m| relative(&m.origin).to_owned()),
         "has_report": entry.run.is_some(),
-        "chat": handle.as_ref().is_some_and(|m| m.tokenizer.has_template()),
+        "chat": handle.as_ref().is_some_and(|m| m.tokenizer.has_chat_template()),
     })
 }
 

@@ -42,7 +42,7 @@ pub struct Answered {
     pub correct: bool,
 }
 
-/// Greedy answers to all questions, each of at most `max_new_tokens` and up to one of `end_ids`.
+/// Greedy answers to all questions, each of at most `max_new_tokens` and up to one of `eos_token_ids`.
 ///
 /// # Errors
 /// A question that cannot be rendered or is too long for the model.
@@ -50,13 +50,13 @@ pub fn exact_match(
     model: &CausalLm,
     tokenizer: &Tokenizer,
     questions: &[Question],
-    (max_new_tokens, end_ids): (usize, &[u32]),
+    (max_new_tokens, eos_token_ids): (usize, &[u32]),
 ) -> Result<Vec<Answered>> {
     let prompts = questions
         .iter()
         .map(|q| chat_prompt_ids(tokenizer, &serde_json::Value::Array(q.messages.clone())))
         .collect::<Result<Vec<_>>>()?;
-    let config = GenerateConfig::greedy(max_new_tokens, end_ids);
+    let config = GenerateConfig::greedy(max_new_tokens, eos_token_ids);
     let answers = generate_batch(model, &prompts, &config)?;
     questions
         .iter()

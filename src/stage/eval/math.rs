@@ -72,7 +72,7 @@ pub fn measure(
         .iter()
         .map(|(_, asked)| chat_prompt_ids(tokenizer, &Value::from(asked.clone())))
         .collect::<Result<Vec<_>>>()?;
-    let config = GenerateConfig::greedy(what.max_new_tokens, what.end_ids);
+    let config = GenerateConfig::greedy(what.max_new_tokens, what.eos_token_ids);
     let outputs = generate_batch(model, &prompts, &config)?;
     let (mut right, mut shown) = (0, Vec::new());
     for ((row, asked), ids) in rows.iter().zip(outputs) {

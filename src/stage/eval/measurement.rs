@@ -24,7 +24,7 @@ pub struct Measurement<'a> {
     /// How questions of multiple choice are asked.
     pub choice: &'a ChoicePlan,
     /// The ids of the tokens that end an answer.
-    pub end_ids: &'a [u32],
+    pub eos_token_ids: &'a [u32],
     /// Precision of the forward pass.
     pub compute: Compute,
     /// Where tokenised rows are cached.

@@ -97,7 +97,7 @@ fn exact_answers(
     what: &Measurement<'_>,
 ) -> Result<(Map<String, Value>, Vec<Value>)> {
     let questions = questions(what)?;
-    let ends = (what.max_new_tokens, what.end_ids);
+    let ends = (what.max_new_tokens, what.eos_token_ids);
     let answered = exact_match::exact_match(model, tokenizer, &questions, ends)?;
     let correct = answered.iter().filter(|a| a.correct).count();
     let metrics = Map::from_iter([
@@ -172,7 +172,7 @@ pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<StageResult> {
     loading::check_vocabulary(&model, tokenizer.as_ref())?;
     let from = (&config.init, config.tokenizer.as_ref());
     loading::warn_of_other_tokenizer_of(context, from, tokenizer.as_ref(), model.config())?;
-    let end_ids = loading::end_ids(context, &config.init, tokenizer.as_ref())?;
+    let eos_token_ids = loading::eos_token_ids(context, &config.init, tokenizer.as_ref())?;
     let what = Measurement {
         data: &config.data,
         tasks: &config.tasks,
@@ -181,7 +181,7 @@ pub fn run(context: &Context<'_>, config: &EvalConfig) -> Result<StageResult> {
         max_new_tokens: config.max_new_tokens,
         limit: config.limit,
         choice: &config.choice,
-        end_ids: &end_ids,
+        eos_token_ids: &eos_token_ids,
         compute: context.compute,
         cache_dir: &context.options.cache_dir,
     };

@@ -189,7 +189,7 @@ fn encoded(
     let plain = format!("{examples}{}", item.prompt);
     let (context, before) = if chat {
         let options = RenderOptions::prompt();
-        (tokenizer.render(&json!([{"role": "user", "content": plain}]), None, options)?, "")
+        (tokenizer.apply_chat_template(&json!([{"role": "user", "content": plain}]), None, options)?, "")
     } else {
         (plain, " ")
     };

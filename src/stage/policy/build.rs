@@ -53,7 +53,7 @@ fn source(session: &Session<'_>, config: &PolicyConfig, policy: &CausalLm) -> Re
     let spo = matches!(config.method, Method::Spo(_));
     Ok(Box::new(RecordedRollouts {
         recorded: Recorded::open(path, !spo)?,
-        ends: session.end_ids()?.into_iter().map(i64::from).collect(),
+        ends: session.eos_token_ids()?.into_iter().map(i64::from).collect(),
         pad: pad_id(config, None),
         // Upstream's SPO passes no attention mask.
         attend: if spo { Attend::All } else { Attend::NotPadding },
@@ -78,7 +78,7 @@ fn generated(
     let t = &config.train;
     let tools = config.agent.as_ref().map(|agent| Tools::new(&agent.tools)).transpose()?;
     let (prompts, heldout) = prompts(session, config, &tokenizer, tools.as_ref())?;
-    let eos_ids = session.end_ids()?;
+    let eos_ids = session.eos_token_ids()?;
     let calls = CallForm::of(&tokenizer, &eos_ids);
     let multi_turn = tools.zip(config.agent.as_ref()).map(|(tools, agent)| MultiTurn {
         tools,

@@ -102,7 +102,7 @@ impl MultiTurn {
         let results = self.tools.messages(&calls, MOST_CALLS);
         let after = after_turn(tokenizer, prompt, (&self.calls, &calls), &results)?;
         // The policy wrote the end mark itself.
-        let added = tokenizer.encode(tokenizer.without_end(&after, ends))?;
+        let added = tokenizer.encode(tokenizer.strip_eos(&after, ends))?;
         if answer.ids.len() + added.len() >= self.max_total_len {
             answer.finish = FinishReason::Length;
             return Ok(None);
@@ -125,7 +125,8 @@ fn after_turn(
     let mut messages = prompt.messages.clone();
     messages.push(json!({"role": "assistant", "content": MARK}));
     messages.extend(results.iter().cloned());
-    let text = tokenizer.render(&Value::from(messages), prompt.tools.as_ref(), RenderOptions::prompt());
+    let text =
+        tokenizer.apply_chat_template(&Value::from(messages), prompt.tools.as_ref(), RenderOptions::prompt());
     if let Ok(text) = &text
         && let Some((_, after)) = text.rsplit_once(MARK)
     {

@@ -1,11 +1,9 @@
 //! Tokens to expressions, by Jinja2's precedence. Statements: `statements`.
 
-use std::sync::Arc;
-
-use super::ast::{Applied, Arguments, CALLER, Comparison, Const, Expr, KWARGS, Operator, Target, VARARGS};
+use super::Res;
+use super::ast::{CALLER, Comparison, Const, Expr, KWARGS, Operator, Target, VARARGS};
 use super::lexer::Tok;
 use super::parser::Parser;
-use super::{Res, filters, predicates};
 
 /// What stops a tuple, besides the end of its tag.
 pub(super) type Stops = &'static [&'static str];

@@ -20,7 +20,7 @@ const NAMED: [&str; 7] =
 
 /// What the files beside a tokenizer say about its tokens.
 #[derive(Debug, Default)]
-pub(super) struct Configured {
+pub(super) struct TokenizerConfig {
     /// `tokenizer_config.json`, completed.
     pub(super) config: Map<String, Value>,
     /// Added tokens by the ids that the files give them.
@@ -30,7 +30,7 @@ pub(super) struct Configured {
 }
 
 /// Reads a folder's files; what was read goes into `hash`.
-pub(super) fn read(folder: &Path, hash: &mut Sha256) -> Result<Configured> {
+pub(super) fn read(folder: &Path, hash: &mut Sha256) -> Result<TokenizerConfig> {
     let mut config = object(folder, "tokenizer_config.json", hash)?.unwrap_or_default();
     let mut tokens = BTreeMap::new();
     match config.get("added_tokens_decoder") {
@@ -58,7 +58,7 @@ pub(super) fn read(folder: &Path, hash: &mut Sha256) -> Result<Configured> {
         }
     }
     fill_class_defaults(&mut config);
-    Ok(Configured { config, tokens, flags_count: false })
+    Ok(TokenizerConfig { config, tokens, flags_count: false })
 }
 
 fn object(folder: &Path, name: &str, hash: &mut Sha256) -> Result<Option<Map<String, Value>>> {
@@ -137,7 +137,7 @@ fn fill_class_defaults(config: &mut Map<String, Value>) {
     }
 }
 
-impl Configured {
+impl TokenizerConfig {
     /// Adds the tokens that the vocabulary lacks, and what is said about those it has.
     pub(super) fn add_to(&self, inner: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
         let named = special(&self.config);
@@ -174,7 +174,7 @@ impl Configured {
     }
 }
 
-impl From<Map<String, Value>> for Configured {
+impl From<Map<String, Value>> for TokenizerConfig {
     fn from(config: Map<String, Value>) -> Self {
         Self { config, tokens: BTreeMap::new(), flags_count: true }
     }

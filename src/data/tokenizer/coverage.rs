@@ -2,11 +2,11 @@
 //!
 //! Templates pass over what they do not know: a role, a system prompt, tools. Such a row would teach an answer without
 //! its question. A part is there if other words in its place change the text; for the parts that a template shows of
-//! any conversation, as a probe tells, finding the words is enough. Next: [`super::mask`].
+//! any conversation, as a probe tells, finding the words is enough. Next: [`super::loss_mask`].
 
 use serde_json::{Value, json};
 
-use super::labels::{is_given, template_fault};
+use super::chat_row::{is_truthy, template_fault};
 use crate::data::jsonl::RowFault;
 use crate::error::Result;
 
@@ -14,13 +14,13 @@ use crate::error::Result;
 pub(crate) type Render<'a> = dyn Fn(&[Value], Option<&Value>, bool) -> Result<String> + 'a;
 
 /// Stands in the place of what a message says; no text holds it.
-pub(super) const OTHER: &str = "\u{fdd2}";
+pub(super) const PLACEHOLDER: &str = "\u{fdd2}";
 
 const PROBE: &str = "zorvex";
 
 /// What a template shows of any conversation.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shown {
+pub(crate) struct TemplateCoverage {
     /// A system prompt before a question and an answer.
     pub(crate) system: bool,
     tools: bool,
@@ -47,7 +47,7 @@ pub(super) fn tool_turns(name: &str, result: &str) -> Vec<Value> {
     ]
 }
 
-impl Shown {
+impl TemplateCoverage {
     /// Asks the template.
     pub(crate) fn probe(render: &Render) -> Self {
         let turn = |role: &str, text: &str| json!({"role": role, "content": text});
@@ -99,7 +99,7 @@ impl Shown {
             };
             if let Some(words) = message["content"].as_str().map(words).filter(|words| !words.is_empty())
                 && !(known && found(words))
-                && passed_over(i, &|message| message["content"] = json!(OTHER))
+                && passed_over(i, &|message| message["content"] = json!(PLACEHOLDER))
             {
                 return Err(RowFault::new(
                     format!(
@@ -110,7 +110,7 @@ impl Shown {
                 ));
             }
             for key in ["tool_calls", "function_call"] {
-                let Some(calls) = message.get(key).filter(|calls| is_given(calls)) else { continue };
+                let Some(calls) = message.get(key).filter(|calls| is_truthy(calls)) else { continue };
                 let seen = self.calls && names(calls).all(&mut found);
                 if !seen && passed_over(i, &|message| _ = message.as_object_mut().map(|m| m.remove(key))) {
                     return Err(RowFault::new(
@@ -122,7 +122,7 @@ impl Shown {
                 }
             }
         }
-        if let Some(given) = tools.filter(|tools| is_given(tools)) {
+        if let Some(given) = tools.filter(|tools| is_truthy(tools)) {
             let seen = self.tools && names(given).all(|name| text.contains(name));
             if !seen && render(messages, None, false).is_ok_and(|other| other == text) {
                 return Err(RowFault::new(
@@ -136,7 +136,7 @@ impl Shown {
 
     /// Renders a conversation and [checks](Self::check) that all of it is there; the fault of a row that the template
     /// refuses has the template's own words.
-    pub(crate) fn rendered(
+    pub(crate) fn render_checked(
         &self,
         render: &Render,
         turns: (&str, &[Value]),
@@ -174,10 +174,10 @@ mod tests {
             let options = RenderOptions { add_generation_prompt: prompt, ..RenderOptions::default() };
             template.render(&Value::from(messages), tools, options, &BTreeMap::new())
         };
-        let shown = Shown::probe(&render);
+        let shown = TemplateCoverage::probe(&render);
         let tools = Some(&tools).filter(|tools| !tools.is_null());
         let list = messages.as_array().unwrap();
-        shown.rendered(&render, ("conversations", list), tools).err().map(|fault| fault.what)
+        shown.render_checked(&render, ("conversations", list), tools).err().map(|fault| fault.what)
     }
 
     fn asked(role: &str, text: &str) -> Value {

@@ -4,7 +4,7 @@
 //! row is trained on. Three ways give the same places where they apply: the template's own `{% generation %}` blocks;
 //! the tokens that open and close every answer, looked for in the ids (upstream's way, and the fast one; only where it
 //! agrees with the next on every probe, and in a row whose texts hold no such mark); rendering the conversation with
-//! and without each turn ([`turns`](super::turns)).
+//! and without each turn ([`turns`](super::assistant_spans)).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,17 +12,17 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use super::conversation::unfold;
-use super::labels::{EMPTY_THINK, labels_between, template_fault};
-use super::shown::{Shown, tool, tool_turns};
-use super::turns::{ASKED, Frame, SAID, probe, probed};
-use super::{ChatTemplate, RenderOptions, Tokenizer, generation};
+use super::assistant_spans::{AnswerMarkup, PROBE_ANSWERS, PROBE_QUESTIONS, probe_messages, render_probe};
+use super::chat_row::{EMPTY_THINK, mask_between, template_fault};
+use super::coverage::{TemplateCoverage, tool, tool_turns};
+use super::openai_messages::parse_arguments;
+use super::{ChatTemplate, RenderOptions, Tokenizer, generation_tags};
 use crate::data::jsonl::RowFault;
 use crate::error::{Error, Result};
 
 /// A conversation as ids.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Masked {
+pub struct MaskedTokens {
     /// Token ids of the rendered text.
     pub ids: Vec<u32>,
     /// Whether the label at a place (the id itself) carries loss.
@@ -34,27 +34,27 @@ type Blocks = (String, Vec<Range<usize>>);
 
 /// What is known of a template, found out when it is first needed.
 #[derive(Debug, Default)]
-pub(super) struct Learned {
-    shown: OnceLock<Shown>,
+pub(super) struct TemplateFacts {
+    coverage: OnceLock<TemplateCoverage>,
     /// Whether the arguments of a call must be an object.
-    objects: OnceLock<bool>,
-    rule: OnceLock<Result<Rule>>,
+    argument_objects: OnceLock<bool>,
+    rule: OnceLock<Result<MaskRule>>,
 }
 
 /// How the answers of a template are found.
 #[derive(Debug)]
-enum Rule {
+enum MaskRule {
     /// By the blocks that this copy of the template marks.
-    Blocks(Box<ChatTemplate>),
+    GenerationTags(Box<ChatTemplate>),
     /// By rendering.
-    Turns(Frame),
+    Rerender(AnswerMarkup),
     /// By the tokens around an answer, rendering where a row is unusual.
-    Marks(Frame, Marks),
+    Delimiters(AnswerMarkup, Delimiters),
 }
 
 /// The ids that open and close an answer, and the text of each one's first token.
 #[derive(Debug)]
-struct Marks {
+struct Delimiters {
     open: Vec<u32>,
     close: Vec<u32>,
     texts: [String; 2],
@@ -62,9 +62,9 @@ struct Marks {
 
 impl Tokenizer {
     /// The template of a conversation with or without tools.
-    fn masking(&self, tools: bool) -> Result<Masking<'_>> {
+    fn masker(&self, tools: bool) -> Result<ChatMasker<'_>> {
         let index = self.template_index(tools)?;
-        Ok(Masking { tokenizer: self, template: &self.templates[index].1, learned: &self.learned[index] })
+        Ok(ChatMasker { tokenizer: self, template: &self.templates[index].1, facts: &self.facts[index] })
     }
 
     /// Ids and loss of a conversation; `field` is what the messages are called in messages. Empty think blocks stay if
@@ -78,40 +78,40 @@ impl Tokenizer {
         messages: &[Value],
         tools: Option<&Value>,
         keep: bool,
-    ) -> Result<Result<Masked, RowFault>> {
-        let masking = self.masking(tools.is_some())?;
-        let rule = masking.rule()?;
-        masking.masked(rule, (field, &masking.with_arguments(messages)), tools, keep)
+    ) -> Result<Result<MaskedTokens, RowFault>> {
+        let masker = self.masker(tools.is_some())?;
+        let rule = masker.rule()?;
+        masker.masked(rule, (field, &masker.with_parsed_arguments(messages)), tools, keep)
     }
 
     /// Whether the template shows a system prompt.
-    pub fn shows_system(&self) -> bool {
-        self.masking(false).is_ok_and(|masking| masking.shown().system)
+    pub fn renders_system(&self) -> bool {
+        self.masker(false).is_ok_and(|masker| masker.coverage().system)
     }
 
     /// The text of a conversation, all of which is in it.
     ///
     /// # Errors
     /// There is no template. The inner fault is the row's.
-    pub fn rendered_whole(
+    pub fn render_checked(
         &self,
         field: &str,
         messages: &[Value],
         tools: Option<&Value>,
     ) -> Result<Result<String, RowFault>> {
-        let masking = self.masking(tools.is_some())?;
-        let render = masking.render();
-        Ok(masking.shown().rendered(&render, (field, &masking.with_arguments(messages)), tools))
+        let masker = self.masker(tools.is_some())?;
+        let render = masker.render();
+        Ok(masker.coverage().render_checked(&render, (field, &masker.with_parsed_arguments(messages)), tools))
     }
 }
 
-struct Masking<'a> {
+struct ChatMasker<'a> {
     tokenizer: &'a Tokenizer,
     template: &'a ChatTemplate,
-    learned: &'a Learned,
+    facts: &'a TemplateFacts,
 }
 
-impl<'a> Masking<'a> {
+impl<'a> ChatMasker<'a> {
     fn render(&self) -> impl Fn(&[Value], Option<&Value>, bool) -> Result<String> + use<'a> {
         let (template, roles) = (self.template, &self.tokenizer.roles);
         move |messages, tools, prompt| {
@@ -122,21 +122,21 @@ impl<'a> Masking<'a> {
 
     /// The messages with the arguments of their calls as objects where they are JSON in a text, as in OpenAI's form, and
     /// the template would put that text between quotes once more, or refuse it. Upstream's templates print it as it is.
-    fn with_arguments<'m>(&self, messages: &'m [Value]) -> Cow<'m, [Value]> {
+    fn with_parsed_arguments<'m>(&self, messages: &'m [Value]) -> Cow<'m, [Value]> {
         let is_text =
             |call: &Value| call["function"]["arguments"].is_string() || call["arguments"].is_string();
         let calls = messages.iter().filter_map(|message| message["tool_calls"].as_array()).flatten();
-        if !calls.into_iter().any(is_text) || !self.takes_objects_alone() {
+        if !calls.into_iter().any(is_text) || !self.needs_argument_objects() {
             return Cow::Borrowed(messages);
         }
         let mut messages = messages.to_vec();
         let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut());
-        calls.flatten().for_each(unfold);
+        calls.flatten().for_each(parse_arguments);
         Cow::Owned(messages)
     }
 
-    fn takes_objects_alone(&self) -> bool {
-        *self.learned.objects.get_or_init(|| {
+    fn needs_argument_objects(&self) -> bool {
+        *self.facts.argument_objects.get_or_init(|| {
             let render = self.render();
             let object = tool_turns("add", "3");
             let mut text = object.clone();
@@ -149,13 +149,13 @@ impl<'a> Masking<'a> {
         })
     }
 
-    fn shown(&self) -> &'a Shown {
-        self.learned.shown.get_or_init(|| Shown::probe(&self.render()))
+    fn coverage(&self) -> &'a TemplateCoverage {
+        self.facts.coverage.get_or_init(|| TemplateCoverage::probe(&self.render()))
     }
 
-    fn rule(&self) -> Result<&'a Rule> {
-        let rule = self.learned.rule.get_or_init(|| {
-            self.learn().map_err(|why| {
+    fn rule(&self) -> Result<&'a MaskRule> {
+        let rule = self.facts.rule.get_or_init(|| {
+            self.find_rule().map_err(|why| {
                 let fault = Error::input("which tokens carry loss cannot be told from the chat template")
                     .because(why.what().to_owned() + &why.cause_text().map(|c| format!(": {c}")).unwrap_or_default())
                     .hint(
@@ -172,53 +172,61 @@ impl<'a> Masking<'a> {
     }
 
     /// Finds the rule and holds it to a conversation of plain words.
-    fn learn(&self) -> Result<Rule> {
+    fn find_rule(&self) -> Result<MaskRule> {
         let render = self.render();
-        let (text, turns) = probed(&render)?;
-        let messages = probe(turns);
-        if let Some(source) = generation::marked(self.template.source()) {
+        let (text, turns) = render_probe(&render)?;
+        let messages = probe_messages(turns);
+        if let Some(source) = generation_tags::with_sentinels(self.template.source()) {
             let file = self.tokenizer.place.as_ref().map(|place| place.file.clone()).unwrap_or_default();
             let marked = Box::new(ChatTemplate::parse(&source, &file)?);
-            let found = self.blocks(&marked, &messages, None)?;
+            let found = self.generation_spans(&marked, &messages, None)?;
             let (blocked, spans) = found.map_err(|fault| Error::input(fault.what))?;
             if blocked != text {
                 return Err(Error::input("its {% generation %} blocks change the text"));
             }
             // A template may mark the last answer alone.
-            let held = holds(&text, &spans, &SAID[turns - 1..turns]);
+            let held = check_spans(&text, &spans, &PROBE_ANSWERS[turns - 1..turns]);
             held.map_err(|why| Error::input(format!("by its {{% generation %}} blocks {}", why.what())))?;
-            return Ok(Rule::Blocks(marked));
+            return Ok(MaskRule::GenerationTags(marked));
         }
         let tokens = self.tokenizer.added_tokens();
-        let frame = Frame::probe(&render, &tokens)?;
-        let spans = frame.turns(&render, ("messages", &messages), None, &text);
-        holds(&text, &spans.map_err(|fault| Error::input(fault.what))?, &SAID[..turns])?;
-        if frame.end.trim().is_empty() && frame.trailing.trim().is_empty() {
-            let last = if frame.inner_end.is_empty() { "an" } else { "the last" };
+        let markup = AnswerMarkup::probe(&render, &tokens)?;
+        let spans = markup.assistant_spans(&render, ("messages", &messages), None, &text);
+        check_spans(&text, &spans.map_err(|fault| Error::input(fault.what))?, &PROBE_ANSWERS[..turns])?;
+        if markup.end_marker.trim().is_empty() && markup.trailing.trim().is_empty() {
+            let last = if markup.inner_end_marker.is_empty() { "an" } else { "the last" };
             tracing::warn!(
                 "the chat template writes no end mark after {last} answer: a model will not learn to stop{}",
-                if frame.inner_end.is_empty() { "" } else { " there" }
+                if markup.inner_end_marker.is_empty() { "" } else { " there" }
             );
         }
         let first =
             |text: &str| tokens.iter().filter(|token| text.starts_with(*token)).max_by_key(|t| t.len());
-        let open = if frame.header.is_empty() { &frame.prompt } else { &frame.header };
-        let (Some(opens), Some(closes)) = (first(open), first(&frame.end)) else {
-            return Ok(Rule::Turns(frame));
+        let open = if markup.assistant_header.is_empty() {
+            &markup.generation_prompt
+        } else {
+            &markup.assistant_header
         };
-        let marks = Marks {
+        let (Some(opens), Some(closes)) = (first(open), first(&markup.end_marker)) else {
+            return Ok(MaskRule::Rerender(markup));
+        };
+        let marks = Delimiters {
             open: self.tokenizer.encode(open)?,
-            close: self.tokenizer.encode(&frame.end)?,
+            close: self.tokenizer.encode(&markup.end_marker)?,
             texts: [opens.clone(), closes.clone()],
         };
-        Ok(if self.agree(&frame, &marks)? { Rule::Marks(frame, marks) } else { Rule::Turns(frame) })
+        Ok(if self.delimiters_agree(&markup, &marks)? {
+            MaskRule::Delimiters(markup, marks)
+        } else {
+            MaskRule::Rerender(markup)
+        })
     }
 
     /// Whether marks and turns give the same tokens in conversations of each kind that the template takes.
-    fn agree(&self, frame: &Frame, marks: &Marks) -> Result<bool> {
+    fn delimiters_agree(&self, markup: &AnswerMarkup, marks: &Delimiters) -> Result<bool> {
         let render = self.render();
         let system = json!({"role": "system", "content": "be brief"});
-        let thinking: Vec<Value> = probe(2)
+        let thinking: Vec<Value> = probe_messages(2)
             .into_iter()
             .map(|mut turn| {
                 if let ("assistant", Some(said)) =
@@ -229,17 +237,17 @@ impl<'a> Masking<'a> {
                 turn
             })
             .collect();
-        let with_system = [vec![system], probe(2)].concat();
-        let more = [probe(2), vec![json!({"role": "user", "content": "and?"})]].concat();
-        let kinds = [(probe(2), false), (with_system, false), (thinking, false), (more, false)];
+        let with_system = [vec![system], probe_messages(2)].concat();
+        let more = [probe_messages(2), vec![json!({"role": "user", "content": "and?"})]].concat();
+        let kinds = [(probe_messages(2), false), (with_system, false), (thinking, false), (more, false)];
         for (messages, tools) in kinds.into_iter().chain([(tool_turns("add", "3"), true)]) {
             let tools = tools.then(|| json!([tool("add")]));
             let Ok(text) = render(&messages, tools.as_ref(), false) else { continue };
             for keep in [true, false] {
-                let fast = self.by_marks(marks, &messages, &text, keep)?;
-                let spans = frame.turns(&render, ("messages", &messages), tools.as_ref(), &text);
+                let fast = self.mask_by_delimiters(marks, &messages, &text, keep)?;
+                let spans = markup.assistant_spans(&render, ("messages", &messages), tools.as_ref(), &text);
                 let slow = match spans {
-                    Ok(spans) => Some(self.by_spans(&text, &spans, keep)?),
+                    Ok(spans) => Some(self.mask_by_spans(&text, &spans, keep)?),
                     Err(_) => None,
                 };
                 if fast.is_none() || fast != slow {
@@ -252,44 +260,44 @@ impl<'a> Masking<'a> {
 
     fn masked(
         &self,
-        rule: &Rule,
+        rule: &MaskRule,
         turns: (&str, &[Value]),
         tools: Option<&Value>,
         keep: bool,
-    ) -> Result<Result<Masked, RowFault>> {
+    ) -> Result<Result<MaskedTokens, RowFault>> {
         let render = self.render();
-        if let Rule::Blocks(marked) = rule {
-            let (text, spans) = match self.blocks(marked, turns.1, tools)? {
+        if let MaskRule::GenerationTags(marked) = rule {
+            let (text, spans) = match self.generation_spans(marked, turns.1, tools)? {
                 Ok(found) => found,
                 Err(fault) => return Ok(Err(fault)),
             };
-            return match self.shown().check(&render, turns, tools, &text) {
-                Ok(()) => self.by_spans(&text, &spans, keep).map(Ok),
+            return match self.coverage().check(&render, turns, tools, &text) {
+                Ok(()) => self.mask_by_spans(&text, &spans, keep).map(Ok),
                 Err(fault) => Ok(Err(fault)),
             };
         }
-        let text = match self.shown().rendered(&render, turns, tools) {
+        let text = match self.coverage().render_checked(&render, turns, tools) {
             Ok(text) => text,
             Err(fault) => return Ok(Err(fault)),
         };
-        let frame = match rule {
-            Rule::Marks(frame, marks) => {
-                if let Some(masked) = self.by_marks(marks, turns.1, &text, keep)? {
+        let markup = match rule {
+            MaskRule::Delimiters(markup, marks) => {
+                if let Some(masked) = self.mask_by_delimiters(marks, turns.1, &text, keep)? {
                     return Ok(Ok(masked));
                 }
-                frame
+                markup
             }
-            Rule::Turns(frame) => frame,
-            Rule::Blocks(_) => unreachable!("answered above"),
+            MaskRule::Rerender(markup) => markup,
+            MaskRule::GenerationTags(_) => unreachable!("answered above"),
         };
-        match frame.turns(&render, turns, tools, &text) {
-            Ok(spans) => self.by_spans(&text, &spans, keep).map(Ok),
+        match markup.assistant_spans(&render, turns, tools, &text) {
+            Ok(spans) => self.mask_by_spans(&text, &spans, keep).map(Ok),
             Err(fault) => Ok(Err(fault)),
         }
     }
 
     /// The text of a conversation and the template's own blocks in it.
-    fn blocks(
+    fn generation_spans(
         &self,
         marked: &ChatTemplate,
         messages: &[Value],
@@ -299,7 +307,7 @@ impl<'a> Masking<'a> {
             marked.render(&Value::from(messages), tools, RenderOptions::default(), &self.tokenizer.roles);
         Ok(match rendered {
             Err(error) => Err(template_fault(&error)),
-            Ok(rendered) => generation::blocks(&rendered).ok_or_else(|| {
+            Ok(rendered) => generation_tags::take_sentinels(&rendered).ok_or_else(|| {
                 RowFault::new(
                     "the template's {% generation %} blocks do not open and close in turn",
                     "close each with {% endgeneration %}, and put none inside another",
@@ -309,36 +317,42 @@ impl<'a> Masking<'a> {
     }
 
     /// By the tokens around an answer; none where a text of the row holds a mark, or an answer has no mark.
-    fn by_marks(&self, marks: &Marks, messages: &[Value], text: &str, keep: bool) -> Result<Option<Masked>> {
-        if messages.iter().any(|message| holds_mark(message, &marks.texts)) {
+    fn mask_by_delimiters(
+        &self,
+        marks: &Delimiters,
+        messages: &[Value],
+        text: &str,
+        keep: bool,
+    ) -> Result<Option<MaskedTokens>> {
+        if messages.iter().any(|message| contains_any(message, &marks.texts)) {
             return Ok(None);
         }
         let ids = match keep || !text.contains(EMPTY_THINK) {
             true => self.tokenizer.encode(text)?,
             false => self.tokenizer.encode(&text.replace(EMPTY_THINK, ""))?,
         };
-        let (loss, answers) = labels_between(&ids, &marks.open, &marks.close);
+        let (loss, answers) = mask_between(&ids, &marks.open, &marks.close);
         let turns = messages.iter().filter(|message| message["role"] == "assistant").count();
-        Ok((answers == turns).then_some(Masked { ids, loss }))
+        Ok((answers == turns).then_some(MaskedTokens { ids, loss }))
     }
 
     /// By places in the text: a token that holds part of one carries loss.
-    fn by_spans(&self, text: &str, spans: &[Range<usize>], keep: bool) -> Result<Masked> {
+    fn mask_by_spans(&self, text: &str, spans: &[Range<usize>], keep: bool) -> Result<MaskedTokens> {
         let (text, spans) =
             if keep { (text.to_owned(), spans.to_vec()) } else { without_empty_think(text, spans) };
-        let (ids, places) = self.tokenizer.encode_with_places(&text)?;
+        let (ids, places) = self.tokenizer.encode_with_offsets(&text)?;
         let mut loss = vec![false; ids.len()];
         let mut spans = spans.iter().filter(|span| !span.is_empty()).peekable();
         for (loss, place) in loss.iter_mut().zip(&places) {
             while spans.next_if(|span| span.end <= place.start).is_some() {}
             *loss = spans.peek().is_some_and(|span| span.start < place.end);
         }
-        Ok(Masked { ids, loss })
+        Ok(MaskedTokens { ids, loss })
     }
 }
 
 /// Whether the places hold each of `said` whole, and nothing of what is asked.
-fn holds(text: &str, spans: &[Range<usize>], said: &[&str]) -> Result<()> {
+fn check_spans(text: &str, spans: &[Range<usize>], said: &[&str]) -> Result<()> {
     for words in said {
         let at = text
             .find(words)
@@ -347,7 +361,9 @@ fn holds(text: &str, spans: &[Range<usize>], said: &[&str]) -> Result<()> {
             return Err(Error::input("an answer is not among what the assistant says"));
         }
     }
-    let user = ASKED.iter().flat_map(|words| text.match_indices(words).map(|(at, _)| at..at + words.len()));
+    let user = PROBE_QUESTIONS
+        .iter()
+        .flat_map(|words| text.match_indices(words).map(|(at, _)| at..at + words.len()));
     for asked in user {
         if spans.iter().any(|span| span.start < asked.end && asked.start < span.end) {
             return Err(Error::input("a question is among what the assistant says"));
@@ -356,11 +372,11 @@ fn holds(text: &str, spans: &[Range<usize>], said: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn holds_mark(value: &Value, marks: &[String]) -> bool {
+fn contains_any(value: &Value, marks: &[String]) -> bool {
     match value {
         Value::String(text) => marks.iter().any(|mark| text.contains(mark)),
-        Value::Array(items) => items.iter().any(|item| holds_mark(item, marks)),
-        Value::Object(map) => map.values().any(|item| holds_mark(item, marks)),
+        Value::Array(items) => items.iter().any(|item| contains_any(item, marks)),
+        Value::Object(map) => map.values().any(|item| contains_any(item, marks)),
         _ => false,
     }
 }
@@ -383,7 +399,7 @@ impl Tokenizer {
     }
 
     /// The ids of a text, and each one's place in it.
-    fn encode_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+    fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
         let encoding = self
             .inner
             .encode(text, false)

@@ -1,7 +1,7 @@
 //! What a template itself marks as the assistant's: its `{% generation %}` blocks, as places in the rendered text.
 //!
 //! A second copy of the template writes a character that no text holds before and behind each block; taken out again
-//! they leave the text and the blocks' places. Next: [`super::mask`], which asks for them.
+//! they leave the text and the blocks' places. Next: [`super::loss_mask`], which asks for them.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ const CLOSE: char = '\u{fdd1}';
 ///
 /// A tag becomes two, `{%- generation -%}` for one `{%- if true %}`, the mark and `{% if true -%}`, so that what the
 /// tag does to the blanks around it stays as it is.
-pub(super) fn marked(source: &str) -> Option<String> {
+pub(super) fn with_sentinels(source: &str) -> Option<String> {
     let mut out = String::with_capacity(source.len() + 64);
     let (mut rest, mut blocks) = (source, 0);
     while let Some(start) = rest.find("{%").into_iter().chain(rest.find("{#")).min() {
@@ -47,7 +47,7 @@ pub(super) fn marked(source: &str) -> Option<String> {
 
 /// The text that the marked template rendered, its marks taken out, and where they stood; `None` where they do not
 /// pair.
-pub(super) fn blocks(rendered: &str) -> Option<(String, Vec<Range<usize>>)> {
+pub(super) fn take_sentinels(rendered: &str) -> Option<(String, Vec<Range<usize>>)> {
     let mut text = String::with_capacity(rendered.len());
     let (mut found, mut open) = (Vec::new(), None);
     for c in rendered.chars() {
@@ -91,12 +91,12 @@ mod tests {
                 let messages = json!([{"role": "a", "content": "Grüße"}, {"role": "b", "content": "c"}]);
                 template.render(&messages, None, RenderOptions::default(), &BTreeMap::new()).unwrap()
             };
-            let (text, found) = blocks(&render(&marked(&source).unwrap())).unwrap();
+            let (text, found) = take_sentinels(&render(&with_sentinels(&source).unwrap())).unwrap();
             assert_eq!(text, render(&source), "{open}{close}");
             let said: Vec<&str> = found.iter().map(|at| text[at.clone()].trim()).collect();
             assert_eq!(said, ["Grüße", "c"]);
         }
-        assert_eq!(marked("{# {% generation %} #}{{ x }}"), None);
-        assert_eq!(blocks("a\u{fdd0}b"), None);
+        assert_eq!(with_sentinels("{# {% generation %} #}{{ x }}"), None);
+        assert_eq!(take_sentinels("a\u{fdd0}b"), None);
     }
 }

@@ -11,7 +11,7 @@ use super::{RenderOptions, Tokenizer};
 use crate::error::{Error, Result};
 
 /// Put behind the message that is continued; the prompt ends where it comes out (as the transformers library does).
-const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+const END_MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
 /// Names that a message's thinking goes by, the one that most templates read first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -29,27 +29,28 @@ impl Tokenizer {
         options: &RenderOptions,
         continued: bool,
     ) -> Result<String> {
-        let mut messages: Vec<Value> = messages.iter().map(|message| self.adapted(message)).collect();
+        let mut messages: Vec<Value> =
+            messages.iter().map(|message| self.normalize_message(message)).collect();
         if continued {
-            tag(&mut messages)?;
+            mark_end(&mut messages)?;
         }
         let text = self.render_null(&messages, tools, options).or_else(|error| {
             // Some templates add a call's arguments to text.
-            let (spelled, any) = spelled(&messages);
-            let again = if any { self.render_null(&spelled, tools, options).ok() } else { None };
+            let (arguments_as_text, any) = arguments_as_text(&messages);
+            let again = if any { self.render_null(&arguments_as_text, tools, options).ok() } else { None };
             again.ok_or(error)
         })?;
         if !continued {
             return Ok(text);
         }
-        let at = text.rfind(TAG.trim_end()).ok_or_else(|| {
+        let at = text.rfind(END_MARK.trim_end()).ok_or_else(|| {
             Error::input(
                 "the last message cannot be continued: its content does not come out of the chat template",
             )
         })?;
         let cut = &text[..at];
         // Where the template takes white space off a content's end, what stood before it goes too.
-        Ok(if text[at..].starts_with(TAG) { cut } else { cut.trim_end() }.to_owned())
+        Ok(if text[at..].starts_with(END_MARK) { cut } else { cut.trim_end() }.to_owned())
     }
 
     /// Renders content that is null as missing, or as empty where the template can do nothing with that.
@@ -59,7 +60,7 @@ impl Tokenizer {
         tools: Option<&Value>,
         options: &RenderOptions,
     ) -> Result<String> {
-        let given = self.render(&Value::from(messages.to_vec()), tools, options.clone());
+        let given = self.apply_chat_template(&Value::from(messages.to_vec()), tools, options.clone());
         if messages.iter().all(|message| !message["content"].is_null()) {
             return given;
         }
@@ -67,7 +68,7 @@ impl Tokenizer {
         for message in filled.iter_mut().filter(|message| message["content"].is_null()) {
             message["content"] = "".into();
         }
-        match (given, self.render(&Value::from(filled), tools, options.clone())) {
+        match (given, self.apply_chat_template(&Value::from(filled), tools, options.clone())) {
             // Python's `None` is no text that a model should read.
             (Ok(given), Ok(empty)) if given.replace("None", "") == empty.replace("None", "") => Ok(empty),
             (Err(_), Ok(empty)) => Ok(empty),
@@ -76,7 +77,7 @@ impl Tokenizer {
     }
 
     /// A message as templates read it.
-    fn adapted(&self, message: &Value) -> Value {
+    fn normalize_message(&self, message: &Value) -> Value {
         let mut message = message.clone();
         let Some(fields) = message.as_object_mut() else { return message };
         // Clients send every field they know; null is none of them, and neither is a list of no calls.
@@ -85,7 +86,7 @@ impl Tokenizer {
             fields.remove("tool_calls");
         }
         if let Some(calls) = fields.get_mut("tool_calls").and_then(Value::as_array_mut) {
-            calls.iter_mut().for_each(unfold);
+            calls.iter_mut().for_each(parse_arguments);
         }
         if let Some(thought) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
             fields.insert(REASONING[0].into(), thought.clone());
@@ -118,7 +119,9 @@ impl Tokenizer {
             }
             _ => json!([user, probe]),
         };
-        let Ok(text) = self.render(&messages, None, RenderOptions::default()) else { return false };
+        let Ok(text) = self.apply_chat_template(&messages, None, RenderOptions::default()) else {
+            return false;
+        };
         // A list that is printed as such shows its keys between the two.
         let between = text.split_once("Part7a").and_then(|(_, rest)| rest.split_once("Part7b"));
         between.is_some_and(|(between, _)| !between.contains("text"))
@@ -135,7 +138,7 @@ pub fn part_text(part: &Value) -> Option<&str> {
 }
 
 /// Arguments that are JSON in a text become what they state; nothing at all states no argument.
-pub(super) fn unfold(call: &mut Value) {
+pub(super) fn parse_arguments(call: &mut Value) {
     let inner = if call["function"].is_object() { &mut call["function"] } else { call };
     let Some(function) = inner.as_object_mut() else { return };
     let arguments = function.entry("arguments").or_insert(Value::Null);
@@ -152,7 +155,7 @@ pub(super) fn unfold(call: &mut Value) {
 }
 
 /// The messages with all arguments as JSON text, and whether there are any.
-fn spelled(messages: &[Value]) -> (Vec<Value>, bool) {
+fn arguments_as_text(messages: &[Value]) -> (Vec<Value>, bool) {
     let (mut messages, mut any) = (messages.to_vec(), false);
     let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut());
     for call in calls.flatten() {
@@ -166,7 +169,7 @@ fn spelled(messages: &[Value]) -> (Vec<Value>, bool) {
 }
 
 /// Marks the end of the last message's content.
-fn tag(messages: &mut [Value]) -> Result<()> {
+fn mark_end(messages: &mut [Value]) -> Result<()> {
     let fault = || Error::input("the last message cannot be continued: it has no text");
     let content = &mut messages.last_mut().ok_or_else(fault)?["content"];
     let text = match content {
@@ -176,7 +179,7 @@ fn tag(messages: &mut [Value]) -> Result<()> {
         content => content,
     };
     let said = text.as_str().ok_or_else(fault)?;
-    *text = format!("{said}{TAG}").into();
+    *text = format!("{said}{END_MARK}").into();
     Ok(())
 }
 

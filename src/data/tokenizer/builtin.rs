@@ -19,14 +19,14 @@ pub const VOCAB_SIZE: usize = 6400;
 
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standard {
+pub enum BuiltinTokenizer {
     /// Of 2025.
     MiniMind2,
     /// Of 2026.
     MiniMind3,
 }
 
-impl Standard {
+impl BuiltinTokenizer {
     /// Both.
     pub const ALL: [Self; 2] = [Self::MiniMind2, Self::MiniMind3];
 
@@ -49,7 +49,7 @@ impl Standard {
     ///
     /// # Errors
     /// A weight file that cannot be read.
-    pub fn of_weights(path: &Path, rows: i64, norms: bool) -> Result<Option<Self>> {
+    pub fn for_weights(path: &Path, rows: i64, norms: bool) -> Result<Option<Self>> {
         if rows != VOCAB_SIZE as i64 {
             return Ok(None);
         }
@@ -189,7 +189,7 @@ impl Standard {
 ///
 /// # Errors
 /// There are no such weights, or they cannot be read.
-pub fn belonging(weights: &str, cache: &Path) -> Result<Option<PathBuf>> {
+pub fn for_path(weights: &str, cache: &Path) -> Result<Option<PathBuf>> {
     let path = resolve_model_path(weights)?;
     if let Some(folder) = tokenizer_folder::find(&path)? {
         return Ok(Some(folder));
@@ -198,7 +198,7 @@ pub fn belonging(weights: &str, cache: &Path) -> Result<Option<PathBuf>> {
     let embedding = tensors.get("model.embed_tokens.weight").or_else(|| tensors.get("lm_head.weight"));
     let rows = embedding.and_then(|tensor| tensor.shape().first().copied()).unwrap_or(0);
     let norms = tensors.keys().any(|name| name.ends_with("self_attn.q_norm.weight"));
-    Standard::of_weights(&path, rows, norms)?.map(|standard| standard.folder(cache)).transpose()
+    BuiltinTokenizer::for_weights(&path, rows, norms)?.map(|standard| standard.folder(cache)).transpose()
 }
 
 fn token(id: usize, text: &str, special: bool) -> Value {
@@ -216,7 +216,7 @@ mod tests {
     use crate::data::Tokenizer;
     use crate::data::tokenizer::RenderOptions;
 
-    fn load(standard: Standard) -> Tokenizer {
+    fn load(standard: BuiltinTokenizer) -> Tokenizer {
         let folder = tempfile::tempdir().unwrap();
         Tokenizer::load(&standard.folder(folder.path()).unwrap()).unwrap()
     }
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn both_speak_as_recorded() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/standard_tokenizers");
-        for standard in Standard::ALL {
+        for standard in BuiltinTokenizer::ALL {
             let tokenizer = load(standard);
             let bytes = std::fs::read(folder.join(standard.name()).with_extension("json")).unwrap();
             let recorded: Value = serde_json::from_slice(&bytes).unwrap();
@@ -258,7 +258,10 @@ mod tests {
                     ..RenderOptions::default()
                 };
                 let tools = Some(&case["tools"]).filter(|tools| !tools.is_null());
-                assert_eq!(tokenizer.render(&case["messages"], tools, options).unwrap(), case["rendered"]);
+                assert_eq!(
+                    tokenizer.apply_chat_template(&case["messages"], tools, options).unwrap(),
+                    case["rendered"]
+                );
             }
             for case in encodings {
                 let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
@@ -270,19 +273,19 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_there_wins_over_the_name() {
-        assert_eq!(Standard::named(Path::new("minimind3")), Some(Standard::MiniMind3));
-        assert_eq!(Standard::named(Path::new("tests")), None);
+        assert_eq!(BuiltinTokenizer::named(Path::new("minimind3")), Some(BuiltinTokenizer::MiniMind3));
+        assert_eq!(BuiltinTokenizer::named(Path::new("tests")), None);
         let cache = tempfile::tempdir().unwrap();
-        let folder = Standard::MiniMind2.folder(cache.path()).unwrap();
-        assert_eq!(Standard::named(&folder), None);
+        let folder = BuiltinTokenizer::MiniMind2.folder(cache.path()).unwrap();
+        assert_eq!(BuiltinTokenizer::named(&folder), None);
         // What was cut short is made whole.
         std::fs::write(folder.join("tokenizer.json"), "{").unwrap();
-        assert!(Tokenizer::load(&Standard::MiniMind2.folder(cache.path()).unwrap()).is_ok());
+        assert!(Tokenizer::load(&BuiltinTokenizer::MiniMind2.folder(cache.path()).unwrap()).is_ok());
     }
 
-    const GOLDEN: [(Standard, &str, &[u32]); 2] = [
+    const GOLDEN: [(BuiltinTokenizer, &str, &[u32]); 2] = [
         (
-            Standard::MiniMind2,
+            BuiltinTokenizer::MiniMind2,
             "155e9c5573e0dacb15968f2efcc9070b5a2d54f5ff1173bb07ccf8cd1fd344a0",
             &[
                 1, 320, 275, 201, 5134, 270, 1839, 512, 3, 730, 13, 19, 31, 20, 5191, 246, 233, 170, 230,
@@ -290,7 +293,7 @@ mod tests {
             ],
         ),
         (
-            Standard::MiniMind3,
+            BuiltinTokenizer::MiniMind3,
             "98ac04969032496a816268b0f05ae3b6597f53e33039a94ea6806a29defb11c7",
             &[
                 1, 832, 311, 234, 1968, 294, 2429, 674, 36, 482, 46, 52, 64, 53, 2095, 279, 266, 203, 263,

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::{Masked, RenderOptions, Tokenizer};
+use super::{MaskedTokens, RenderOptions, Tokenizer};
 use crate::data::jsonl::{RowFault, kind};
 use crate::error::{Error, Result};
 
@@ -17,14 +17,14 @@ pub const EMPTY_THINK: &str = "<think>\n\n</think>\n\n";
 ///
 /// `tools` (or the older `functions`) on the system message and `tool_calls` may be JSON strings.
 pub fn render_conversation(tokenizer: &Tokenizer, row: &Value) -> Result<String> {
-    let (messages, tools) = prepare(row)?;
-    tokenizer.render(&messages, tools.as_ref(), RenderOptions::default())
+    let (messages, tools) = messages_and_tools(row)?;
+    tokenizer.apply_chat_template(&messages, tools.as_ref(), RenderOptions::default())
 }
 
 /// The messages and tools of a row, JSON strings parsed, as a template wants them.
 ///
 /// Tools stand on the system message, as upstream has them, or beside the conversation, as most other data does.
-pub fn prepare(row: &Value) -> Result<(Value, Option<Value>)> {
+pub fn messages_and_tools(row: &Value) -> Result<(Value, Option<Value>)> {
     let conversation = row["conversations"].as_array().ok_or_else(|| {
         Error::input("the row has no `conversations` list")
             .hint(r#"a row is {"conversations": [{"role": "user", "content": "..."}, ...]}"#)
@@ -37,16 +37,16 @@ pub fn prepare(row: &Value) -> Result<(Value, Option<Value>)> {
             .as_object_mut()
             .ok_or_else(|| Error::input("a message of `conversations` is not an object"))?;
         if fields.get("role").and_then(Value::as_str) == Some("system") {
-            tools = given_tools(|key| fields.get(key))?.or(tools);
+            tools = find_tools(|key| fields.get(key))?.or(tools);
         }
-        if let Some(calls) = fields.get("tool_calls").filter(|value| is_given(value)) {
-            let calls = parsed("tool_calls", calls)?;
+        if let Some(calls) = fields.get("tool_calls").filter(|value| is_truthy(value)) {
+            let calls = parse_if_text("tool_calls", calls)?;
             fields.insert("tool_calls".to_owned(), calls);
         }
         messages.push(message);
     }
     if tools.is_none() {
-        tools = given_tools(|key| row.get(key))?;
+        tools = find_tools(|key| row.get(key))?;
     }
     Ok((Value::Array(messages), tools))
 }
@@ -55,26 +55,26 @@ pub fn prepare(row: &Value) -> Result<(Value, Option<Value>)> {
 pub(crate) const TOOL_KEYS: [&str; 2] = ["tools", "functions"];
 
 /// Whether tools are named only, not described.
-pub(crate) fn names_tools(tools: &Value) -> bool {
+pub(crate) fn lists_tool_names(tools: &Value) -> bool {
     tools.as_array().is_some_and(|list| list.iter().any(Value::is_string))
 }
 
-fn given_tools<'a>(field: impl Fn(&str) -> Option<&'a Value>) -> Result<Option<Value>> {
+fn find_tools<'a>(field: impl Fn(&str) -> Option<&'a Value>) -> Result<Option<Value>> {
     for key in TOOL_KEYS {
-        if let Some(value) = field(key).filter(|value| is_given(value)) {
-            let tools = parsed(key, value)?;
+        if let Some(value) = field(key).filter(|value| is_truthy(value)) {
+            let tools = parse_if_text(key, value)?;
             let list = tools.as_array().map_or(std::slice::from_ref(&tools), Vec::as_slice);
             if let Some(other) = list.iter().find(|tool| !tool.is_object()) {
                 let what = format!("`{key}` holds {}, not the description of a tool", kind(other));
                 return Err(Error::input(what));
             }
-            return Ok(is_given(&tools).then_some(tools));
+            return Ok(is_truthy(&tools).then_some(tools));
         }
     }
     Ok(None)
 }
 
-/// The fault of a row that [`prepare`] or a template does not take.
+/// The fault of a row that [`messages_and_tools`] or a template does not take.
 pub(crate) fn row_fault(error: &Error) -> RowFault {
     RowFault::new(error.what(), "write `tools` and `tool_calls` as JSON, or as JSON in a string")
 }
@@ -90,7 +90,7 @@ pub(crate) fn template_fault(error: &Error) -> RowFault {
 }
 
 /// Python's truth: null, "", [] and {} are not given.
-pub(crate) fn is_given(value: &Value) -> bool {
+pub(crate) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
         Value::String(text) => !text.is_empty(),
@@ -100,7 +100,7 @@ pub(crate) fn is_given(value: &Value) -> bool {
     }
 }
 
-fn parsed(key: &str, value: &Value) -> Result<Value> {
+fn parse_if_text(key: &str, value: &Value) -> Result<Value> {
     let Value::String(text) = value else { return Ok(value.clone()) };
     serde_json::from_str(text).map_err(|error| {
         Error::input(format!("`{key}` is a string that is not JSON"))
@@ -118,13 +118,13 @@ pub fn remove_empty_think(text: String, keep: bool) -> String {
 ///
 /// # Errors
 /// There is no template, or which tokens are the assistant's cannot be told from it.
-pub fn masked(
+pub fn tokenize(
     tokenizer: &Tokenizer,
     field: &str,
     row: &Value,
     keep: bool,
-) -> Result<Result<Masked, RowFault>> {
-    match prepare(row) {
+) -> Result<Result<MaskedTokens, RowFault>> {
+    match messages_and_tools(row) {
         Ok((Value::Array(messages), tools)) => tokenizer.masked(field, &messages, tools.as_ref(), keep),
         Ok(_) => Err(Error::failed("messages are no list")),
         Err(fault) => Ok(Err(row_fault(&fault))),
@@ -134,7 +134,7 @@ pub fn masked(
 /// Which of `ids` carry loss: all from behind `open` up to and with `close`, and how many answers that is.
 ///
 /// An answer that is left open is learned to the end of `ids`.
-pub(super) fn labels_between(ids: &[u32], open: &[u32], close: &[u32]) -> (Vec<bool>, usize) {
+pub(super) fn mask_between(ids: &[u32], open: &[u32], close: &[u32]) -> (Vec<bool>, usize) {
     let (mut loss, mut answers) = (vec![false; ids.len()], 0);
     if open.is_empty() || close.is_empty() {
         return (loss, answers);
