@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::vocabulary;
 use crate::atomic;
-use crate::data::jsonl::{self, Lines};
+use crate::data::jsonl::{self, Lines, RowError};
 use crate::data::synthetic::{self, SyntheticKind};
 use crate::data::token_file::TokenFile;
 use crate::data::{DataFormat, RowCheck, SyntheticConfig, SyntheticSplit, SyntheticTask, source};
@@ -146,17 +146,15 @@ fn check(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
     let (mut good, mut bad, mut faults, mut format) = (0usize, 0usize, Vec::new(), None);
     for line in Lines::open(file)? {
         let line = line?;
-        let usable = match jsonl::parse(&line.bytes) {
-            Err(fault) => Err(fault),
-            Ok(row) => {
-                // A file's first row that tells decides for all.
-                format = format.or(source::format_of_row(&row));
-                look.check(&row, format.unwrap_or(DataFormat::Text))?
-            }
-        };
+        let usable = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
+            // A file's first row that tells decides for all.
+            format = format.or(source::format_of_row(&row));
+            look.check(&row, format.unwrap_or(DataFormat::Text))
+        });
         match usable {
             Ok(()) => good += 1,
-            Err(fault) => {
+            Err(error) => {
+                let fault = error.bad()?;
                 bad += 1;
                 if faults.len() < SHOWN_FAULTS {
                     faults.push(fault.at(file, line.number));
@@ -232,20 +230,18 @@ fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
     for line in Lines::open(file)? {
         let line = line?;
         found.bytes += line.bytes.len() as u64 + 1;
-        let usable = match jsonl::parse(&line.bytes) {
-            Err(fault) => Err(fault),
-            Ok(row) => {
-                format = format.or(source::format_of_row(&row));
-                look.length(&row, format.unwrap_or(DataFormat::Text))?
-            }
-        };
-        match usable {
+        let length = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
+            format = format.or(source::format_of_row(&row));
+            look.length(&row, format.unwrap_or(DataFormat::Text))
+        });
+        match length {
             Ok(len) => {
                 found.rows += 1;
                 tokens += len;
                 longest = longest.max(len);
             }
-            Err(_) => found.bad_rows += 1,
+            Err(RowError::Bad(_)) => found.bad_rows += 1,
+            Err(RowError::Failed(error)) => return Err(error),
         }
     }
     found.kind = kind_of(format);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::data::{is_tokens, kind_of, print_json};
 use super::vocabulary;
-use crate::data::jsonl::{self, Lines, RowFault};
+use crate::data::jsonl::{self, Lines, RowError, RowFault};
 use crate::data::token_cache::TokenizedRow;
 use crate::data::token_file::TokenFile;
 use crate::data::tokenizer::StreamDecoder;
@@ -150,17 +150,14 @@ fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
                 break;
             }
             let line = line?;
-            let encoded = match jsonl::parse(&line.bytes) {
-                Err(fault) => Err(fault),
-                Ok(row) => {
-                    format = format.or(source::format_of_row(&row));
-                    printer.look.encode(&row, format.unwrap_or(DataFormat::Text))?
-                }
-            };
+            let encoded = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
+                format = format.or(source::format_of_row(&row));
+                printer.look.encode(&row, format.unwrap_or(DataFormat::Text))
+            });
             let known = format.unwrap_or(DataFormat::Text);
             match encoded {
                 Ok(row) => printer.row(line.number, kind_of(format), &parts(row, known))?,
-                Err(fault) => printer.fault(fault, file, line.number),
+                Err(error) => printer.fault(error.bad()?, file, line.number),
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::jsonl::{RowFault, kind};
+use super::jsonl::{RowError, RowFault, kind};
 use super::random::{chance, mix};
 use super::token_cache::TokenizedRow;
 use super::tokenizer::chat_row::{self, TOOL_KEYS};
@@ -99,27 +99,25 @@ pub fn with_system_prompt(row: &Value, number: usize, options: &ChatOptions) -> 
     row
 }
 
-/// Ids of one conversation; `number` is the row's line. The inner fault: the template refuses the row, or leaves part
-/// of it out.
+/// Tokens of one conversation, cut to `max_seq_len`; `number` is the row's line.
+///
+/// # Errors
+/// The template refuses the row or leaves part of it out; or the template does not tell which tokens carry loss.
 pub fn encode(
     tokenizer: &Tokenizer,
     row: &Value,
     number: usize,
     options: &ChatOptions,
-) -> Result<Result<TokenizedRow, RowFault>> {
+) -> Result<TokenizedRow, RowError> {
     let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
-    let masked = if tokenizer.renders_system() {
+    let MaskedTokens { mut ids, mut loss } = if tokenizer.renders_system() {
         chat_row::tokenize(tokenizer, "conversations", &with_system_prompt(row, number, options), keep)?
     } else {
         chat_row::tokenize(tokenizer, "conversations", row, keep)?
-    };
-    let MaskedTokens { mut ids, mut loss } = match masked {
-        Ok(masked) => masked,
-        Err(fault) => return Ok(Err(fault)),
     };
     ids.truncate(options.max_seq_len);
     loss.truncate(options.max_seq_len);
     let spoken: Vec<u32> = ids.iter().zip(&loss).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
     let loss_bytes = tokenizer.decode(&spoken, true)?.len();
-    Ok(Ok(TokenizedRow { ids, loss, loss_bytes }))
+    Ok(TokenizedRow { ids, loss, loss_bytes })
 }

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use super::chat::ChatOptions;
 use super::config::DataFormat;
-use super::jsonl::RowFault;
+use super::jsonl::{RowError, RowFault};
 use super::prepare;
 use super::token_cache::TokenizedRow;
 use super::tokenizer::chat_row::{self, TOOL_KEYS, row_fault};
 use super::tokenizer::coverage::TemplateCoverage;
 use super::tokenizer::{ChatTemplate, RenderOptions, Tokenizer, train};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Looks at rows one by one.
 #[derive(Debug)]
@@ -64,44 +64,39 @@ impl RowCheck {
         self.tokenizer.as_ref()
     }
 
-    /// Whether a row has what its format needs, and all of it reaches the model. The inner fault is the row's.
+    /// Whether a row has what its format needs, and all of it reaches the model.
     ///
     /// # Errors
-    /// The tokenizer has no chat template, or one that does not tell which tokens carry loss.
-    pub fn check(&self, row: &Value, format: DataFormat) -> Result<Result<(), RowFault>> {
+    /// The row is bad; or the tokenizer has no chat template, or one that does not tell which tokens carry loss.
+    pub fn check(&self, row: &Value, format: DataFormat) -> Result<(), RowError> {
         if self.tokenizer.is_some() {
-            return Ok(self.encode(row, format)?.map(|_| ()));
+            return self.encode(row, format).map(|_| ());
         }
-        Ok(prepare::check(row, format).and_then(|()| self.whole(row, format)))
+        prepare::check(row, format)?;
+        Ok(self.check_coverage(row, format)?)
     }
 
-    /// A row's tokens, whole; 0 without a tokenizer. The inner fault is the row's.
+    /// How many tokens a row has, not cut; 0 without a tokenizer.
     ///
     /// # Errors
-    /// The tokenizer has no chat template.
-    pub fn length(&self, row: &Value, format: DataFormat) -> Result<Result<usize, RowFault>> {
-        let Some(tokenizer) = &self.tokenizer else { return Ok(self.check(row, format)?.map(|()| 0)) };
-        if let Err(fault) = prepare::check(row, format) {
-            return Ok(Err(fault));
-        }
+    /// The row is bad, or the tokenizer has no chat template.
+    pub fn length(&self, row: &Value, format: DataFormat) -> Result<usize, RowError> {
+        let Some(tokenizer) = &self.tokenizer else { return self.check(row, format).map(|()| 0) };
+        prepare::check(row, format)?;
         if fields(format).is_empty() {
-            return Ok(Ok(tokenizer.encode(row["text"].as_str().unwrap_or_default())?.len() + 2));
+            return Ok(tokenizer.encode(row["text"].as_str().unwrap_or_default())?.len() + 2);
         }
         let mut tokens = 0;
         for field in fields(format) {
-            let text = match side(row, field) {
-                Ok((messages, tools)) => tokenizer.render_checked(field, &messages, tools.as_ref())?,
-                Err(fault) => Err(fault),
-            };
-            match text {
-                Ok(text) => tokens += tokenizer.encode(&text)?.len(),
-                Err(fault) => return Ok(Err(fault)),
-            }
+            let (messages, tools) = side(row, field)?;
+            let text = tokenizer.render_checked(field, &messages, tools.as_ref())?;
+            tokens += tokenizer.encode(&text)?.len();
         }
-        Ok(Ok(tokens))
+        Ok(tokens)
     }
 
-    fn whole(&self, row: &Value, format: DataFormat) -> Result<(), RowFault> {
+    /// By the program's own template: whether it leaves out no part of the row.
+    fn check_coverage(&self, row: &Value, format: DataFormat) -> Result<(), RowFault> {
         for field in fields(format) {
             let (messages, tools) = side(row, field)?;
             let rendered =
@@ -115,18 +110,17 @@ impl RowCheck {
         Ok(())
     }
 
-    /// A row's tokens and which of them carry loss, whole and without the random changes of training; empty think
-    /// blocks are left out. The inner fault is the row's.
+    /// A row's tokens and which of them carry loss, not cut and without the random changes of training; empty think
+    /// blocks are left out.
     ///
     /// # Errors
-    /// There is no tokenizer, it has no chat template, or which tokens carry loss cannot be told from it.
-    pub fn encode(&self, row: &Value, format: DataFormat) -> Result<Result<TokenizedRow, RowFault>> {
+    /// The row is bad; or there is no tokenizer, it has no chat template, or one that does not tell which tokens carry
+    /// loss.
+    pub fn encode(&self, row: &Value, format: DataFormat) -> Result<TokenizedRow, RowError> {
         let Some(tokenizer) = &self.tokenizer else {
-            return Err(crate::error::Error::input("tokens need a tokenizer").hint("give --tokenizer DIR"));
+            return Err(Error::input("tokens need a tokenizer").hint("give --tokenizer DIR").into());
         };
-        if let Err(fault) = prepare::check(row, format) {
-            return Ok(Err(fault));
-        }
+        prepare::check(row, format)?;
         let options = ChatOptions {
             max_seq_len: usize::MAX,
             seed: 0,

@@ -23,14 +23,63 @@ pub struct RowFault {
 }
 
 impl RowFault {
-    /// A fault.
+    /// A fault with the fix that its hint names.
     pub fn new(what: impl Into<String>, hint: &'static str) -> Self {
         Self { what: what.into(), hint }
     }
 
     /// The fault as an error at its line.
     pub fn at(self, path: &Path, line: usize) -> Error {
-        Error::input(self.what).at(Place::line(path, line)).hint(self.hint)
+        self.into_error().at(Place::line(path, line))
+    }
+
+    /// The fault as an error without a place.
+    pub fn into_error(self) -> Error {
+        Error::input(self.what).hint(self.hint)
+    }
+}
+
+/// Why a row gave no tokens: the row is bad, or something failed that has nothing to do with it.
+#[derive(Debug)]
+pub enum RowError {
+    /// The row's own fault; `on_bad_row: skip` leaves such rows out.
+    Bad(RowFault),
+    /// Anything else, such as a tokenizer without a chat template.
+    Failed(Error),
+}
+
+impl RowError {
+    /// The row's fault, where it is one.
+    ///
+    /// # Errors
+    /// The other error.
+    pub fn bad(self) -> Result<RowFault> {
+        match self {
+            Self::Bad(fault) => Ok(fault),
+            Self::Failed(error) => Err(error),
+        }
+    }
+
+    /// A bad row as an error at its line; another error as it is.
+    pub fn at(self, path: &Path, line: usize) -> Error {
+        self.bad().map_or_else(|error| error, |fault| fault.at(path, line))
+    }
+
+    /// Either as an error, a bad row without its place.
+    pub fn into_error(self) -> Error {
+        self.bad().map_or_else(|error| error, RowFault::into_error)
+    }
+}
+
+impl From<RowFault> for RowError {
+    fn from(fault: RowFault) -> Self {
+        Self::Bad(fault)
+    }
+}
+
+impl From<Error> for RowError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
 }
 

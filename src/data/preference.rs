@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::batch::IGNORE_INDEX;
 use super::chat::{ChatOptions, messages};
 use super::dataset::Row;
-use super::jsonl::RowFault;
+use super::jsonl::{RowError, RowFault};
 use super::loader::DataLoader;
 use super::random::chance;
 use super::token_cache::TokenizedRow;
@@ -85,13 +85,15 @@ pub fn sides(row: &Value) -> Result<[&Vec<Value>; 2], RowFault> {
 
 /// Ids of both conversations; `number` is the row's line. Empty think blocks stay in both or in none.
 ///
-/// The inner fault: the template refuses the row or leaves part of it out, or the cut leaves nothing of an answer.
+/// # Errors
+/// The template refuses the row or leaves part of it out, or the cut leaves nothing of an answer; or the template does
+/// not tell which tokens carry loss.
 pub fn encode(
     tokenizer: &Tokenizer,
     row: &Value,
     number: usize,
     options: &ChatOptions,
-) -> Result<Result<TokenizedRow, RowFault>> {
+) -> Result<TokenizedRow, RowError> {
     let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
     let mut both = TokenizedRow::default();
     for field in ["chosen", "rejected"] {
@@ -101,21 +103,19 @@ pub fn encode(
                 side[key] = tools.clone();
             }
         }
-        let MaskedTokens { mut ids, mut loss } = match chat_row::tokenize(tokenizer, field, &side, keep)? {
-            Ok(masked) => masked,
-            Err(fault) => return Ok(Err(fault)),
-        };
+        let MaskedTokens { mut ids, mut loss } = chat_row::tokenize(tokenizer, field, &side, keep)?;
         let whole = ids.len();
         ids.truncate(options.max_seq_len);
         loss.truncate(options.max_seq_len);
         if !loss.iter().any(|l| *l) {
-            return Ok(Err(RowFault::new(
+            return Err(RowFault::new(
                 format!(
                     "`{field}` has {whole} tokens; of its answer none is left in max_seq_len {}",
                     options.max_seq_len
                 ),
                 "raise max_seq_len, shorten the prompt, or set data.on_bad_row: skip",
-            )));
+            )
+            .into());
         }
         if field == "chosen" {
             both.loss_bytes = ids.len();
@@ -123,7 +123,7 @@ pub fn encode(
         both.ids.extend(ids);
         both.loss.extend(loss);
     }
-    Ok(Ok(both))
+    Ok(both)
 }
 
 /// Batch `index` (from 0) of `epoch` (from 0).

@@ -14,7 +14,7 @@ use super::config::{
     DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, Validation,
 };
 use super::dataset::Dataset;
-use super::jsonl::{self, Line, Lines};
+use super::jsonl::{self, Line, Lines, RowError, RowFault};
 use super::preference;
 use super::random::SplitMix64;
 use super::synthetic::{self, SyntheticKind};
@@ -268,26 +268,29 @@ fn build(
         empty_think_ratio: ctx.empty_think_ratio,
     };
     token_cache::build(path, lines, |line| {
-        let usable = jsonl::parse(&line.bytes).and_then(|row| check(&row, format).map(|()| row));
-        let encoded = match usable {
-            Ok(row) => encode(tokenizer, &row, line.number, &options, format)?,
-            Err(fault) => Err(fault),
-        };
+        let encoded = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
+            check(&row, format)?;
+            encode(tokenizer, &row, line.number, &options, format)
+        });
         match encoded {
             Ok(row) => Ok(Some(row)),
-            Err(_) if skip => Ok(None),
-            Err(fault) => Err(fault.at(&files[line.number >> 40], line.number & ((1 << 40) - 1))),
+            Err(RowError::Bad(_)) if skip => Ok(None),
+            Err(error) => Err(error.at(&files[line.number >> 40], line.number & ((1 << 40) - 1))),
         }
     })
 }
 
+/// Tokens of a row that [`check`] has passed; `number` is its line.
+///
+/// # Errors
+/// The row is bad, or the tokenizer cannot be used for this format.
 pub(super) fn encode(
     tokenizer: &Tokenizer,
     row: &Value,
     number: usize,
     options: &ChatOptions,
     format: DataFormat,
-) -> Result<Result<TokenizedRow, jsonl::RowFault>> {
+) -> Result<TokenizedRow, RowError> {
     match format {
         // Rows of rollouts are read by `prompts`; seen as rows, they are conversations.
         DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => {
@@ -295,13 +298,13 @@ pub(super) fn encode(
         }
         DataFormat::Preference => preference::encode(tokenizer, row, number, options),
         DataFormat::Text | DataFormat::Tokens => {
-            text::encode(tokenizer, row["text"].as_str().unwrap_or_default(), options.max_seq_len).map(Ok)
+            Ok(text::encode(tokenizer, row["text"].as_str().unwrap_or_default(), options.max_seq_len)?)
         }
     }
 }
 
 /// Whether a row has what its format needs.
-pub fn check(row: &Value, format: DataFormat) -> Result<(), jsonl::RowFault> {
+pub fn check(row: &Value, format: DataFormat) -> Result<(), RowFault> {
     match format {
         DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => {
             chat::conversations(row)?;

@@ -14,7 +14,7 @@ use super::chat::{self, ChatOptions};
 use super::config::{
     DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, SyntheticTask, Validation,
 };
-use super::jsonl::{self, Lines, RowFault, kind};
+use super::jsonl::{self, Lines, RowError, RowFault, kind};
 use super::random::{SplitMix64, chance};
 use super::synthetic::{self, SyntheticKind};
 use super::tokenizer::chat_row::{self, TOOL_KEYS};
@@ -199,7 +199,7 @@ impl Prompts {
         let (lines, content_hash) = lines(source, agent)?;
         let usable = |(place, number, bytes): Numbered| -> Result<PromptRow> {
             let row = jsonl::parse(&bytes).and_then(|row| prompt_row(number, row, agent));
-            let row = row.map_err(|fault| Error::input(fault.what).hint(fault.hint)).and_then(|row| {
+            let row = row.map_err(RowFault::into_error).and_then(|row| {
                 fits(tokenizer, &row, options)?;
                 Ok(row)
             });
@@ -336,9 +336,7 @@ fn render(
 fn fits(tokenizer: &Tokenizer, row: &PromptRow, options: &PromptOptions) -> Result<()> {
     let tools = row.tools.as_ref().or(options.tools.as_ref());
     let tokens = tokenizer.encode(&render(tokenizer, &row.messages, tools, false)?)?.len();
-    tokenizer
-        .render_checked("conversations", &row.messages, tools)?
-        .map_err(|fault| Error::input(fault.what).hint(fault.hint))?;
+    tokenizer.render_checked("conversations", &row.messages, tools).map_err(RowError::into_error)?;
     if tokens > options.max_tokens {
         return Err(Error::input(format!(
             "the prompt has {tokens} tokens, the budget is {}",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::{DataConfig, DataFormat, DataSource, OnBadRow};
-use super::jsonl::{self, Lines, RowFault};
+use super::jsonl::{self, Lines, RowError, RowFault};
 use super::synthetic::{self, SyntheticKind};
 use super::tokenizer::{ChatTemplate, RenderOptions, chat_row, train};
 use crate::error::Result;
@@ -49,11 +49,14 @@ pub fn texts(config: &DataConfig) -> Result<impl Iterator<Item = Result<String>>
     };
     let skip = config.on_bad_row == OnBadRow::Skip;
     let template = train::template()?;
-    Ok(rows(config)?.enumerate().filter_map(move |(i, row)| match row.map(|row| row_text(&row, &template)) {
-        Err(error) => Some(Err(error)),
-        Ok(Ok(text)) => Some(Ok(text)),
-        Ok(Err(_)) if skip => None,
-        Ok(Err(fault)) => Some(Err(fault.at(place.as_deref().unwrap_or(Path::new("data")), i + 1))),
+    Ok(rows(config)?.enumerate().filter_map(move |(i, row)| {
+        let text = row.map_err(RowError::Failed).and_then(|row| Ok(row_text(&row, &template)?));
+        match text {
+            Err(RowError::Bad(_)) if skip => None,
+            text => {
+                Some(text.map_err(|error| error.at(place.as_deref().unwrap_or(Path::new("data")), i + 1)))
+            }
+        }
     }))
 }
 

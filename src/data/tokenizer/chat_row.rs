@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::{MaskedTokens, RenderOptions, Tokenizer};
-use crate::data::jsonl::{RowFault, kind};
+use crate::data::jsonl::{RowError, RowFault, kind};
 use crate::error::{Error, Result};
 
 /// What a template writes for a turn without thoughts.
@@ -114,20 +114,19 @@ pub fn remove_empty_think(text: String, keep: bool) -> String {
     if keep || !text.contains(EMPTY_THINK) { text } else { text.replace(EMPTY_THINK, "") }
 }
 
-/// Ids and loss of a row's conversation; empty think blocks stay if `keep`. The inner fault is the row's.
+/// Tokens and loss mask of a row's conversation, called `field` in messages; empty think blocks stay if `keep`.
 ///
 /// # Errors
-/// There is no template, or which tokens are the assistant's cannot be told from it.
+/// The row is bad; or there is no template, or which tokens are the assistant's cannot be told from it.
 pub fn tokenize(
     tokenizer: &Tokenizer,
     field: &str,
     row: &Value,
     keep: bool,
-) -> Result<Result<MaskedTokens, RowFault>> {
-    match messages_and_tools(row) {
-        Ok((Value::Array(messages), tools)) => tokenizer.masked(field, &messages, tools.as_ref(), keep),
-        Ok(_) => Err(Error::failed("messages are no list")),
-        Err(fault) => Ok(Err(row_fault(&fault))),
+) -> Result<MaskedTokens, RowError> {
+    match messages_and_tools(row).map_err(|error| row_fault(&error))? {
+        (Value::Array(messages), tools) => tokenizer.masked(field, &messages, tools.as_ref(), keep),
+        _ => Err(Error::failed("messages are no list").into()),
     }
 }
 

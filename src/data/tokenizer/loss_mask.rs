@@ -17,7 +17,7 @@ use super::chat_row::{EMPTY_THINK, mask_between, template_fault};
 use super::coverage::{TemplateCoverage, tool, tool_turns};
 use super::openai_messages::parse_arguments;
 use super::{ChatTemplate, RenderOptions, Tokenizer, generation_tags};
-use crate::data::jsonl::RowFault;
+use crate::data::jsonl::{RowError, RowFault};
 use crate::error::{Error, Result};
 
 /// A conversation as ids.
@@ -78,7 +78,7 @@ impl Tokenizer {
         messages: &[Value],
         tools: Option<&Value>,
         keep: bool,
-    ) -> Result<Result<MaskedTokens, RowFault>> {
+    ) -> Result<MaskedTokens, RowError> {
         let masker = self.masker(tools.is_some())?;
         let rule = masker.rule()?;
         masker.masked(rule, (field, &masker.with_parsed_arguments(messages)), tools, keep)
@@ -98,10 +98,11 @@ impl Tokenizer {
         field: &str,
         messages: &[Value],
         tools: Option<&Value>,
-    ) -> Result<Result<String, RowFault>> {
+    ) -> Result<String, RowError> {
         let masker = self.masker(tools.is_some())?;
         let render = masker.render();
-        Ok(masker.coverage().render_checked(&render, (field, &masker.with_parsed_arguments(messages)), tools))
+        let messages = masker.with_parsed_arguments(messages);
+        Ok(masker.coverage().render_checked(&render, (field, &messages), tools)?)
     }
 }
 
@@ -179,7 +180,7 @@ impl<'a> ChatMasker<'a> {
         if let Some(source) = generation_tags::with_sentinels(self.template.source()) {
             let file = self.tokenizer.place.as_ref().map(|place| place.file.clone()).unwrap_or_default();
             let marked = Box::new(ChatTemplate::parse(&source, &file)?);
-            let found = self.generation_spans(&marked, &messages, None)?;
+            let found = self.generation_spans(&marked, &messages, None);
             let (blocked, spans) = found.map_err(|fault| Error::input(fault.what))?;
             if blocked != text {
                 return Err(Error::input("its {% generation %} blocks change the text"));
@@ -264,36 +265,26 @@ impl<'a> ChatMasker<'a> {
         turns: (&str, &[Value]),
         tools: Option<&Value>,
         keep: bool,
-    ) -> Result<Result<MaskedTokens, RowFault>> {
+    ) -> Result<MaskedTokens, RowError> {
         let render = self.render();
         if let MaskRule::GenerationTags(marked) = rule {
-            let (text, spans) = match self.generation_spans(marked, turns.1, tools)? {
-                Ok(found) => found,
-                Err(fault) => return Ok(Err(fault)),
-            };
-            return match self.coverage().check(&render, turns, tools, &text) {
-                Ok(()) => self.mask_by_spans(&text, &spans, keep).map(Ok),
-                Err(fault) => Ok(Err(fault)),
-            };
+            let (text, spans) = self.generation_spans(marked, turns.1, tools)?;
+            self.coverage().check(&render, turns, tools, &text)?;
+            return Ok(self.mask_by_spans(&text, &spans, keep)?);
         }
-        let text = match self.coverage().render_checked(&render, turns, tools) {
-            Ok(text) => text,
-            Err(fault) => return Ok(Err(fault)),
-        };
+        let text = self.coverage().render_checked(&render, turns, tools)?;
         let markup = match rule {
-            MaskRule::Delimiters(markup, marks) => {
-                if let Some(masked) = self.mask_by_delimiters(marks, turns.1, &text, keep)? {
-                    return Ok(Ok(masked));
+            MaskRule::Delimiters(markup, delimiters) => {
+                if let Some(masked) = self.mask_by_delimiters(delimiters, turns.1, &text, keep)? {
+                    return Ok(masked);
                 }
                 markup
             }
             MaskRule::Rerender(markup) => markup,
             MaskRule::GenerationTags(_) => unreachable!("answered above"),
         };
-        match markup.assistant_spans(&render, turns, tools, &text) {
-            Ok(spans) => self.mask_by_spans(&text, &spans, keep).map(Ok),
-            Err(fault) => Ok(Err(fault)),
-        }
+        let spans = markup.assistant_spans(&render, turns, tools, &text)?;
+        Ok(self.mask_by_spans(&text, &spans, keep)?)
     }
 
     /// The text of a conversation and the template's own blocks in it.
@@ -302,17 +293,15 @@ impl<'a> ChatMasker<'a> {
         marked: &ChatTemplate,
         messages: &[Value],
         tools: Option<&Value>,
-    ) -> Result<Result<Blocks, RowFault>> {
+    ) -> Result<Blocks, RowFault> {
         let rendered =
             marked.render(&Value::from(messages), tools, RenderOptions::default(), &self.tokenizer.roles);
-        Ok(match rendered {
-            Err(error) => Err(template_fault(&error)),
-            Ok(rendered) => generation_tags::take_sentinels(&rendered).ok_or_else(|| {
-                RowFault::new(
-                    "the template's {% generation %} blocks do not open and close in turn",
-                    "close each with {% endgeneration %}, and put none inside another",
-                )
-            }),
+        let rendered = rendered.map_err(|error| template_fault(&error))?;
+        generation_tags::take_sentinels(&rendered).ok_or_else(|| {
+            RowFault::new(
+                "the template's {% generation %} blocks do not open and close in turn",
+                "close each with {% endgeneration %}, and put none inside another",
+            )
         })
     }
 

@@ -25,9 +25,8 @@ pub(super) fn tokenizer(marks: &[&str], template: &str) -> Tokenizer {
 
 /// The runs of tokens with loss, as text.
 fn said(tokenizer: &Tokenizer, row: &Value) -> Vec<String> {
-    let masked = chat_row::tokenize(tokenizer, "conversations", row, true)
-        .unwrap()
-        .unwrap_or_else(|f| panic!("{}", f.what));
+    let masked =
+        chat_row::tokenize(tokenizer, "conversations", row, true).unwrap_or_else(|f| panic!("{f:?}"));
     let mut runs: Vec<Vec<u32>> = Vec::new();
     for (i, (id, loss)) in masked.ids.iter().zip(&masked.loss).enumerate() {
         match (loss, i > 0 && masked.loss[i - 1]) {
@@ -194,14 +193,17 @@ fn a_template_s_own_blocks_decide() {
     assert_eq!(said(&ours, &two()), ["otters eat fish<|im_end|>", "Yes.<|im_end|>"]);
     // An empty think block goes from the middle of one.
     let row = turns(&[("user", "a"), ("assistant", "b<think>\n\n</think>\n\nc"), ("user", "d")]);
-    let masked = chat_row::tokenize(&ours, "conversations", &row, false).unwrap().unwrap();
+    let masked = chat_row::tokenize(&ours, "conversations", &row, false).unwrap();
     let spoken: Vec<u32> =
         masked.ids.iter().zip(&masked.loss).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
     assert_eq!(ours.decode(&spoken, false).unwrap(), "bc<|im_end|>");
 
     let wrong = source.replace("m.role == 'assistant' %}{% gen", "m.role == 'user' %}{% gen");
-    let fault =
-        chat_row::tokenize(&tokenizer(&[], &wrong), "conversations", &two(), true).unwrap_err().to_string();
+    let fault = chat_row::tokenize(&tokenizer(&[], &wrong), "conversations", &two(), true)
+        .unwrap_err()
+        .bad()
+        .unwrap_err()
+        .to_string();
     assert!(fault.contains("cannot be told") && fault.contains("generation"), "{fault}");
 }
 
@@ -214,7 +216,10 @@ fn templates_that_do_not_tell_are_refused_by_name() {
         ),
         ("{{ raise_exception('only for pictures') }}", "only for pictures"),
     ] {
-        let fault = chat_row::tokenize(&tokenizer(&[], source), "conversations", &two(), true).unwrap_err();
+        let fault = chat_row::tokenize(&tokenizer(&[], source), "conversations", &two(), true)
+            .unwrap_err()
+            .bad()
+            .unwrap_err();
         let text = fault.to_string();
         assert!(text.contains("which tokens carry loss") && text.contains(why), "{text}");
         assert_eq!(fault.exit_code(), 2);
@@ -225,14 +230,15 @@ fn templates_that_do_not_tell_are_refused_by_name() {
 #[test]
 fn a_row_that_a_template_refuses_has_the_template_s_own_words() {
     let mistral = tokenizer(&["<s>", "</s>", "[INST]", "[/INST]"], MISTRAL);
-    let fault =
-        |row: Value| chat_row::tokenize(&mistral, "conversations", &row, true).unwrap().unwrap_err().what;
+    let fault = |row: Value| {
+        chat_row::tokenize(&mistral, "conversations", &row, true).unwrap_err().bad().unwrap().what
+    };
     let two_users = turns(&[("user", "a"), ("user", "b"), ("assistant", "c")]);
     assert!(fault(two_users).contains("Conversation roles must alternate"));
     // Its system prompt stands in the last question, which a conversation with its answer has not at the end.
     let third = tokenizer(&["<s>", "</s>", "[INST]", "[/INST]"], MISTRAL3);
     let row = turns(&[("system", "be brief"), ("user", "a"), ("assistant", "b")]);
-    let fault = chat_row::tokenize(&third, "chosen", &row, true).unwrap().unwrap_err().what;
+    let fault = chat_row::tokenize(&third, "chosen", &row, true).unwrap_err().bad().unwrap().what;
     assert!(fault.contains("`chosen[0]`") && fault.contains("`system`"), "{fault}");
     assert!(!third.renders_system() && tokenizer(&[], CHATML).renders_system());
 }
@@ -297,8 +303,8 @@ fn tools_stand_on_the_system_message_or_beside_the_conversation() {
         &json!({"conversations": two()["conversations"], "tools": [function]}),
         true,
     );
-    assert!(fault.unwrap().unwrap_err().what.contains("shows no tools"));
+    assert!(fault.unwrap_err().bad().unwrap().what.contains("shows no tools"));
     let fault =
         chat_row::tokenize(&ours, "conversations", &json!({"conversations": list, "tools": ["add"]}), true);
-    assert!(fault.unwrap().unwrap_err().what.contains("`tools` holds a string"));
+    assert!(fault.unwrap_err().bad().unwrap().what.contains("`tools` holds a string"));
 }

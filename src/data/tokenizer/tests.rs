@@ -87,7 +87,7 @@ fn recorded_labels_match() {
         for case in cases {
             let text = remove_empty_think(render_conversation(&tokenizer, &case).unwrap(), false);
             assert_eq!(text, case["text"]);
-            let masked = chat_row::tokenize(&tokenizer, "conversations", &case, false).unwrap().unwrap();
+            let masked = chat_row::tokenize(&tokenizer, "conversations", &case, false).unwrap();
             let mut got = masked.ids;
             got.truncate(case["max_length"].as_u64().unwrap() as usize);
             assert_eq!(got, ids(&case["input_ids"]));
