@@ -159,6 +159,55 @@ fn tokens(json: &Value) -> Option<(Vec<String>, Vec<TokenKind>)> {
     Some((tokens, kinds))
 }
 
+/// The vocabulary as a `tokenizer.json`, words cut by the pre-tokenizer `cut`.
+fn tokenizer_json(vocabulary: &Vocabulary, cut: Value) -> Value {
+    let each = || vocabulary.tokens.iter().zip(&vocabulary.kinds).enumerate();
+    let added: Vec<Value> = each()
+        .filter(|(_, (_, kind))| matches!(kind, TokenKind::Control | TokenKind::UserDefined))
+        .map(|(id, (token, kind))| {
+            json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": *kind == TokenKind::Control,
+            })
+        })
+        .collect();
+    let vocab: serde_json::Map<String, Value> =
+        each().map(|(id, (token, _))| (token.clone(), json!(id))).collect();
+    let merges: Vec<[&str; 2]> = vocabulary.merges.iter().map(|(a, b)| [a.as_str(), b.as_str()]).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": cut, "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "ignore_merges": cutter("llama-bpe") == cutter(&vocabulary.pre), "vocab": vocab, "merges": merges,
+        },
+    })
+}
+
+/// What a `tokenizer_config.json` would say: special tokens by role, and whether a begin mark is added.
+fn tokenizer_config(vocabulary: &Vocabulary) -> Value {
+    let text = |id: Option<u32>| id.and_then(|id| vocabulary.tokens.get(id as usize)).map(String::as_str);
+    let mut config = json!({});
+    // MiniMind's tokenizers and ours cut words as GPT-2 does; what another one wants is in the file.
+    if vocabulary.pre != "gpt-2" || vocabulary.add_bos {
+        config["add_bos_token"] = json!(vocabulary.add_bos);
+        config["tokenizer_class"] = json!("GGUF");
+    }
+    for (role, id) in [
+        ("bos_token", vocabulary.bos),
+        ("eos_token", vocabulary.eos),
+        ("pad_token", vocabulary.pad),
+        ("unk_token", vocabulary.unknown),
+    ] {
+        if let Some(text) = text(id) {
+            config[role] = json!(text);
+        }
+    }
+    config
+}
+
 impl Tokenizer {
     /// The tokenizer that a GGUF holds; `file` is where it was found, for messages.
     pub fn from_vocabulary(vocabulary: &Vocabulary, file: &Path) -> Result<Self> {
@@ -171,50 +220,9 @@ impl Tokenizer {
         let cut = cutter(&vocabulary.pre).ok_or_else(|| {
             refused(format!("its rule for cutting words is called `{}`", vocabulary.pre.escape_debug()))
         })?;
-        let text = |id: Option<u32>| id.and_then(|id| vocabulary.tokens.get(id as usize)).map(String::as_str);
-        let each = || vocabulary.tokens.iter().zip(&vocabulary.kinds).enumerate();
-        let added: Vec<Value> = each()
-            .filter(|(_, (_, kind))| matches!(kind, TokenKind::Control | TokenKind::UserDefined))
-            .map(|(id, (token, kind))| {
-                json!({
-                    "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": *kind == TokenKind::Control,
-                })
-            })
-            .collect();
-        let vocab: serde_json::Map<String, Value> =
-            each().map(|(id, (token, _))| (token.clone(), json!(id))).collect();
-        let merges: Vec<[&str; 2]> =
-            vocabulary.merges.iter().map(|(a, b)| [a.as_str(), b.as_str()]).collect();
-        let whole = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
-            "pre_tokenizer": cut, "post_processor": null,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-            "model": {
-                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                "ignore_merges": cutter("llama-bpe") == cutter(&vocabulary.pre), "vocab": vocab, "merges": merges,
-            },
-        })
-        .to_string();
+        let whole = tokenizer_json(vocabulary, cut).to_string();
         let inner =
             tokenizers::Tokenizer::from_bytes(whole.as_bytes()).map_err(|e| refused(e.to_string()))?;
-        let mut config = json!({});
-        // MiniMind's tokenizers and ours cut words as GPT-2 does; what another one wants is in the file.
-        if vocabulary.pre != "gpt-2" || vocabulary.add_bos {
-            config["add_bos_token"] = json!(vocabulary.add_bos);
-            config["tokenizer_class"] = json!("GGUF");
-        }
-        for (role, id) in [
-            ("bos_token", vocabulary.bos),
-            ("eos_token", vocabulary.eos),
-            ("pad_token", vocabulary.pad),
-            ("unk_token", vocabulary.unknown),
-        ] {
-            if let Some(text) = text(id) {
-                config[role] = json!(text);
-            }
-        }
         let mut templates = Vec::new();
         let mut hash = Sha256::new();
         hash.update(&whole);
@@ -224,7 +232,7 @@ impl Tokenizer {
                 .push(("default".to_owned(), ChatTemplate::parse(text, &PathBuf::from(file)).map_err(at)?));
         }
         let fingerprint = crate::hash::hex(&hash.finalize());
-        let config = config.as_object().cloned().unwrap_or_default();
+        let config = tokenizer_config(vocabulary).as_object().cloned().unwrap_or_default();
         let mut tokenizer = Self::assemble(inner, &config.into(), templates, fingerprint).map_err(at)?;
         tokenizer.place = Some(Place::file(file));
         Ok(tokenizer)

@@ -1,42 +1,18 @@
-//! Carries a template's statements out.
+//! Executes a template's statements.
 //!
-//! A template is code from strangers: each step costs fuel, what it makes is counted in bytes, and how deep it
-//! calls itself is bounded by the stack it uses. Expressions: `expr`; calls: `call`.
+//! A template is code from strangers: `budget` bounds its steps, time, text and depth. Expressions: `expr`; calls:
+//! `call`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::ast::{CALLER, CAPTURED, Expr, For, LOOP, MacroDef, Stmt, StmtKind, Symbol, Target, Tree};
+use super::budget::Budget;
 use super::iter::Loop;
 pub(super) use super::scope::Scope;
 use super::value::{Macro, Namespace, Value};
-use super::{Fault, Limits, Res, failed, limit, repr};
-
-/// Bytes of the stack that one rendering may use; threads have 2 MiB.
-const STACK: usize = 640 << 10;
-
-/// How long one rendering may take, whatever its steps are; an honest one takes milliseconds.
-const TIME: Duration = Duration::from_secs(10);
-/// Steps between looks at the clock.
-const LOOK: u8 = 16;
-
-/// How much of the stack was used since a place in the program.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stack(usize);
-
-impl Stack {
-    #[inline(never)]
-    pub(super) fn here() -> Self {
-        let mark = 0u8;
-        Self(std::ptr::from_ref(&mark) as usize)
-    }
-
-    pub(super) fn is_low(self) -> bool {
-        self.0.abs_diff(Self::here().0) > STACK
-    }
-}
+use super::{Fault, Limits, Res, failed, repr};
 
 /// What a statement says about the loop around it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,11 +25,7 @@ pub(super) enum Flow {
 /// One rendering.
 pub(super) struct Engine {
     pub(super) tree: Arc<Tree>,
-    fuel: Cell<u64>,
-    begun: Instant,
-    until_look: Cell<u8>,
-    max_text: usize,
-    stack: Stack,
+    budget: Budget,
     pub(super) autoescape: Cell<bool>,
     /// Bytes of the whole text while a buffer of its own is written.
     pub(super) written: Cell<usize>,
@@ -65,15 +37,18 @@ pub(super) struct Engine {
     pub(super) root: RefCell<Option<Rc<Scope>>>,
 }
 
+impl std::ops::Deref for Engine {
+    type Target = Budget;
+    fn deref(&self) -> &Budget {
+        &self.budget
+    }
+}
+
 impl Engine {
     pub(super) fn new(tree: Arc<Tree>, limits: &Limits) -> Self {
         Self {
             tree,
-            fuel: Cell::new(limits.fuel),
-            begun: Instant::now(),
-            until_look: Cell::new(LOOK),
-            max_text: limits.max_text_bytes,
-            stack: Stack::here(),
+            budget: Budget::new(limits),
             autoescape: Cell::new(false),
             written: Cell::new(0),
             buffers: Cell::new(0),
@@ -100,60 +75,6 @@ impl Engine {
         root.vars.borrow_mut().clear();
         self.root.replace(None);
         done.map(|_| out)
-    }
-
-    /// Takes fuel; none left is an error.
-    pub(super) fn spend(&self, steps: u64) -> Res<()> {
-        match self.until_look.get().checked_sub(1) {
-            Some(left) => self.until_look.set(left),
-            None if self.begun.elapsed() > TIME => {
-                return Err(limit(format!("it takes longer than {} s", TIME.as_secs())));
-            }
-            None => self.until_look.set(LOOK),
-        }
-        match self.fuel.get().checked_sub(steps) {
-            Some(left) => {
-                self.fuel.set(left);
-                Ok(())
-            }
-            None => {
-                self.fuel.set(0);
-                Err(limit("it takes more steps than a chat template may"))
-            }
-        }
-    }
-
-    /// Takes the fuel of a text of so many bytes, before it is made.
-    pub(super) fn spend_text(&self, bytes: usize) -> Res<()> {
-        if bytes > self.max_text {
-            return Err(limit(format!("it makes a text of more than {} bytes", self.max_text)));
-        }
-        self.spend(bytes as u64 / 64)
-    }
-
-    /// Takes the fuel of so many items, before they are made.
-    pub(super) fn spend_items(&self, count: usize) -> Res<()> {
-        self.spend((count as u64).saturating_mul(4))
-    }
-
-    /// Takes the fuel of a text's pieces, before they are made: each is a text of its own.
-    pub(super) fn spend_pieces(&self, count: usize) -> Res<()> {
-        self.spend((count as u64).saturating_mul(16))
-    }
-
-    /// Takes the fuel of `more` bytes behind `have`, before they are written.
-    pub(super) fn grow(&self, have: usize, more: usize) -> Res<()> {
-        if have.saturating_add(more) > self.max_text {
-            return Err(limit(format!("it makes a text of more than {} bytes", self.max_text)));
-        }
-        self.spend(more as u64 / 64)
-    }
-
-    pub(super) fn check_stack(&self) -> Res<()> {
-        if self.stack.is_low() {
-            return Err(limit("it calls itself too deep"));
-        }
-        Ok(())
     }
 
     pub(super) fn keep_namespace(&self, namespace: &Rc<Namespace>) {

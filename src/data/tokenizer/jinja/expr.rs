@@ -33,7 +33,7 @@ impl Engine {
                             *value = self.eval(bound, scope)?;
                         }
                     }
-                    return ops::slice(self, &owner, &values);
+                    return slice::slice(self, &owner, &values);
                 }
                 let index = self.eval_deep(&parts.1, scope)?;
                 self.item(&owner, &index)

@@ -5,11 +5,13 @@
 //! them. A template is code from strangers: it has no way out to the machine, and each rendering has limits.
 //! What it is not: there are no other templates to include or extend.
 //!
-//! Way of a template: `lexer`, `parser` with `expressions` and `statements`, `ast`, `scope`, `eval` and `expr`, `call`. Values: `value`,
-//! `dict`, `iter`, `ops`, `repr`. What they can do: `methods`, `text`, `chars`, `percent`, `format`, `filters`, `sequences`, `words`,
-//! `wrap`, `predicates`, `clock`.
+//! A template passes `lexer`, `parser` (with `expressions`, `arguments`, `statements`), `ast`, and is run by `eval` and `expr`
+//! (with `scope`, `call`, `budget`). Values: `value`, `dict`, `iter`, `ops`, `slice`, `repr`. What values can do: `methods`, `text`,
+//! `split`, `chars`, `percent`, `format`, `filters`, `sequences`, `words`, `wrap`, `predicates`, `clock`.
 
+mod arguments;
 mod ast;
+mod budget;
 mod call;
 mod chars;
 mod clock;
@@ -29,6 +31,8 @@ mod predicates;
 mod repr;
 mod scope;
 mod sequences;
+mod slice;
+mod split;
 mod statements;
 mod text;
 mod value;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::ast::{RESERVED, Stmt, Symbol};
-use super::eval::Stack;
+use super::budget::Stack;
 use super::lexer::{Tok, Token};
 use super::{Res, limit, syntax};
 
