@@ -114,7 +114,7 @@ impl Part {
 
 /// The parts of a row as it lies in a cache.
 fn parts(row: TokenizedRow, format: DataFormat) -> Vec<Part> {
-    let TokenizedRow { mut ids, mut loss, loss_bytes } = row;
+    let TokenizedRow { mut ids, loss_mask: mut loss, loss_bytes } = row;
     if format != DataFormat::Preference {
         return vec![Part::new("", ids, loss)];
     }

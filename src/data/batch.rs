@@ -1,10 +1,10 @@
-//! What a loader hands to a stage: one padded micro-batch on the host, as ndarray.
+//! What a [`DataLoader`](super::DataLoader) hands to a stage: one padded micro-batch on the host, as ndarray.
 //!
 //! Not tensors: the engine copies a batch to its device. B rows, T tokens.
 
 use ndarray::Array2;
 
-/// A label that carries no loss.
+/// A label without loss, as PyTorch's `ignore_index`.
 pub const IGNORE_INDEX: i64 = -100;
 
 /// One micro-batch. Labels come unshifted: `labels[t]` is the token at `t`, and logits at `t`

@@ -40,6 +40,9 @@ pub struct ChatOptions {
 }
 
 /// The row's messages.
+///
+/// # Errors
+/// There is no list `conversations` of messages with roles and texts, or none of them is the assistant's.
 pub fn conversations(row: &Value) -> Result<&Vec<Value>, RowFault> {
     const FORM: &str = "a chat row is {\"conversations\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}";
     let list = messages(row, "conversations", FORM)?;
@@ -49,7 +52,10 @@ pub fn conversations(row: &Value) -> Result<&Vec<Value>, RowFault> {
     Ok(list)
 }
 
-/// The messages in a field of a row, each with a role and something said; `form` is the hint of every fault.
+/// The messages in a field of a row.
+///
+/// # Errors
+/// There is no such list, it is empty, or a message has no role or no content. `form` is the hint of every fault.
 pub(super) fn messages<'a>(
     row: &'a Value,
     field: &str,
@@ -110,7 +116,7 @@ pub fn encode(
     options: &ChatOptions,
 ) -> Result<TokenizedRow, RowError> {
     let keep = chance(options.seed, number as u64, 3) < options.empty_think_ratio;
-    let MaskedTokens { mut ids, mut loss } = if tokenizer.renders_system() {
+    let MaskedTokens { mut ids, loss_mask: mut loss } = if tokenizer.renders_system() {
         chat_row::tokenize(tokenizer, "conversations", &with_system_prompt(row, number, options), keep)?
     } else {
         chat_row::tokenize(tokenizer, "conversations", row, keep)?
@@ -119,5 +125,5 @@ pub fn encode(
     loss.truncate(options.max_seq_len);
     let spoken: Vec<u32> = ids.iter().zip(&loss).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
     let loss_bytes = tokenizer.decode(&spoken, true)?.len();
-    Ok(TokenizedRow { ids, loss, loss_bytes })
+    Ok(TokenizedRow { ids, loss_mask: loss, loss_bytes })
 }

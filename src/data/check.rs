@@ -52,14 +52,17 @@ fn own_render(own: &ChatTemplate) -> impl Fn(&[Value], Option<&Value>, bool) -> 
 }
 
 impl RowCheck {
-    /// With the tokenizer that a stage will have, or with the program's own template.
+    /// A check by the tokenizer that a stage will have, or by the program's own chat template.
+    ///
+    /// # Errors
+    /// The built-in chat template cannot be parsed.
     pub fn new(tokenizer: Option<Tokenizer>) -> Result<Self> {
         let own = train::template()?;
         let coverage = TemplateCoverage::probe(&own_render(&own));
         Ok(Self { tokenizer, own, coverage })
     }
 
-    /// The tokenizer.
+    /// The tokenizer that was given.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
     }

@@ -1,4 +1,4 @@
-//! Tokenised rows, wherever they lie: a cache file or a token file, cheap to clone.
+//! Tokenised rows, in a token cache or a token file; cheap to clone.
 //!
 //! Next: `prepare`, which makes them, and `loader`, which batches them.
 
@@ -9,12 +9,12 @@ use super::preference::Pair;
 use super::token_cache::TokenCache;
 use super::token_file::TokenFiles;
 
-/// One row as a stage sees it.
+/// One tokenised row with its labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Token ids.
     pub ids: Vec<i64>,
-    /// Unshifted labels, -100 without loss.
+    /// Labels, not shifted; [`IGNORE_INDEX`] without loss.
     pub labels: Vec<i64>,
     /// UTF-8 bytes of the text with loss; 0 if unknown.
     pub loss_bytes: usize,
@@ -33,7 +33,7 @@ enum Store {
     Tokens(TokenFiles),
 }
 
-/// Rows, or a chosen part of them.
+/// Tokenised rows, or a selection of them.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     store: Arc<Store>,
@@ -44,14 +44,17 @@ pub struct Dataset {
 }
 
 impl Dataset {
+    /// All rows of a token cache; `pairs` where each row holds two conversations.
     pub(super) fn cached(cache: TokenCache, pairs: bool) -> Self {
         Self { store: Arc::new(Store::Cache(cache)), selection: None, pairs }
     }
 
+    /// All rows of token files.
     pub(super) fn tokens(tokens: TokenFiles) -> Self {
         Self { store: Arc::new(Store::Tokens(tokens)), selection: None, pairs: false }
     }
 
+    /// The rows `units` of this dataset: rows, or fixed micro-batches.
     pub(super) fn select(&self, units: Vec<u32>) -> Self {
         Self { store: self.store.clone(), selection: Some(Arc::new(units)), pairs: self.pairs }
     }
@@ -65,8 +68,8 @@ impl Dataset {
         self.select(all.take(count.div_ceil(unit)).collect())
     }
 
-    /// Of a token file: the first row (from 0) with an id or label that a vocabulary of `vocab` has not, and that id.
-    /// Rows that a tokenizer made hold its own ids.
+    /// Of a token file: the first row (from 0) with an id or label outside a vocabulary of `vocab` entries, and that id. Rows
+    /// that were tokenised here need no check.
     pub fn out_of_vocab(&self, vocab: i64) -> Option<(usize, i64)> {
         let Store::Tokens(tokens) = &*self.store else { return None };
         (0..tokens.rows).find_map(|row| {
@@ -75,7 +78,7 @@ impl Dataset {
         })
     }
 
-    /// Of a token file: the tokens of its rows.
+    /// T of a token file, whose rows all have it; `None` for rows that were tokenised here.
     pub fn fixed_len(&self) -> Option<usize> {
         match &*self.store {
             Store::Tokens(tokens) => Some(tokens.max_row_len()),
@@ -91,7 +94,7 @@ impl Dataset {
         }
     }
 
-    /// Rows.
+    /// How many rows there are.
     pub fn len(&self) -> usize {
         let unit = self.micro_batch().unwrap_or(1);
         match (&self.selection, &*self.store) {
@@ -173,7 +176,7 @@ impl Dataset {
         }
     }
 
-    /// A row.
+    /// Row `row` (from 0) with its labels.
     pub fn row(&self, row: usize) -> Row {
         let index = self.source_index(row);
         match &*self.store {

@@ -56,7 +56,10 @@ const HINT: &str = "replay wants output_ids [N,R,P+C], prompt_len [N,R], complet
                     old_logprobs [N,R,C] (not for spo) and rewards [N,R]";
 
 impl Recorded {
-    /// Opens and checks a file.
+    /// Opens and checks a file; `needs_old` where the method needs `old_logprobs`.
+    ///
+    /// # Errors
+    /// The file cannot be read, a tensor is missing, or shapes do not fit each other.
     pub fn open(path: &Path, needs_old: bool) -> Result<Self> {
         let bad = |what: String| Error::input(what).at(Place::file(path)).hint(HINT);
         let contents = safetensors::read(path)?.tensors;
@@ -96,7 +99,10 @@ impl Recorded {
         Ok(Self { path, output_ids, prompt_len, mask, old, rewards, steps, rows, width, completion })
     }
 
-    /// The rows of a step. A completion ends with the first of `ends` in it, whatever its mask says after it.
+    /// The episodes of step `step` (from 0). A completion ends with the first of `ends` in it, whatever its mask says after it.
+    ///
+    /// # Errors
+    /// A prompt length in the file is not from 1 to P.
     pub fn step(&self, step: usize, ends: &[i64], pad: i64) -> Result<Vec<Episode>> {
         (0..self.rows).map(|row| self.row(step, row, ends, pad)).collect()
     }

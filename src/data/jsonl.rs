@@ -100,7 +100,10 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Opens a file.
+    /// Opens a file at its first line.
+    ///
+    /// # Errors
+    /// There is no such file, or it is a folder (input); or it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let file = crate::files::open(path).map_err(|e| missing(path, e))?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
@@ -158,6 +161,9 @@ pub fn missing(path: &Path, error: std::io::Error) -> Error {
 }
 
 /// A line as a JSON object.
+///
+/// # Errors
+/// The line is not UTF-8, not JSON, or not an object.
 pub fn parse(bytes: &[u8]) -> Result<Value, RowFault> {
     let text = std::str::from_utf8(bytes)
         .map_err(|e| RowFault::new(format!("not UTF-8: {e}"), "save the file as UTF-8"))?;

@@ -1,7 +1,7 @@
 //! Rows to padded or packed micro-batches in a seeded order, with a seek to any batch of any epoch.
 //!
-//! The order of an epoch is a Fisher-Yates permutation of (seed, epoch), made once and kept, so batch
-//! `index` does not depend on the batches read before it: resuming is seeking.
+//! The order of an epoch is a Fisher-Yates permutation of (seed, epoch), so batch `index` does not depend on the batches
+//! read before it: resuming is seeking. B rows, T tokens.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use ndarray::Array2;
 use super::batch::{Batch, IGNORE_INDEX};
 use super::config::Batching;
 use super::dataset::Dataset;
-use super::packing::Lines;
+use super::packing::Bins;
 use super::random::SplitMix64;
 use crate::error::{Error, Result};
 
@@ -20,12 +20,12 @@ const WINDOW_BATCHES: usize = 64;
 /// Widths are rounded up to this, so that kernels see few shapes.
 const WIDTH_MULTIPLE: usize = 8;
 
-/// How to batch.
+/// How rows become micro-batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataLoaderConfig {
-    /// Rows, or lines of packed rows, of a micro-batch; a file of fixed micro-batches overrides it.
+    /// Rows of a micro-batch, or bins of packed rows; a file of fixed micro-batches overrides it.
     pub batch_size: usize,
-    /// No batch is wider, unless a token file is.
+    /// Longest row in tokens; a token file may have longer ones.
     pub max_seq_len: usize,
     /// How rows come together.
     pub batching: Batching,
@@ -33,7 +33,7 @@ pub struct DataLoaderConfig {
     pub shuffle: bool,
     /// Seed of the order.
     pub seed: u64,
-    /// Fills short rows.
+    /// The token that fills short rows.
     pub pad_id: u32,
 }
 
@@ -49,19 +49,20 @@ pub struct PaddingStats {
 /// The batches of one epoch: rows in order, and where each batch begins and ends.
 #[derive(Debug)]
 struct Order {
-    /// Rows, or lines where rows are packed.
+    /// Rows, or bins where rows are packed.
     rows: Vec<u32>,
     batches: Vec<Range<usize>>,
 }
 
-/// Makes batches.
+/// Micro-batches of a dataset, by epoch and index.
 #[derive(Debug)]
 pub struct DataLoader {
     rows: Dataset,
     config: DataLoaderConfig,
-    /// Which rows share a line, where they are packed.
-    lines: Option<Lines>,
-    kept: Mutex<Option<(u64, Arc<Order>)>>,
+    /// Which rows share a bin, where they are packed.
+    bins: Option<Bins>,
+    /// The order of the epoch that was asked for last.
+    last_order: Mutex<Option<(u64, Arc<Order>)>>,
 }
 
 impl DataLoader {
@@ -70,36 +71,36 @@ impl DataLoader {
         config.batch_size = rows.micro_batch().unwrap_or(config.batch_size).max(1);
         // A file of fixed micro-batches is taken as it is.
         let packs = config.batching == Batching::Pack && rows.micro_batch().is_none();
-        let lines = packs.then(|| {
+        let bins = packs.then(|| {
             let mut order: Vec<u32> = (0..rows.len() as u32).collect();
             if config.shuffle {
                 SplitMix64::new(config.seed, 1 << 33).shuffle(&mut order);
             }
-            Lines::fill(order, |row| rows.row_len(row as usize), config.max_seq_len)
+            Bins::fill(order, |row| rows.row_len(row as usize), config.max_seq_len)
         });
-        Self { rows, config, lines, kept: Mutex::new(None) }
+        Self { rows, config, bins, last_order: Mutex::new(None) }
     }
 
     /// Micro-batches of an epoch, the same for every epoch; a last partial one counts.
     pub fn steps_per_epoch(&self) -> u64 {
-        let units = self.lines.as_ref().map_or(self.rows.len(), Lines::len);
+        let units = self.bins.as_ref().map_or(self.rows.len(), Bins::len);
         units.div_ceil(self.config.batch_size) as u64
     }
 
-    /// The rows behind.
+    /// The dataset that batches are taken from.
     pub fn rows(&self) -> &Dataset {
         &self.rows
     }
 
     fn order(&self, epoch: u64) -> Arc<Order> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, order)) = &*kept
+        let mut last = self.last_order.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, order)) = &*last
             && *of == epoch
         {
             return order.clone();
         }
         let order = Arc::new(self.make_order(epoch));
-        *kept = Some((epoch, order.clone()));
+        *last = Some((epoch, order.clone()));
         order
     }
 
@@ -113,17 +114,17 @@ impl DataLoader {
             }
             let rows: Vec<u32> =
                 units.iter().flat_map(|u| (0..size as u32).map(move |i| u * size as u32 + i)).collect();
-            return Order { batches: cut(rows.len(), size), rows };
+            return Order { batches: chunk_ranges(rows.len(), size), rows };
         }
-        if let Some(lines) = &self.lines {
-            let mut rows: Vec<u32> = (0..lines.len() as u32).collect();
+        if let Some(bins) = &self.bins {
+            let mut rows: Vec<u32> = (0..bins.len() as u32).collect();
             if self.config.shuffle {
                 random.shuffle(&mut rows);
             }
-            return Order { batches: cut(rows.len(), size), rows };
+            return Order { batches: chunk_ranges(rows.len(), size), rows };
         }
         let mut rows: Vec<u32> = (0..self.rows.len() as u32).collect();
-        let mut batches = cut(rows.len(), size);
+        let mut batches = chunk_ranges(rows.len(), size);
         if self.config.shuffle {
             random.shuffle(&mut rows);
             if self.config.batching == Batching::Bucket {
@@ -136,12 +137,12 @@ impl DataLoader {
         Order { rows, batches }
     }
 
-    /// What short rows are filled with.
+    /// The token that fills short rows.
     pub(super) fn pad_id(&self) -> i64 {
         i64::from(self.config.pad_id)
     }
 
-    /// How wide a batch is whose longest row has `longest` tokens.
+    /// T of a batch whose longest row has `longest` tokens.
     pub(super) fn width(&self, longest: usize) -> usize {
         let max = self.config.max_seq_len;
         match self.config.batching {
@@ -154,25 +155,31 @@ impl DataLoader {
         }
     }
 
-    /// The rows of a batch, as indices into [`DataLoader::rows`]; packed rows line after line.
+    /// The rows of a batch, as indices into [`DataLoader::rows`]; packed rows bin after bin.
+    ///
+    /// # Errors
+    /// `index` is past the epoch's end.
     pub fn batch_rows(&self, epoch: u64, index: u64) -> Result<Vec<usize>> {
         Ok(self.batch_lines(epoch, index)?.into_iter().flatten().collect())
     }
 
-    /// The rows of each line of a batch: one, or as many as are packed there.
+    /// The rows of each line of the batch `[B, T]`: one, or all of a bin.
     fn batch_lines(&self, epoch: u64, index: u64) -> Result<Vec<Vec<usize>>> {
         let order = self.order(epoch);
         let range = order.batches.get(index as usize).cloned().ok_or_else(|| {
             Error::failed(format!("batch {index} is past the epoch's end ({} batches)", order.batches.len()))
         })?;
-        let rows_of = |unit: &u32| match &self.lines {
-            Some(lines) => lines.line(*unit as usize).iter().map(|row| *row as usize).collect(),
+        let rows_of = |unit: &u32| match &self.bins {
+            Some(bins) => bins.bin(*unit as usize).iter().map(|row| *row as usize).collect(),
             None => vec![*unit as usize],
         };
         Ok(order.rows[range].iter().map(rows_of).collect())
     }
 
-    /// Batch `index` (from 0) of `epoch` (from 0).
+    /// Batch `index` (from 0) of `epoch` (from 0): `[B, T]`, T the longest row of the batch rounded up to 8.
+    ///
+    /// # Errors
+    /// `index` is past the epoch's end.
     pub fn batch(&self, epoch: u64, index: u64) -> Result<Batch> {
         let lines = self.batch_lines(epoch, index)?;
         let lens = |line: &Vec<usize>| line.iter().map(|row| self.rows.row_len(*row)).sum::<usize>();
@@ -200,7 +207,7 @@ impl DataLoader {
         Ok(Batch {
             input_ids,
             labels,
-            documents: self.lines.is_some().then_some(documents),
+            documents: self.bins.is_some().then_some(documents),
             real_tokens: rows.iter().map(|row| row.ids.len()).sum(),
             loss_tokens: rows.iter().map(|row| row.loss_tokens()).sum(),
             loss_bytes: rows.iter().map(|row| row.loss_bytes).sum(),
@@ -221,6 +228,6 @@ impl DataLoader {
     }
 }
 
-fn cut(rows: usize, size: usize) -> Vec<Range<usize>> {
+fn chunk_ranges(rows: usize, size: usize) -> Vec<Range<usize>> {
     (0..rows).step_by(size).map(|start| start..(start + size).min(rows)).collect()
 }

@@ -1,8 +1,8 @@
 //! Bytes to batches.
 //!
-//! In reading order: `config` (what is asked for), `jsonl` (lines), `text`, `chat` and `preference` (a row to ids),
-//! `cache` and `tokens` (where ids lie), `rows`, `prepare` (all of it together), `loader` (batches); `prompts` (what RL
-//! asks), `episode` (rollouts).
+//! In reading order: `config` (what is asked for), `jsonl` (lines), `text`, `chat` and `preference` (a row to tokens),
+//! `token_cache` and `token_file` (where tokens are stored), `dataset`, `prepare` (all of it together), `packing` and `loader`
+//! (batches); `prompts` (for reinforcement learning), `episode` (rollouts), `multiple_choice` (benchmarks).
 
 pub mod batch;
 pub mod chat;

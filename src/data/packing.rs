@@ -1,57 +1,57 @@
-//! Rows side by side: which rows share a line of `max_seq_len` tokens.
+//! Sequence packing: which rows share a sequence of `max_seq_len` tokens, a bin.
 //!
-//! The longest rows first, each into the line with the least room that still takes it (best-fit decreasing): lines of
-//! real chats end up more than 99% full. The sharing is the same in every epoch, so that epochs have equally many lines;
-//! the lines' order is drawn anew.
+//! Best-fit decreasing: the longest rows first, each into the bin with the least room that still takes it. Bins of real
+//! chats end up more than 99% full. Rows share the same bins in every epoch, so that epochs have equally many; the order of
+//! the bins is drawn anew.
 
 use std::collections::BTreeMap;
 
-/// Lines of rows.
+/// Bins of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lines {
-    /// Rows, line after line.
+pub struct Bins {
+    /// Rows, bin after bin.
     rows: Vec<u32>,
-    /// Where each line ends in `rows`.
+    /// Where each bin ends in `rows`.
     ends: Vec<usize>,
 }
 
-impl Lines {
-    /// Shares out the rows `order`, whose lengths `len` tells, over lines of `capacity` tokens; a longer row has a
-    /// line of its own.
+impl Bins {
+    /// Packs the rows `order`, of `len(row)` tokens each, into bins of `capacity` tokens; a longer row has a bin of its
+    /// own.
     pub fn fill(mut order: Vec<u32>, len: impl Fn(u32) -> usize, capacity: usize) -> Self {
         order.sort_by_key(|row| std::cmp::Reverse(len(*row))); // stable: ties keep the given order
-        let mut lines: Vec<Vec<u32>> = Vec::new();
+        let mut bins: Vec<Vec<u32>> = Vec::new();
         let mut by_room: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for row in order {
             let need = len(row);
-            let (line, room) = match by_room.range(need..).next().map(|(room, _)| *room) {
+            let (bin, room) = match by_room.range(need..).next().map(|(room, _)| *room) {
                 Some(room) => {
                     let open = by_room.get_mut(&room).expect("just seen");
-                    let line = open.pop().expect("empty lists are taken away");
+                    let bin = open.pop().expect("empty lists are removed");
                     if open.is_empty() {
                         by_room.remove(&room);
                     }
-                    (line, room)
+                    (bin, room)
                 }
                 None => {
-                    lines.push(Vec::new());
-                    (lines.len() - 1, capacity.max(need))
+                    bins.push(Vec::new());
+                    (bins.len() - 1, capacity.max(need))
                 }
             };
-            lines[line].push(row);
+            bins[bin].push(row);
             if room > need {
-                by_room.entry(room - need).or_default().push(line);
+                by_room.entry(room - need).or_default().push(bin);
             }
         }
-        let mut made = Self { rows: Vec::new(), ends: Vec::new() };
-        for line in lines {
-            made.rows.extend(line);
-            made.ends.push(made.rows.len());
+        let mut packed = Self { rows: Vec::new(), ends: Vec::new() };
+        for bin in bins {
+            packed.rows.extend(bin);
+            packed.ends.push(packed.rows.len());
         }
-        made
+        packed
     }
 
-    /// How many lines.
+    /// How many bins there are.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -61,8 +61,8 @@ impl Lines {
         self.ends.is_empty()
     }
 
-    /// The rows of a line.
-    pub fn line(&self, index: usize) -> &[u32] {
+    /// The rows of bin `index`.
+    pub fn bin(&self, index: usize) -> &[u32] {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.rows[start..self.ends[index]]
     }
@@ -79,23 +79,23 @@ mod tests {
     use crate::data::token_cache::{self, TokenizedRow};
 
     #[test]
-    fn every_row_is_in_one_line_and_no_line_overflows() {
+    fn every_row_is_in_one_bin_and_no_bin_overflows() {
         let lens: Vec<usize> = (0..997).map(|i| 1 + i * 7919 % 60).chain([100]).collect();
-        let lines = Lines::fill((0..lens.len() as u32).collect(), |row| lens[row as usize], 64);
+        let bins = Bins::fill((0..lens.len() as u32).collect(), |row| lens[row as usize], 64);
         let mut seen = vec![0; lens.len()];
-        for line in (0..lines.len()).map(|i| lines.line(i)) {
-            let tokens: usize = line.iter().map(|row| lens[*row as usize]).sum();
-            assert!(tokens <= 64 || line == [997], "{tokens}");
-            line.iter().for_each(|row| seen[*row as usize] += 1);
+        for bin in (0..bins.len()).map(|i| bins.bin(i)) {
+            let tokens: usize = bin.iter().map(|row| lens[*row as usize]).sum();
+            assert!(tokens <= 64 || bin == [997], "{tokens}");
+            bin.iter().for_each(|row| seen[*row as usize] += 1);
         }
         assert!(seen.iter().all(|n| *n == 1));
         let least = lens.iter().sum::<usize>().div_ceil(64);
-        assert!(lines.len() <= least + least / 20 + 1, "{} lines, {least} would do", lines.len());
+        assert!(bins.len() <= least + least / 20 + 1, "{} bins, {least} would do", bins.len());
     }
 
     #[test]
-    fn no_rows_are_no_lines() {
-        assert!(Lines::fill(Vec::new(), |_| 1, 8).is_empty());
+    fn no_rows_are_no_bins() {
+        assert!(Bins::fill(Vec::new(), |_| 1, 8).is_empty());
     }
 
     #[test]
@@ -106,7 +106,7 @@ mod tests {
         let rows = token_cache::build(&dir.path().join("a.rows"), lines, |line: &Line| {
             let mut ids = vec![5; line.bytes.len() + 1];
             ids[0] = 1000 + line.number as u32;
-            Ok(Some(TokenizedRow { loss: vec![true; ids.len()], loss_bytes: line.bytes.len(), ids }))
+            Ok(Some(TokenizedRow { loss_mask: vec![true; ids.len()], loss_bytes: line.bytes.len(), ids }))
         });
         let rows = Dataset::cached(rows.unwrap(), false);
         let config = |batching| DataLoaderConfig {

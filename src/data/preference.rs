@@ -43,7 +43,10 @@ pub struct PreferenceBatch {
     pub real_tokens: usize,
 }
 
-/// Both conversations of a row.
+/// The row's `chosen` and `rejected` messages.
+///
+/// # Errors
+/// A side has no prompt or does not end with the assistant, the prompts differ, or both sides are the same.
 pub fn sides(row: &Value) -> Result<[&Vec<Value>; 2], RowFault> {
     let sides = [messages(row, "chosen", FORM)?, messages(row, "rejected", FORM)?];
     let mut prompts = Vec::new();
@@ -103,7 +106,8 @@ pub fn encode(
                 side[key] = tools.clone();
             }
         }
-        let MaskedTokens { mut ids, mut loss } = chat_row::tokenize(tokenizer, field, &side, keep)?;
+        let MaskedTokens { mut ids, loss_mask: mut loss } =
+            chat_row::tokenize(tokenizer, field, &side, keep)?;
         let whole = ids.len();
         ids.truncate(options.max_seq_len);
         loss.truncate(options.max_seq_len);
@@ -121,12 +125,15 @@ pub fn encode(
             both.loss_bytes = ids.len();
         }
         both.ids.extend(ids);
-        both.loss.extend(loss);
+        both.loss_mask.extend(loss);
     }
     Ok(both)
 }
 
-/// Batch `index` (from 0) of `epoch` (from 0).
+/// Batch `index` (from 0) of `epoch` (from 0): B pairs as `[2 B, T]`.
+///
+/// # Errors
+/// `index` is past the epoch's end.
 pub fn batch(loader: &DataLoader, epoch: u64, index: u64) -> Result<PreferenceBatch> {
     let rows = loader.batch_rows(epoch, index)?;
     let pairs: Vec<Pair> = rows.into_iter().map(|row| loader.rows().pair(row)).collect();

@@ -101,7 +101,11 @@ pub struct PreparedData {
     pub facts: DataFacts,
 }
 
-/// Reads, tokenises (or finds the cache) and splits.
+/// The stage's rows: tokenised, or mapped from the token cache of an earlier run, then split into training and validation.
+///
+/// # Errors
+/// A file is missing or a row is bad (input), no row is usable, `validation` leaves none to train on, or the cache cannot be
+/// written.
 pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<PreparedData> {
     let whole = load(&config.source, config, ctx)?;
     let (train, validation) = match &config.validation {
@@ -144,6 +148,9 @@ pub struct QuickFacts {
 }
 
 /// Counts rows and bytes in one pass over the lines, without a tokenizer.
+///
+/// # Errors
+/// A file cannot be read.
 pub fn quick_facts(config: &DataConfig) -> Result<QuickFacts> {
     let mut facts = QuickFacts { rows: 0, bytes: 0 };
     match &config.source {
@@ -303,7 +310,10 @@ pub(super) fn encode(
     }
 }
 
-/// Whether a row has what its format needs.
+/// Whether a row has the fields that its format needs.
+///
+/// # Errors
+/// The field that is missing or wrong.
 pub fn check(row: &Value, format: DataFormat) -> Result<(), RowFault> {
     match format {
         DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => {

@@ -134,12 +134,12 @@ impl Prompts {
         Self { rows: which.iter().map(|i| self.rows[*i].clone()).collect(), ..self.clone() }
     }
 
-    /// The first `count`.
+    /// The same with the first `count` rows alone.
     pub fn first(&self, count: usize) -> Self {
         Self { rows: self.rows.iter().take(count).cloned().collect(), ..self.clone() }
     }
 
-    /// Rows.
+    /// How many rows there are.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
@@ -165,7 +165,10 @@ impl Prompts {
         order
     }
 
-    /// The prompt of a row; its random choices depend on seed, epoch and row alone.
+    /// The prompt of row `index`; its random choices depend on seed, epoch and row alone.
+    ///
+    /// # Errors
+    /// The chat template refuses it.
     pub fn get(&self, tokenizer: &Tokenizer, index: usize, epoch: u64) -> Result<Prompt> {
         let row = &self.rows[index];
         let number = (row.number as u64) ^ (epoch << 56);

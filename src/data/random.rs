@@ -16,12 +16,12 @@ pub fn chance(seed: u64, row: u64, salt: u64) -> f64 {
     (mix(mix(seed ^ mix(salt)) ^ row) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// A stream of numbers from a seed.
+/// A generator of numbers from a seed.
 #[derive(Debug, Clone)]
 pub struct SplitMix64(u64);
 
 impl SplitMix64 {
-    /// The stream of `seed` and `salt`.
+    /// The generator of `seed`; another `salt` gives an independent one.
     pub fn new(seed: u64, salt: u64) -> Self {
         Self(mix(seed ^ mix(salt)))
     }
@@ -39,7 +39,7 @@ impl SplitMix64 {
         ((u128::from(self.next_u64()) * n as u128) >> 64) as usize
     }
 
-    /// One of `items`.
+    /// One of `items`, which must not be empty.
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }

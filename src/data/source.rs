@@ -26,7 +26,10 @@ fn file_rows(path: PathBuf, skip: bool) -> Result<impl Iterator<Item = Result<Va
     }))
 }
 
-/// Every row of a source in order.
+/// Every row of a source in order, not tokenised.
+///
+/// # Errors
+/// A file cannot be opened. Bad rows come as errors of the iterator, unless they are skipped.
 pub fn rows(config: &DataConfig) -> Result<RowIter> {
     let paths = match &config.source {
         DataSource::Synthetic(world) => {
@@ -40,8 +43,11 @@ pub fn rows(config: &DataConfig) -> Result<RowIter> {
     Ok(Box::new(files.into_iter().flatten()))
 }
 
-/// The text of every row: its `text`, or what its turns say. Of a row with tools, all that our chat template makes
-/// of it: definitions and calls are most of what a model reads there.
+/// The text of every row: its `text`, or what its messages say. For a row with tools, all that our chat template makes of
+/// it: definitions and calls are most of what a model reads there.
+///
+/// # Errors
+/// As [`rows`].
 pub fn texts(config: &DataConfig) -> Result<impl Iterator<Item = Result<String>> + use<>> {
     let place = match &config.source {
         DataSource::Paths(paths) if paths.len() == 1 => Some(paths[0].clone()),
@@ -85,7 +91,10 @@ fn row_text(row: &Value, template: &ChatTemplate) -> Result<String, RowFault> {
     Ok(turns.iter().filter_map(|turn| turn["content"].as_str()).collect::<Vec<_>>().join("\n"))
 }
 
-/// A file's format, and whether its first row holds an `answer` to check against.
+/// A file's format by its first row, and whether that row holds an `answer` to check against.
+///
+/// # Errors
+/// The file cannot be read or holds no row.
 pub fn detect_format(path: &Path) -> Result<(DataFormat, bool)> {
     if path.extension().is_some_and(|e| e == "safetensors") {
         return Ok((DataFormat::Tokens, false));

@@ -22,7 +22,7 @@ fn encode(line: &Line) -> crate::Result<Option<TokenizedRow>> {
     let n = line.bytes.len();
     let mut ids = vec![5; n + 1];
     ids[0] = line.number as u32 - 1;
-    Ok(Some(TokenizedRow { loss: vec![true; n + 1], ids, loss_bytes: n }))
+    Ok(Some(TokenizedRow { loss_mask: vec![true; n + 1], ids, loss_bytes: n }))
 }
 
 fn some_rows(dir: &Path, count: usize) -> Dataset {

@@ -9,7 +9,10 @@ use super::token_cache::TokenizedRow;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
-/// The row's text.
+/// The row's `text`.
+///
+/// # Errors
+/// There is none, it is empty, or no string.
 pub fn text(row: &Value) -> Result<&str, RowFault> {
     match row.get("text") {
         None => Err(RowFault::new("no field `text`", "a text row is {\"text\": \"...\"}")),
@@ -24,7 +27,10 @@ pub fn text(row: &Value) -> Result<&str, RowFault> {
     }
 }
 
-/// Ids of one text.
+/// Tokens of a text: bos, at most `max_seq_len - 2` of its tokens, eos.
+///
+/// # Errors
+/// The tokenizer refuses the text.
 pub fn encode(tokenizer: &Tokenizer, text: &str, max_seq_len: usize) -> Result<TokenizedRow> {
     let mut body = tokenizer.encode(text)?;
     let room = max_seq_len.saturating_sub(2);
@@ -38,5 +44,5 @@ pub fn encode(tokenizer: &Tokenizer, text: &str, max_seq_len: usize) -> Result<T
     ids.append(&mut body);
     ids.extend(tokenizer.has_eos().then(|| tokenizer.eos_id()));
     let loss = vec![true; ids.len()];
-    Ok(TokenizedRow { ids, loss, loss_bytes })
+    Ok(TokenizedRow { ids, loss_mask: loss, loss_bytes })
 }

@@ -29,7 +29,7 @@ pub struct TokenizedRow {
     /// Token ids.
     pub ids: Vec<u32>,
     /// Whether the label at a place (the id itself) carries loss.
-    pub loss: Vec<bool>,
+    pub loss_mask: Vec<bool>,
     /// UTF-8 bytes of the text with loss.
     pub loss_bytes: usize,
 }
@@ -72,7 +72,7 @@ impl TokenCache {
         Some(Self { map, rows, tokens, skipped, source_bytes })
     }
 
-    /// Rows.
+    /// How many rows there are.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -120,7 +120,10 @@ impl<W: Write> Summed<W> {
     }
 }
 
-/// Encodes `lines` into `path`. `encode` answers `Ok(None)` for a row to skip.
+/// Encodes `lines` into the file `path` on all cores and maps it. `encode` answers `Ok(None)` for a row to skip.
+///
+/// # Errors
+/// The first error of `lines` or `encode` in the order of the lines; or the file cannot be written.
 pub fn build(
     path: &Path,
     lines: impl Iterator<Item = Result<Line>>,
@@ -174,12 +177,12 @@ fn write(
             let ids: Vec<u8> = row
                 .ids
                 .iter()
-                .zip(&row.loss)
+                .zip(&row.loss_mask)
                 .flat_map(|(id, loss)| (id | if *loss { LOSS_BIT } else { 0 }).to_le_bytes())
                 .collect();
             out.put(&ids).map_err(io)?;
             tokens += row.ids.len() as u64;
-            let shifted = row.loss.iter().skip(1).filter(|l| **l).count();
+            let shifted = row.loss_mask.iter().skip(1).filter(|l| **l).count();
             index.extend_from_slice(&tokens.to_le_bytes());
             index.extend_from_slice(&(row.loss_bytes as u32).to_le_bytes());
             index.extend_from_slice(&(shifted as u32).to_le_bytes());

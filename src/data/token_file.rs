@@ -42,7 +42,7 @@ enum Columns {
     Pairs([Column; 4]),
 }
 
-/// Tokens of one file.
+/// A `.safetensors` file of tokens, mapped into memory.
 #[derive(Debug)]
 pub struct TokenFile {
     map: Mmap,
@@ -56,7 +56,10 @@ pub struct TokenFile {
 }
 
 impl TokenFile {
-    /// Opens and checks a file.
+    /// Maps and checks a file.
+    ///
+    /// # Errors
+    /// There is no such file, or its tensors have other names, types or shapes (input).
     pub fn open(path: &Path) -> Result<Self> {
         let map = map_file(&crate::files::open(path).map_err(|e| missing(path, e))?)
             .map_err(|e| Error::io("map", path, e))?;
@@ -95,7 +98,7 @@ impl TokenFile {
         }
     }
 
-    /// An id, or a label with loss, of a row that a vocabulary of `vocab` has not.
+    /// The first id, or label with loss, of row `row` that is outside a vocabulary of `vocab` entries.
     pub fn out_of_vocab(&self, row: usize, vocab: i64) -> Option<i64> {
         let (ids, labels): (Vec<&Column>, Option<&Column>) = match &self.columns {
             Columns::Labelled(ids, labels) => (vec![ids], labels.as_ref()),
@@ -175,6 +178,9 @@ pub struct TokenFiles {
 
 impl TokenFiles {
     /// Opens files that hold the same: rows or pairs, in micro-batches of one size.
+    ///
+    /// # Errors
+    /// As [`TokenFile::open`], and where two files differ in that.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let files = paths.iter().map(|path| TokenFile::open(path)).collect::<Result<Vec<_>>>()?;
         let kind = |t: &TokenFile| (t.is_preference(), t.micro_batch);

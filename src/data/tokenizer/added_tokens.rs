@@ -29,7 +29,10 @@ pub(super) struct TokenizerConfig {
     pub(super) flags_count: bool,
 }
 
-/// Reads a folder's files; what was read goes into `hash`.
+/// Reads the files beside a tokenizer; their bytes go into `hash`.
+///
+/// # Errors
+/// A file is not JSON, or lists something that is no token.
 pub(super) fn read(folder: &Path, hash: &mut Sha256) -> Result<TokenizerConfig> {
     let mut config = object(folder, "tokenizer_config.json", hash)?.unwrap_or_default();
     let mut tokens = BTreeMap::new();
@@ -138,7 +141,10 @@ fn fill_class_defaults(config: &mut Map<String, Value>) {
 }
 
 impl TokenizerConfig {
-    /// Adds the tokens that the vocabulary lacks, and what is said about those it has.
+    /// Adds the tokens that the vocabulary lacks, and sets the flags of those it has.
+    ///
+    /// # Errors
+    /// The library refuses a token.
     pub(super) fn add_to(&self, inner: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
         let named = special(&self.config);
         let is_named = |text: &str| named.iter().any(|(other, _)| other == text);

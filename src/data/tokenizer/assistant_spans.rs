@@ -41,7 +41,7 @@ pub(super) struct AnswerMarkup {
     trailing_opens_answer: bool,
 }
 
-/// The conversation that a template is asked about: two questions with their answers, or one.
+/// The first `turns` questions and answers of the conversation that templates are probed with.
 pub(super) fn probe_messages(turns: usize) -> Vec<Value> {
     let turn = |role: &str, text: &str| json!({"role": role, "content": text});
     PROBE_QUESTIONS
@@ -52,7 +52,10 @@ pub(super) fn probe_messages(turns: usize) -> Vec<Value> {
         .collect()
 }
 
-/// The text and how many questions it holds.
+/// The text of the probe conversation and how many questions it holds: two, or one where the template takes no more.
+///
+/// # Errors
+/// The template refuses both.
 pub(super) fn render_probe(render: &Render) -> Result<(String, usize)> {
     let whole = render(&probe_messages(2), None, false).map(|text| (text, 2));
     whole.or_else(|fault| render(&probe_messages(1), None, false).map(|text| (text, 1)).map_err(|_| fault))
@@ -150,7 +153,10 @@ impl AnswerMarkup {
         Ok(markup)
     }
 
-    /// Each turn of the assistant in `text`, the rendering of `messages`.
+    /// The byte range of each assistant turn in `text`, the rendering of `messages`.
+    ///
+    /// # Errors
+    /// A turn whose range cannot be told from the template.
     pub(super) fn assistant_spans(
         &self,
         render: &Render,

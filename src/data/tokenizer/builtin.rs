@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// Entries of both.
 pub const VOCAB_SIZE: usize = 6400;
 
-/// One of the two.
+/// One of MiniMind's two tokenizers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuiltinTokenizer {
     /// Of 2025.
@@ -44,11 +44,11 @@ impl BuiltinTokenizer {
         asked.filter(|_| !name.exists())
     }
 
-    /// The one whose vocabulary weights have that come with no tokenizer; `rows` are their embedding's, `norms` whether
-    /// queries and keys are normed, as minimind3's are. What is found is said.
+    /// The tokenizer for weights that come without one: `rows` are their embedding's, `norms` whether queries and keys are
+    /// normed, as minimind3's are. Logs which one is used; `None` where the vocabulary is another.
     ///
     /// # Errors
-    /// A weight file that cannot be read.
+    /// The weight file cannot be read.
     pub fn for_weights(path: &Path, rows: i64, norms: bool) -> Result<Option<Self>> {
         if rows != VOCAB_SIZE as i64 {
             return Ok(None);
@@ -163,8 +163,11 @@ impl BuiltinTokenizer {
         })
     }
 
-    /// Its folder below `cache`, written where it is not there yet; where that cannot be, below the system's
+    /// The tokenizer's folder below `cache`, written if it is not there yet; if it cannot be written there, below the system's
     /// temporary folder.
+    ///
+    /// # Errors
+    /// Neither folder can be written.
     pub fn folder(self, cache: &Path) -> Result<PathBuf> {
         let files = [("tokenizer_config.json", self.config()), ("tokenizer.json", self.tokenizer())];
         let write = |below: &Path| -> Result<PathBuf> {

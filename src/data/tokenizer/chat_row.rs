@@ -16,14 +16,20 @@ pub const EMPTY_THINK: &str = "<think>\n\n</think>\n\n";
 /// The whole text of a row `{"conversations": [...]}`.
 ///
 /// `tools` (or the older `functions`) on the system message and `tool_calls` may be JSON strings.
+///
+/// # Errors
+/// As [`messages_and_tools`], or the template refuses the row.
 pub fn render_conversation(tokenizer: &Tokenizer, row: &Value) -> Result<String> {
     let (messages, tools) = messages_and_tools(row)?;
     tokenizer.apply_chat_template(&messages, tools.as_ref(), RenderOptions::default())
 }
 
-/// The messages and tools of a row, JSON strings parsed, as a template wants them.
+/// The messages and tools of a row as a template wants them, JSON strings parsed.
 ///
 /// Tools stand on the system message, as upstream has them, or beside the conversation, as most other data does.
+///
+/// # Errors
+/// There is no list `conversations` of objects, or tools or calls are not JSON.
 pub fn messages_and_tools(row: &Value) -> Result<(Value, Option<Value>)> {
     let conversation = row["conversations"].as_array().ok_or_else(|| {
         Error::input("the row has no `conversations` list")
@@ -54,7 +60,7 @@ pub fn messages_and_tools(row: &Value) -> Result<(Value, Option<Value>)> {
 /// The keys that tools are given under.
 pub(crate) const TOOL_KEYS: [&str; 2] = ["tools", "functions"];
 
-/// Whether tools are named only, not described.
+/// Whether a row's `tools` only name tools of the stage, in place of describing them.
 pub(crate) fn lists_tool_names(tools: &Value) -> bool {
     tools.as_array().is_some_and(|list| list.iter().any(Value::is_string))
 }
@@ -89,7 +95,7 @@ pub(crate) fn template_fault(error: &Error) -> RowFault {
     )
 }
 
-/// Python's truth: null, "", [] and {} are not given.
+/// Python's `bool(value)`: null, false, "", [] and {} are not.
 pub(crate) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,

@@ -18,7 +18,7 @@ pub(super) const PLACEHOLDER: &str = "\u{fdd2}";
 
 const PROBE: &str = "zorvex";
 
-/// What a template shows of any conversation.
+/// Which parts of a conversation a template renders whatever they say.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TemplateCoverage {
     /// A system prompt before a question and an answer.
@@ -48,7 +48,7 @@ pub(super) fn tool_turns(name: &str, result: &str) -> Vec<Value> {
 }
 
 impl TemplateCoverage {
-    /// Asks the template.
+    /// Finds out by rendering conversations with a word that no template holds.
     pub(crate) fn probe(render: &Render) -> Self {
         let turn = |role: &str, text: &str| json!({"role": role, "content": text});
         let (user, answer) = (turn("user", "one?"), turn("assistant", "two"));
@@ -66,7 +66,10 @@ impl TemplateCoverage {
         }
     }
 
-    /// Finds the first part of a conversation that is not in `text`, its rendering; `field` is the messages' name.
+    /// Checks that `text`, the rendering of `messages`, holds every part of them; `field` is their name in faults.
+    ///
+    /// # Errors
+    /// The first part that the template drops.
     pub(crate) fn check(
         &self,
         render: &Render,
@@ -134,8 +137,10 @@ impl TemplateCoverage {
         Ok(())
     }
 
-    /// Renders a conversation and [checks](Self::check) that all of it is there; the fault of a row that the template
-    /// refuses has the template's own words.
+    /// Renders a conversation and [checks](Self::check) that all of it is there.
+    ///
+    /// # Errors
+    /// The template refuses the conversation (with the template's own words), or drops a part.
     pub(crate) fn render_checked(
         &self,
         render: &Render,

@@ -209,7 +209,10 @@ fn tokenizer_config(vocabulary: &Vocabulary) -> Value {
 }
 
 impl Tokenizer {
-    /// The tokenizer that a GGUF holds; `file` is where it was found, for messages.
+    /// The tokenizer in a GGUF; `file` is its path, for messages.
+    ///
+    /// # Errors
+    /// The vocabulary is of a kind that is not read here, or broken.
     pub fn from_vocabulary(vocabulary: &Vocabulary, file: &Path) -> Result<Self> {
         let at = |e: Error| e.at(Place::file(file));
         let refused = |why: String| {

@@ -82,7 +82,10 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// A tokenizer of its parts.
+    /// A tokenizer from its parts.
+    ///
+    /// # Errors
+    /// The library refuses the tokens, or there is none that can end a text.
     pub(super) fn assemble(
         mut inner: tokenizers::Tokenizer,
         configured: &TokenizerConfig,

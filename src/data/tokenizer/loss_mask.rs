@@ -4,7 +4,7 @@
 //! row is trained on. Three ways give the same places where they apply: the template's own `{% generation %}` blocks;
 //! the tokens that open and close every answer, looked for in the ids (upstream's way, and the fast one; only where it
 //! agrees with the next on every probe, and in a row whose texts hold no such mark); rendering the conversation with
-//! and without each turn ([`turns`](super::assistant_spans)).
+//! and without each turn ([`assistant_spans`](super::assistant_spans)).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -20,19 +20,19 @@ use super::{ChatTemplate, RenderOptions, Tokenizer, generation_tags};
 use crate::data::jsonl::{RowError, RowFault};
 use crate::error::{Error, Result};
 
-/// A conversation as ids.
+/// A conversation as ids with its loss mask.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MaskedTokens {
     /// Token ids of the rendered text.
     pub ids: Vec<u32>,
     /// Whether the label at a place (the id itself) carries loss.
-    pub loss: Vec<bool>,
+    pub loss_mask: Vec<bool>,
 }
 
 /// A text and its template's own blocks in it.
 type Blocks = (String, Vec<Range<usize>>);
 
-/// What is known of a template, found out when it is first needed.
+/// What has been found out about a template, each on first use.
 #[derive(Debug, Default)]
 pub(super) struct TemplateFacts {
     coverage: OnceLock<TemplateCoverage>,
@@ -41,14 +41,14 @@ pub(super) struct TemplateFacts {
     rule: OnceLock<Result<MaskRule>>,
 }
 
-/// How the answers of a template are found.
+/// How the assistant's part of a rendered conversation is found.
 #[derive(Debug)]
 enum MaskRule {
-    /// By the blocks that this copy of the template marks.
+    /// From the `{% generation %}` blocks, which this copy of the template marks.
     GenerationTags(Box<ChatTemplate>),
-    /// By rendering.
+    /// By rendering the conversation with and without each turn.
     Rerender(AnswerMarkup),
-    /// By the tokens around an answer, rendering where a row is unusual.
+    /// By the tokens around an answer; by rendering where a row is unusual.
     Delimiters(AnswerMarkup, Delimiters),
 }
 
@@ -67,11 +67,11 @@ impl Tokenizer {
         Ok(ChatMasker { tokenizer: self, template: &self.templates[index].1, facts: &self.facts[index] })
     }
 
-    /// Ids and loss of a conversation; `field` is what the messages are called in messages. Empty think blocks stay if
-    /// `keep`. The inner fault is the row's: the template refuses it, or leaves part of it out.
+    /// Tokens and loss mask of a conversation; faults call the messages `field`. Empty think blocks stay if `keep`.
     ///
     /// # Errors
-    /// There is no template, or which tokens are the assistant's cannot be told from it.
+    /// The row is bad: the template refuses it, or leaves part of it out. Or there is no template, or which tokens are
+    /// the assistant's cannot be told from it.
     pub fn masked(
         &self,
         field: &str,
@@ -84,15 +84,15 @@ impl Tokenizer {
         masker.masked(rule, (field, &masker.with_parsed_arguments(messages)), tools, keep)
     }
 
-    /// Whether the template shows a system prompt.
+    /// Whether the template renders a system prompt.
     pub fn renders_system(&self) -> bool {
         self.masker(false).is_ok_and(|masker| masker.coverage().system)
     }
 
-    /// The text of a conversation, all of which is in it.
+    /// The rendered text of a conversation, which holds all of it; faults call the messages `field`.
     ///
     /// # Errors
-    /// There is no template. The inner fault is the row's.
+    /// The row is bad: the template refuses it, or leaves part of it out. Or there is no template.
     pub fn render_checked(
         &self,
         field: &str,
@@ -106,6 +106,7 @@ impl Tokenizer {
     }
 }
 
+/// Masks conversations of one template.
 struct ChatMasker<'a> {
     tokenizer: &'a Tokenizer,
     template: &'a ChatTemplate,
@@ -322,7 +323,7 @@ impl<'a> ChatMasker<'a> {
         };
         let (loss, answers) = mask_between(&ids, &marks.open, &marks.close);
         let turns = messages.iter().filter(|message| message["role"] == "assistant").count();
-        Ok((answers == turns).then_some(MaskedTokens { ids, loss }))
+        Ok((answers == turns).then_some(MaskedTokens { ids, loss_mask: loss }))
     }
 
     /// By places in the text: a token that holds part of one carries loss.
@@ -336,7 +337,7 @@ impl<'a> ChatMasker<'a> {
             while spans.next_if(|span| span.end <= place.start).is_some() {}
             *loss = spans.peek().is_some_and(|span| span.start < place.end);
         }
-        Ok(MaskedTokens { ids, loss })
+        Ok(MaskedTokens { ids, loss_mask: loss })
     }
 }
 

@@ -28,8 +28,8 @@ fn said(tokenizer: &Tokenizer, row: &Value) -> Vec<String> {
     let masked =
         chat_row::tokenize(tokenizer, "conversations", row, true).unwrap_or_else(|f| panic!("{f:?}"));
     let mut runs: Vec<Vec<u32>> = Vec::new();
-    for (i, (id, loss)) in masked.ids.iter().zip(&masked.loss).enumerate() {
-        match (loss, i > 0 && masked.loss[i - 1]) {
+    for (i, (id, loss)) in masked.ids.iter().zip(&masked.loss_mask).enumerate() {
+        match (loss, i > 0 && masked.loss_mask[i - 1]) {
             (true, true) => runs.last_mut().unwrap().push(*id),
             (true, false) => runs.push(vec![*id]),
             _ => {}
@@ -195,7 +195,7 @@ fn a_template_s_own_blocks_decide() {
     let row = turns(&[("user", "a"), ("assistant", "b<think>\n\n</think>\n\nc"), ("user", "d")]);
     let masked = chat_row::tokenize(&ours, "conversations", &row, false).unwrap();
     let spoken: Vec<u32> =
-        masked.ids.iter().zip(&masked.loss).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
+        masked.ids.iter().zip(&masked.loss_mask).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
     assert_eq!(ours.decode(&spoken, false).unwrap(), "bc<|im_end|>");
 
     let wrong = source.replace("m.role == 'assistant' %}{% gen", "m.role == 'user' %}{% gen");

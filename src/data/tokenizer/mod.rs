@@ -99,7 +99,10 @@ impl fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// The ids of a text; no special token is added, but those written in the text are recognised.
+    /// The ids of a text. No special token is added, but those written in the text are recognised.
+    ///
+    /// # Errors
+    /// The library refuses the text, as with an unknown word and no token for it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self
             .inner
@@ -108,8 +111,11 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The ids of a text with the marks that the tokenizer puts around it, as transformers' `tokenizer(text)`:
-    /// what a model is given that goes on from plain text.
+    /// The ids of a text with the special tokens that the tokenizer puts around it, as transformers' `tokenizer(text)`: for a
+    /// model that continues plain text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
     pub fn encode_with_special_tokens(&self, text: &str) -> Result<Vec<u32>> {
         match self.raw {
             Raw::Marks { bos, eos } => Ok(bos.into_iter().chain(self.encode(text)?).chain(eos).collect()),
@@ -123,11 +129,17 @@ impl Tokenizer {
     }
 
     /// The ids of many texts, on all cores, in the order given.
+    ///
+    /// # Errors
+    /// As [`Self::encode`], of the first text in that order.
     pub fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         texts.par_iter().map(|text| self.encode(text)).collect()
     }
 
     /// The text of ids; bytes that are no character show as U+FFFD.
+    ///
+    /// # Errors
+    /// The library's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner
             .decode(ids, skip_special)
@@ -176,6 +188,9 @@ impl Tokenizer {
     }
 
     /// The tokenizer as the text of a `tokenizer.json`, added tokens included.
+    ///
+    /// # Errors
+    /// The library cannot write it.
     pub fn to_json(&self) -> Result<String> {
         let text = self.inner.to_string(true);
         text.map_err(|error| Error::failed("the tokenizer cannot be written").because(error))
@@ -207,7 +222,10 @@ impl Tokenizer {
         default.or(self.templates.first()).map(|(_, template)| template.source())
     }
 
-    /// The prompt of a conversation, by the tokenizer's chat template.
+    /// A conversation as the text of a prompt, as transformers' `apply_chat_template`.
+    ///
+    /// # Errors
+    /// There is no template, or it refuses the conversation.
     pub fn apply_chat_template(
         &self,
         messages: &Value,

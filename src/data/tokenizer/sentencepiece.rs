@@ -107,7 +107,10 @@ impl<'b> Fields<'b> {
 }
 
 impl Model {
-    /// Reads the file's bytes.
+    /// Reads the bytes of a `tokenizer.model`.
+    ///
+    /// # Errors
+    /// They are no SentencePiece model.
     pub(super) fn read(bytes: &[u8]) -> Result<Self> {
         Self::parse(bytes)
             .filter(|model| !model.pieces.is_empty())

@@ -35,7 +35,10 @@ impl StreamDecoder {
         self.skip_special && !self.shown.contains(&id)
     }
 
-    /// Takes an id; returns the text that became whole, often empty.
+    /// Takes an id; returns the text that is complete by it, often empty.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         if !tokenizer.byte_level {
             return self.push_window(tokenizer, id);
@@ -49,7 +52,10 @@ impl StreamDecoder {
         Ok(self.take_whole())
     }
 
-    /// Ends the text; bytes that never became a character show as U+FFFD.
+    /// Ends the text and returns the rest; bytes that never became a character show as U+FFFD.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String> {
         if !tokenizer.byte_level {
             let before = tokenizer.decode(&self.ids[..self.given], false)?;

@@ -73,7 +73,10 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Parses a template; `file` is where it was found, for messages.
+    /// Parses a template; `file` is its path, for messages.
+    ///
+    /// # Errors
+    /// It is not Jinja2; the error has the line.
     pub fn parse(source: &str, file: &Path) -> Result<Self> {
         let template = Template::parse(source).map_err(|fault| {
             let own = file.extension().is_some_and(|extension| extension == "jinja");
@@ -114,8 +117,10 @@ impl ChatTemplate {
         rendered.map(|rendered| rendered.text).map_err(|fault| self.refused(fault))
     }
 
-    /// [`Self::render`] with the places of `{% generation %}` blocks, and the template's fault as it is:
-    /// of [`FaultKind::Raised`] the message is the template's own sentence.
+    /// [`Self::render`] with the places of `{% generation %}` blocks.
+    ///
+    /// # Errors
+    /// The template's fault as it is: for [`FaultKind::Raised`] the message is the template's own sentence.
     pub fn try_render(
         &self,
         messages: &Value,

@@ -93,7 +93,7 @@ fn recorded_labels_match() {
             assert_eq!(got, ids(&case["input_ids"]));
             let labels: Vec<i64> = serde_json::from_value(case["labels"].clone()).unwrap();
             let label = |(id, loss): (&u32, &bool)| if *loss { i64::from(*id) } else { -100 };
-            assert_eq!(got.iter().zip(&masked.loss).map(label).collect::<Vec<_>>(), labels);
+            assert_eq!(got.iter().zip(&masked.loss_mask).map(label).collect::<Vec<_>>(), labels);
         }
     }
 }

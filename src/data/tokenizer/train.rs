@@ -72,6 +72,9 @@ const LINE_END: char = 'Ċ';
 const PORTION_BYTES: usize = 8 << 20;
 
 /// The chat template that every tokenizer trained here carries.
+///
+/// # Errors
+/// It cannot be parsed, which would be a mistake of this program.
 pub fn template() -> Result<ChatTemplate> {
     ChatTemplate::parse(CHAT_TEMPLATE, Path::new("chat_template.jinja"))
 }
@@ -94,7 +97,10 @@ pub struct TrainReport {
     pub bytes: u64,
 }
 
-/// Trains on `texts` and writes `tokenizer.json` and `tokenizer_config.json` into `out`.
+/// Trains a byte-level BPE tokenizer on `texts` and writes `tokenizer.json` and `tokenizer_config.json` into `out`.
+///
+/// # Errors
+/// The first error of `texts`, `vocab_size` is below the reserved tokens and bytes, or the folder cannot be written.
 pub fn train(
     texts: impl Iterator<Item = Result<String>>,
     vocab_size: usize,

@@ -6,7 +6,7 @@ use super::ast::{Applied, Comparison, Const, Expr};
 use super::dict::Dict;
 use super::eval::{Engine, Scope};
 use super::value::{Text, Value};
-use super::{Res, failed, filters, ops, predicates, repr};
+use super::{Res, failed, filters, ops, predicates, repr, slice};
 
 impl Engine {
     pub(super) fn eval(&self, expr: &Expr, scope: &Rc<Scope>) -> Res<Value> {
