@@ -1,4 +1,4 @@
-//! Numbers and times as people read them, and text that is safe inside HTML.
+//! Numbers, times and texts as people read them.
 //!
 //! Not for files that programs read: those keep every digit. Next: `table` and `html`, the users.
 
@@ -49,24 +49,15 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Text made safe for HTML, in elements and in quoted attributes. Control characters, which a model may
-/// well write, become a visible sign.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 16);
-    for letter in text.chars() {
-        match letter {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\n' | '\t' => out.push(letter),
-            '\r' => {}
-            letter if letter.is_control() => out.push('\u{fffd}'),
-            letter => out.push(letter),
-        }
-    }
-    out
+/// Text as a page shows it: control characters, which a model may well write, become a visible sign. `maud` escapes
+/// the rest.
+pub fn printable(text: &str) -> String {
+    let sign = |letter: char| match letter {
+        '\n' | '\t' => letter,
+        letter if letter.is_control() => '\u{fffd}',
+        letter => letter,
+    };
+    text.chars().filter(|letter| *letter != '\r').map(sign).collect()
 }
 
 #[cfg(test)]
@@ -86,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn markup_stays_text() {
-        assert_eq!(escape("<script>'\"&\u{1b}"), "&lt;script&gt;&#39;&quot;&amp;\u{fffd}");
+    fn control_characters_are_seen() {
+        assert_eq!(printable("<script>'\"&\u{1b}\r\n\t"), "<script>'\"&\u{fffd}\n\t");
     }
 }

@@ -1,15 +1,14 @@
 //! `report.html`: one page about a run that a person wants to look at.
 //!
-//! Self-contained: no request goes out, no script runs, and everything a file or a model wrote is
-//! escaped. Light and dark follow the reader's system. Next: `section` (a stage's part) and `svg`.
+//! Self-contained: no request goes out, no script runs, and `maud` escapes everything that a file or a model wrote. Light and dark follow the reader's system. Next: `section` (a stage's part) and `svg`.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
 use super::folder::{Run, Stage};
-use super::format::{compact, digits, duration, escape};
+use super::format::{compact, digits, duration, printable};
 use super::{section, table};
 use crate::atomic;
 use crate::error::Result;
@@ -30,32 +29,34 @@ pub fn write_report(run: &Path) -> Result<PathBuf> {
 /// # Errors
 /// The folder is not a run's (input), or a file cannot be read.
 pub fn render(run: &Path) -> Result<String> {
-    Ok(page(&Run::read(run)?))
+    Ok(page(&Run::read(run)?).into_string())
 }
 
-fn page(run: &Run) -> String {
-    let name = escape(&run.name);
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{name} – minimind report</title>\
-         <style>{}</style></head><body><main>\n",
-        include_str!("page.css")
-    );
-    header(run, &mut out);
-    stage_table(run, &mut out);
-    for stage in &run.stages {
-        out.push_str(&section::stage(stage));
+fn page(run: &Run) -> Markup {
+    html! {
+        (DOCTYPE) "\n"
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                title { (printable(&run.name)) " – minimind report" }
+                style { (PreEscaped(include_str!("page.css"))) }
+            }
+            body {
+                main {
+                    (header(run))
+                    (stage_table(run))
+                    @for stage in &run.stages { (section::stage(stage)) }
+                    (reproduce(run))
+                    footer { "Written by minimind " (env!("CARGO_PKG_VERSION")) "." }
+                }
+            }
+        }
+        "\n"
     }
-    reproduce(run, &mut out);
-    let _ = write!(
-        out,
-        "<footer>Written by minimind {}.</footer>\n</main></body></html>\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    out
 }
 
-fn header(run: &Run, out: &mut String) {
+fn header(run: &Run) -> Markup {
     let done = run.stages.iter().filter(|s| section::tone(s.status()) == "ok").count();
     let runtime = run.plan.get("runtime");
     let setting = |key: &str| runtime.and_then(|r| r.get(key)).and_then(Value::as_str);
@@ -65,7 +66,6 @@ fn header(run: &Run, out: &mut String) {
         setting("precision").map(|p| format!("precision {p}")),
     ];
     let facts: Vec<String> = facts.into_iter().flatten().collect();
-    let _ = write!(out, "<h1>{}</h1><p class=\"soft\">{}</p>", escape(&run.name), escape(&facts.join(", ")));
     let sum = |key: &str| {
         let values: Vec<f64> = run.stages.iter().filter_map(|s| s.number(key)).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>())
@@ -78,11 +78,15 @@ fn header(run: &Run, out: &mut String) {
         sum("seconds").map(|s| ("Time", duration(s))),
         last_result(&run.stages),
     ];
-    out.push_str("<dl class=\"figures\">");
-    for (name, value) in figures.into_iter().flatten() {
-        let _ = write!(out, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(&value));
+    html! {
+        h1 { (printable(&run.name)) }
+        p.soft { (printable(&facts.join(", "))) }
+        dl.figures {
+            @for (name, value) in figures.into_iter().flatten() {
+                div { dt { (name) } dd { (value) } }
+            }
+        }
     }
-    out.push_str("</dl>\n");
 }
 
 /// The loss of the last stage that has one: on held-out data where it was measured.
@@ -100,68 +104,76 @@ fn last_result(stages: &[Stage]) -> Option<(&'static str, String)> {
     })
 }
 
-fn stage_table(run: &Run, out: &mut String) {
-    out.push_str("<h2>Stages</h2>");
-    if run.stages.is_empty() {
-        out.push_str("<p class=\"none\">The plan has no stages.</p>");
-        return;
-    }
-    out.push_str("<div class=\"scroll\"><table><thead><tr>");
-    let numeric = |column: usize| if (3..6).contains(&column) { " class=\"n\"" } else { "" };
-    for (column, title) in table::TITLES.iter().enumerate() {
-        let _ = write!(out, "<th{}>{title}</th>", numeric(column));
-    }
-    out.push_str("</tr></thead><tbody>");
-    for stage in &run.stages {
-        let cells = table::cells(stage).map(|cell| escape(&cell));
-        let _ = write!(
-            out,
-            "<tr><td><a href=\"#{}\">{}</a></td><td>{}</td><td class=\"{}\">{}</td>",
-            section::anchor(&stage.name),
-            cells[0],
-            cells[1],
-            section::tone(stage.status()),
-            cells[2]
-        );
-        for cell in &cells[3..6] {
-            let _ = write!(out, "<td class=\"n\">{cell}</td>");
+fn stage_table(run: &Run) -> Markup {
+    html! {
+        h2 { "Stages" }
+        @if run.stages.is_empty() {
+            p.none { "The plan has no stages." }
+        } @else {
+            div.scroll {
+                table {
+                    thead {
+                        tr {
+                            @for (column, title) in table::TITLES.iter().enumerate() {
+                                th.n[(3..6).contains(&column)] { (title) }
+                            }
+                        }
+                    }
+                    tbody {
+                        @for stage in &run.stages { (stage_row(stage)) }
+                    }
+                }
+            }
         }
-        let results = stage.metrics();
-        let results: Vec<String> = results
-            .iter()
-            .map(|(name, value)| format!("{} <b>{}</b>", escape(name), digits(*value, 4)))
-            .collect();
-        let _ = write!(
-            out,
-            "<td class=\"wide\">{}</td></tr>",
-            if results.is_empty() { "–".to_owned() } else { results.join(", ") }
-        );
     }
-    out.push_str("</tbody></table></div>\n");
 }
 
-fn reproduce(run: &Run, out: &mut String) {
+fn stage_row(stage: &Stage) -> Markup {
+    let cells = table::cells(stage);
+    let results = stage.metrics();
+    html! {
+        tr {
+            td { a href={ "#" (section::anchor(&stage.name)) } { (printable(&cells[0])) } }
+            td { (printable(&cells[1])) }
+            td class=(section::tone(stage.status())) { (printable(&cells[2])) }
+            @for cell in &cells[3..6] { td.n { (cell) } }
+            td.wide {
+                @if results.is_empty() { "–" }
+                @for (index, (name, value)) in results.iter().enumerate() {
+                    @if index > 0 { ", " }
+                    (printable(name)) " " b { (digits(*value, 4)) }
+                }
+            }
+        }
+    }
+}
+
+fn reproduce(run: &Run) -> Markup {
     let recipe = run.plan.get("recipe").and_then(Value::as_str).unwrap_or("recipe.yaml");
     let output = run.plan.get("output").and_then(Value::as_str).unwrap_or("RUN").trim_end_matches('/');
-    let _ = write!(
-        out,
-        "<h2>Run it again</h2><p>The run’s own copy of the recipe holds every <code>--set</code> that was given. \
-         The same recipe, data and seed give the same plan.</p><pre>minimind run {}\n\
-         # or from the run’s own copy, into another folder:\n\
-         minimind run {} --output {}</pre>",
-        escape(&shell_word(recipe)),
-        escape(&shell_word(&format!("{output}/recipe.yaml"))),
-        escape(&shell_word(&format!("{output}-again")))
+    let commands = format!(
+        "minimind run {}\n# or from the run’s own copy, into another folder:\nminimind run {} --output {}",
+        shell_word(recipe),
+        shell_word(&format!("{output}/recipe.yaml")),
+        shell_word(&format!("{output}-again"))
     );
-    if !run.recipe.is_empty() {
-        let _ = write!(out, "<h2>Recipe</h2><pre>{}</pre>", escape(run.recipe.trim_end()));
-    }
     let plan = serde_json::to_string_pretty(&run.plan).unwrap_or_default();
-    let _ = write!(
-        out,
-        "<details><summary>The plan, with every default filled</summary><pre>{}</pre></details>",
-        escape(&plan)
-    );
+    html! {
+        h2 { "Run it again" }
+        p {
+            "The run’s own copy of the recipe holds every " code { "--set" }
+            " that was given. The same recipe, data and seed give the same plan."
+        }
+        pre { (printable(&commands)) }
+        @if !run.recipe.is_empty() {
+            h2 { "Recipe" }
+            pre { (printable(run.recipe.trim_end())) }
+        }
+        details {
+            summary { "The plan, with every default filled" }
+            pre { (printable(&plan)) }
+        }
+    }
 }
 
 fn shell_word(text: &str) -> String {

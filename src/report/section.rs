@@ -3,12 +3,12 @@
 //! Which columns are drawn is decided here: the loss with its validation, then rate, speed and gradient,
 //! then whatever else the stage logs. Next: `svg`, the drawing.
 
-use std::fmt::Write;
-
+use maud::{Markup, html};
 use serde_json::Value;
 
+use super::completions;
 use super::folder::Stage;
-use super::format::{compact, duration, escape};
+use super::format::{compact, duration, printable};
 use super::svg::{Series, chart, smoothed};
 
 /// Columns that say where a row stands, or only repeat the clock.
@@ -28,7 +28,7 @@ const PEAKS: [(&str, &str); 4] = [
 ];
 
 /// The section of one stage.
-pub(crate) fn stage(stage: &Stage) -> String {
+pub(crate) fn stage(stage: &Stage) -> Markup {
     let facts = [
         (stage.kind != stage.name).then(|| stage.kind.clone()),
         Some(stage.status().to_owned()),
@@ -36,36 +36,25 @@ pub(crate) fn stage(stage: &Stage) -> String {
         stage.number("parameters").map(|p| format!("{} parameters", compact(p))),
     ];
     let facts: Vec<String> = facts.into_iter().flatten().collect();
-    let mut out = format!(
-        "<section id=\"{}\"><h2>{} <small>{}</small></h2>",
-        anchor(&stage.name),
-        escape(&stage.name),
-        escape(&facts.join(", "))
-    );
-    charts(stage, &mut out);
-    samples(stage, &mut out);
-    super::completions::table(stage, &mut out);
-    if let Some(data) = stage.summary.get("data").filter(|d| !is_empty(d)) {
-        out.push_str("<h3>Data</h3><div class=\"scroll\"><table class=\"facts\"><tbody>");
-        rows("", data, &mut out);
-        out.push_str("</tbody></table></div>");
-    }
-    let notes: Vec<&str> = stage
-        .summary
-        .get("notes")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    if !notes.is_empty() {
-        out.push_str("<h3>Notes</h3><ul class=\"notes\">");
-        for note in notes {
-            let _ = write!(out, "<li>{}</li>", escape(note));
+    let data = stage.summary.get("data").filter(|d| !is_empty(d));
+    let notes = stage.summary.get("notes").and_then(Value::as_array).into_iter().flatten();
+    let notes: Vec<&str> = notes.filter_map(Value::as_str).collect();
+    html! {
+        section id=(anchor(&stage.name)) {
+            h2 { (printable(&stage.name)) " " small { (printable(&facts.join(", "))) } }
+            (charts(stage))
+            (samples(stage))
+            (completions::table(stage))
+            @if let Some(data) = data {
+                h3 { "Data" }
+                div.scroll { table.facts { tbody { (rows("", data)) } } }
+            }
+            @if !notes.is_empty() {
+                h3 { "Notes" }
+                ul.notes { @for note in notes { li { (printable(note)) } } }
+            }
         }
-        out.push_str("</ul>");
     }
-    out + "</section>\n"
 }
 
 /// A name fit for an `id`.
@@ -88,43 +77,39 @@ pub(crate) fn is_validation(name: &str) -> bool {
     name.contains("loss") && (name.starts_with("val") || name.starts_with("eval") || name.ends_with("_val"))
 }
 
-fn charts(stage: &Stage, out: &mut String) {
+fn charts(stage: &Stage) -> Markup {
     if stage.rows.is_empty() {
-        return;
+        return Markup::default();
     }
     let columns = stage.columns();
-    out.push_str("<div class=\"charts\">");
     let loss = stage.series("loss");
     let validation = columns.iter().find(|c| is_validation(c));
-    if !loss.is_empty() || validation.is_some() {
-        let mut lines = lines("train", loss);
-        let points = validation.map(|name| stage.series(name)).unwrap_or_default();
-        lines.push(Series { name: "validation".to_owned(), class: "s1", points });
-        out.push_str(&chart("Loss", &lines));
-    }
+    let has_loss = !loss.is_empty() || validation.is_some();
+    let mut losses = lines("train", loss);
+    let points = validation.map(|name| stage.series(name)).unwrap_or_default();
+    losses.push(Series { name: "validation".to_owned(), class: "s1", points });
     let titled = TITLED.iter().filter(|(name, _)| columns.iter().any(|c| c == name));
     let others = columns.iter().filter(|c| {
         let known = NOT_DRAWN.contains(&c.as_str()) || *c == "loss" || Some(*c) == validation;
         !known && TITLED.iter().chain(&PEAKS).all(|(name, _)| name != c)
     });
     let all = titled.map(|&(name, title)| (name, title)).chain(others.map(|c| (c.as_str(), c.as_str())));
-    for (name, title) in all {
-        let points = stage.series(name);
-        // A column that was zero throughout (aux_loss of a dense model) tells nothing.
-        if points.iter().any(|p| p.1 != 0.0) {
-            out.push_str(&chart(title, &lines(title, points)));
-        }
-    }
+    // A column that was zero throughout (aux_loss of a dense model) tells nothing.
+    let all =
+        all.map(|(name, title)| (title, stage.series(name))).filter(|(_, p)| p.iter().any(|p| p.1 != 0.0));
     let peaks = PEAKS.iter().map(|&(column, name)| (name, stage.series(column)));
     let peaks: Vec<Series> = peaks
         .filter(|(_, points)| !points.is_empty())
         .zip(["s0", "s1", "s2", "s3"])
         .map(|((name, points), class)| Series { name: name.to_owned(), class, points })
         .collect();
-    if !peaks.is_empty() {
-        out.push_str(&chart("Peak memory, MB", &peaks));
+    html! {
+        div.charts {
+            @if has_loss { (chart("Loss", &losses)) }
+            @for (title, points) in all { (chart(title, &lines(title, points))) }
+            @if !peaks.is_empty() { (chart("Peak memory, MB", &peaks)) }
+        }
     }
-    out.push_str("</div>");
 }
 
 /// A column's line; of many points a smoothed one over the faint rows.
@@ -138,31 +123,31 @@ fn lines(name: &str, points: Vec<(f64, f64)>) -> Vec<Series> {
     vec![Series { name: "rows".to_owned(), class: "raw", points }, smooth]
 }
 
-fn samples(stage: &Stage, out: &mut String) {
+fn samples(stage: &Stage) -> Markup {
     let samples = stage.summary.get("samples").and_then(Value::as_array).filter(|s| !s.is_empty());
-    let Some(samples) = samples else { return };
-    out.push_str("<h3>Samples before and after</h3>");
-    for sample in samples {
-        let text = |key: &str| sample.get(key).and_then(Value::as_str);
-        let answers: Vec<(&str, &str)> = [("before", text("before")), ("after", text("after"))]
-            .into_iter()
-            .filter_map(|(k, v)| Some((k, v?)))
-            .collect();
-        let one = if answers.len() == 1 { " one" } else { "" };
-        let _ = write!(
-            out,
-            "<div class=\"sample\"><div class=\"prompt\" dir=\"auto\">{}</div><div class=\"pair{one}\">",
-            escape(text("prompt").unwrap_or_default())
-        );
-        for (key, answer) in answers {
-            let shown = if answer.trim().is_empty() { "(nothing)" } else { answer };
-            let _ = write!(
-                out,
-                "<div class=\"{key}\"><span>{key}</span><p dir=\"auto\">{}</p></div>",
-                escape(shown)
-            );
+    let Some(samples) = samples else { return Markup::default() };
+    html! {
+        h3 { "Samples before and after" }
+        @for sample in samples { (sample_block(sample)) }
+    }
+}
+
+fn sample_block(sample: &Value) -> Markup {
+    let text = |key: &str| sample.get(key).and_then(Value::as_str);
+    let answers = [("before", text("before")), ("after", text("after"))];
+    let answers: Vec<(&str, &str)> = answers.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+    html! {
+        div.sample {
+            div.prompt dir="auto" { (printable(text("prompt").unwrap_or_default())) }
+            div.pair.one[answers.len() == 1] {
+                @for (key, answer) in answers {
+                    div class=(key) {
+                        span { (key) }
+                        p dir="auto" { @if answer.trim().is_empty() { "(nothing)" } @else { (printable(answer)) } }
+                    }
+                }
+            }
         }
-        out.push_str("</div></div>");
     }
 }
 
@@ -171,17 +156,10 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Facts as rows; nested names are joined by a space.
-fn rows(prefix: &str, value: &Value, out: &mut String) {
+fn rows(prefix: &str, value: &Value) -> Markup {
     if let Value::Object(map) = value {
-        for (key, value) in map {
-            let name = if prefix.is_empty() {
-                key.replace('_', " ")
-            } else {
-                format!("{prefix} {}", key.replace('_', " "))
-            };
-            rows(&name, value, out);
-        }
-        return;
+        let name = |key: &str| format!("{prefix} {}", key.replace('_', " ")).trim_start().to_owned();
+        return html! { @for (key, value) in map { (rows(&name(key), value)) } };
     }
     let text = match value {
         Value::String(text) => text.clone(),
@@ -193,7 +171,7 @@ fn rows(prefix: &str, value: &Value, out: &mut String) {
         Value::Null => "–".to_owned(),
         other => other.to_string(),
     };
-    let _ = write!(out, "<tr><td>{}</td><td class=\"wide\">{}</td></tr>", escape(prefix), escape(&text));
+    html! { tr { td { (printable(prefix)) } td.wide { (printable(&text)) } } }
 }
 
 /// `1234567` as `1 234 567` (thin spaces).

@@ -3,9 +3,9 @@
 //! Colours are CSS classes (`s0`, `s1`, `s2`), so that the page's dark scheme reaches them. A value that
 //! is not finite leaves a gap. Next: `html`, which places the charts.
 
-use std::fmt::Write;
+use maud::{Markup, html};
 
-use super::format::{compact, digits, escape};
+use super::format::{compact, digits, printable};
 
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 220.0;
@@ -29,114 +29,121 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
+/// Maps steps and values to places in the drawing.
+struct Scale {
+    x: (f64, f64),
+    y: (f64, f64),
+}
+
+impl Scale {
+    fn x_at(&self, x: f64) -> f64 {
+        LEFT + (x - self.x.0) / (self.x.1 - self.x.0) * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn y_at(&self, y: f64) -> f64 {
+        HEIGHT - BOTTOM - (y - self.y.0) / (self.y.1 - self.y.0) * (HEIGHT - TOP - BOTTOM)
+    }
+}
+
 /// A chart of `series` over steps.
-pub fn chart(title: &str, series: &[Series]) -> String {
-    let finite = |s: &Series| {
-        s.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect::<Vec<_>>()
-    };
+pub fn chart(title: &str, series: &[Series]) -> Markup {
     let all: Vec<(f64, f64)> = series.iter().flat_map(finite).collect();
-    let mut out =
-        format!("<figure><figcaption><span>{}</span>{}</figcaption>", escape(title), legend(series));
-    if all.is_empty() {
-        out.push_str("<p class=\"none\">no values yet</p></figure>");
-        return out;
-    }
-    let (x_low, x_high) = span(all.iter().map(|p| p.0), 0.0);
-    let (y_low, y_high) = span(all.iter().map(|p| p.1), 0.06);
-    let x_at = |x: f64| LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT);
-    let y_at = |y: f64| HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM);
-    let _ = write!(
-        out,
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
-        escape(&format!("{title} over steps"))
-    );
-    for tick in ticks(y_low, y_high, 5) {
-        let y = y_at(tick);
-        let _ = write!(
-            out,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
-            WIDTH - RIGHT
-        );
-        let _ =
-            write!(out, "<text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT - 7.0, y + 3.5, label(tick));
-    }
-    let base = HEIGHT - BOTTOM;
-    let _ = write!(
-        out,
-        "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{base}\" y2=\"{base}\"/>",
-        WIDTH - RIGHT
-    );
-    let single = all.iter().all(|p| p.0 == all[0].0);
-    let x_ticks = if single { vec![all[0].0] } else { ticks(x_low, x_high, 5) };
-    for tick in x_ticks.into_iter().filter(|t| t.fract() == 0.0) {
-        let _ = write!(
-            out,
-            "<text class=\"x\" x=\"{:.1}\" y=\"{}\">{}</text>",
-            x_at(tick),
-            base + 17.0,
-            compact(tick)
-        );
-    }
-    for line in series {
-        out.push_str(&path(line, x_at, y_at));
-    }
-    for line in series.iter().filter(|s| s.class != "raw") {
-        let points = finite(line);
-        let stride = points.len().div_ceil(MOST_TITLES).max(1);
-        for (x, y) in points.into_iter().rev().step_by(stride) {
-            let text = escape(&format!("step {x}: {} {}", line.name, digits(y, 4)));
-            let (cx, cy) = (x_at(x), y_at(y));
-            let _ = write!(
-                out,
-                "<circle class=\"hit {}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"4\"><title>{text}</title></circle>",
-                line.class
-            );
+    html! {
+        figure {
+            figcaption { span { (printable(title)) } (legend(series)) }
+            @if all.is_empty() {
+                p.none { "no values yet" }
+            } @else {
+                svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ (printable(title)) " over steps" } {
+                    (drawing(series, &all))
+                }
+            }
         }
     }
-    out.push_str("</svg></figure>");
-    out
 }
 
-fn legend(series: &[Series]) -> String {
+fn finite(series: &Series) -> Vec<(f64, f64)> {
+    series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
+}
+
+/// Grid, axis and lines; `all` are the points of all lines, at least one.
+fn drawing(series: &[Series], all: &[(f64, f64)]) -> Markup {
+    let scale = Scale { x: span(all.iter().map(|p| p.0), 0.0), y: span(all.iter().map(|p| p.1), 0.06) };
+    let base = HEIGHT - BOTTOM;
+    let single = all.iter().all(|p| p.0 == all[0].0);
+    let x_ticks = if single { vec![all[0].0] } else { ticks(scale.x.0, scale.x.1, 5) };
+    html! {
+        @for tick in ticks(scale.y.0, scale.y.1, 5) {
+            @let y = scale.y_at(tick);
+            line.grid x1=(LEFT) x2=(WIDTH - RIGHT) y1=(tenth(y)) y2=(tenth(y)) {}
+            text.y x=(LEFT - 7.0) y=(tenth(y + 3.5)) { (label(tick)) }
+        }
+        line.axis x1=(LEFT) x2=(WIDTH - RIGHT) y1=(base) y2=(base) {}
+        @for tick in x_ticks.into_iter().filter(|t| t.fract() == 0.0) {
+            text.x x=(tenth(scale.x_at(tick))) y=(base + 17.0) { (compact(tick)) }
+        }
+        @for line in series { (path(line, &scale)) }
+        @for line in series.iter().filter(|s| s.class != "raw") { (titles(line, &scale)) }
+    }
+}
+
+/// Circles that show a value under the pointer.
+fn titles(line: &Series, scale: &Scale) -> Markup {
+    let points = finite(line);
+    let stride = points.len().div_ceil(MOST_TITLES).max(1);
+    html! {
+        @for (x, y) in points.into_iter().rev().step_by(stride) {
+            circle.hit.(line.class) cx=(tenth(scale.x_at(x))) cy=(tenth(scale.y_at(y))) r="4" {
+                title { "step " (x) ": " (printable(&line.name)) " " (digits(y, 4)) }
+            }
+        }
+    }
+}
+
+fn legend(series: &[Series]) -> Markup {
     let named: Vec<&Series> = series.iter().filter(|s| s.class != "raw" && !s.points.is_empty()).collect();
     let alone = if series.iter().any(|s| s.class == "raw") { "smoothed" } else { "last" };
-    let mut out = String::from("<span class=\"legend\">");
-    for line in &named {
-        let last = line.points.iter().rev().find(|p| p.1.is_finite());
-        let value = last.map(|p| format!(" <b>{}</b>", digits(p.1, 4))).unwrap_or_default();
-        let name = if named.len() > 1 { escape(&line.name) } else { alone.to_owned() };
-        let _ = write!(out, "<span><i class=\"{}\"></i>{name}{value}</span>", line.class);
+    html! {
+        span.legend {
+            @for line in &named {
+                span {
+                    i class=(line.class) {}
+                    @if named.len() > 1 { (printable(&line.name)) } @else { (alone) }
+                    @if let Some(last) = line.points.iter().rev().find(|p| p.1.is_finite()) {
+                        " " b { (digits(last.1, 4)) }
+                    }
+                }
+            }
+        }
     }
-    out + "</span>"
 }
 
-fn path(line: &Series, x_at: impl Fn(f64) -> f64, y_at: impl Fn(f64) -> f64) -> String {
+fn path(line: &Series, scale: &Scale) -> Markup {
     let points = thin(&line.points);
     let known = points.iter().filter(|p| p.1.is_finite()).count();
     let mut data = String::new();
     let mut pen = 'M';
     for &(x, y) in &points {
         if y.is_finite() && x.is_finite() {
-            let _ = write!(data, "{pen}{:.1} {:.1}", x_at(x), y_at(y));
+            data += &format!("{pen}{} {}", tenth(scale.x_at(x)), tenth(scale.y_at(y)));
             pen = 'L';
         } else {
             pen = 'M';
         }
     }
-    let mut out = format!("<path class=\"{}\" d=\"{data}\"/>", line.class);
     // A path of few points is hard to see; one of one point is invisible.
-    if known <= 12 {
-        for &(x, y) in points.iter().filter(|p| p.1.is_finite()) {
-            let _ = write!(
-                out,
-                "<circle class=\"dot {}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"/>",
-                line.class,
-                x_at(x),
-                y_at(y)
-            );
+    let dots = points.iter().filter(|p| known <= 12 && p.1.is_finite());
+    html! {
+        path class=(line.class) d=(data) {}
+        @for &(x, y) in dots {
+            circle.dot.(line.class) cx=(tenth(scale.x_at(x))) cy=(tenth(scale.y_at(y))) r="2.6" {}
         }
     }
-    out
+}
+
+/// A coordinate with one digit after the point.
+fn tenth(value: f64) -> String {
+    format!("{value:.1}")
 }
 
 /// At most [`MOST_POINTS`] points: of each group its lowest and highest, so that spikes stay.
@@ -200,7 +207,7 @@ mod tests {
     use super::*;
 
     fn draw(points: Vec<(f64, f64)>) -> String {
-        let svg = chart("loss", &[Series { name: "a<b".to_owned(), class: "s0", points }]);
+        let svg = chart("loss", &[Series { name: "a<b".to_owned(), class: "s0", points }]).into_string();
         assert!(!svg.contains("NaN") && !svg.contains("inf") && !svg.contains("a<b"), "{svg}");
         svg
     }

@@ -24,7 +24,8 @@ pub fn read_prompts(fields: &Fields, model: &ModelHandle, most: usize) -> Result
     let from_text = |text: &str| -> Result<PromptInput, ApiError> {
         model.check_text_bytes(text.len(), name)?;
         let tokenizer = &model.tokenizer;
-        let mut ids = if with_bos { tokenizer.encode_with_special_tokens(text)? } else { tokenizer.encode(text)? };
+        let mut ids =
+            if with_bos { tokenizer.encode_with_special_tokens(text)? } else { tokenizer.encode(text)? };
         // A model needs something to start from.
         if ids.is_empty() {
             ids.push(tokenizer.prefix_id());
