@@ -1,33 +1,16 @@
-//! Next-token cross-entropy without the whole logits: chunks of rows, gradients taken on the way.
-//!
-//! Logits at `t` predict `labels[t + 1]`; the loss is the mean over labels other than -100 (upstream's
-//! rule). Rows without a label never meet the output layer, and no more than [`CHUNK_LOGITS`] logits exist
-//! at once: each chunk's gradient is taken before the next chunk is made.
+//! Next-token cross-entropy: logits at `t` predict `labels[t + 1]`; the loss is the mean over labels other than -100
+//! (upstream's rule). `model::ops` computes it without the whole logits.
 //!
 //! B batch, T tokens, M labelled positions, D hidden, V vocab.
 
 use ndarray::Array2;
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
-use crate::native::cuda_ops::{self, Entropy};
+use crate::model::ops;
 use crate::native::to_device;
 
-/// Most logits held at once: 32 MiB in fp32.
-pub const CHUNK_LOGITS: i64 = 8 << 20;
-
-/// Which positions carry loss and what they should predict.
-#[derive(Debug)]
-pub struct Targets {
-    /// Rows of the flattened hidden states `[B * T, D]`, `[M]`.
-    pub positions: Tensor,
-    /// The token that each should predict, `[M]`.
-    pub tokens: Tensor,
-    /// How much each counts, `[M]`; `None`: all alike. The mean still divides by M (upstream's reason stage).
-    pub weights: Option<Tensor>,
-    /// M.
-    pub count: i64,
-}
+pub use crate::model::ops::Targets;
 
 impl Targets {
     /// From unshifted labels `[B, T]`.
@@ -50,21 +33,6 @@ impl Targets {
         let weights = marked.to_kind(Kind::Float) * (weight - 1.0) + 1.0;
         Self { weights: Some(weights), ..self }
     }
-
-    /// For an output layer that goes over every row, labelled or not: the token of each of `rows` rows, -100 where there
-    /// is no label, and each row's weight.
-    fn spread(&self, rows: i64) -> (Tensor, Option<Tensor>) {
-        let over = |empty: Tensor, values: &Tensor| empty.index_copy(0, &self.positions, values);
-        let device = self.tokens.device();
-        let tokens = over(Tensor::full([rows], -100, (Kind::Int64, device)), &self.tokens);
-        let weights = self.weights.as_ref().map(|w| over(Tensor::zeros([rows], (Kind::Float, device)), w));
-        (tokens, weights)
-    }
-
-    fn part(&self, start: i64, rows: i64) -> (Tensor, Option<Tensor>) {
-        let cut = |t: &Tensor| t.narrow(0, start, rows);
-        (cut(&self.tokens), self.weights.as_ref().map(cut))
-    }
 }
 
 /// Row, column and token of each position that predicts one: what stands after it, unless it is -100.
@@ -73,30 +41,32 @@ pub fn shifted(labels: &Array2<i64>) -> impl Iterator<Item = (usize, usize, i64)
     after.map(|((row, column), label)| (row, column - 1, *label))
 }
 
-/// The mean loss, a scalar without a graph; 0 where nothing carries loss.
+/// The mean loss over the labelled positions of hidden states `[B, T, D]` under an output layer `[V, D]`: a scalar without
+/// a graph; 0 where nothing carries loss.
+///
+/// # Errors
+/// As [`ops::cross_entropy`].
 pub fn mean(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Tensor> {
     let _no_grad = tch::no_grad_guard();
     Ok(sum(hidden, lm_head, targets)? / targets.count.max(1) as f64)
 }
 
 /// The loss summed over the labelled positions, a scalar without a graph.
+///
+/// # Errors
+/// As [`ops::cross_entropy`].
 pub fn sum(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Tensor> {
-    let _no_grad = tch::no_grad_guard();
-    if let Some(kind) = fused_kind(hidden, lm_head) {
-        return with_rows(hidden, lm_head, targets, kind, |entropy| entropy.sum());
-    }
-    let selected = select(hidden, targets)?;
-    let mut total = Tensor::f_zeros([], (Kind::Float, hidden.device()))?;
-    for (start, rows) in chunks(targets.count, lm_head) {
-        total += chunk_loss(&selected.narrow(0, start, rows), lm_head, targets.part(start, rows))?;
-    }
-    Ok(total)
+    ops::cross_entropy(hidden, lm_head, targets)
 }
 
-/// The mean loss, and a surrogate whose `backward` gives the hidden states the gradient of `scale` times
-/// that mean. The output layer's gradient has been added already when this returns, or is when the surrogate goes back.
+/// The mean loss, and a surrogate whose `backward` gives the hidden states the gradient of `scale` times that mean: two
+/// scalars. The output layer's gradient has been added already when this returns, or is when the surrogate's backward
+/// runs.
 ///
 /// `None` where nothing carries loss.
+///
+/// # Errors
+/// As [`ops::cross_entropy_with_grad`].
 pub fn mean_with_grad(
     hidden: &Tensor,
     lm_head: &Tensor,
@@ -106,81 +76,19 @@ pub fn mean_with_grad(
     if targets.count == 0 {
         return Ok(None);
     }
-    if let Some(kind) = fused_kind(hidden, lm_head) {
-        let mean = to_device(Tensor::from((scale / targets.count as f64) as f32), hidden.device());
-        let (loss, scaled) =
-            with_rows(hidden, lm_head, targets, kind, |entropy| entropy.sum_with_grad(&mean))?;
-        return Ok(Some((loss / targets.count as f64, scaled)));
-    }
-    let selected = select(hidden, targets)?; // [M, D]
-    let detached = selected.detach();
-    let grad = Tensor::f_empty(detached.size(), (detached.kind(), detached.device()))?;
-    let mut total = Tensor::f_zeros([], (Kind::Float, hidden.device()))?;
-    for (start, rows) in chunks(targets.count, lm_head) {
-        let chunk = detached.narrow(0, start, rows).detach().set_requires_grad(true);
-        let loss = chunk_loss(&chunk, lm_head, targets.part(start, rows))?;
-        (&loss * (scale / targets.count as f64)).f_backward()?;
-        grad.narrow(0, start, rows).f_copy_(&chunk.grad())?;
-        total += loss.detach();
-    }
-    // d(sum(h * g)) / dh = g: hands the gathered gradient to the graph below.
-    let surrogate = (selected * grad).sum(Kind::Float);
-    Ok(Some((total / targets.count as f64, surrogate)))
-}
-
-/// What products are made in where a GPU's fused cross-entropy takes this output layer.
-fn fused_kind(hidden: &Tensor, lm_head: &Tensor) -> Option<Kind> {
-    let (v, _) = lm_head.size2().expect("the output layer is [V, D]");
-    cuda_ops::kind(hidden).filter(|_| cuda_ops::fits_stretches(v))
-}
-
-/// Hands the labelled rows to the fused cross-entropy; where most are labelled, all of them as they lie, which costs
-/// less than to gather them.
-fn with_rows<T>(
-    hidden: &Tensor,
-    lm_head: &Tensor,
-    targets: &Targets,
-    kind: Kind,
-    take: impl FnOnce(&Entropy<'_>) -> Result<T>,
-) -> Result<T> {
-    let (b, t, d) = hidden.size3().expect("hidden states are [B, T, D]");
-    let (rows, tokens, weights) = if 4 * targets.count >= 3 * b * t {
-        let (tokens, weights) = targets.spread(b * t);
-        (hidden.f_reshape([-1, d])?, tokens, weights)
-    } else {
-        let weights = targets.weights.as_ref().map(Tensor::shallow_clone);
-        (select(hidden, targets)?, targets.tokens.shallow_clone(), weights)
-    };
-    take(&Entropy { hidden: &rows, lm_head, tokens: &tokens, weights: weights.as_ref(), kind })
-}
-
-/// The labelled rows, `[B, T, D] -> [M, D]`.
-pub(super) fn select(hidden: &Tensor, targets: &Targets) -> Result<Tensor> {
-    let (_, _, d) = hidden.size3().expect("hidden states are [B, T, D]");
-    Ok(hidden.f_reshape([-1, d])?.f_index_select(0, &targets.positions)?) // [M, D]
-}
-
-fn chunk_loss(hidden: &Tensor, lm_head: &Tensor, targets: (Tensor, Option<Tensor>)) -> Result<Tensor> {
-    let logits = hidden.f_linear(lm_head, None::<&Tensor>)?.to_kind(Kind::Float); // [rows, V]
-    let of = |reduction| logits.f_cross_entropy_loss(&targets.0, None::<&Tensor>, reduction, -100, 0.0);
-    Ok(match targets.1 {
-        None => of(Reduction::Sum)?,
-        Some(weights) => (of(Reduction::None)? * weights).f_sum(Kind::Float)?,
-    })
-}
-
-/// Pieces of `count` rows whose logits fit into [`CHUNK_LOGITS`]: where each starts and its length.
-pub(super) fn chunks(count: i64, lm_head: &Tensor) -> impl Iterator<Item = (i64, i64)> {
-    let (v, _) = lm_head.size2().expect("the output layer is [V, D]");
-    let rows = (CHUNK_LOGITS / v).max(1);
-    (0..count).step_by(rows as usize).map(move |start| (start, rows.min(count - start)))
+    let count = targets.count as f64;
+    let (sum, surrogate) = ops::cross_entropy_with_grad(hidden, lm_head, targets, scale / count)?;
+    Ok(Some((sum / count, surrogate)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ops::{CHUNK_LOGITS, labelled_rows};
     use crate::model::{Mask, tiny};
+    use crate::native::cuda_ops;
     use ndarray::array;
+    use tch::Reduction;
 
     fn case(v: i64) -> (Tensor, Tensor, Array2<i64>) {
         tch::manual_seed(7);
@@ -227,7 +135,7 @@ mod tests {
         let (hidden, head, labels) = case(11);
         let plain = Targets::new(&labels, Device::Cpu);
         let marked = Targets::new(&labels, Device::Cpu).weighted(&Tensor::from_slice(&[3i64, 4, 4]), 10.0);
-        let logits = select(&hidden, &plain).unwrap().linear(&head, None::<&Tensor>);
+        let logits = labelled_rows(&hidden, &plain).unwrap().linear(&head, None::<&Tensor>);
         let each = logits.cross_entropy_loss(&plain.tokens, None::<&Tensor>, Reduction::None, -100, 0.0);
         // The labels after the shift: 2, 4, 0, 3, 10.
         let weights = Tensor::from_slice(&[1f32, 10.0, 1.0, 10.0, 1.0]);

@@ -9,8 +9,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::cross_entropy::{self, Targets};
+use super::cross_entropy::Targets;
 use crate::error::Result;
+use crate::model::ops;
 
 /// The loss's constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,7 +57,7 @@ pub fn mean(
     let _no_grad = tch::no_grad_guard();
     let rows = Rows::select(student, teacher, targets)?;
     let (mut ce, mut distill) = zeros(student.hidden)?;
-    for (start, count) in cross_entropy::chunks(targets.count, student.lm_head) {
+    for (start, count) in ops::chunks(targets.count, student.lm_head) {
         let parts = rows.chunk(&rows.student.narrow(0, start, count), start, count, config)?;
         ce += parts.0;
         distill += parts.1;
@@ -82,7 +83,7 @@ pub fn mean_with_grad(
     let grad = detached.f_empty_like()?;
     let (mut ce_sum, mut distill_sum) = zeros(student.hidden)?;
     let count = targets.count as f64;
-    for (start, length) in cross_entropy::chunks(targets.count, student.lm_head) {
+    for (start, length) in ops::chunks(targets.count, student.lm_head) {
         let leaf = detached.narrow(0, start, length).detach().set_requires_grad(true);
         let (ce, distill) = rows.chunk(&leaf, start, length, config)?;
         let loss = &ce * (config.alpha * scale / count) + &distill * ((1.0 - config.alpha) * scale / count);
@@ -116,8 +117,8 @@ impl<'a> Rows<'a> {
     fn select(student: Speaker<'a>, teacher: Speaker<'_>, targets: &'a Targets) -> Result<Self> {
         let (v, _) = student.lm_head.size2().expect("the output layer is [V, D]");
         Ok(Self {
-            student: cross_entropy::select(student.hidden, targets)?,
-            teacher: cross_entropy::select(&teacher.hidden.detach(), targets)?,
+            student: ops::labelled_rows(student.hidden, targets)?,
+            teacher: ops::labelled_rows(&teacher.hidden.detach(), targets)?,
             student_head: student.lm_head,
             teacher_head: teacher.lm_head.detach().f_narrow(0, 0, v)?,
             tokens: &targets.tokens,
@@ -149,8 +150,8 @@ impl<'a> Rows<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cross_entropy::CHUNK_LOGITS;
     use super::*;
+    use crate::model::ops::CHUNK_LOGITS;
     use ndarray::array;
     use tch::Device;
 

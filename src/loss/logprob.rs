@@ -8,7 +8,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::cross_entropy::chunks;
+use crate::model::ops::chunks;
 
 /// The positions whose target is a token.
 struct Counted {
@@ -102,8 +102,8 @@ fn logits(hidden: &Tensor, lm_head: &Tensor) -> Tensor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cross_entropy::CHUNK_LOGITS;
     use super::*;
+    use crate::model::ops::CHUNK_LOGITS;
     use tch::Device;
 
     fn case(v: i64, kind: Kind) -> (Tensor, Tensor, Tensor) {

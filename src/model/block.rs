@@ -4,15 +4,17 @@
 
 use tch::Tensor;
 
-use super::attention::{Attention, Mask};
+use super::attention::Attention;
 use super::config::ModelConfig;
 use super::kv_cache::KvCache;
+use super::mask::Mask;
 use super::moe::Mlp;
-use super::norm::{RmsNorm, Stream};
+use super::norm::RmsNorm;
+use super::ops::{self, NormDtype, Residual};
 use super::params::Params;
 use super::rope::Rope;
 
-/// Attention and feed-forward, each behind a norm and added to the stream.
+/// Attention and feed-forward, each behind a norm and added to the residual.
 #[derive(Debug)]
 pub struct Block {
     input_layernorm: RmsNorm,
@@ -40,18 +42,20 @@ impl Block {
     /// `[B, T, D] -> ([B, T, D], balance loss)`.
     pub fn forward(
         &self,
-        stream: Stream,
+        residual: Residual,
         rope: &Rope,
         mask: Mask<'_>,
         cache: Option<(&mut KvCache, usize)>,
         train: bool,
-    ) -> (Stream, Option<Tensor>) {
+    ) -> (Residual, Option<Tensor>) {
         let p = if train { self.dropout } else { 0.0 };
         let drop = |y: Tensor| if p > 0.0 { y.dropout(p, true) } else { y };
-        let (x, normed) = self.input_layernorm.of(stream, true);
+        let (x, normed) = ops::residual_rms_norm(residual, &self.input_layernorm, NormDtype::Compute);
         let attended = self.self_attn.forward(&normed, rope, mask, cache, train);
-        let (x, normed) = self.post_attention_layernorm.after_adding(x, drop(attended), self.mlp.is_dense());
+        // Experts are summed up in the dtype of their input.
+        let dtype = if self.mlp.is_dense() { NormDtype::Compute } else { NormDtype::Input };
+        let (x, normed) = ops::add_rms_norm(x, drop(attended), &self.post_attention_layernorm, dtype);
         let (y, aux) = self.mlp.forward(&normed, train);
-        (Stream::plus(x, drop(y)), aux)
+        (ops::add(x, drop(y)), aux)
     }
 }

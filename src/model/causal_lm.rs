@@ -4,12 +4,13 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::attention::Mask;
 use super::block::Block;
 use super::config::ModelConfig;
 use super::kv_cache::KvCache;
 use super::lora::Adapter;
-use super::norm::{RmsNorm, Stream};
+use super::mask::Mask;
+use super::norm::RmsNorm;
+use super::ops::{self, NormDtype, Residual};
 use super::params::Params;
 use super::rope::Rope;
 
@@ -134,7 +135,7 @@ impl CausalLm {
 
     /// The final norm once more over what [`Self::hidden`] gave, as upstream's critic takes it.
     pub fn normed(&self, hidden: &Tensor) -> Tensor {
-        self.norm.forward(hidden)
+        ops::rms_norm(hidden, &self.norm)
     }
 
     /// `[..., D] -> [..., V]`.
@@ -158,32 +159,17 @@ impl CausalLm {
             _ => None,
         };
         let rope = packed.as_ref().unwrap_or(&self.rope);
-        let mut stream = Stream::new(x);
+        let mut residual = Residual::new(x);
         let mut total: Option<Tensor> = None;
         for (i, layer) in self.layers.iter().enumerate() {
-            let (next, aux) = layer.forward(stream, rope, mask, cache.as_deref_mut().map(|c| (c, i)), train);
-            stream = next;
+            let (next, aux) =
+                layer.forward(residual, rope, mask, cache.as_deref_mut().map(|c| (c, i)), train);
+            residual = next;
             total = match (total, aux) {
                 (Some(sum), Some(aux)) => Some(sum + aux),
                 (sum, aux) => sum.or(aux),
             };
         }
-        (self.norm.of(stream, false).1, total)
+        (ops::residual_rms_norm(residual, &self.norm, NormDtype::Input).1, total)
     }
-}
-
-/// Additive mask `[B, 1, T, T]` of a causal model whose `attention_mask` `[B, T]` is 0 on padding.
-///
-/// A position that may look at nothing (padding before the first token) looks at itself, so that its softmax
-/// is defined. The reference lets it look at all padding before it, which is the same vector.
-pub fn padded_causal_mask(attention_mask: &Tensor) -> Tensor {
-    let (b, t) = attention_mask.size2().expect("attention mask is [B, T]");
-    let device = attention_mask.device();
-    let causal = Tensor::ones([t, t], (Kind::Bool, device)).tril(0); // [T, T]
-    let keys = attention_mask.to_kind(Kind::Bool).view([b, 1, 1, t]);
-    let own = Tensor::eye(t, (Kind::Bool, device));
-    let seen = keys.logical_and(&causal); // [B, 1, T, T]
-    let blind = seen.any_dim(-1, true).logical_not(); // [B, 1, T, 1]
-    let seen = seen.logical_or(&own.logical_and(&blind));
-    Tensor::zeros([b, 1, t, t], (Kind::Float, device)).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
 }

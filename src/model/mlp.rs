@@ -5,8 +5,8 @@
 use tch::Tensor;
 
 use super::linear::Linear;
+use super::ops;
 use super::params::Params;
-use crate::native::{cpu_ops, cuda_ops};
 
 /// `down(silu(gate(x)) * up(x))`; each projection is a weight and, in some Llamas, a bias.
 #[derive(Debug)]
@@ -25,23 +25,11 @@ impl FeedForward {
 
     /// `[..., D] -> [..., D]`.
     pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        if let Some((gate, up, down)) = self.plain()
-            && cpu_ops::fits(&[x, gate, up, down])
-        {
-            return cpu_ops::gated_mlp(x, gate, up, down).expect("x is [..., D]");
-        }
-        if let Some((gate, up, down)) = self.plain()
-            && let Some(kind) = cuda_ops::kind(x)
-            && cuda_ops::fits_stretches(down.size2().expect("weights are matrices").1)
-        {
-            return cuda_ops::gated_mlp(&x.to_kind(kind), gate, up, down).expect("x is [..., D]");
-        }
-        let inner = self.gate_proj.forward(x, train).silu() * self.up_proj.forward(x, train); // [..., I]
-        self.down_proj.forward(&inner, train)
+        ops::swiglu(x, self.projections(), train)
     }
 
-    /// The three weights, gate, up and down, where no projection has more.
-    pub fn plain(&self) -> Option<(&Tensor, &Tensor, &Tensor)> {
-        Some((self.gate_proj.plain()?, self.up_proj.plain()?, self.down_proj.plain()?))
+    /// Gate, up and down.
+    pub fn projections(&self) -> [&Linear; 3] {
+        [&self.gate_proj, &self.up_proj, &self.down_proj]
     }
 }

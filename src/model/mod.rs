@@ -1,5 +1,6 @@
 //! The network, in the order a paper would tell it: config (and what other families' configs state), params,
-//! lora, linear, rope, norm, attention, mlp, moe, block, causal_lm, value_head; step is its short form for one token on a GPU.
+//! lora, linear, rope, norm, mask, attention, mlp, moe, block, causal_lm, value_head. `ops` computes it on whatever
+//! device; `step` is its short form for one token on a GPU.
 
 pub mod attention;
 pub mod block;
@@ -10,9 +11,11 @@ pub mod hf_config;
 pub mod kv_cache;
 pub mod linear;
 pub mod lora;
+pub mod mask;
 pub mod mlp;
 pub mod moe;
 pub mod norm;
+pub mod ops;
 pub mod packing;
 pub mod params;
 pub mod rope;
@@ -31,11 +34,11 @@ pub(crate) fn tiny(preset: &str, layers: i64, vocab: i64) -> CausalLm {
     CausalLm::new(&config, Params::init(&config, tch::Device::Cpu).unwrap())
 }
 
-pub use attention::Mask;
-pub use causal_lm::{CausalLm, SCORE, padded_causal_mask};
+pub use causal_lm::{CausalLm, SCORE};
 pub use config::{Era, ModelConfig, ModelOverrides, MoeConfig};
 pub use kv_cache::KvCache;
 pub use lora::Adapter;
+pub use mask::{Mask, padded_causal_mask};
 pub use packing::Packing;
 pub use params::Params;
 pub use step::{RecordedStep, StepWeights};

@@ -4,8 +4,7 @@
 
 use tch::{Device, Tensor};
 
-use crate::error::Result;
-use crate::native::{cuda_ops, to_device};
+use crate::native::to_device;
 
 /// Where the documents of a batch lie.
 #[derive(Debug)]
@@ -55,11 +54,10 @@ impl Packing {
         }
     }
 
-    /// Causal attention of each document to itself by a GPU's one kernel for all lengths: `[B * T, H, E]` and twice
-    /// `[B * T, K, E]` in bf16 -> `[B * T, H, E]`.
-    pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let ends = self.ends.as_ref().expect("a packing on a GPU");
-        cuda_ops::documents(q, k, v, ends, self.longest)
+    /// For a GPU's one kernel for all lengths: where each document begins and the last ends, `[documents + 1]` in int32,
+    /// and the length that none exceeds. `None` on the CPU.
+    pub fn ends(&self) -> Option<(&Tensor, i64)> {
+        Some((self.ends.as_ref()?, self.longest))
     }
 
     /// Place of each token in its document, `[B * T]`.

@@ -5,10 +5,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::config::{ModelConfig, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_FACTOR, YARN_ORIGINAL_POSITIONS};
-use super::norm::RmsNorm;
 use super::rope_scaling::RopeScaling;
 use crate::error::Result;
-use crate::native::cpu_ops;
 
 /// Cosines and sines of every position.
 #[derive(Debug)]
@@ -88,22 +86,5 @@ impl Rope {
             Ok(table.f_narrow(0, 0, positions)?.f_narrow(1, 0, e / 2)?.f_contiguous()?)
         };
         Ok((half(&self.cos)?, half(&self.sin)?))
-    }
-
-    /// `[B, T, H, E] -> [B, T, H, E]`: normed where there is a norm, then turned; the first token stands at `start`.
-    pub fn apply(&self, x: &Tensor, norm: Option<&RmsNorm>, start: i64) -> Tensor {
-        let (_, t, _, e) = x.size4().expect("rotary input is [B, T, H, E]");
-        if e % 2 == 0 && e <= cpu_ops::MAX_HEAD && cpu_ops::fits(&[x, &self.cos, &self.sin]) {
-            let parts = norm.map(RmsNorm::parts);
-            if parts.is_none_or(|(weight, _)| cpu_ops::fits(&[weight])) {
-                let turned = cpu_ops::norm_rope(x, parts, (&self.cos, &self.sin), start);
-                return turned.expect("the table reaches every position");
-            }
-        }
-        let x = &norm.map_or_else(|| x.shallow_clone(), |norm| norm.forward(x));
-        let slice = |table: &Tensor| table.narrow(0, start, t).unsqueeze(1).to_kind(x.kind()); // [T, 1, E]
-        let (first, second) = (x.narrow(-1, 0, e / 2), x.narrow(-1, e / 2, e - e / 2));
-        let rotated = Tensor::cat(&[&second.neg(), &first], -1);
-        x * slice(&self.cos) + rotated * slice(&self.sin)
     }
 }

@@ -48,13 +48,13 @@ impl StepWeights {
         let (config, params) = (model.config(), model.params());
         let embedding = params.get("model.embed_tokens.weight");
         let fits =
-            cuda_ops::fits_row(config.hidden_size) && cuda_ops::fits_stretches(config.intermediate_size);
+            cuda_ops::fits_row(config.hidden_size) && cuda_ops::is_vec4_aligned(config.intermediate_size);
         let biased = config.qkv_bias || config.o_bias || config.mlp_bias;
         if config.moe.is_some()
             || biased
             || !fits
             || !cuda_ops::fits_head(config.head_dim)
-            || cuda_ops::kind(&embedding) != Some(embedding.kind())
+            || cuda_ops::compute_dtype(&embedding) != Some(embedding.kind())
         {
             return Ok(None);
         }
@@ -106,21 +106,21 @@ impl StepWeights {
     pub fn logits(&self, ids: &Tensor, cache: &KvCache, place: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let (_, width) = self.embedding.size2()?;
-        let few = cuda_ops::are_few(ids.size1()?, width);
+        let few = cuda_ops::fits_few(ids.size1()?, width);
         let product = |x: &Tensor, w: &Tensor| -> Result<Tensor> {
-            if few { cuda_ops::few(x, w, self.kind) } else { Ok(x.f_linear(w, None::<&Tensor>)?) }
+            if few { cuda_ops::linear_few(x, w, self.kind) } else { Ok(x.f_linear(w, None::<&Tensor>)?) }
         };
         // The stream with what is due, and a product of its norm.
         let normed = |x: Tensor, due: Option<Tensor>, norm: &Norm, w: &Tensor, gated: bool, kind: Kind| {
             if few {
-                return cuda_ops::normed(x, due.as_ref(), norm, w, gated, kind);
+                return cuda_ops::norm_linear(x, due.as_ref(), norm, w, gated, kind);
             }
             let (x, normed) = match due {
-                Some(y) => cuda_ops::add_norm(&x, &y, &norm.0, norm.1, self.kind)?,
-                None => cuda_ops::norm(&x, &norm.0, norm.1, self.kind).map(|normed| (x, normed))?,
+                Some(y) => cuda_ops::add_rms_norm(&x, &y, &norm.0, norm.1, self.kind)?,
+                None => cuda_ops::rms_norm(&x, &norm.0, norm.1, self.kind).map(|normed| (x, normed))?,
             };
             let made = normed.f_linear(w, None::<&Tensor>)?;
-            Ok((x, if gated { cuda_ops::gate(&made)? } else { made.f_to_kind(kind)? }))
+            Ok((x, if gated { cuda_ops::silu_mul(&made)? } else { made.f_to_kind(kind)? }))
         };
         let mut x = Tensor::f_embedding(&self.embedding, ids, -1, false, false)?; // [B, D]
         let mut due: Option<Tensor> = None;
@@ -130,8 +130,9 @@ impl StepWeights {
             let (keys, values) = cache.layer(i);
             let into = cuda_ops::Caches { keys, values, place };
             let norms = layer.qk_norm.as_ref().map(|(q, k)| (&q.0, &k.0, q.1));
-            let q = cuda_ops::turn(&made, norms, (&self.tables.0, &self.tables.1), into, self.heads)?;
-            let attended = product(&cuda_ops::attend(&q, into)?, &layer.o)?; // [B, D]
+            let q =
+                cuda_ops::rope_into_cache(&made, norms, (&self.tables.0, &self.tables.1), into, self.heads)?;
+            let attended = product(&cuda_ops::attend_cached(&q, into)?, &layer.o)?; // [B, D]
             (x, made) = normed(x, Some(attended), &layer.norm_post, &layer.gate_up, true, self.kind)?;
             due = Some(product(&made, &layer.down)?);
         }

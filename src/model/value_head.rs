@@ -6,8 +6,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::attention::Mask;
 use super::causal_lm::CausalLm;
+use super::mask::Mask;
 use crate::error::Result;
 
 /// Name of the head's weight in checkpoints.

@@ -119,7 +119,7 @@ pub fn norm_rope(
 }
 
 /// `x W^T` for each of `weights` `[O, D]`: `[..., D] -> [..., O]` each.
-pub fn joined<const N: usize>(x: &Tensor, weights: [&Tensor; N]) -> Result<[Tensor; N]> {
+pub fn linears<const N: usize>(x: &Tensor, weights: [&Tensor; N]) -> Result<[Tensor; N]> {
     let mut handles = weights.map(handle);
     let mut out = [std::ptr::null_mut(); N];
     // SAFETY: live tensors for the length of the call; both arrays are N long; `out` receives new tensors.
@@ -129,7 +129,7 @@ pub fn joined<const N: usize>(x: &Tensor, weights: [&Tensor; N]) -> Result<[Tens
 }
 
 /// `(silu(x gate^T) * (x up^T)) down^T`, `[..., D] -> [..., D]`, with `gate` and `up` `[I, D]`, `down` `[D, I]`.
-pub fn gated_mlp(x: &Tensor, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
+pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
     let message = unsafe { mm_gated_mlp(handle(x), handle(gate), handle(up), handle(down), &mut out) };

@@ -1,5 +1,5 @@
 //! Fused ops for a GPU, with hand-written backward passes (`cuda_ops/*.cpp`): products in bf16 or fp32, what lies between
-//! them in one pass over memory by kernels that are compiled for the device at hand; [`kind`] tells where they serve.
+//! them in one pass over memory by kernels that are compiled for the device at hand; [`compute_dtype`] tells where they serve.
 //!
 //! Weights keep their own type (fp32 while training) and so do their gradients. The kernels' text is also compiled into
 //! this program, so that the same arithmetic is tested on the CPU.
@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 use super::libtorch::{check, handle, own};
 use crate::error::{Error, Result};
 
-pub use decode::{Caches, Norm, are_few, attend, few, gate, normed, turn};
+pub use decode::{Caches, Norm, attend_cached, fits_few, linear_few, norm_linear, rope_into_cache, silu_mul};
 
 /// The kernels' text, for the run-time compiler.
 const KERNELS: &str = concat!(
@@ -116,7 +116,7 @@ pub(super) fn load(lib_dir: &Path) -> Result<()> {
 }
 
 /// libtorch's number of a kind that is taken here.
-fn number(kind: Kind) -> c_int {
+fn scalar_type(kind: Kind) -> c_int {
     if kind == Kind::Float { 6 } else { 15 }
 }
 
@@ -125,7 +125,7 @@ fn works(device: Device) -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
     *WORKS.get_or_init(|| {
         let ones = Tensor::ones([1, 128], (Kind::Float, device));
-        let tried = tch::no_grad(|| norm(&ones, &ones.view([128]), 0.0, Kind::Float));
+        let tried = tch::no_grad(|| rms_norm(&ones, &ones.view([128]), 0.0, Kind::Float));
         if let Err(fault) = &tried {
             tracing::warn!("the GPU runs without fused kernels: {fault}");
         }
@@ -134,32 +134,32 @@ fn works(device: Device) -> bool {
 }
 
 /// What products of `x` are made in where the ops here serve: on a GPU that compiles kernels, in fp32 or bf16.
-pub fn kind(x: &Tensor) -> Option<Kind> {
+pub fn compute_dtype(x: &Tensor) -> Option<Kind> {
     let plain = |kind| matches!(kind, Kind::Float | Kind::BFloat16);
     match x.device() {
         #[cfg(test)]
         Device::Cpu => ON_CPU.get(),
         Device::Cuda(_) => {
             // SAFETY: reads two values of this thread.
-            let kind = match unsafe { mm_autocast_on_cuda() } {
+            let dtype = match unsafe { mm_autocast_on_cuda() } {
                 -1 => x.kind(),
                 15 => Kind::BFloat16,
                 _ => return None,
             };
-            (plain(kind) && plain(x.kind()) && works(x.device())).then_some(kind)
+            (plain(dtype) && plain(x.kind()) && works(x.device())).then_some(dtype)
         }
         _ => None,
     }
 }
 
 /// Whether rows of this width are gated here, and logits of as many tokens counted.
-pub fn fits_stretches(width: i64) -> bool {
+pub fn is_vec4_aligned(width: i64) -> bool {
     width > 0 && width % 4 == 0
 }
 
 /// Whether rows of this width are normed here.
 pub fn fits_row(width: i64) -> bool {
-    fits_stretches(width) && width <= MAX_WIDTH
+    is_vec4_aligned(width) && width <= MAX_WIDTH
 }
 
 /// Whether heads of this width are turned here.
@@ -172,18 +172,24 @@ fn handle_or_null(tensor: Option<&Tensor>) -> *mut c_void {
 }
 
 /// `[..., D] -> [..., D]` in `kind`: `x / sqrt(mean(x^2) + eps) * weight`.
-pub fn norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Tensor> {
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Tensor> {
     let (mut sum, mut out) = (std::ptr::null_mut(), std::ptr::null_mut());
     let none = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; a null `y` means none; `out` receives a new tensor.
     let message =
-        unsafe { mm_cuda_norm(handle(x), none, handle(weight), eps, number(kind), &mut sum, &mut out) };
+        unsafe { mm_cuda_norm(handle(x), none, handle(weight), eps, scalar_type(kind), &mut sum, &mut out) };
     check(message, "norm")?;
     Ok(own(out))
 }
 
 /// `x + y` in x's kind and its norm in `kind`, in one pass; y is of x's kind or bf16.
-pub fn add_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<(Tensor, Tensor)> {
+pub fn add_rms_norm(
+    x: &Tensor,
+    y: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    kind: Kind,
+) -> Result<(Tensor, Tensor)> {
     let y = if y.kind() == x.kind() || y.kind() == Kind::BFloat16 {
         y.shallow_clone()
     } else {
@@ -191,8 +197,9 @@ pub fn add_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -
     };
     let (mut sum, mut out) = (std::ptr::null_mut(), std::ptr::null_mut());
     // SAFETY: live tensors for the length of the call; `sum` and `out` receive new tensors.
-    let message =
-        unsafe { mm_cuda_norm(handle(x), handle(&y), handle(weight), eps, number(kind), &mut sum, &mut out) };
+    let message = unsafe {
+        mm_cuda_norm(handle(x), handle(&y), handle(weight), eps, scalar_type(kind), &mut sum, &mut out)
+    };
     check(message, "add and norm")?;
     Ok((own(sum), own(out)))
 }
@@ -231,7 +238,7 @@ pub type HeadNorms<'a> = Option<(&'a Tensor, &'a Tensor, f64)>;
 
 /// `[..., D] -> [B, T, H, E]` and twice `[B, T, K, E]`: queries, keys and values; the first two normed where there are
 /// norms, and turned by their position's row of the tables `[P, E]`.
-pub fn heads(
+pub fn qkv_rope(
     x: &Tensor,
     weights: [&Tensor; 3],
     norms: HeadNorms<'_>,
@@ -262,7 +269,7 @@ pub fn heads(
 }
 
 /// `(silu(x gate^T) * (x up^T)) down^T`, `[..., D] -> [..., D]` in x's kind.
-pub fn gated_mlp(x: &Tensor, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
+pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
     let message = unsafe { mm_cuda_mlp(handle(x), handle(gate), handle(up), handle(down), &mut out) };
@@ -272,7 +279,7 @@ pub fn gated_mlp(x: &Tensor, gate: &Tensor, up: &Tensor, down: &Tensor) -> Resul
 
 /// Cross-entropy of rows `[N, D]` whose logits an output layer `[V, D]` makes, in `kind`.
 #[derive(Debug, Clone, Copy)]
-pub struct Entropy<'a> {
+pub struct CrossEntropy<'a> {
     /// `[N, D]`.
     pub hidden: &'a Tensor,
     /// `[V, D]`.
@@ -282,10 +289,10 @@ pub struct Entropy<'a> {
     /// `[N]` in fp32, where rows weigh differently.
     pub weights: Option<&'a Tensor>,
     /// Of the products.
-    pub kind: Kind,
+    pub dtype: Kind,
 }
 
-impl Entropy<'_> {
+impl CrossEntropy<'_> {
     fn run(&self, scale: Option<&Tensor>, scaled: *mut *mut c_void) -> Result<Tensor> {
         let mut loss = std::ptr::null_mut();
         let weights = handle_or_null(self.weights);
@@ -298,7 +305,7 @@ impl Entropy<'_> {
                 handle(self.tokens),
                 weights,
                 handle_or_null(scale),
-                number(self.kind),
+                scalar_type(self.dtype),
                 scaled,
                 &mut loss,
             )
@@ -320,7 +327,7 @@ impl Entropy<'_> {
     }
 }
 
-/// Whether [`documents`] takes heads of this width on the device of `on`: FlashAttention-2 wants an Ampere or newer.
+/// Whether [`attend_documents`] takes heads of this width on the device of `on`: FlashAttention-2 wants an Ampere or newer.
 pub fn attends_documents(on: &Tensor, head_dim: i64) -> bool {
     let mut major = 0;
     // SAFETY: a live tensor for the length of the call; `major` is written once, on success.
@@ -328,9 +335,12 @@ pub fn attends_documents(on: &Tensor, head_dim: i64) -> bool {
     asked.is_ok() && major >= 8 && head_dim % 8 == 0 && head_dim <= 256
 }
 
-/// Causal attention of each document to itself: `[N, H, E]`, twice `[N, K, E]` -> `[N, H, E]` in bf16 on a GPU, where
-/// document i reaches from `ends[i]` to `ends[i + 1]` (int32) and the longest has `longest` tokens.
-pub fn documents(q: &Tensor, k: &Tensor, v: &Tensor, ends: &Tensor, longest: i64) -> Result<Tensor> {
+/// Causal attention of each document to itself, in bf16 on a GPU: queries `[N, H, E]`, keys and values `[N, K, E]` ->
+/// `[N, H, E]`. Document i reaches from `ends[i]` to `ends[i + 1]` (int32) and the longest has `longest` tokens.
+///
+/// # Errors
+/// Shapes that do not fit; a GPU that fails.
+pub fn attend_documents([q, k, v]: [&Tensor; 3], ends: &Tensor, longest: i64) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
     let message =

@@ -12,7 +12,7 @@ use crate::engine::Compute;
 use crate::error::Result;
 use crate::loss::cross_entropy::shifted;
 use crate::model::{CausalLm, Mask, Packing};
-use crate::native::cuda_ops::{self, Entropy};
+use crate::native::cuda_ops::{self, CrossEntropy};
 use crate::native::{Graph, release_cached, to_device};
 
 /// Most shapes that are captured: each graph keeps memory of its own.
@@ -84,7 +84,7 @@ impl GraphRunner {
         let fresh = StaticInputs::new(batch, shape, scale, model);
         if !known {
             let like = self.shapes.values().next().map(|captured| &captured.graph);
-            let captured = compute.run(model.device(), || match cuda_ops::kind(model.lm_head()) {
+            let captured = compute.run(model.device(), || match cuda_ops::compute_dtype(model.lm_head()) {
                 Some(kind) => capture(model, fresh.copy(), kind, like).map(Some),
                 None => Ok(None),
             });
@@ -115,7 +115,7 @@ fn can_capture(model: &CausalLm, packed: bool, compute: Compute) -> bool {
     model.device().is_cuda()
         && config.moe.is_none()
         && !draws
-        && cuda_ops::fits_stretches(config.vocab_size)
+        && cuda_ops::is_vec4_aligned(config.vocab_size)
         && (!packed
             || compute == Compute::Bf16
                 && model.params().adapter().is_none()
@@ -195,12 +195,12 @@ fn micro_step(model: &CausalLm, inputs: &StaticInputs, kind: Kind) -> Result<Ten
     let mask = inputs.packing.as_ref().map_or(Mask::Causal, Mask::Documents);
     let (hidden, _) = model.hidden(&inputs.ids, mask, true);
     let (_, _, d) = hidden.size3()?;
-    let entropy = Entropy {
+    let entropy = CrossEntropy {
         hidden: &hidden.f_reshape([-1, d])?,
         lm_head: model.lm_head(),
         tokens: &inputs.tokens,
         weights: None,
-        kind,
+        dtype: kind,
     };
     let (loss, scaled) = entropy.sum_with_grad(&inputs.scale)?;
     scaled.f_backward()?;

@@ -63,9 +63,7 @@ fn gate_alone(gate: &Tensor, up: &Tensor) -> Tensor {
         (Tensor::eye(n, (Kind::Float, Device::Cpu)), Tensor::zeros([n, n], (Kind::Float, Device::Cpu)));
     let pick = |a: &Tensor, b: &Tensor, dim: i64| Tensor::cat(&[a, b], dim);
     let x = pick(gate, up, 1);
-    gated_mlp(&x, &pick(&one, &none, 1), &pick(&none, &one, 1), &pick(&one, &none, 0))
-        .unwrap()
-        .narrow(1, 0, n)
+    swiglu(&x, &pick(&one, &none, 1), &pick(&none, &one, 1), &pick(&one, &none, 0)).unwrap().narrow(1, 0, n)
 }
 
 #[test]
@@ -83,13 +81,13 @@ fn joined_products_equal_separate_ones() {
     let no_bias = None::<&Tensor>;
     compare(
         &[random(&[2, 9, 12]), random(&[8, 12]), random(&[4, 12]), random(&[5, 12])],
-        &|i| joined(&i[0], [&i[1], &i[2], &i[3]]).unwrap().into(),
+        &|i| linears(&i[0], [&i[1], &i[2], &i[3]]).unwrap().into(),
         &|i| i[1..].iter().map(|w| i[0].linear(w, no_bias)).collect(),
     );
     // One of two is not asked for its gradient.
     let (x, w) = (random(&[3, 6]), random(&[2, 6]));
     let frozen = random(&[7, 6]).detach();
-    let [a, b] = joined(&x, [&frozen, &w]).unwrap();
+    let [a, b] = linears(&x, [&frozen, &w]).unwrap();
     (a.sum(Kind::Float) + b.square().sum(Kind::Float)).backward();
     assert!(!frozen.grad().defined() && w.grad().size() == [2, 6] && x.grad().size() == [3, 6]);
 }
@@ -100,7 +98,7 @@ fn the_feed_forward_equals_the_eager_one() {
     let no_bias = None::<&Tensor>;
     compare(
         &[random(&[2, 11, 6]), random(&[17, 6]), random(&[17, 6]), random(&[6, 17])],
-        &|i| vec![gated_mlp(&i[0], &i[1], &i[2], &i[3]).unwrap() * 0.1],
+        &|i| vec![swiglu(&i[0], &i[1], &i[2], &i[3]).unwrap() * 0.1],
         &|i| {
             let inner = i[0].linear(&i[1], no_bias).silu() * i[0].linear(&i[2], no_bias);
             vec![inner.linear(&i[3], no_bias) * 0.1]
@@ -125,11 +123,11 @@ fn gradients_are_the_slopes_of_finite_differences() {
             norm_rope(&i[0], Some((&i[1], 1e-6)), (&cos, &sin), 2).unwrap()
         }),
         ("joined", vec![random(&[4, 6]), random(&[3, 6]), random(&[3, 6])], &|i| {
-            let [a, b] = joined(&i[0], [&i[1], &i[2]]).unwrap();
+            let [a, b] = linears(&i[0], [&i[1], &i[2]]).unwrap();
             a * b
         }),
         ("mlp", vec![random(&[4, 6]), random(&[5, 6]), random(&[5, 6]), random(&[6, 5])], &|i| {
-            gated_mlp(&i[0], &i[1], &i[2], &i[3]).unwrap()
+            swiglu(&i[0], &i[1], &i[2], &i[3]).unwrap()
         }),
         ("attention", vec![random(&[1, 5, 2, 16]), random(&[1, 5, 1, 16]), random(&[1, 5, 1, 16])], &|i| {
             attend(&i[0], &i[1], &i[2], &[2, 3]).unwrap()
@@ -163,7 +161,7 @@ fn other_types_do_not_fit() {
     drop(autocast);
     assert!(fits(&[&x]));
     assert!(rms_norm(&x.to_kind(Kind::Double), &x, 1e-6).is_err());
-    assert!(joined(&x, [&x]).is_err());
+    assert!(linears(&x, [&x]).is_err());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 use tch::{Kind, Tensor};
 
-use super::{HeadNorms, Heads, handle_or_null, number};
+use super::{HeadNorms, Heads, handle_or_null, scalar_type};
 use crate::error::Result;
 use crate::native::libtorch::{check, handle, own};
 
@@ -57,9 +57,9 @@ pub struct Caches<'a> {
     pub place: &'a Tensor,
 }
 
-/// The part of [`super::heads`] after the product, without a graph: `[B * T, (H + 2K) E]` -> the queries
+/// The part of [`super::qkv_rope`] after the product, without a graph: `[B * T, (H + 2K) E]` -> the queries
 /// `[B, T, H, E]`, while keys and values go to the caches.
-pub fn turn(
+pub fn rope_into_cache(
     x: &Tensor,
     norms: HeadNorms<'_>,
     tables: (&Tensor, &Tensor),
@@ -90,7 +90,7 @@ pub fn turn(
 
 /// Attention of one new token a row, without a graph: `[B, 1, H, E]` over what the caches hold up to `place` ->
 /// `[B, H * E]`.
-pub fn attend(q: &Tensor, over: Caches<'_>) -> Result<Tensor> {
+pub fn attend_cached(q: &Tensor, over: Caches<'_>) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
     let message = unsafe {
@@ -101,29 +101,29 @@ pub fn attend(q: &Tensor, over: Caches<'_>) -> Result<Tensor> {
 }
 
 /// Gate and up side by side, `[N, 2I]` -> `silu(gate) * up`, `[N, I]`, without a graph.
-pub fn gate(x: &Tensor) -> Result<Tensor> {
+pub fn silu_mul(x: &Tensor) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: a live tensor for the length of the call; `out` receives a new tensor.
     check(unsafe { mm_cuda_gate(handle(x), &mut out) }, "gate")?;
     Ok(own(out))
 }
 
-/// Rows that [`few`] and [`normed`] take.
+/// Rows that [`linear_few`] and [`norm_linear`] take.
 const FEW: i64 = 4;
-/// Numbers of all rows that [`normed`] takes.
+/// Numbers of all rows that [`norm_linear`] takes.
 const FEW_NUMBERS: i64 = 8192;
 
 /// Whether products for few rows take `rows` rows of this width.
-pub fn are_few(rows: i64, width: i64) -> bool {
+pub fn fits_few(rows: i64, width: i64) -> bool {
     rows <= FEW && rows * width <= FEW_NUMBERS
 }
 
 /// A norm's weight and epsilon.
 pub type Norm = (Tensor, f64);
 
-/// `norm(x + y) W^T`, `[R, D] -> [R, O]` in `kind`, beside `x + y`, for [`are_few`] rows, without a graph; all of one kind.
+/// `norm(x + y) W^T`, `[R, D] -> [R, O]` in `kind`, beside `x + y`, for [`fits_few`] rows, without a graph; all of one kind.
 /// With `gated`, W is gate and up joined, `[2O, D]`, and `silu(gate) * up` comes out.
-pub fn normed(
+pub fn norm_linear(
     x: Tensor,
     y: Option<&Tensor>,
     norm: &Norm,
@@ -142,7 +142,7 @@ pub fn normed(
             handle(weight),
             norm.1,
             c_int::from(gated),
-            number(kind),
+            scalar_type(kind),
             &mut sum,
             &mut out,
         )
@@ -152,9 +152,9 @@ pub fn normed(
 }
 
 /// `x W^T`, `[R, D] -> [R, O]` in `kind`, for up to 4 rows, without a graph; x and W of one kind.
-pub fn few(x: &Tensor, weight: &Tensor, kind: Kind) -> Result<Tensor> {
+pub fn linear_few(x: &Tensor, weight: &Tensor, kind: Kind) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
-    check(unsafe { mm_cuda_few(handle(x), handle(weight), number(kind), &mut out) }, "multiply")?;
+    check(unsafe { mm_cuda_few(handle(x), handle(weight), scalar_type(kind), &mut out) }, "multiply")?;
     Ok(own(out))
 }

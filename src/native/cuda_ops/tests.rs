@@ -60,7 +60,7 @@ fn norms_add_what_is_due_and_keep_the_stream_wide() {
             "norm",
             &[random(&[n, d]), random(&[d])],
             0,
-            &|t, kind| vec![norm(&t[0], &t[1], 1e-5, kind).unwrap()],
+            &|t, kind| vec![rms_norm(&t[0], &t[1], 1e-5, kind).unwrap()],
             &|t| vec![eager_norm(&t[0], &t[1], 1e-5)],
         );
         // y first: what a block gives is of the products' kind, the stream and the weight fp32.
@@ -69,7 +69,7 @@ fn norms_add_what_is_due_and_keep_the_stream_wide() {
             &[random(&[n, d]), random(&[n, d]), random(&[d])],
             1,
             &|t, kind| {
-                let (sum, out) = add_norm(&t[1], &t[0], &t[2], 1e-6, kind).unwrap();
+                let (sum, out) = add_rms_norm(&t[1], &t[0], &t[2], 1e-6, kind).unwrap();
                 assert_eq!((sum.kind(), out.kind()), (Kind::Float, kind));
                 vec![sum, out]
             },
@@ -80,7 +80,7 @@ fn norms_add_what_is_due_and_keep_the_stream_wide() {
             &[random(&[n, d]), random(&[n, d]), random(&[d])],
             1,
             &|t, _| {
-                let (sum, out) = add_norm(&t[1], &t[0], &t[2], 1e-6, Kind::Float).unwrap();
+                let (sum, out) = add_rms_norm(&t[1], &t[0], &t[2], 1e-6, Kind::Float).unwrap();
                 vec![sum, out]
             },
             &|t| vec![&t[1] + &t[0], eager_norm(&(&t[1] + &t[0]), &t[2], 1e-6)],
@@ -89,7 +89,7 @@ fn norms_add_what_is_due_and_keep_the_stream_wide() {
     // A model in bf16 altogether, and a stream whose norm is not looked at.
     let [x, y, w] =
         [&[5, 8][..], &[5, 8], &[8]].map(|s| random(s).to_kind(Kind::BFloat16).set_requires_grad(true));
-    let (sum, out) = add_norm(&x, &y, &w, 1e-6, Kind::BFloat16).unwrap();
+    let (sum, out) = add_rms_norm(&x, &y, &w, 1e-6, Kind::BFloat16).unwrap();
     assert_eq!((sum.kind(), out.kind()), (Kind::BFloat16, Kind::BFloat16));
     sum.sum(Kind::Float).backward();
     assert_eq!(y.grad().to_kind(Kind::Float).sum(Kind::Float).double_value(&[]), 40.0);
@@ -124,7 +124,7 @@ fn heads_are_multiplied_normed_and_turned() {
                 1,
                 &|i, _| {
                     let norms = normed.then(|| (&i[4], &i[5], 1e-6));
-                    heads(&i[0], [&i[1], &i[2], &i[3]], norms, (&cos, &sin), sizes).unwrap().into()
+                    qkv_rope(&i[0], [&i[1], &i[2], &i[3]], norms, (&cos, &sin), sizes).unwrap().into()
                 },
                 &|i| {
                     let split = |w: &Tensor, n: i64| i[0].linear(w, NO_BIAS).view([b, t, n, e]);
@@ -145,7 +145,7 @@ fn heads_are_multiplied_normed_and_turned() {
         let before = keys.copy();
         let into = Caches { keys: &keys, values: &values, place: &place };
         let joined = random(&[b, (h + 2 * kv) * e]);
-        let q = turn(&joined, None, (&cos, &sin), into, Heads { length: 1, ..sizes }).unwrap();
+        let q = rope_into_cache(&joined, None, (&cos, &sin), into, Heads { length: 1, ..sizes }).unwrap();
         let part = |from: i64, n: i64| joined.narrow(1, from * e, n * e).reshape([b, 1, n, e]);
         let held = |cache: &Tensor| cache.narrow(2, start + 2, 1).transpose(1, 2);
         for (made, want) in [(q.shallow_clone(), part(0, h)), (held(&keys), part(h, kv))] {
@@ -165,22 +165,22 @@ fn heads_are_multiplied_normed_and_turned() {
             None,
             false,
         );
-        let got = attend(&q, into).unwrap().view([b, h, 1, e]);
+        let got = attend_cached(&q, into).unwrap().view([b, h, 1, e]);
         assert!((&got - want).abs().max().double_value(&[]) < 1e-5);
         // The same with a place for each row, one of which stands elsewhere.
         let places = Tensor::from_slice(&[start + 2, start, start + 2]);
         let apart = Caches { place: &places, ..into };
-        let _ = turn(&joined, None, (&cos, &sin), apart, Heads { length: 1, ..sizes }).unwrap();
+        let _ = rope_into_cache(&joined, None, (&cos, &sin), apart, Heads { length: 1, ..sizes }).unwrap();
         let own = turned(&part(h, kv).narrow(0, 1, 1), None, &cos, &sin, start).squeeze();
         assert!((keys.select(0, 1).select(1, start).squeeze() - own).abs().max().double_value(&[]) < 1e-5);
-        let again = attend(&q, apart).unwrap().view([b, h, 1, e]);
+        let again = attend_cached(&q, apart).unwrap().view([b, h, 1, e]);
         assert!((again.select(0, 0) - got.select(0, 0)).abs().max().double_value(&[]) < 1e-6);
         assert!((again.select(0, 1) - got.select(0, 1)).abs().max().double_value(&[]) > 1e-3);
     }
     let short = (random(&[4, 8]), random(&[4, 8]));
     let sizes = Heads { length: 5, start: 0, heads: 1, kv_heads: 1, head_dim: 8 };
     let w = random(&[8, 4]);
-    assert!(heads(&random(&[5, 4]), [&w, &w, &w], None, (&short.0, &short.1), sizes).is_err());
+    assert!(qkv_rope(&random(&[5, 4]), [&w, &w, &w], None, (&short.0, &short.1), sizes).is_err());
 }
 
 #[test]
@@ -197,20 +197,22 @@ fn products_and_the_feed_forward_equal_the_eager_ones() {
         "feed-forward",
         &[random(&[2, 11, 8]), random(&[20, 8]), random(&[20, 8]), random(&[8, 20])],
         1,
-        &|i, _| vec![gated_mlp(&i[0], &i[1], &i[2], &i[3]).unwrap()],
+        &|i, _| vec![swiglu(&i[0], &i[1], &i[2], &i[3]).unwrap()],
         &|i| {
             let inner = i[0].linear(&i[1], NO_BIAS).silu() * i[0].linear(&i[2], NO_BIAS);
             vec![inner.linear(&i[3], NO_BIAS)]
         },
     );
     let (x, w) = (random(&[3, 12]), random(&[9, 12]));
-    assert!((few(&x, &w, Kind::Float).unwrap() - x.matmul(&w.tr())).abs().max().double_value(&[]) < 1e-5);
-    let half = few(&x.to_kind(Kind::BFloat16), &w.to_kind(Kind::BFloat16), Kind::Float).unwrap();
+    assert!(
+        (linear_few(&x, &w, Kind::Float).unwrap() - x.matmul(&w.tr())).abs().max().double_value(&[]) < 1e-5
+    );
+    let half = linear_few(&x.to_kind(Kind::BFloat16), &w.to_kind(Kind::BFloat16), Kind::Float).unwrap();
     assert!((half - x.matmul(&w.tr())).abs().max().double_value(&[]) < 0.1);
-    assert!(few(&random(&[5, 12]), &w, Kind::Float).is_err());
+    assert!(linear_few(&random(&[5, 12]), &w, Kind::Float).is_err());
     let both = random(&[6, 16]);
     let want = both.narrow(1, 0, 8).silu() * both.narrow(1, 8, 8);
-    assert!((gate(&both).unwrap() - want).abs().max().double_value(&[]) < 1e-5);
+    assert!((silu_mul(&both).unwrap() - want).abs().max().double_value(&[]) < 1e-5);
 }
 
 #[test]
@@ -227,7 +229,8 @@ fn the_cross_entropy_is_that_of_the_counted_rows() {
             0,
             &|i, kind| {
                 let weights = weigh.then_some(&weights);
-                let entropy = Entropy { hidden: &i[0], lm_head: &i[1], tokens: &tokens, weights, kind };
+                let entropy =
+                    CrossEntropy { hidden: &i[0], lm_head: &i[1], tokens: &tokens, weights, dtype: kind };
                 let (loss, scaled) = entropy.sum_with_grad(&Tensor::from(0.5f32)).unwrap();
                 assert!(!loss.requires_grad() && entropy.sum().unwrap().equal(&loss));
                 vec![scaled]
@@ -249,7 +252,12 @@ fn the_cross_entropy_is_that_of_the_counted_rows() {
     // A logit that is not a number is not hidden.
     let hidden = Tensor::full([1, 4], f64::NAN, (Kind::Float, Device::Cpu));
     let (lm_head, tokens) = (random(&[8, 4]), Tensor::from_slice(&[2i64]));
-    let entropy =
-        Entropy { hidden: &hidden, lm_head: &lm_head, tokens: &tokens, weights: None, kind: Kind::Float };
+    let entropy = CrossEntropy {
+        hidden: &hidden,
+        lm_head: &lm_head,
+        tokens: &tokens,
+        weights: None,
+        dtype: Kind::Float,
+    };
     assert!(entropy.sum().unwrap().double_value(&[]).is_nan());
 }
