@@ -27,7 +27,7 @@ impl Targets {
         }
     }
 
-    /// The same, where each of the tokens `markers` counts `weight` times.
+    /// The same, where each of the tokens `markers` `[n]` counts `weight` times.
     pub fn weighted(self, markers: &Tensor, weight: f64) -> Self {
         let marked = self.tokens.unsqueeze(1).eq_tensor(markers).any_dim(1, false); // [M]
         let weights = marked.to_kind(Kind::Float) * (weight - 1.0) + 1.0;

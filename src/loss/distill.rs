@@ -48,6 +48,9 @@ impl Distilled {
 }
 
 /// Both parts of the loss without gradients; zero where nothing carries loss.
+///
+/// # Errors
+/// libtorch's: no memory, shapes that do not fit.
 pub fn mean(
     student: Speaker<'_>,
     teacher: Speaker<'_>,
@@ -66,8 +69,11 @@ pub fn mean(
     Ok(Distilled { ce: ce / count, distill: distill / count })
 }
 
-/// Both parts, and a surrogate whose `backward` gives the student's hidden states the gradient of `scale` times
-/// the weighted loss; the output layer's has been added already. `None` where nothing carries loss.
+/// Both parts, and a surrogate whose `backward` gives the student's hidden states the gradient `[B, T, D]` of `scale` times
+/// the weighted loss, a scalar; the output layer's has been added already. `None` where nothing carries loss.
+///
+/// # Errors
+/// libtorch's: no memory, shapes that do not fit.
 pub fn mean_with_grad(
     student: Speaker<'_>,
     teacher: Speaker<'_>,

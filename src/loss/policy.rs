@@ -7,19 +7,19 @@
 
 use tch::{Kind, Tensor};
 
-/// Schulman's unbiased, never negative estimator of KL(policy || reference) a token, from the policy's samples:
-/// `exp(ref - lp) - (ref - lp) - 1`.
+/// Schulman's unbiased, never negative estimator (k3) of KL(policy || reference) a token, from the policy's samples:
+/// `exp(ref - lp) - (ref - lp) - 1`, `[B, T]` in and out.
 pub fn k3(reference: &Tensor, logprobs: &Tensor) -> Tensor {
     let by: Tensor = reference - logprobs;
     by.exp() - &by - 1.0
 }
 
-/// Mean over all tokens whose mask is 1; 0 where there is none.
+/// Mean of `[B, T]` over all tokens whose mask `[B, T]` is 1, a scalar; 0 where there is none.
 pub fn token_mean(values: &Tensor, mask: &Tensor) -> Tensor {
     (values * mask).sum(Kind::Float) / mask.sum(Kind::Float).clamp_min(1.0)
 }
 
-/// Each row's mean over its tokens, then the mean over rows; a row without a token counts as 0.
+/// Each row's mean of `[B, T]` over its tokens (mask `[B, T]`), then the mean over rows; a row without a token counts as 0.
 pub fn row_mean(values: &Tensor, mask: &Tensor) -> Tensor {
     let last = [-1i64].as_slice();
     let sums = (values * mask).sum_dim_intlist(last, false, Kind::Float); // [R]

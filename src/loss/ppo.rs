@@ -30,8 +30,9 @@ pub struct Targets {
     pub returns: Tensor,
 }
 
-/// Generalised advantages: `delta_t = r_t + gamma V_(t+1) - V_t`, summed with decay `gamma lam`, the value past
-/// the end being 0. Then normalised over the mask (population variance, as upstream).
+/// Generalised advantages (arXiv 1506.02438) of a reward a row, old values and a mask (`[R, T]` both):
+/// `delta_t = r_t + gamma V_(t+1) - V_t`, summed with decay `gamma lam`, the value past the end being 0. Then normalised
+/// over the mask (population variance, as upstream). R rows, T tokens.
 pub fn targets(rewards: &[f64], old_values: &Tensor, mask: &Tensor, gamma: f64, lam: f64) -> Targets {
     let _no_grad = tch::no_grad_guard();
     let (rows, columns) = mask.size2().expect("the mask is [R, T]");

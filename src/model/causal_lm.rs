@@ -78,7 +78,7 @@ impl CausalLm {
         Self::new(&config, self.params.adapted(None))
     }
 
-    /// The same parameters and a head for scores beside them; it trains and is saved with them.
+    /// The same parameters and a head for scores `[1, D]` beside them; it trains and is saved with them.
     pub fn with_score(self, weight: Tensor) -> Self {
         let (config, mut params) = (self.config, self.params);
         params.push(SCORE, weight);

@@ -18,6 +18,9 @@ pub struct KvCache {
 
 impl KvCache {
     /// Room for `capacity` tokens of `batch` rows.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn new(config: &ModelConfig, batch: i64, capacity: i64, kind: Kind, device: Device) -> Result<Self> {
         let shape = [batch, config.num_key_value_heads, capacity, config.head_dim];
         let block = || Tensor::f_empty(shape, (kind, device));
@@ -72,7 +75,7 @@ impl KvCache {
         self.len = self.len.min(len);
     }
 
-    /// Keeps only the rows at `rows` (an index tensor), in that order.
+    /// Keeps only the rows at `rows` (int64 `[n]`), in that order.
     pub fn select_rows(&mut self, rows: &Tensor) {
         for (keys, values) in &mut self.layers {
             *keys = keys.index_select(0, rows);

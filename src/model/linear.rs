@@ -36,7 +36,7 @@ impl Linear {
         }
     }
 
-    /// The weight, where it is all there is to the layer.
+    /// The weight `[O, I]`, where it is all there is to the layer: no bias, no adapter.
     pub fn plain(&self) -> Option<&Tensor> {
         (self.bias.is_none() && self.adapter.is_none()).then_some(&self.weight)
     }

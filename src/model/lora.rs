@@ -82,7 +82,10 @@ pub fn layers(config: &ModelConfig, target_modules: &[String]) -> Result<Vec<Lay
 }
 
 impl Adapter {
-    /// A fresh adapter, drawn from libtorch's random state on the CPU.
+    /// A fresh adapter, drawn from libtorch's random state on the CPU: A `[R, I]` and B `[O, R]` of each chosen layer.
+    ///
+    /// # Errors
+    /// `target_modules` chooses no layer; no memory.
     pub fn fresh(config: &ModelConfig, target_modules: &[String], rank: i64, device: Device) -> Result<Self> {
         let (mut names, mut tensors) = (Vec::new(), Vec::new());
         for (module, o, i) in layers(config, target_modules)? {
@@ -95,7 +98,10 @@ impl Adapter {
     }
 
     /// An adapter from tensors by upstream's names, strict: every layer it names must be in the model with the
-    /// right shape, A and B together, all of one rank.
+    /// right shape, A `[R, I]` and B `[O, R]` together, all of one rank.
+    ///
+    /// # Errors
+    /// A layer that the model does not have, half a pair, another shape or rank.
     pub fn from_named(
         config: &ModelConfig,
         mut named: HashMap<String, Tensor>,
@@ -177,6 +183,9 @@ impl Adapter {
     }
 
     /// `s B A` of a module, `[O, I]`, if it is adapted.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn delta(&self, module: &str) -> Result<Option<Tensor>> {
         let Some(Pair { a, b, scale, .. }) = self.pair(module) else { return Ok(None) };
         let product = b.detach().f_matmul(&a.detach())?;
@@ -185,6 +194,9 @@ impl Adapter {
 
     /// Adds the adapter to the weights for good: each adapted weight and `s B A` are rounded to `kind` first and
     /// added in it (upstream's merge does so in fp16).
+    ///
+    /// # Errors
+    /// No memory.
     pub fn merge_into(&self, params: &Params, kind: Kind) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         for module in self.names.iter().filter_map(|name| name.strip_suffix(".lora.A.weight")) {

@@ -142,6 +142,9 @@ pub struct Params {
 impl Params {
     /// Fresh parameters drawn from libtorch's random state, in table order, on the CPU first so that a
     /// seed gives the same weights on every device.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn init(config: &ModelConfig, device: Device) -> Result<Self> {
         let draw = |spec: &Spec| -> Result<Tensor> {
             let mut t = Tensor::f_zeros(&spec.shape, (Kind::Float, Device::Cpu))?;
@@ -157,7 +160,7 @@ impl Params {
         Ok(Self::new(table.into_iter().map(|s| s.name).collect(), tensors))
     }
 
-    /// Parameters that `make` gives one by one, each a tensor that nothing else looks at: training writes in
+    /// Parameters that `make` gives one by one, of the spec's shape, each a tensor that nothing else looks at: training writes in
     /// place. One at a time, so that a model and its file are never in memory both.
     ///
     /// # Errors
@@ -180,7 +183,7 @@ impl Params {
         Ok(Self::new(names, tensors))
     }
 
-    /// Parameters from tensors by name, each copied to `device` as `kind`.
+    /// Parameters from tensors by name, of the table's shapes, each copied to `device` as `kind`.
     ///
     /// # Errors
     /// A name of the table without a tensor, or with one of another shape.
@@ -203,13 +206,13 @@ impl Params {
         Self { names, tensors, index, adapter: None }
     }
 
-    /// The tensor called `name`; a handle to the same storage.
+    /// The tensor called `name`, of its spec's shape ([`specs`]); a handle to the same storage.
     pub fn get(&self, name: &str) -> Tensor {
         let index = *self.index.get(name).unwrap_or_else(|| panic!("the table of parameters holds `{name}`"));
         self.tensors[index].shallow_clone()
     }
 
-    /// The tensor called `name`, where the architecture has it.
+    /// The tensor called `name`, of its spec's shape ([`specs`]), where the architecture has it.
     pub fn find(&self, name: &str) -> Option<Tensor> {
         self.index.get(name).map(|index| self.tensors[*index].shallow_clone())
     }
@@ -219,12 +222,15 @@ impl Params {
         &self.names
     }
 
-    /// Tensors in table order.
+    /// Tensors in table order ([`specs`] has their shapes).
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }
 
-    /// The weight as it acts: with the adapter's part where there is one. A copy then, without a graph.
+    /// The weight `[O, I]` as it acts: with the adapter's part where there is one. A copy then, without a graph.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn effective(&self, name: &str) -> Result<Tensor> {
         let weight = self.get(name);
         let module = name.strip_suffix(".weight").unwrap_or(name);
@@ -234,7 +240,7 @@ impl Params {
         })
     }
 
-    /// One more parameter after the table's, such as a head that the architecture does not have.
+    /// One more parameter, of any shape, after the table's, such as a head that the architecture does not have.
     pub fn push(&mut self, name: &str, tensor: Tensor) {
         self.index.insert(name.to_owned(), self.tensors.len());
         self.names.push(name.to_owned());
@@ -251,8 +257,8 @@ impl Params {
         self.adapter.as_ref()
     }
 
-    /// What training changes and checkpoints keep, in the optimizer's order: the adapter alone where there is
-    /// one, else everything.
+    /// What training changes and checkpoints keep, in the optimizer's order: the adapter's A `[R, I]` and B `[O, R]`
+    /// alone where there is one, else everything.
     pub fn trained(&self) -> (&[String], &[Tensor]) {
         match &self.adapter {
             Some(adapter) => (adapter.names(), adapter.tensors()),

@@ -1,5 +1,5 @@
 //! One new token a row on a GPU: fused ops over joined weights, over caches whose next places lie on the device, so that
-//! the whole step can be recorded once and repeated.
+//! the whole step can be captured once and replayed.
 //!
 //! B rows, D hidden, O outputs, H query heads, K kv heads, S capacity, E head dim, I inner width, V vocab.
 
@@ -43,6 +43,9 @@ pub struct StepWeights {
 impl StepWeights {
     /// The weights of a model, with its adapter's part in them; `None` where the fused ops do not take it (experts,
     /// biases, widths that 4 does not divide, a GPU that compiles no kernels).
+    ///
+    /// # Errors
+    /// No memory.
     pub fn new(model: &CausalLm) -> Result<Option<Self>> {
         let _no_grad = tch::no_grad_guard();
         let (config, params) = (model.config(), model.params());
@@ -103,6 +106,9 @@ impl StepWeights {
 
     /// `[B]` ids -> logits `[B, V]` in fp32; keys and values of the ids go to the cache's place `place` (`[1]`, or
     /// `[B]`: one for each row), which counts as held.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; a GPU that fails.
     pub fn logits(&self, ids: &Tensor, cache: &KvCache, place: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let (_, width) = self.embedding.size2()?;
@@ -110,12 +116,12 @@ impl StepWeights {
         let product = |x: &Tensor, w: &Tensor| -> Result<Tensor> {
             if few { cuda_ops::linear_few(x, w, self.kind) } else { Ok(x.f_linear(w, None::<&Tensor>)?) }
         };
-        // The stream with what is due, and a product of its norm.
-        let normed = |x: Tensor, due: Option<Tensor>, norm: &Norm, w: &Tensor, gated: bool, kind: Kind| {
+        // The residual with what is pending, and a product of its norm.
+        let normed = |x: Tensor, pending: Option<Tensor>, norm: &Norm, w: &Tensor, gated: bool, kind: Kind| {
             if few {
-                return cuda_ops::norm_linear(x, due.as_ref(), norm, w, gated, kind);
+                return cuda_ops::norm_linear(x, pending.as_ref(), norm, w, gated, kind);
             }
-            let (x, normed) = match due {
+            let (x, normed) = match pending {
                 Some(y) => cuda_ops::add_rms_norm(&x, &y, &norm.0, norm.1, self.kind)?,
                 None => cuda_ops::rms_norm(&x, &norm.0, norm.1, self.kind).map(|normed| (x, normed))?,
             };
@@ -123,10 +129,10 @@ impl StepWeights {
             Ok((x, if gated { cuda_ops::silu_mul(&made)? } else { made.f_to_kind(kind)? }))
         };
         let mut x = Tensor::f_embedding(&self.embedding, ids, -1, false, false)?; // [B, D]
-        let mut due: Option<Tensor> = None;
+        let mut pending: Option<Tensor> = None;
         let mut made;
         for (i, layer) in self.layers.iter().enumerate() {
-            (x, made) = normed(x, due, &layer.norm_in, &layer.qkv, false, self.kind)?;
+            (x, made) = normed(x, pending, &layer.norm_in, &layer.qkv, false, self.kind)?;
             let (keys, values) = cache.layer(i);
             let into = cuda_ops::Caches { keys, values, place };
             let norms = layer.qk_norm.as_ref().map(|(q, k)| (&q.0, &k.0, q.1));
@@ -134,13 +140,13 @@ impl StepWeights {
                 cuda_ops::rope_into_cache(&made, norms, (&self.tables.0, &self.tables.1), into, self.heads)?;
             let attended = product(&cuda_ops::attend_cached(&q, into)?, &layer.o)?; // [B, D]
             (x, made) = normed(x, Some(attended), &layer.norm_post, &layer.gate_up, true, self.kind)?;
-            due = Some(product(&made, &layer.down)?);
+            pending = Some(product(&made, &layer.down)?);
         }
-        Ok(normed(x, due, &self.norm, &self.head, false, Kind::Float)?.1)
+        Ok(normed(x, pending, &self.norm, &self.head, false, Kind::Float)?.1)
     }
 }
 
-/// A step over a cache of its own, recorded.
+/// A step over a cache of its own, captured as a CUDA graph.
 #[derive(Debug)]
 pub struct RecordedStep {
     graph: Graph,
@@ -151,12 +157,12 @@ pub struct RecordedStep {
     rows: usize,
     /// Places that the cache and the rotary tables have.
     places: i64,
-    /// What the recording reads and writes lives as long as it does.
+    /// What the graph reads and writes lives as long as it does.
     _kept: (Rc<StepWeights>, Vec<Tensor>),
 }
 
 impl RecordedStep {
-    /// Records a step over `cache`, which holds nothing yet.
+    /// Captures a step over `cache`, which holds nothing yet.
     ///
     /// # Errors
     /// A device other than a CUDA one; no memory.
@@ -165,7 +171,7 @@ impl RecordedStep {
         let rows = cache.rows();
         let inputs = Tensor::f_zeros([rows + 1], (Kind::Int64, device))?;
         let (ids, place) = (inputs.f_narrow(0, 0, rows)?, inputs.f_narrow(0, rows, 1)?);
-        // Once unrecorded: kernels are compiled and libraries set up.
+        // Once uncaptured: kernels are compiled and libraries set up.
         let _ = weights.logits(&ids, cache, &place)?;
         wait(device)?;
         let (graph, logits) = Graph::record(device, None, || weights.logits(&ids, cache, &place))?;
@@ -177,6 +183,9 @@ impl RecordedStep {
     }
 
     /// Tells the GPU to run a step for each row's next id at `place`; the logits `[B, V]` are there until the next one.
+    ///
+    /// # Errors
+    /// Another number of rows than was captured; a place beyond the cache; a GPU that fails.
     pub fn run(&mut self, ids: &[u32], place: i64) -> Result<&Tensor> {
         if ids.len() != self.rows || !(0..self.places).contains(&place) {
             let (rows, places, got) = (self.rows, self.places, ids.len());

@@ -30,6 +30,9 @@ impl ValueModel {
     }
 
     /// A fresh head, drawn as PyTorch draws a Linear's.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn fresh(trunk: CausalLm) -> Result<Self> {
         let d = trunk.config().hidden_size;
         let bound = 1.0 / (d as f64).sqrt();
@@ -46,7 +49,7 @@ impl ValueModel {
         &self.trunk
     }
 
-    /// Parameters by upstream's names, in upstream's order: the trunk's, then the head's.
+    /// Parameters by upstream's names, in upstream's order: the trunk's, then the head's `[1, D]` and `[1]`.
     pub fn named(&self) -> Vec<(String, Tensor)> {
         let params = self.trunk.params();
         let own = [(VALUE_WEIGHT, &self.weight), (VALUE_BIAS, &self.bias)];

@@ -47,13 +47,19 @@ pub struct ParamState {
 }
 
 impl AdamW {
-    /// An optimizer over `params`, with empty moments.
+    /// An optimizer over `params` of any shapes, with empty moments of the same shapes.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn new(params: Vec<Tensor>, config: AdamWConfig) -> Result<Self> {
         let all = vec![true; params.len()];
         Self::part(params, config, all)
     }
 
-    /// The same that keeps state for, and updates, those of `mine` alone.
+    /// The same that keeps state for, and updates, those of `mine` (one a parameter, whatever its shape `[..]`) alone.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn part(params: Vec<Tensor>, config: AdamWConfig, mine: Vec<bool>) -> Result<Self> {
         let zeros = || {
             let moment = |(p, mine): (&Tensor, &bool)| {
@@ -78,7 +84,7 @@ impl AdamW {
         self.config
     }
 
-    /// Gradients in parameter order; a parameter that took no part gets zeros, since decay and moments act
+    /// Gradients in parameter order, each shaped like its parameter `[..]`; a parameter that took no part gets zeros, since decay and moments act
     /// on it all the same.
     pub fn grads(&self) -> Vec<Tensor> {
         self.params
@@ -90,7 +96,10 @@ impl AdamW {
             .collect()
     }
 
-    /// One update.
+    /// One update (arXiv 1711.05101) with gradients in parameter order, each shaped like its parameter `[..]`.
+    ///
+    /// # Errors
+    /// Shapes or dtypes that do not fit.
     pub fn step(&mut self, grads: &[Tensor], lr: f64) -> Result<()> {
         let AdamWConfig { betas, eps, weight_decay } = self.config;
         let step = AdamWStep { lr, betas, weight_decay, eps };

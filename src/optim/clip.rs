@@ -18,7 +18,7 @@ pub fn global_norm(grads: &[Tensor]) -> Tensor {
     Tensor::stack(&norms, 0).norm_scalaropt_dtype(2.0, Kind::Float)
 }
 
-/// Scales gradients in place so that their norm is at most `max_norm`; `norm` is theirs now.
+/// Scales gradients of any shapes `[..]` in place so that their norm is at most `max_norm`; `norm` is theirs now.
 pub fn clip_to_norm(grads: &[Tensor], norm: f64, max_norm: f64) {
     // PyTorch's 1e-6, so that the clipped norm is theirs to the last digit.
     let factor = max_norm / (norm + 1e-6);
