@@ -1,5 +1,8 @@
-//! Compiles the C++ against the libtorch that torch-sys found, and writes libtorch's place into the
-//! binary, so that it runs from any folder with no variable exported.
+//! Compiles the C++ against the libtorch that torch-sys found, declares its functions in Rust (`build/c_header.rs`), and
+//! writes libtorch's place into the binary, so that it runs from any folder with no variable exported.
+
+#[path = "build/c_header.rs"]
+mod c_header;
 
 use std::path::{Path, PathBuf};
 
@@ -33,6 +36,20 @@ fn watch_cpp(folder: &Path) {
             println!("cargo:rerun-if-changed={}", path.display());
         }
     }
+}
+
+/// Writes Rust's declarations of what native's C headers declare.
+fn declare_ffi() {
+    let read = |header: &str| {
+        let path = Path::new("src/native").join(header);
+        c_header::rust_from(&std::fs::read_to_string(&path).expect("a header of native"))
+    };
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+    let write = |name: &str, text: String| {
+        std::fs::write(out.join(name), text).expect("the build folder can be written");
+    };
+    write("ffi.rs", read("ffi.h") + &read("collectives/collectives.h"));
+    write("cpu_decoder.rs", read("cpu_decoder/abi.h"));
 }
 
 /// What the inner loops are compiled with, once for every set of instructions that may be met; always optimised, so that
@@ -111,7 +128,9 @@ fn compile_collectives(include: &Path) {
 fn main() {
     compile_kernels();
     embed_recipes();
+    declare_ffi();
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     let lib =
         PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies"));
     let include = lib.join("../include");
@@ -147,7 +166,10 @@ fn main() {
     over_libtorch(&include)
         .opt_level(2)
         .file("src/native/cuda_graph.cpp")
-        .files(["launch", "decode", "training"].map(|name| format!("src/native/cuda_ops/{name}.cpp")))
+        .files(
+            ["cross_entropy", "decode", "launch", "linear", "norm", "qkv_rope"]
+                .map(|name| format!("src/native/cuda_ops/{name}.cpp")),
+        )
         .compile("minimind_cuda_ops");
     println!("cargo:rustc-link-lib=gomp");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::succeed;
-use minimind::native::{self, Waits};
+use minimind::native::{self, WaitPolicy};
 use minimind::plan::Machine;
 use tch::{Device, Kind, Tensor};
 
@@ -28,25 +28,25 @@ fn processor_seconds(x: &Tensor) -> f64 {
 }
 
 fn short_waits_are_short_and_change_no_number() {
-    native::use_threads(2, false);
-    assert_eq!(native::waits(), Waits::Unwatched);
+    native::set_threads(2, false);
+    assert_eq!(native::wait_policy(), WaitPolicy::Unwatched);
     tch::manual_seed(1);
     let x = Tensor::randn([300, 200], (Kind::Float, Device::Cpu));
     let sums = || x.matmul(&x.transpose(0, 1)).softmax(-1, Kind::Float).sum(Kind::Float);
     let (before, long) = (sums(), processor_seconds(&x));
-    assert!(native::short_waits(true, 2));
+    assert!(native::set_short_waits(true, 2));
     let (during, short) = (sums(), processor_seconds(&x));
     // Spinning is counted in turns, so that a busy machine does not make it less.
     assert!(short < long / 2.0, "{short} s of processor time in place of {long}");
-    assert!(native::short_waits(true, 2));
-    assert!(native::short_waits(false, 2));
+    assert!(native::set_short_waits(true, 2));
+    assert!(native::set_short_waits(false, 2));
     let (after, again) = (sums(), processor_seconds(&x));
     assert!(again > 2.0 * short, "{again} s of processor time in place of {long}");
     assert_eq!([&during, &after].map(|t| t.double_value(&[])), [before.double_value(&[]); 2]);
     for round in 0..20 {
-        assert!(native::short_waits(round % 2 == 0, 2));
+        assert!(native::set_short_waits(round % 2 == 0, 2));
     }
-    assert!(native::short_waits(false, 2));
+    assert!(native::set_short_waits(false, 2));
     assert_eq!(sums().double_value(&[]), before.double_value(&[]));
 }
 

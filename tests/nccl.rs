@@ -6,7 +6,7 @@ mod common;
 
 use std::rc::Rc;
 
-use minimind::native::{Group, Meeting, Reduce, Reducer, gpu_uuid, nccl_version};
+use minimind::native::{ProcessGroup, Reduce, Reducer, Rendezvous, gpu_uuid, nccl_version};
 use tch::{Cuda, Device, Kind, Tensor};
 
 common::needs::tests! {
@@ -23,21 +23,22 @@ fn gpus_add_up_by_pytorchs_own_engine() {
         listener.local_addr().expect("its address").port()
     };
     let name = "nccl".to_owned();
-    let meeting = Meeting { host: "127.0.0.1".to_owned(), port, rank: 0, world: 1, serves: true, name };
-    let group = Rc::new(Group::open(&meeting).expect("a group of one"));
+    let meeting =
+        Rendezvous { host: "127.0.0.1".to_owned(), port, rank: 0, world: 1, hosts_store: true, name };
+    let group = Rc::new(ProcessGroup::open(&meeting).expect("a group of one"));
     if !Cuda::is_available() {
-        let fault = group.use_gpu(0).expect_err("there is no GPU");
+        let fault = group.use_nccl(0).expect_err("there is no GPU");
         let cause = std::error::Error::source(&fault).map(ToString::to_string).unwrap_or_default();
         assert!(format!("{fault} {cause}").contains("no GPUs found"), "{fault}: {cause}");
         println!("no GPU is here: PyTorch's engine was found and said so, nothing was added up");
         return;
     }
     assert_eq!(gpu_uuid(0).expect("the driver tells").len(), 32);
-    group.use_gpu(0).expect("a group of one on a GPU");
+    group.use_nccl(0).expect("a group of one on a GPU");
     let on_gpu = |values: &[f32]| Tensor::from_slice(values).to_device(Device::Cuda(0));
     // Side by side or not, what one rank holds is the sum.
     let wide = on_gpu(&[1.0, 2.0, 3.0, 4.0]).view([2, 2]).transpose(0, 1);
-    group.reduce(&wide, Reduce::Sum).expect("a sum");
+    group.all_reduce(&wide, Reduce::Sum).expect("a sum");
     group.broadcast(&wide, 0).expect("heard");
     assert_eq!(Vec::<f32>::try_from(wide.reshape([-1])).expect("floats"), [1.0, 3.0, 2.0, 4.0]);
     // Gradients leave during the way back, and the numbers stay; one that has none becomes zeros.
@@ -46,9 +47,9 @@ fn gpus_add_up_by_pytorchs_own_engine() {
     let all = [a.shallow_clone(), b.shallow_clone(), without.shallow_clone()];
     let mut reducer = Reducer::new(&group, &all, 8).expect("a reducer");
     for pass in 1..=2 {
-        reducer.arm().expect("armed");
+        reducer.prepare_for_backward().expect("armed");
         (a.square().sum(Kind::Float) + b.sum(Kind::Float)).backward();
-        reducer.finish().expect("shared");
+        reducer.finalize().expect("shared");
         let read = |t: &Tensor| Vec::<f32>::try_from(t.grad()).expect("a gradient");
         let times = pass as f32;
         assert_eq!(

@@ -8,7 +8,7 @@ use tch::{Cuda, Device, Kind, Tensor};
 use super::threads;
 use crate::engine::device;
 use crate::error::Result;
-use crate::native::{HAS_RANKS, Waits, libtorch_dir, nccl_version, waits};
+use crate::native::{HAS_COLLECTIVES, WaitPolicy, libtorch_dir, nccl_version, wait_policy};
 use crate::plan::machine::Machine;
 
 /// How `minimind doctor` prints its findings.
@@ -97,16 +97,16 @@ fn find() -> Findings {
 
 /// How idle threads wait for work, in words.
 fn waiting(machine: &Machine) -> String {
-    match (&machine.wait_policy, waits()) {
+    match (&machine.wait_policy, wait_policy()) {
         (Some(set), _) => format!("as the environment says: {set}"),
-        (None, Waits::Unwatched) if machine.cores == 1 => "for nothing: there is one".to_owned(),
-        (None, Waits::Unwatched) => {
+        (None, WaitPolicy::Unwatched) if machine.cores == 1 => "for nothing: there is one".to_owned(),
+        (None, WaitPolicy::Unwatched) => {
             "as the OpenMP library does: this system does not tell when cores are busy".to_owned()
         }
-        (None, Waits::Long) => {
+        (None, WaitPolicy::Spin) => {
             "spinning; sleeping soon while other processes take the cores (now they do not)".to_owned()
         }
-        (None, Waits::Short) => {
+        (None, WaitPolicy::Sleep) => {
             "spinning; sleeping soon while other processes take the cores (now they do)".to_owned()
         }
     }
@@ -125,7 +125,7 @@ fn to_json(found: &Findings) -> Value {
         "memory_bytes": machine.memory_total,
         "memory_available_bytes": machine.memory_available,
         "matrix_gflops": found.gflops,
-        "ranks": HAS_RANKS,
+        "ranks": HAS_COLLECTIVES,
         "gpus": found.gpus,
         "nccl": found.nccl,
         "cache": machine.cache_dir,
@@ -147,7 +147,7 @@ fn print(found: &Findings) {
     let gb = |bytes: Option<u64>| bytes.unwrap_or(0) as f64 / 1e9;
     println!("memory    {:.1} GB, {:.1} free", gb(machine.memory_total), gb(machine.memory_available));
     println!("matrix    {:.0} GFLOP/s in fp32 (median of five {SIDE} x {SIDE} products)", found.gflops);
-    let ranks = match (HAS_RANKS, &found.nccl) {
+    let ranks = match (HAS_COLLECTIVES, &found.nccl) {
         (false, _) => "no: built without gloo's headers".to_owned(),
         (true, None) => "yes: run --nproc, torchrun".to_owned(),
         (true, Some(nccl)) => {

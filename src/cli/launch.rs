@@ -51,7 +51,7 @@ struct Rank {
 /// # Errors
 /// A rank that was killed or failed on its own.
 pub fn launch(count: usize) -> Result<()> {
-    if !native::HAS_RANKS {
+    if !native::HAS_COLLECTIVES {
         return Err(Error::input("--nproc needs gloo, and this program was built without its headers")
             .hint("install libgloo-dev, run scripts/setup, then cargo build"));
     }

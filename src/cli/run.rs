@@ -81,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let signals = Signals::install()?;
     if device == tch::Device::Cpu {
-        native::keep_memory();
+        native::enable_cpu_cache();
     }
     let context = Context {
         plan: &plan,

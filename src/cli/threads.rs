@@ -6,7 +6,7 @@ use crate::plan::machine::Machine;
 /// Lets libtorch work with `threads`; beside other busy processes they wait for each other asleep, unless the environment
 /// says how they wait.
 pub fn use_threads(machine: &Machine, threads: usize) {
-    native::use_threads(threads, machine.wait_policy.is_none());
+    native::set_threads(threads, machine.wait_policy.is_none());
 }
 
 /// As [`use_threads`], for a command that is one of `ranks` processes on this machine; says where that is too much.

@@ -1,13 +1,13 @@
 //! The environment variables by which `torchrun` and `minimind run --nproc` launch a rank.
 
 use crate::error::{Error, Result};
-use crate::native::Meeting;
+use crate::native::Rendezvous;
 
 /// How this process was launched, by its environment variables.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LaunchEnv {
     /// Where the ranks meet, and which of them this is.
-    pub meeting: Meeting,
+    pub meeting: Rendezvous,
     /// The rank on this machine, and the number of ranks on it.
     pub local: (usize, usize),
 }
@@ -43,12 +43,12 @@ impl LaunchEnv {
         let agent = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
         let start = variable("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
         let local = (number("LOCAL_RANK")?.unwrap_or(rank), number("LOCAL_WORLD_SIZE")?.unwrap_or(world));
-        let meeting = Meeting {
+        let meeting = Rendezvous {
             host,
             port,
             rank,
             world,
-            serves: rank == 0 && !agent,
+            hosts_store: rank == 0 && !agent,
             name: format!("minimind {start}"),
         };
         Ok(Some(Self { meeting, local }))
@@ -74,12 +74,12 @@ mod tests {
         assert_eq!((started.meeting.rank, started.meeting.world, started.local), (3, 4, (3, 4)));
         let mut first = place;
         first[0].1 = "0";
-        assert!(read(&first).unwrap().unwrap().meeting.serves && !started.meeting.serves);
+        assert!(read(&first).unwrap().unwrap().meeting.hosts_store && !started.meeting.hosts_store);
         // torchrun keeps the meeting place itself and numbers its restarts.
         let more = [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "2")];
         let torchrun = read(&[&first[..], &more, &[("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")]].concat());
         let torchrun = torchrun.unwrap().unwrap();
-        assert!(!torchrun.meeting.serves && torchrun.meeting.name.ends_with('2'));
+        assert!(!torchrun.meeting.hosts_store && torchrun.meeting.name.ends_with('2'));
         assert_eq!(torchrun.local, (0, 2));
     }
 

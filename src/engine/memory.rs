@@ -5,7 +5,7 @@
 
 use tch::Device;
 
-use crate::native::{device_peak_bytes, kept_surplus, restart_device_peak, restart_kept_peak};
+use crate::native::{cpu_cache_overhead, cuda_peak_memory, reset_cpu_cache_peak, reset_cuda_peak_memory};
 
 const MB: f64 = 1e6;
 
@@ -22,10 +22,10 @@ pub fn measure_peak<T>(device: Device, body: impl FnOnce() -> T) -> (T, Option<f
 
 fn reset_peak(device: Device) -> bool {
     match device {
-        Device::Cuda(_) => restart_device_peak(device).is_ok(),
+        Device::Cuda(_) => reset_cuda_peak_memory(device).is_ok(),
         // 5: only the peak of the resident size (proc_pid_clear_refs(5)).
         _ => {
-            restart_kept_peak();
+            reset_cpu_cache_peak();
             std::fs::write("/proc/self/clear_refs", "5").is_ok()
         }
     }
@@ -33,11 +33,11 @@ fn reset_peak(device: Device) -> bool {
 
 fn peak_mb(device: Device) -> Option<f64> {
     match device {
-        Device::Cuda(_) => device_peak_bytes(device).ok().map(|bytes| bytes as f64 / MB),
+        Device::Cuda(_) => cuda_peak_memory(device).ok().map(|bytes| bytes as f64 / MB),
         // Cached blocks are resident too.
         _ => {
             let resident = resident_peak_mb(&std::fs::read_to_string("/proc/self/status").ok()?)?;
-            Some((resident - kept_surplus() as f64 / MB).max(0.0))
+            Some((resident - cpu_cache_overhead() as f64 / MB).max(0.0))
         }
     }
 }

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::launch_env::LaunchEnv;
 use crate::error::{Error, Result};
-use crate::native::{Group, Meeting, Reduce, Reducer, gpu_uuid, nccl_version};
+use crate::native::{ProcessGroup, Reduce, Reducer, Rendezvous, gpu_uuid, nccl_version};
 
 /// Gradients travel in pieces of about this many bytes, PyTorch's 25 MB.
 const BUCKET_BYTES: usize = 25 << 20;
@@ -41,7 +41,7 @@ pub struct Ranks {
     world: usize,
     /// On this machine: this process's number and how many there are.
     local: (usize, usize),
-    group: Option<Rc<Group>>,
+    group: Option<Rc<ProcessGroup>>,
 }
 
 impl Ranks {
@@ -58,8 +58,8 @@ impl Ranks {
     /// A variable is missing or wrong; the other processes do not come within five minutes.
     pub fn init(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let Some(found) = LaunchEnv::read(variable)? else { return Ok(Self::single()) };
-        let Meeting { rank, world, .. } = found.meeting;
-        let group = Group::open(&found.meeting).map_err(|e| {
+        let Rendezvous { rank, world, .. } = found.meeting;
+        let group = ProcessGroup::open(&found.meeting).map_err(|e| {
             e.hint("every rank must reach MASTER_ADDR:MASTER_PORT; minimind doctor tells whether ranks can be used")
         })?;
         Ok(Self { rank, world, local: found.local, group: Some(Rc::new(group)) })
@@ -92,7 +92,7 @@ impl Ranks {
 
     /// Whether NCCL reduces, without the host.
     pub fn uses_nccl(&self) -> bool {
-        self.group.as_ref().is_some_and(|group| group.on_gpus())
+        self.group.as_ref().is_some_and(|group| group.has_nccl())
     }
 
     /// The error of a collective over GPU tensors: with NCCL it is this rank's own, else a peer was lost.
@@ -123,7 +123,7 @@ impl Ranks {
     pub fn all_reduce(&self, values: &mut [f64]) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
         let tensor = Tensor::from_slice(values);
-        group.reduce(&tensor, Reduce::Sum).map_err(|e| self.lost_peer(e))?;
+        group.all_reduce(&tensor, Reduce::Sum).map_err(|e| self.lost_peer(e))?;
         values.copy_from_slice(&Vec::<f64>::try_from(&tensor)?);
         Ok(())
     }
@@ -156,7 +156,7 @@ impl Ranks {
         let Some(reason) = nccl_obstacle(&all) else {
             let Device::Cuda(index) = device else { return Ok(()) };
             return group
-                .use_gpu(index)
+                .use_nccl(index)
                 .map_err(|e| e.hint("runtime.ddp_backend: gloo sums gradients through the host"));
         };
         if wanted == DdpBackend::Nccl {
@@ -175,7 +175,7 @@ impl Ranks {
     /// # Errors
     /// A rank is lost.
     pub fn close(&self) -> Result<()> {
-        let Some(group) = self.group.as_ref().filter(|group| group.on_gpus()) else { return Ok(()) };
+        let Some(group) = self.group.as_ref().filter(|group| group.has_nccl()) else { return Ok(()) };
         // A rank that failed until now is noticed here.
         self.barrier()?;
         group.close()
@@ -294,8 +294,8 @@ impl Ranks {
             .map(|t| Ok(t.detach().f_view_dtype(Kind::Int)?.f_sum(Kind::Int64)?.f_int64_value(&[])?))
             .collect::<Result<_>>()?;
         let (least, most) = (Tensor::from_slice(&sums), Tensor::from_slice(&sums));
-        group.reduce(&least, Reduce::Min).map_err(|e| self.lost_peer(e))?;
-        group.reduce(&most, Reduce::Max).map_err(|e| self.lost_peer(e))?;
+        group.all_reduce(&least, Reduce::Min).map_err(|e| self.lost_peer(e))?;
+        group.all_reduce(&most, Reduce::Max).map_err(|e| self.lost_peer(e))?;
         let apart = least.not_equal_tensor(&most).sum(Kind::Int64).int64_value(&[]);
         if apart == 0 {
             return Ok(());
@@ -328,20 +328,20 @@ pub struct GradientReducer {
 }
 
 impl GradientReducer {
-    /// As [`Reducer::arm`].
+    /// As [`Reducer::prepare_for_backward`].
     ///
     /// # Errors
     /// A rank is lost; a fault of the device.
     pub fn arm(&mut self) -> Result<()> {
-        self.reducer.arm().map_err(|e| self.ranks.collective_fault(e))
+        self.reducer.prepare_for_backward().map_err(|e| self.ranks.collective_fault(e))
     }
 
-    /// As [`Reducer::finish`].
+    /// As [`Reducer::finalize`].
     ///
     /// # Errors
     /// A rank is lost; a fault of the device.
     pub fn finish(&mut self) -> Result<()> {
-        self.reducer.finish().map_err(|e| self.ranks.collective_fault(e))
+        self.reducer.finalize().map_err(|e| self.ranks.collective_fault(e))
     }
 }
 

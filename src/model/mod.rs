@@ -1,5 +1,5 @@
-//! The network, in the order a paper would tell it: config (and what other families' configs state), params,
-//! lora, linear, rope, norm, mask, attention, mlp, moe, block, causal_lm, value_head. `ops` computes it on whatever
+//! The network, in the order a paper would tell it: config (hf_config: other families' configs), params, lora,
+//! linear, rope, norm, mask, attention, mlp, moe, block, causal_lm, value_head. `ops` computes it on whatever
 //! device; `step` is its short form for one token on a GPU.
 
 pub mod attention;
@@ -20,7 +20,6 @@ pub mod packing;
 pub mod params;
 pub mod rope;
 pub mod rope_scaling;
-
 pub mod step;
 pub mod value_head;
 
@@ -41,5 +40,5 @@ pub use lora::Adapter;
 pub use mask::{Mask, padded_causal_mask};
 pub use packing::Packing;
 pub use params::Params;
-pub use step::{RecordedStep, StepWeights};
+pub use step::{StepGraph, StepWeights};
 pub use value_head::ValueModel;

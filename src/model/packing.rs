@@ -72,7 +72,7 @@ impl Packing {
 
     /// `each` over every document's queries, keys and values: `[1, H, B * T, E]` in and out.
     pub fn apart(&self, qkv: [&Tensor; 3], each: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor) -> Tensor {
-        // `split` goes back as one `cat`; a `narrow` for each document would fill the whole with zeros each time.
+        // `split`'s backward is one `cat`; a `narrow` for each document would fill the whole with zeros each time.
         let [q, k, v] = qkv.map(|x| x.split_with_sizes(&self.lengths, 2));
         let parts: Vec<Tensor> = q.iter().zip(&k).zip(&v).map(|((q, k), v)| each(q, k, v)).collect();
         Tensor::cat(&parts, 2)

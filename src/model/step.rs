@@ -10,8 +10,8 @@ use tch::{Kind, Tensor};
 use super::causal_lm::CausalLm;
 use super::kv_cache::KvCache;
 use crate::error::{Error, Result};
-use crate::native::cuda_ops::{self, Norm};
-use crate::native::{Graph, to_device, wait};
+use crate::native::cuda_ops::{self, Norm, NormLinear};
+use crate::native::{CudaGraph, synchronize, to_device};
 
 #[derive(Debug)]
 struct Layer {
@@ -116,40 +116,45 @@ impl StepWeights {
         let product = |x: &Tensor, w: &Tensor| -> Result<Tensor> {
             if few { cuda_ops::linear_few(x, w, self.kind) } else { Ok(x.f_linear(w, None::<&Tensor>)?) }
         };
-        // The residual with what is pending, and a product of its norm.
-        let normed = |x: Tensor, pending: Option<Tensor>, norm: &Norm, w: &Tensor, gated: bool, kind: Kind| {
+        // The residual summed up, and a product of its norm.
+        let normed = |x: Tensor, pending: Option<Tensor>, into: NormLinear<'_>| -> Result<(Tensor, Tensor)> {
             if few {
-                return cuda_ops::norm_linear(x, pending.as_ref(), norm, w, gated, kind);
+                return cuda_ops::norm_linear(x, pending.as_ref(), into);
             }
+            let NormLinear { norm: (norm, eps), weight, gated, kind } = into;
             let (x, normed) = match pending {
-                Some(y) => cuda_ops::add_rms_norm(&x, &y, &norm.0, norm.1, self.kind)?,
-                None => cuda_ops::rms_norm(&x, &norm.0, norm.1, self.kind).map(|normed| (x, normed))?,
+                Some(y) => cuda_ops::add_rms_norm(&x, &y, norm, *eps, self.kind)?,
+                None => cuda_ops::rms_norm(&x, norm, *eps, self.kind).map(|normed| (x, normed))?,
             };
-            let made = normed.f_linear(w, None::<&Tensor>)?;
+            let made = normed.f_linear(weight, None::<&Tensor>)?;
             Ok((x, if gated { cuda_ops::silu_mul(&made)? } else { made.f_to_kind(kind)? }))
         };
         let mut x = Tensor::f_embedding(&self.embedding, ids, -1, false, false)?; // [B, D]
         let mut pending: Option<Tensor> = None;
         let mut made;
         for (i, layer) in self.layers.iter().enumerate() {
-            (x, made) = normed(x, pending, &layer.norm_in, &layer.qkv, false, self.kind)?;
+            (x, made) = normed(x, pending, NormLinear::new(&layer.norm_in, &layer.qkv, self.kind))?;
             let (keys, values) = cache.layer(i);
             let into = cuda_ops::Caches { keys, values, place };
             let norms = layer.qk_norm.as_ref().map(|(q, k)| (&q.0, &k.0, q.1));
             let q =
                 cuda_ops::rope_into_cache(&made, norms, (&self.tables.0, &self.tables.1), into, self.heads)?;
             let attended = product(&cuda_ops::attend_cached(&q, into)?, &layer.o)?; // [B, D]
-            (x, made) = normed(x, Some(attended), &layer.norm_post, &layer.gate_up, true, self.kind)?;
+            (x, made) = normed(
+                x,
+                Some(attended),
+                NormLinear::new(&layer.norm_post, &layer.gate_up, self.kind).gated(),
+            )?;
             pending = Some(product(&made, &layer.down)?);
         }
-        Ok(normed(x, pending, &self.norm, &self.head, false, Kind::Float)?.1)
+        Ok(normed(x, pending, NormLinear::new(&self.norm, &self.head, Kind::Float))?.1)
     }
 }
 
 /// A step over a cache of its own, captured as a CUDA graph.
 #[derive(Debug)]
-pub struct RecordedStep {
-    graph: Graph,
+pub struct StepGraph {
+    graph: CudaGraph,
     /// B ids and the place, `[B + 1]`.
     inputs: Tensor,
     /// `[B, V]`.
@@ -161,7 +166,7 @@ pub struct RecordedStep {
     _kept: (Rc<StepWeights>, Vec<Tensor>),
 }
 
-impl RecordedStep {
+impl StepGraph {
     /// Captures a step over `cache`, which holds nothing yet.
     ///
     /// # Errors
@@ -173,8 +178,8 @@ impl RecordedStep {
         let (ids, place) = (inputs.f_narrow(0, 0, rows)?, inputs.f_narrow(0, rows, 1)?);
         // Once uncaptured: kernels are compiled and libraries set up.
         let _ = weights.logits(&ids, cache, &place)?;
-        wait(device)?;
-        let (graph, logits) = Graph::record(device, None, || weights.logits(&ids, cache, &place))?;
+        synchronize(device)?;
+        let (graph, logits) = CudaGraph::capture(device, None, || weights.logits(&ids, cache, &place))?;
         let layers = 0..weights.layers.len();
         let kept =
             layers.flat_map(|i| [cache.layer(i).0, cache.layer(i).1]).map(Tensor::shallow_clone).collect();

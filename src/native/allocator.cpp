@@ -1,5 +1,6 @@
-// Keeps the large blocks of memory that tensors on the CPU gave back, for the tensors of the next step. The system would
-// take them and hand others out page by page, each cleared first: a tenth of a training step.
+// A caching allocator for CPU tensors: large blocks that tensors free are cached for the tensors of the next
+// step. The system would take them back and hand others out page by page, each cleared first: a tenth of a
+// training step.
 #include "ffi.h"
 
 #include <c10/core/Allocator.h>
@@ -18,47 +19,49 @@
 namespace {
 
 // Smaller blocks are malloc's, which keeps them itself.
-constexpr size_t LARGE = size_t{1} << 18;
+constexpr size_t LARGE_BLOCK = size_t{1} << 18;
 // Sizes are multiples of this; of HUGE_PAGE where the system may use huge pages.
-constexpr size_t STEP = size_t{1} << 16, HUGE_PAGE = size_t{1} << 21;
+constexpr size_t GRANULARITY = size_t{1} << 16, HUGE_PAGE = size_t{1} << 21;
 
-class Keeping final : public c10::Allocator {
+class CachingCpuAllocator final : public c10::Allocator {
 public:
-  explicit Keeping(c10::Allocator *base) : base(base) {}
+  explicit CachingCpuAllocator(c10::Allocator *base) : base(base) {}
 
   c10::DataPtr allocate(size_t bytes) override;
   c10::DeleterFnPtr raw_deleter() const override;
-  void copy_data(void *to, const void *from, size_t bytes) const override { default_copy_data(to, from, bytes); }
-  bool give(void *block);
-  void release();
-  void restart_peak();
+  void copy_data(void *to, const void *from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+  bool reclaim(void *block);
+  void empty_cache();
+  void reset_peak();
   // The most that was held since then, less the most of it that tensors used.
-  size_t surplus();
+  size_t peak_overhead();
 
 private:
-  // Size, and a number that grows with each block that is given back.
+  // Size, and a number that grows with each block that is freed.
   using Key = std::pair<size_t, uint64_t>;
 
-  void *take(size_t bytes);
-  void *unkept(std::map<Key, void *>::iterator which);
-  void drop_oldest();
+  void *allocate_block(size_t bytes);
+  void *remove_cached(std::map<Key, void *>::iterator which);
+  void evict_oldest();
 
   c10::Allocator *base;
   std::mutex mutex;
   std::unordered_map<void *, size_t> used;
-  std::map<Key, void *> kept;
-  std::map<uint64_t, size_t> ages; // of what is kept
-  uint64_t given = 0;
-  size_t bytes_used = 0, bytes_kept = 0, most_used = 0;
-  size_t phase_used = 0, phase_held = 0;
+  std::map<Key, void *> cached;
+  std::map<uint64_t, size_t> ages; // of what is cached
+  uint64_t frees = 0;
+  size_t bytes_used = 0, bytes_cached = 0, peak_used = 0;
+  size_t window_peak_used = 0, window_peak_held = 0;
 };
 
-size_t rounded(size_t bytes) {
-  size_t step = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : STEP;
+size_t round_up(size_t bytes) {
+  size_t step = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : GRANULARITY;
   return (bytes + step - 1) / step * step;
 }
 
-void *mapped(size_t size) {
+void *map_block(size_t size) {
   bool huge = size % HUGE_PAGE == 0;
   size_t asked = huge ? size + HUGE_PAGE : size;
   void *at = mmap(nullptr, asked, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -75,35 +78,35 @@ void *mapped(size_t size) {
   return block;
 }
 
-void *Keeping::unkept(std::map<Key, void *>::iterator which) {
+void *CachingCpuAllocator::remove_cached(std::map<Key, void *>::iterator which) {
   void *block = which->second;
-  bytes_kept -= which->first.first;
+  bytes_cached -= which->first.first;
   ages.erase(which->first.second);
-  kept.erase(which);
+  cached.erase(which);
   return block;
 }
 
-void Keeping::drop_oldest() {
+void CachingCpuAllocator::evict_oldest() {
   auto [age, size] = *ages.begin();
-  munmap(unkept(kept.find({size, age})), size);
+  munmap(remove_cached(cached.find({size, age})), size);
 }
 
-void *Keeping::take(size_t bytes) {
-  size_t size = rounded(bytes);
+void *CachingCpuAllocator::allocate_block(size_t bytes) {
+  size_t size = round_up(bytes);
   std::lock_guard<std::mutex> lock(mutex);
-  auto found = kept.lower_bound({size, 0});
+  auto found = cached.lower_bound({size, 0});
   void *block = nullptr;
-  if (found != kept.end() && found->first.first <= 2 * size) {
+  if (found != cached.end() && found->first.first <= 2 * size) {
     size = found->first.first;
-    // Of those of this size the last that was given back: the caches may know it.
-    block = unkept(std::prev(kept.upper_bound({size, given})));
+    // Of those of this size the one freed last: the processor may still cache it.
+    block = remove_cached(std::prev(cached.upper_bound({size, frees})));
   } else {
     // Never much more than what tensors once took together.
-    while (!kept.empty() && bytes_used + bytes_kept + size > most_used + most_used / 8) drop_oldest();
-    block = mapped(size);
-    while (block == nullptr && !kept.empty()) {
-      drop_oldest();
-      block = mapped(size);
+    while (!cached.empty() && bytes_used + bytes_cached + size > peak_used + peak_used / 8) evict_oldest();
+    block = map_block(size);
+    while (block == nullptr && !cached.empty()) {
+      evict_oldest();
+      block = map_block(size);
     }
     if (block == nullptr) return nullptr;
   }
@@ -114,13 +117,13 @@ void *Keeping::take(size_t bytes) {
     throw;
   }
   bytes_used += size;
-  most_used = std::max(most_used, bytes_used);
-  phase_used = std::max(phase_used, bytes_used);
-  phase_held = std::max(phase_held, bytes_used + bytes_kept);
+  peak_used = std::max(peak_used, bytes_used);
+  window_peak_used = std::max(window_peak_used, bytes_used);
+  window_peak_held = std::max(window_peak_held, bytes_used + bytes_cached);
   return block;
 }
 
-bool Keeping::give(void *block) {
+bool CachingCpuAllocator::reclaim(void *block) {
   std::lock_guard<std::mutex> lock(mutex);
   auto found = used.find(block);
   if (found == used.end()) return false;
@@ -128,53 +131,53 @@ bool Keeping::give(void *block) {
   used.erase(found);
   bytes_used -= size;
   try {
-    ages.emplace(++given, size);
-    kept.emplace(Key{size, given}, block);
-    bytes_kept += size;
+    ages.emplace(++frees, size);
+    cached.emplace(Key{size, frees}, block);
+    bytes_cached += size;
   } catch (...) {
     // No memory to remember it by.
-    ages.erase(given);
+    ages.erase(frees);
     munmap(block, size);
   }
   return true;
 }
 
-void Keeping::release() {
+void CachingCpuAllocator::empty_cache() {
   std::lock_guard<std::mutex> lock(mutex);
-  while (!kept.empty()) drop_oldest();
-  most_used = bytes_used;
+  while (!cached.empty()) evict_oldest();
+  peak_used = bytes_used;
 }
 
-void Keeping::restart_peak() {
+void CachingCpuAllocator::reset_peak() {
   std::lock_guard<std::mutex> lock(mutex);
-  phase_used = bytes_used;
-  phase_held = bytes_used + bytes_kept;
+  window_peak_used = bytes_used;
+  window_peak_held = bytes_used + bytes_cached;
 }
 
-size_t Keeping::surplus() {
+size_t CachingCpuAllocator::peak_overhead() {
   std::lock_guard<std::mutex> lock(mutex);
-  return phase_held - phase_used;
+  return window_peak_held - window_peak_used;
 }
 
 // One for the process, never freed: tensors may outlive everything else.
-Keeping &keeping() {
-  static auto *one = new Keeping(c10::GetDefaultCPUAllocator());
+CachingCpuAllocator &cpu_allocator() {
+  static auto *one = new CachingCpuAllocator(c10::GetDefaultCPUAllocator());
   return *one;
 }
 
-void give_back(void *block) { keeping().give(block); }
+void deallocate(void *block) { cpu_allocator().reclaim(block); }
 
-c10::DataPtr Keeping::allocate(size_t bytes) {
-  void *block = bytes < LARGE || bytes > SIZE_MAX / 2 ? nullptr : take(bytes);
+c10::DataPtr CachingCpuAllocator::allocate(size_t bytes) {
+  void *block = bytes < LARGE_BLOCK || bytes > SIZE_MAX / 2 ? nullptr : allocate_block(bytes);
   // Also where the system has no more: libtorch's own way of saying so.
   if (block == nullptr) return base->allocate(bytes);
-  return {block, block, &give_back, c10::Device(c10::kCPU)};
+  return {block, block, &deallocate, c10::Device(c10::kCPU)};
 }
 
 // Of blocks without a DataPtr; those that have one carry the deleter of who made them.
-c10::DeleterFnPtr Keeping::raw_deleter() const {
+c10::DeleterFnPtr CachingCpuAllocator::raw_deleter() const {
   return [](void *block) {
-    if (!keeping().give(block)) c10::GetDefaultCPUAllocator()->raw_deallocate(block);
+    if (!cpu_allocator().reclaim(block)) c10::GetDefaultCPUAllocator()->raw_deallocate(block);
   };
 }
 
@@ -182,11 +185,11 @@ c10::DeleterFnPtr Keeping::raw_deleter() const {
 
 extern "C" {
 
-void mm_memory_keep() { c10::SetCPUAllocator(&keeping(), /*priority=*/1); }
+void mm_cpu_cache_enable() { c10::SetCPUAllocator(&cpu_allocator(), /*priority=*/1); }
 
-void mm_memory_release() { keeping().release(); }
+void mm_cpu_cache_empty() { cpu_allocator().empty_cache(); }
 
-void mm_memory_restart_peak() { keeping().restart_peak(); }
+void mm_cpu_cache_reset_peak() { cpu_allocator().reset_peak(); }
 
-uint64_t mm_memory_surplus() { return keeping().surplus(); }
+uint64_t mm_cpu_cache_peak_overhead() { return cpu_allocator().peak_overhead(); }
 }

@@ -1,33 +1,29 @@
-//! Memory that tensors on the CPU gave back, kept for later ones (`allocator.cpp`).
+//! The caching allocator for CPU tensors (`allocator.cpp`).
 
-unsafe extern "C" {
-    fn mm_memory_keep();
-    fn mm_memory_release();
-    fn mm_memory_restart_peak();
-    fn mm_memory_surplus() -> u64;
-}
+use super::ffi;
 
-/// From now on large blocks of memory that tensors on the CPU give back are kept for later ones: the system would clear
-/// each page of a new one first, a tenth of a training step. Never much more is held than tensors once used together.
-pub fn keep_memory() {
+/// From now on large blocks of memory that CPU tensors free are cached for later ones: the system would clear each page of
+/// a new one first, a tenth of a training step. Never much more is held than tensors once used together.
+pub fn enable_cpu_cache() {
     // SAFETY: sets libtorch's allocator, which lives for ever and frees what an earlier one made by that one.
-    unsafe { mm_memory_keep() }
+    unsafe { ffi::mm_cpu_cache_enable() }
 }
 
-/// Gives what is kept back to the system.
-pub fn release_memory() {
+/// Gives what is cached back to the system.
+pub fn empty_cpu_cache() {
     // SAFETY: frees what no tensor uses, under the allocator's own lock.
-    unsafe { mm_memory_release() }
+    unsafe { ffi::mm_cpu_cache_empty() }
 }
 
-/// Starts over what [`kept_surplus`] tells.
-pub fn restart_kept_peak() {
+/// Resets the peaks that [`cpu_cache_overhead`] compares.
+pub fn reset_cpu_cache_peak() {
     // SAFETY: sets two numbers under the allocator's own lock.
-    unsafe { mm_memory_restart_peak() }
+    unsafe { ffi::mm_cpu_cache_reset_peak() }
 }
 
-/// How much less tensors used at most than was held at most, in bytes: what a resident size counts too much.
-pub fn kept_surplus() -> u64 {
+/// The most bytes that were held since the last reset, less the most that tensors used: what a peak of the resident size
+/// counts too much.
+pub fn cpu_cache_overhead() -> u64 {
     // SAFETY: reads two numbers under the allocator's own lock.
-    unsafe { mm_memory_surplus() }
+    unsafe { ffi::mm_cpu_cache_peak_overhead() }
 }

@@ -6,37 +6,8 @@ use std::rc::Rc;
 
 use tch::{Kind, Tensor};
 
-use super::libtorch::message;
+use super::ffi::{self, handle, message, pointers};
 use crate::error::{Error, Result};
-
-unsafe extern "C" {
-    fn mm_group_new(
-        host: *const c_char,
-        port: u16,
-        rank: c_int,
-        world: c_int,
-        serves: c_int,
-        name: *const c_char,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn mm_group_free(group: *mut c_void);
-    fn mm_nccl_version() -> c_int;
-    fn mm_gpu_uuid(cuda_index: i64, text: *mut c_char) -> *mut c_char;
-    fn mm_group_use_gpu(group: *mut c_void, cuda_index: i64) -> *mut c_char;
-    fn mm_group_close(group: *mut c_void) -> *mut c_char;
-    fn mm_group_reduce(group: *mut c_void, tensor: *mut c_void, op: c_int) -> *mut c_char;
-    fn mm_group_broadcast(group: *mut c_void, tensor: *mut c_void, root: c_int) -> *mut c_char;
-    fn mm_reducer_new(
-        group: *mut c_void,
-        params: *mut *mut c_void,
-        n: usize,
-        bucket_bytes: i64,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn mm_reducer_free(reducer: *mut c_void);
-    fn mm_reducer_arm(reducer: *mut c_void) -> *mut c_char;
-    fn mm_reducer_finish(reducer: *mut c_void) -> *mut c_char;
-}
 
 /// A fault of c10d's with all it says: NCCL tells the cause in its last line.
 fn check(fault: *mut c_char, doing: &str) -> Result<()> {
@@ -47,27 +18,30 @@ fn check(fault: *mut c_char, doing: &str) -> Result<()> {
 }
 
 /// Whether this program was built with gloo's headers, without which there is one process alone.
-pub const HAS_RANKS: bool = env!("MINIMIND_RANKS").as_bytes()[0] == b'y';
+pub const HAS_COLLECTIVES: bool = env!("MINIMIND_RANKS").as_bytes()[0] == b'y';
 
 /// Major, minor and patch number of the NCCL that libtorch's CUDA half was loaded with, if it was.
 pub fn nccl_version() -> Option<[i32; 3]> {
     // SAFETY: asks the linker for functions of libraries that are loaded, and one of them for a number.
-    let version = unsafe { mm_nccl_version() };
+    let version = unsafe { ffi::mm_nccl_version() };
     (version > 0).then_some([version / 10_000, version / 100 % 100, version % 100])
 }
 
-/// What tells this GPU, or part of one, from every other anywhere: 32 hexadecimal digits.
+/// The identity of this GPU, or of a part of one: 32 hexadecimal digits.
+///
+/// # Errors
+/// The GPU's driver is not loaded.
 pub fn gpu_uuid(cuda_index: usize) -> Result<String> {
     let mut text = [0 as c_char; 33];
     // SAFETY: `text` has room for the 33 bytes that are written on success.
-    check(unsafe { mm_gpu_uuid(cuda_index as i64, text.as_mut_ptr()) }, "ask which GPU this is")?;
+    check(unsafe { ffi::mm_gpu_uuid(cuda_index as i64, text.as_mut_ptr()) }, "ask which GPU this is")?;
     Ok(text[..32].iter().map(|digit| char::from(*digit as u8)).collect())
 }
 
 /// Where ranks meet, and which of them this process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Meeting {
-    /// Host of the meeting place.
+pub struct Rendezvous {
+    /// Host of the store.
     pub host: String,
     /// Its port.
     pub port: u16,
@@ -75,8 +49,8 @@ pub struct Meeting {
     pub rank: usize,
     /// How many there are.
     pub world: usize,
-    /// Whether this process keeps the meeting place.
-    pub serves: bool,
+    /// Whether this process hosts the store (PyTorch's TCPStore) at which they meet.
+    pub hosts_store: bool,
     /// Tells one start of a run from another at the same place.
     pub name: String,
 }
@@ -85,85 +59,100 @@ pub struct Meeting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduce {
     /// Added.
-    Sum = 0,
+    Sum = ffi::MM_SUM as isize,
     /// The largest.
-    Max = 1,
+    Max = ffi::MM_MAX as isize,
     /// The smallest.
-    Min = 2,
+    Min = ffi::MM_MIN as isize,
 }
 
 /// The ranks that train together. Every call is made by all of them, in the same order.
 #[derive(Debug)]
-pub struct Group {
+pub struct ProcessGroup {
     raw: *mut c_void,
-    on_gpus: Cell<bool>,
+    has_nccl: Cell<bool>,
 }
 
-impl Group {
+impl ProcessGroup {
     /// Waits for the others, up to five minutes.
-    pub fn open(meeting: &Meeting) -> Result<Self> {
+    ///
+    /// # Errors
+    /// The others do not come within five minutes; built without gloo.
+    pub fn open(at: &Rendezvous) -> Result<Self> {
         let text = |t: &str| CString::new(t).map_err(|e| Error::input("a name holds a NUL byte").because(e));
-        let (host, name) = (text(&meeting.host)?, text(&meeting.name)?);
+        let (host, name) = (text(&at.host)?, text(&at.name)?);
         let mut raw = std::ptr::null_mut();
         // SAFETY: both strings live for the length of the call; `raw` receives an object that Drop frees.
         let message = unsafe {
-            mm_group_new(
+            ffi::mm_group_new(
                 host.as_ptr(),
-                meeting.port,
-                meeting.rank as c_int,
-                meeting.world as c_int,
-                c_int::from(meeting.serves),
+                at.port,
+                at.rank as c_int,
+                at.world as c_int,
+                c_int::from(at.hosts_store),
                 name.as_ptr(),
                 &mut raw,
             )
         };
         check(message, "meet the other ranks")?;
-        Ok(Self { raw, on_gpus: Cell::new(false) })
+        Ok(Self { raw, has_nccl: Cell::new(false) })
     }
 
     /// From now on what lies on this GPU is added up by NCCL, not through the host. Every rank has a GPU that no other
     /// has. Waits for the others.
-    pub fn use_gpu(&self, cuda_index: usize) -> Result<()> {
+    ///
+    /// # Errors
+    /// NCCL is not there, or the GPUs cannot reach each other.
+    pub fn use_nccl(&self, cuda_index: usize) -> Result<()> {
         // SAFETY: the group lives as long as `self`.
-        check(unsafe { mm_group_use_gpu(self.raw, cuda_index as i64) }, "join the ranks' GPUs by NCCL")?;
-        self.on_gpus.set(true);
+        check(unsafe { ffi::mm_group_use_gpu(self.raw, cuda_index as i64) }, "join the ranks' GPUs by NCCL")?;
+        self.has_nccl.set(true);
         Ok(())
     }
 
     /// Whether GPUs add up by NCCL.
-    pub fn on_gpus(&self) -> bool {
-        self.on_gpus.get()
+    pub fn has_nccl(&self) -> bool {
+        self.has_nccl.get()
     }
 
     /// When all ranks end well: waits for what their GPUs still add up. Dropped without it, a group cuts that short.
+    ///
+    /// # Errors
+    /// A rank that was lost.
     pub fn close(&self) -> Result<()> {
         // SAFETY: the group lives as long as `self`.
-        check(unsafe { mm_group_close(self.raw) }, "part from the other ranks")
+        check(unsafe { ffi::mm_group_close(self.raw) }, "part from the other ranks")
     }
 
-    /// Makes `tensor` that of all ranks together, in place.
-    pub fn reduce(&self, tensor: &Tensor, op: Reduce) -> Result<()> {
+    /// Makes `tensor`, of any shape but the same everywhere, that of all ranks together, in place.
+    ///
+    /// # Errors
+    /// A rank that was lost.
+    pub fn all_reduce(&self, tensor: &Tensor, op: Reduce) -> Result<()> {
         // SAFETY: the group lives as long as `self`; the tensor for the length of the call, which waits.
         check(
-            unsafe { mm_group_reduce(self.raw, tensor.as_ptr() as *mut c_void, op as c_int) },
+            unsafe { ffi::mm_group_all_reduce(self.raw, handle(tensor), op as c_int) },
             "add up over the ranks",
         )
     }
 
-    /// Makes `tensor` the one of rank `root`, in place.
+    /// Makes `tensor`, of any shape but the same everywhere, the one of rank `root`, in place.
+    ///
+    /// # Errors
+    /// A rank that was lost.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<()> {
-        // SAFETY: as in `reduce`.
+        // SAFETY: as in `all_reduce`.
         check(
-            unsafe { mm_group_broadcast(self.raw, tensor.as_ptr() as *mut c_void, root as c_int) },
-            "hear another rank",
+            unsafe { ffi::mm_group_broadcast(self.raw, handle(tensor), root as c_int) },
+            "broadcast from a rank",
         )
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         // SAFETY: made by `open`, freed once, after every reducer (they hold an Rc of it).
-        unsafe { mm_group_free(self.raw) }
+        unsafe { ffi::mm_group_free(self.raw) }
     }
 }
 
@@ -171,41 +160,50 @@ impl Drop for Group {
 #[derive(Debug)]
 pub struct Reducer {
     raw: *mut c_void,
-    _group: Rc<Group>,
+    _group: Rc<ProcessGroup>,
 }
 
 impl Reducer {
-    /// For fp32 leaves that want gradients; gradients travel in buckets of about `bucket_bytes`.
-    pub fn new(group: &Rc<Group>, params: &[Tensor], bucket_bytes: usize) -> Result<Self> {
+    /// For fp32 leaves of any shapes that want gradients; gradients travel in buckets of about `bucket_bytes`.
+    ///
+    /// # Errors
+    /// Parameters that are not fp32 leaves.
+    pub fn new(group: &Rc<ProcessGroup>, params: &[Tensor], bucket_bytes: usize) -> Result<Self> {
         if let Some(other) = params.iter().find(|p| p.kind() != Kind::Float) {
             return Err(Error::failed(format!("ranks share fp32 gradients, not {:?}", other.kind())));
         }
-        let mut handles: Vec<_> = params.iter().map(|p| p.as_ptr() as *mut c_void).collect();
+        let mut handles = pointers(params);
         let mut raw = std::ptr::null_mut();
         // SAFETY: live tensors, whose handles the C++ side copies; the group outlives the reducer by the Rc.
         let message = unsafe {
-            mm_reducer_new(group.raw, handles.as_mut_ptr(), handles.len(), bucket_bytes as i64, &mut raw)
+            ffi::mm_reducer_new(group.raw, handles.as_mut_ptr(), handles.len(), bucket_bytes as i64, &mut raw)
         };
         check(message, "prepare to share gradients")?;
         Ok(Self { raw, _group: Rc::clone(group) })
     }
 
-    /// Lets gradients leave during the next backward pass, which is the last before [`Self::finish`].
-    pub fn arm(&mut self) -> Result<()> {
+    /// Lets gradients leave during the next backward pass, which is the last before [`Self::finalize`].
+    ///
+    /// # Errors
+    /// A rank that was lost.
+    pub fn prepare_for_backward(&mut self) -> Result<()> {
         // SAFETY: `raw` was made by `new` and lives.
-        check(unsafe { mm_reducer_arm(self.raw) }, "prepare to share gradients")
+        check(unsafe { ffi::mm_reducer_prepare(self.raw) }, "prepare to share gradients")
     }
 
     /// Waits until every gradient is the sum over all ranks.
-    pub fn finish(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// A rank that was lost; a gradient that changed after it was sent.
+    pub fn finalize(&mut self) -> Result<()> {
         // SAFETY: `raw` was made by `new` and lives.
-        check(unsafe { mm_reducer_finish(self.raw) }, "share gradients")
+        check(unsafe { ffi::mm_reducer_finalize(self.raw) }, "share gradients")
     }
 }
 
 impl Drop for Reducer {
     fn drop(&mut self) {
         // SAFETY: made by `new`, freed once; its hooks go with it.
-        unsafe { mm_reducer_free(self.raw) }
+        unsafe { ffi::mm_reducer_free(self.raw) }
     }
 }

@@ -8,4 +8,4 @@ mod network;
 mod packed;
 
 pub use network::{KvPages, LayerWeights, Network, Sizes, StepTokens, Weights};
-pub use packed::{PAGE, Packed, Pool, Storage, exp_scaled, instructions};
+pub use packed::{PAGE, PackedMatrix, Storage, ThreadPool, exp_scaled, instruction_set};

@@ -1,4 +1,5 @@
-// CUDA graphs: at::cuda::CUDAGraph, found by name in libtorch's CUDA half, which is loaded when it is asked for.
+// CUDA graphs: at::cuda::CUDAGraph, found by name in libtorch's CUDA half, which is loaded when it is asked
+// for.
 #include "guard.h"
 #include "ffi.h"
 #include "symbol.h"
@@ -29,20 +30,25 @@ struct Graph {
     mm_symbol<void (*)(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(object, false);
   }
   ~Graph() { mm_symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraphD1Ev")(object); }
-  c10::MempoolId_t pool() { return mm_symbol<c10::MempoolId_t (*)(void *)>("_ZN2at4cuda9CUDAGraph4poolEv")(object); }
+  c10::MempoolId_t pool() {
+    return mm_symbol<c10::MempoolId_t (*)(void *)>("_ZN2at4cuda9CUDAGraph4poolEv")(object);
+  }
   void begin(c10::MempoolId_t pool) {
-    mm_symbol<void (*)(void *, c10::MempoolId_t, int)>("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(
-        object, pool, THREAD_LOCAL_CAPTURE);
+    mm_symbol<void (*)(void *, c10::MempoolId_t, int)>(
+        "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(object, pool,
+                                                                                   THREAD_LOCAL_CAPTURE);
   }
   void end() { mm_symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(object); }
   void replay() { mm_symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(object); }
 };
 
-// The stream that this thread records on, always the same: libraries keep memory for each stream that they meet.
+// The stream that this thread records on, always the same: libraries keep memory for each stream that they
+// meet.
 c10::Stream recording_stream(const c10::impl::VirtualGuardImpl &gpu, c10::Device device) {
   thread_local std::map<c10::DeviceIndex, c10::Stream> known;
   auto found = known.find(device.index());
-  if (found == known.end()) found = known.emplace(device.index(), gpu.getStreamFromGlobalPool(device, false)).first;
+  if (found == known.end())
+    found = known.emplace(device.index(), gpu.getStreamFromGlobalPool(device, false)).first;
   return found->second;
 }
 
@@ -87,7 +93,7 @@ char *mm_graph_end(mm_graph made, int keep) {
     try {
       graph->end();
     } catch (...) {
-      // What went wrong inside is told already.
+      // The fault inside has been reported already.
       if (keep) throw;
     }
   });
@@ -109,14 +115,16 @@ char *mm_to_gpu(mm_tensor tensor, int64_t cuda_index, mm_tensor *out) {
   });
 }
 
-char *mm_device_release(int64_t cuda_index) {
+char *mm_cuda_empty_cache(int64_t cuda_index) {
   return mm_guard([&] {
     c10::DeviceGuard device(cuda(cuda_index));
     at::getDeviceAllocator(at::kCUDA)->emptyCache();
   });
 }
 
-char *mm_device_wait(int64_t cuda_index) {
-  return mm_guard([&] { c10::impl::VirtualGuardImpl(c10::kCUDA).synchronizeDevice(static_cast<c10::DeviceIndex>(cuda_index)); });
+char *mm_cuda_synchronize(int64_t cuda_index) {
+  return mm_guard([&] {
+    c10::impl::VirtualGuardImpl(c10::kCUDA).synchronizeDevice(static_cast<c10::DeviceIndex>(cuda_index));
+  });
 }
 }

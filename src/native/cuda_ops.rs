@@ -1,5 +1,5 @@
 //! Fused ops for a GPU, with hand-written backward passes (`cuda_ops/*.cpp`): products in bf16 or fp32, what lies between
-//! them in one pass over memory by kernels that are compiled for the device at hand; [`compute_dtype`] tells where they serve.
+//! them in one pass over memory by kernels that are compiled for the device at hand; [`compute_dtype`] says where they serve.
 //!
 //! Weights keep their own type (fp32 while training) and so do their gradients. The kernels' text is also compiled into
 //! this program, so that the same arithmetic is tested on the CPU.
@@ -11,16 +11,18 @@ mod decode;
 
 #[cfg(test)]
 use std::cell::Cell;
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::path::Path;
 use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
-use super::libtorch::{check, handle, own};
+use super::ffi::{self, check, handle, handle_or_null, own};
 use crate::error::{Error, Result};
 
-pub use decode::{Caches, Norm, attend_cached, fits_few, linear_few, norm_linear, rope_into_cache, silu_mul};
+pub use decode::{
+    Caches, Norm, NormLinear, attend_cached, fits_few, linear_few, norm_linear, rope_into_cache, silu_mul,
+};
 
 /// The kernels' text, for the run-time compiler.
 const KERNELS: &str = concat!(
@@ -30,63 +32,12 @@ const KERNELS: &str = concat!(
     include_str!("cuda_ops/kernels/decode.h"),
 );
 
-unsafe extern "C" {
-    fn mm_cuda_load(nvrtc: *const c_char, source: *const c_char) -> *mut c_char;
-    fn mm_cuda_norm(
-        x: *mut c_void,
-        y: *mut c_void,
-        w: *mut c_void,
-        eps: f64,
-        kind: c_int,
-        sum: *mut *mut c_void,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn mm_cuda_linear(x: *mut c_void, w: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
-    fn mm_cuda_heads(
-        x: *mut c_void,
-        q: *mut c_void,
-        k: *mut c_void,
-        v: *mut c_void,
-        q_norm: *mut c_void,
-        k_norm: *mut c_void,
-        cos: *mut c_void,
-        sin: *mut c_void,
-        sizes: *const i64,
-        eps: f64,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn mm_cuda_mlp(
-        x: *mut c_void,
-        gate: *mut c_void,
-        up: *mut c_void,
-        down: *mut c_void,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn mm_cuda_entropy(
-        h: *mut c_void,
-        w: *mut c_void,
-        tokens: *mut c_void,
-        weights: *mut c_void,
-        scale: *mut c_void,
-        kind: c_int,
-        scaled: *mut *mut c_void,
-        loss: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn mm_cuda_documents(
-        q: *mut c_void,
-        k: *mut c_void,
-        v: *mut c_void,
-        ends: *mut c_void,
-        longest: i64,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn mm_cuda_capability(on: *mut c_void, major: *mut i64) -> *mut c_char;
-    fn mm_autocast_on_cuda() -> c_int;
-}
-
-/// The widest row that is normed.
+/// `c10::ScalarType` of the kinds that are taken here, whose numbers tch keeps to itself.
+const FLOAT: c_int = 6;
+const BFLOAT16: c_int = 15;
+/// The widest row that [`rms_norm`] takes.
 const MAX_WIDTH: i64 = 4096;
-/// The largest head that is turned.
+/// The largest head that [`qkv_rope`] takes.
 const MAX_HEAD: i64 = 512;
 
 #[cfg(test)]
@@ -112,12 +63,12 @@ pub(super) fn load(lib_dir: &Path) -> Result<()> {
     let path = bytes(lib_dir.join("libcaffe2_nvrtc.so").into_os_string().into_encoded_bytes())?;
     let text = bytes(KERNELS.into())?;
     // SAFETY: two C strings that live through the call, which copies them.
-    check(unsafe { mm_cuda_load(path.as_ptr(), text.as_ptr()) }, "load the GPU's compiler")
+    check(unsafe { ffi::mm_cuda_load(path.as_ptr(), text.as_ptr()) }, "load the GPU's compiler")
 }
 
-/// libtorch's number of a kind that is taken here.
+/// libtorch's number (`c10::ScalarType`) of a kind that is taken here.
 fn scalar_type(kind: Kind) -> c_int {
-    if kind == Kind::Float { 6 } else { 15 }
+    if kind == Kind::Float { FLOAT } else { BFLOAT16 }
 }
 
 /// Whether the device compiles and runs kernels: asked once, by a small norm.
@@ -133,7 +84,8 @@ fn works(device: Device) -> bool {
     })
 }
 
-/// What products of `x` are made in where the ops here serve: on a GPU that compiles kernels, in fp32 or bf16.
+/// The dtype of matrix products of `x` (any shape) where the ops here serve: fp32 or bf16, on a GPU that compiles kernels.
+/// Under autocast that is its dtype, else that of `x`.
 pub fn compute_dtype(x: &Tensor) -> Option<Kind> {
     let plain = |kind| matches!(kind, Kind::Float | Kind::BFloat16);
     match x.device() {
@@ -141,9 +93,9 @@ pub fn compute_dtype(x: &Tensor) -> Option<Kind> {
         Device::Cpu => ON_CPU.get(),
         Device::Cuda(_) => {
             // SAFETY: reads two values of this thread.
-            let dtype = match unsafe { mm_autocast_on_cuda() } {
+            let dtype = match unsafe { ffi::mm_autocast_on_cuda() } {
                 -1 => x.kind(),
-                15 => Kind::BFloat16,
+                BFLOAT16 => Kind::BFloat16,
                 _ => return None,
             };
             (plain(dtype) && plain(x.kind()) && works(x.device())).then_some(dtype)
@@ -152,37 +104,40 @@ pub fn compute_dtype(x: &Tensor) -> Option<Kind> {
     }
 }
 
-/// Whether rows of this width are gated here, and logits of as many tokens counted.
+/// Whether rows of this width are read four numbers at a time, as [`swiglu`] and [`CrossEntropy`] do.
 pub fn is_vec4_aligned(width: i64) -> bool {
     width > 0 && width % 4 == 0
 }
 
-/// Whether rows of this width are normed here.
+/// Whether [`rms_norm`] takes rows of this width.
 pub fn fits_row(width: i64) -> bool {
     is_vec4_aligned(width) && width <= MAX_WIDTH
 }
 
-/// Whether heads of this width are turned here.
+/// Whether [`qkv_rope`] takes heads of this width.
 pub fn fits_head(width: i64) -> bool {
     width > 0 && width <= MAX_HEAD && width % 8 == 0
 }
 
-fn handle_or_null(tensor: Option<&Tensor>) -> *mut c_void {
-    tensor.map_or(std::ptr::null_mut(), handle)
-}
-
 /// `[..., D] -> [..., D]` in `kind`: `x / sqrt(mean(x^2) + eps) * weight`.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit; no memory; a GPU that fails.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Tensor> {
     let (mut sum, mut out) = (std::ptr::null_mut(), std::ptr::null_mut());
     let none = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; a null `y` means none; `out` receives a new tensor.
-    let message =
-        unsafe { mm_cuda_norm(handle(x), none, handle(weight), eps, scalar_type(kind), &mut sum, &mut out) };
+    let message = unsafe {
+        ffi::mm_cuda_rms_norm(handle(x), none, handle(weight), eps, scalar_type(kind), &mut sum, &mut out)
+    };
     check(message, "norm")?;
     Ok(own(out))
 }
 
-/// `x + y` in x's kind and its norm in `kind`, in one pass; y is of x's kind or bf16.
+/// `x + y` in x's kind and its norm in `kind`, `[..., D]` each, in one pass; y is of x's kind or bf16.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit; no memory; a GPU that fails.
 pub fn add_rms_norm(
     x: &Tensor,
     y: &Tensor,
@@ -198,17 +153,28 @@ pub fn add_rms_norm(
     let (mut sum, mut out) = (std::ptr::null_mut(), std::ptr::null_mut());
     // SAFETY: live tensors for the length of the call; `sum` and `out` receive new tensors.
     let message = unsafe {
-        mm_cuda_norm(handle(x), handle(&y), handle(weight), eps, scalar_type(kind), &mut sum, &mut out)
+        ffi::mm_cuda_rms_norm(
+            handle(x),
+            handle(&y),
+            handle(weight),
+            eps,
+            scalar_type(kind),
+            &mut sum,
+            &mut out,
+        )
     };
     check(message, "add and norm")?;
     Ok((own(sum), own(out)))
 }
 
 /// `x W^T` in x's kind: `[..., D] -> [..., O]`.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit; no memory; a GPU that fails.
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
-    check(unsafe { mm_cuda_linear(handle(x), handle(weight), &mut out) }, "multiply")?;
+    check(unsafe { ffi::mm_cuda_linear(handle(x), handle(weight), &mut out) }, "multiply")?;
     Ok(own(out))
 }
 
@@ -237,7 +203,10 @@ impl Heads {
 pub type HeadNorms<'a> = Option<(&'a Tensor, &'a Tensor, f64)>;
 
 /// `[..., D] -> [B, T, H, E]` and twice `[B, T, K, E]`: queries, keys and values; the first two normed where there are
-/// norms, and turned by their position's row of the tables `[P, E]`.
+/// norms, and rotated by their position's row of the tables `[P, E]`.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit, a table that does not reach every position; no memory; a GPU that fails.
 pub fn qkv_rope(
     x: &Tensor,
     weights: [&Tensor; 3],
@@ -250,7 +219,7 @@ pub fn qkv_rope(
     let mut out = [std::ptr::null_mut(); 3];
     // SAFETY: live tensors for the length of the call; null norms mean none; `out` receives three new tensors.
     let message = unsafe {
-        mm_cuda_heads(
+        ffi::mm_cuda_qkv_rope(
             handle(x),
             q,
             k,
@@ -269,10 +238,13 @@ pub fn qkv_rope(
 }
 
 /// `(silu(x gate^T) * (x up^T)) down^T`, `[..., D] -> [..., D]` in x's kind.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit; no memory; a GPU that fails.
 pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
-    let message = unsafe { mm_cuda_mlp(handle(x), handle(gate), handle(up), handle(down), &mut out) };
+    let message = unsafe { ffi::mm_cuda_swiglu(handle(x), handle(gate), handle(up), handle(down), &mut out) };
     check(message, "run a feed-forward")?;
     Ok(own(out))
 }
@@ -299,7 +271,7 @@ impl CrossEntropy<'_> {
         // SAFETY: live tensors for the length of the call; null weights mean none; `loss`, and `scaled` where it is not
         // null, receive new tensors.
         let message = unsafe {
-            mm_cuda_entropy(
+            ffi::mm_cuda_cross_entropy(
                 handle(self.hidden),
                 handle(self.lm_head),
                 handle(self.tokens),
@@ -314,12 +286,18 @@ impl CrossEntropy<'_> {
         Ok(own(loss))
     }
 
-    /// The loss summed over the rows, without a graph.
+    /// The loss summed over the rows: a scalar without a graph.
+    ///
+    /// # Errors
+    /// Shapes or dtypes that do not fit; no memory; a GPU that fails.
     pub fn sum(&self) -> Result<Tensor> {
         self.run(None, std::ptr::null_mut())
     }
 
-    /// The same, and `scale` (an fp32 scalar on the device) times it with a graph; its gradients are known already.
+    /// The same, and `scale` (an fp32 scalar on the device) times it, a scalar whose gradients are known already.
+    ///
+    /// # Errors
+    /// Shapes or dtypes that do not fit; no memory; a GPU that fails.
     pub fn sum_with_grad(&self, scale: &Tensor) -> Result<(Tensor, Tensor)> {
         let mut scaled = std::ptr::null_mut();
         let loss = self.run(Some(scale), &mut scaled)?;
@@ -331,7 +309,7 @@ impl CrossEntropy<'_> {
 pub fn attends_documents(on: &Tensor, head_dim: i64) -> bool {
     let mut major = 0;
     // SAFETY: a live tensor for the length of the call; `major` is written once, on success.
-    let asked = check(unsafe { mm_cuda_capability(handle(on), &mut major) }, "ask the GPU what it can");
+    let asked = check(unsafe { ffi::mm_cuda_capability(handle(on), &mut major) }, "ask the GPU what it can");
     asked.is_ok() && major >= 8 && head_dim % 8 == 0 && head_dim <= 256
 }
 
@@ -343,8 +321,9 @@ pub fn attends_documents(on: &Tensor, head_dim: i64) -> bool {
 pub fn attend_documents([q, k, v]: [&Tensor; 3], ends: &Tensor, longest: i64) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
-    let message =
-        unsafe { mm_cuda_documents(handle(q), handle(k), handle(v), handle(ends), longest, &mut out) };
+    let message = unsafe {
+        ffi::mm_cuda_attend_documents(handle(q), handle(k), handle(v), handle(ends), longest, &mut out)
+    };
     check(message, "attend within documents")?;
     Ok(own(out))
 }

@@ -28,7 +28,8 @@ std::vector<at::Tensor> list(mm_tensor *tensors, size_t n) {
 
 at::Generator generator(int64_t cuda_index) {
   if (cuda_index < 0) return at::detail::getDefaultCPUGenerator();
-  return at::globalContext().defaultGenerator(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda_index)));
+  return at::globalContext().defaultGenerator(
+      at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda_index)));
 }
 
 } // namespace
@@ -37,15 +38,15 @@ extern "C" {
 
 void mm_free_message(char *message) { free(message); }
 
-char *mm_fused_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, mm_tensor *exp_avg_sqs,
-                     mm_tensor *steps, size_t n, double lr, double beta1, double beta2, double weight_decay,
-                     double eps) {
+char *mm_adamw(mm_tensor *params, mm_tensor *grads, mm_tensor *exp_avgs, mm_tensor *exp_avg_sqs,
+               mm_tensor *steps, size_t n, double lr, double beta1, double beta2, double weight_decay,
+               double eps) {
   return mm_guard([&] {
     at::NoGradGuard guard_grad;
     auto step_list = list(steps, n);
     at::_foreach_add_(step_list, 1);
-    at::_fused_adamw_(list(params, n), list(grads, n), list(exp_avgs, n), list(exp_avg_sqs, n), {}, step_list, lr,
-                      beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adamw_(list(params, n), list(grads, n), list(exp_avgs, n), list(exp_avg_sqs, n), {}, step_list,
+                      lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
   });
 }
 
@@ -56,21 +57,21 @@ char *mm_global_norm(mm_tensor *tensors, size_t n, mm_tensor *out) {
   });
 }
 
-char *mm_scale(mm_tensor *tensors, size_t n, double factor) {
+char *mm_scale_all(mm_tensor *tensors, size_t n, double factor) {
   return mm_guard([&] {
     at::NoGradGuard no_grad;
     at::_foreach_mul_(list(tensors, n), factor);
   });
 }
 
-char *mm_zero(mm_tensor *tensors, size_t n) {
+char *mm_zero_all(mm_tensor *tensors, size_t n) {
   return mm_guard([&] {
     at::NoGradGuard no_grad;
     at::_foreach_zero_(list(tensors, n));
   });
 }
 
-char *mm_forget_grads(mm_tensor *params, size_t n) {
+char *mm_clear_grads(mm_tensor *params, size_t n) {
   return mm_guard([&] {
     for (size_t i = 0; i < n; ++i) mm_as_tensor(params[i]).mutable_grad().reset();
   });
@@ -92,17 +93,16 @@ char *mm_rng_set(int64_t cuda_index, mm_tensor state) {
   });
 }
 
-char *mm_device_peak(int64_t cuda_index, int64_t *bytes) {
+char *mm_cuda_peak_memory(int64_t cuda_index, int64_t *bytes) {
   return mm_guard([&] {
     auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(cuda_index));
     *bytes = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
   });
 }
 
-char *mm_device_peak_restart(int64_t cuda_index) {
-  return mm_guard([&] {
-    at::getDeviceAllocator(at::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(cuda_index));
-  });
+char *mm_cuda_reset_peak_memory(int64_t cuda_index) {
+  return mm_guard(
+      [&] { at::getDeviceAllocator(at::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(cuda_index)); });
 }
 
 char *mm_autocast(int device, int enabled, int dtype) {

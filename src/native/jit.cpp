@@ -64,8 +64,9 @@ char *mm_script_save(mm_script s, int64_t i, const char *path, const char *const
     torch::jit::ExtraFilesMap extra{{extra_name, extra_text}};
     auto whole = module(s, i);
     if (n_keep > 0) whole = torch::jit::freeze(whole, std::vector<std::string>(keep, keep + n_keep));
-    // libtorch's writer ends the process when a write fails (its destructor throws), so it is told that all
-    // went well, and the fault is raised once it is done. The archive's root is then not named after the file.
+    // libtorch's writer ends the process when a write fails (its destructor throws), so it learns that all
+    // went well, and the fault is raised once it is done. The archive's root is then not named after the
+    // file.
     std::FILE *out = std::fopen(path, "wb");
     TORCH_CHECK(out != nullptr, std::strerror(errno));
     int fault = 0;

@@ -5,36 +5,8 @@ use std::path::Path;
 
 use tch::Tensor;
 
-use super::libtorch::check;
+use super::ffi::{self, check};
 use crate::error::{Error, Result};
-
-unsafe extern "C" {
-    fn mm_script_new(out: *mut *mut c_void) -> *mut c_char;
-    fn mm_script_free(script: *mut c_void);
-    fn mm_script_module(
-        script: *mut c_void,
-        class_name: *const c_char,
-        like: i64,
-        out: *mut i64,
-    ) -> *mut c_char;
-    fn mm_script_parameter(
-        script: *mut c_void,
-        module: i64,
-        name: *const c_char,
-        value: *mut c_void,
-    ) -> *mut c_char;
-    fn mm_script_child(script: *mut c_void, module: i64, name: *const c_char, child: i64) -> *mut c_char;
-    fn mm_script_define(script: *mut c_void, module: i64, source: *const c_char) -> *mut c_char;
-    fn mm_script_save(
-        script: *mut c_void,
-        module: i64,
-        path: *const c_char,
-        keep: *const *const c_char,
-        n_keep: usize,
-        extra_name: *const c_char,
-        extra_text: *const c_char,
-    ) -> *mut c_char;
-}
 
 /// Modules under construction; each is known by the number it was given.
 #[derive(Debug)]
@@ -46,58 +18,79 @@ fn text(value: &str) -> Result<CString> {
 
 impl Script {
     /// None yet.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn new() -> Result<Self> {
         let mut out = std::ptr::null_mut();
         // SAFETY: `out` receives a new builder on success.
-        check(unsafe { mm_script_new(&mut out) }, "begin a TorchScript module")?;
+        check(unsafe { ffi::mm_script_new(&mut out) }, "begin a TorchScript module")?;
         Ok(Self(out))
     }
 
-    /// A module of a new class.
+    /// A module of a new class, named `class`; its number.
+    ///
+    /// # Errors
+    /// TorchScript refuses it; a text with a NUL byte.
     pub fn module(&mut self, class: &str) -> Result<i64> {
         self.make(class, -1)
     }
 
     /// A module of an earlier one's class; it wants the same parameters and children.
+    ///
+    /// # Errors
+    /// No such module; TorchScript refuses it.
     pub fn module_like(&mut self, like: i64) -> Result<i64> {
         self.make("", like)
     }
 
     fn make(&mut self, class: &str, like: i64) -> Result<i64> {
         let (class, mut out) = (text(class)?, 0);
-        // SAFETY: the builder is live, the text ends in NUL; the shim checks the number.
+        // SAFETY: the builder is live, the text ends in NUL; C++ checks the number.
         check(
-            unsafe { mm_script_module(self.0, class.as_ptr(), like, &mut out) },
+            unsafe { ffi::mm_script_module(self.0, class.as_ptr(), like, &mut out) },
             "make a TorchScript module",
         )?;
         Ok(out)
     }
 
     /// Registers a parameter, which shares the tensor's memory.
+    ///
+    /// # Errors
+    /// TorchScript refuses it; a text with a NUL byte.
     pub fn parameter(&mut self, module: i64, name: &str, value: &Tensor) -> Result<()> {
         let name = text(name)?;
-        // SAFETY: the builder and the tensor are live; the shim copies the tensor's handle and checks the number.
+        // SAFETY: the builder and the tensor are live; C++ copies the tensor's handle and checks the number.
         let message =
-            unsafe { mm_script_parameter(self.0, module, name.as_ptr(), value.as_ptr() as *mut c_void) };
+            unsafe { ffi::mm_script_parameter(self.0, module, name.as_ptr(), value.as_ptr() as *mut c_void) };
         check(message, "register a TorchScript parameter")
     }
 
     /// Registers a module inside another.
+    ///
+    /// # Errors
+    /// TorchScript refuses it; a text with a NUL byte.
     pub fn child(&mut self, module: i64, name: &str, child: i64) -> Result<()> {
         let name = text(name)?;
         // SAFETY: as above.
-        let message = unsafe { mm_script_child(self.0, module, name.as_ptr(), child) };
+        let message = unsafe { ffi::mm_script_child(self.0, module, name.as_ptr(), child) };
         check(message, "register a TorchScript module")
     }
 
     /// Compiles methods; modules and parameters that they name must be registered.
+    ///
+    /// # Errors
+    /// The source does not compile, or names a method that is not there yet.
     pub fn define(&mut self, module: i64, source: &str) -> Result<()> {
         let source = text(source)?;
         // SAFETY: as above.
-        check(unsafe { mm_script_define(self.0, module, source.as_ptr()) }, "compile TorchScript")
+        check(unsafe { ffi::mm_script_define(self.0, module, source.as_ptr()) }, "compile TorchScript")
     }
 
     /// Writes a module with a text beside it; frozen where `keep` names the methods that stay beside forward.
+    ///
+    /// # Errors
+    /// The file cannot be written; a method of `keep` that is not there.
     pub fn save(&self, module: i64, path: &Path, keep: &[&str], extra: (&str, &str)) -> Result<()> {
         let path = text(&path.to_string_lossy())?;
         let keep = keep.iter().map(|name| text(name)).collect::<Result<Vec<_>>>()?;
@@ -106,7 +99,7 @@ impl Script {
         // SAFETY: every pointer is to a NUL-terminated text that lives to the end of the call; `pointers`
         // has as many entries as is said.
         let message = unsafe {
-            mm_script_save(
+            ffi::mm_script_save(
                 self.0,
                 module,
                 path.as_ptr(),
@@ -123,7 +116,7 @@ impl Script {
 impl Drop for Script {
     fn drop(&mut self) {
         // SAFETY: the builder was made by mm_script_new and is freed once.
-        unsafe { mm_script_free(self.0) }
+        unsafe { ffi::mm_script_free(self.0) }
     }
 }
 

@@ -1,71 +1,14 @@
 //! libtorch's C++ that tch does not bind: fused AdamW, random state, autocast's type, CUDA on demand.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_int};
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
+use super::ffi::{self, check, handle, own, pointers};
 use crate::error::{Error, Result};
 
-unsafe extern "C" {
-    fn mm_free_message(message: *mut c_char);
-    fn mm_fused_adamw(
-        params: *mut *mut c_void,
-        grads: *mut *mut c_void,
-        exp_avgs: *mut *mut c_void,
-        exp_avg_sqs: *mut *mut c_void,
-        steps: *mut *mut c_void,
-        n: usize,
-        lr: f64,
-        beta1: f64,
-        beta2: f64,
-        weight_decay: f64,
-        eps: f64,
-    ) -> *mut c_char;
-    fn mm_global_norm(tensors: *mut *mut c_void, n: usize, out: *mut *mut c_void) -> *mut c_char;
-    fn mm_scale(tensors: *mut *mut c_void, n: usize, factor: f64) -> *mut c_char;
-    fn mm_zero(tensors: *mut *mut c_void, n: usize) -> *mut c_char;
-    fn mm_forget_grads(params: *mut *mut c_void, n: usize) -> *mut c_char;
-    fn mm_rng_get(cuda_index: i64, out: *mut *mut c_void) -> *mut c_char;
-    fn mm_rng_set(cuda_index: i64, state: *mut c_void) -> *mut c_char;
-    fn mm_device_peak(cuda_index: i64, bytes: *mut i64) -> *mut c_char;
-    fn mm_device_peak_restart(cuda_index: i64) -> *mut c_char;
-    fn mm_autocast(device: c_int, enabled: c_int, dtype: c_int) -> *mut c_char;
-}
-
-/// What the shim says of a fault, if there was one.
-pub(super) fn message(message: *mut c_char) -> Option<String> {
-    if message.is_null() {
-        return None;
-    }
-    // SAFETY: a non-null message is a C string that the shim allocated for us; it is freed once, here.
-    unsafe {
-        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
-        mm_free_message(message);
-        Some(text)
-    }
-}
-
-pub(super) fn check(fault: *mut c_char, doing: &str) -> Result<()> {
-    let Some(text) = message(fault) else { return Ok(()) };
-    Err(Error::failed(format!("libtorch could not {doing}")).because(text.lines().next().unwrap_or_default()))
-}
-
-pub(super) fn handle(tensor: &Tensor) -> *mut c_void {
-    tensor.as_ptr() as *mut c_void
-}
-
-/// What the shim handed over.
-pub(super) fn own(tensor: *mut c_void) -> Tensor {
-    // SAFETY: called with one owned at::Tensor of the shim's, which tch's Tensor now frees.
-    unsafe { Tensor::from_ptr(tensor.cast()) }
-}
-
-fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
-    tensors.iter().map(handle).collect()
-}
-
-/// AdamW's numbers for one update.
+/// The numbers of one AdamW update (arXiv 1711.05101).
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWStep {
     /// Learning rate.
@@ -80,7 +23,10 @@ pub struct AdamWStep {
 
 /// One AdamW update in place (PyTorch's `_fused_adamw_`): the lists run in parallel, `steps` are fp32
 /// scalars counting updates and are raised by one.
-pub fn fused_adamw(
+///
+/// # Errors
+/// Shapes or dtypes that do not fit.
+pub fn adamw_step(
     params: &[Tensor],
     grads: &[Tensor],
     moments: (&[Tensor], &[Tensor]),
@@ -92,9 +38,9 @@ pub fn fused_adamw(
     let (mut p, mut g) = (pointers(params), pointers(grads));
     let (mut m, mut v, mut s) = (pointers(moments.0), pointers(moments.1), pointers(steps));
     // SAFETY: every pointer is a live at::Tensor borrowed from a tch::Tensor for the length of the call;
-    // the shim only copies the handles. The lists have n entries each (asserted above).
+    // C++ only copies the handles. The lists have n entries each (asserted above).
     let message = unsafe {
-        mm_fused_adamw(
+        ffi::mm_adamw(
             p.as_mut_ptr(),
             g.as_mut_ptr(),
             m.as_mut_ptr(),
@@ -112,33 +58,45 @@ pub fn fused_adamw(
 }
 
 /// The 2-norm of all numbers of all tensors, a scalar in fp32.
-pub fn together_norm(tensors: &[Tensor]) -> Result<Tensor> {
+///
+/// # Errors
+/// Tensors on several devices; no memory.
+pub fn foreach_norm(tensors: &[Tensor]) -> Result<Tensor> {
     let mut all = pointers(tensors);
-    let mut out: *mut c_void = std::ptr::null_mut();
+    let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new one on success.
-    check(unsafe { mm_global_norm(all.as_mut_ptr(), all.len(), &mut out) }, "take a norm")?;
+    check(unsafe { ffi::mm_global_norm(all.as_mut_ptr(), all.len(), &mut out) }, "take a norm")?;
     Ok(own(out))
 }
 
-/// Multiplies all numbers of all tensors in place.
-pub fn scale_together(tensors: &[Tensor], factor: f64) -> Result<()> {
+/// Multiplies all numbers of all tensors, of any shapes, in place.
+///
+/// # Errors
+/// Tensors on several devices.
+pub fn foreach_scale(tensors: &[Tensor], factor: f64) -> Result<()> {
     let mut all = pointers(tensors);
     // SAFETY: live tensors for the length of the call.
-    check(unsafe { mm_scale(all.as_mut_ptr(), all.len(), factor) }, "scale")
+    check(unsafe { ffi::mm_scale_all(all.as_mut_ptr(), all.len(), factor) }, "scale")
 }
 
-/// Fills all tensors with zeros.
-pub fn zero_together(tensors: &[Tensor]) -> Result<()> {
+/// Fills all tensors, of any shapes, with zeros in place.
+///
+/// # Errors
+/// Tensors on several devices.
+pub fn foreach_zero(tensors: &[Tensor]) -> Result<()> {
     let mut all = pointers(tensors);
     // SAFETY: live tensors for the length of the call.
-    check(unsafe { mm_zero(all.as_mut_ptr(), all.len()) }, "fill with zeros")
+    check(unsafe { ffi::mm_zero_all(all.as_mut_ptr(), all.len()) }, "fill with zeros")
 }
 
-/// Leaves parameters without gradients; the memory goes to what comes next.
-pub fn forget_grads(params: &[Tensor]) -> Result<()> {
+/// Leaves parameters, of any shapes, without gradients (`grad` is undefined); the memory goes to what comes next.
+///
+/// # Errors
+/// Never on parameters that are leaves.
+pub fn clear_grads(params: &[Tensor]) -> Result<()> {
     let mut all = pointers(params);
     // SAFETY: live tensors for the length of the call.
-    check(unsafe { mm_forget_grads(all.as_mut_ptr(), all.len()) }, "forget gradients")
+    check(unsafe { ffi::mm_clear_grads(all.as_mut_ptr(), all.len()) }, "forget gradients")
 }
 
 fn cuda_index(device: Device) -> i64 {
@@ -148,32 +106,44 @@ fn cuda_index(device: Device) -> i64 {
     }
 }
 
-/// The random state of a device's default generator, as bytes.
+/// The random state of a device's default generator, as bytes `[n]`.
+///
+/// # Errors
+/// No such device.
 pub fn rng_state(device: Device) -> Result<Tensor> {
-    let mut out: *mut c_void = std::ptr::null_mut();
+    let mut out = std::ptr::null_mut();
     // SAFETY: `out` receives a new at::Tensor on success.
-    check(unsafe { mm_rng_get(cuda_index(device), &mut out) }, "read the random state")?;
+    check(unsafe { ffi::mm_rng_get(cuda_index(device), &mut out) }, "read the random state")?;
     Ok(own(out))
 }
 
-/// Puts a random state back.
+/// Puts a random state, bytes `[n]` of [`rng_state`], back.
+///
+/// # Errors
+/// A state that is not one of that device.
 pub fn set_rng_state(device: Device, state: &Tensor) -> Result<()> {
     // SAFETY: the pointer is a live at::Tensor for the length of the call.
-    check(unsafe { mm_rng_set(cuda_index(device), handle(state)) }, "restore the random state")
+    check(unsafe { ffi::mm_rng_set(cuda_index(device), handle(state)) }, "restore the random state")
 }
 
-/// Bytes that tensors on a GPU took at most since [`restart_device_peak`].
-pub fn device_peak_bytes(device: Device) -> Result<u64> {
+/// Bytes that tensors on a GPU took at most since [`reset_cuda_peak_memory`].
+///
+/// # Errors
+/// No such GPU.
+pub fn cuda_peak_memory(device: Device) -> Result<u64> {
     let mut bytes = 0;
     // SAFETY: `bytes` is written once, on success.
-    check(unsafe { mm_device_peak(cuda_index(device), &mut bytes) }, "read the GPU's peak memory")?;
+    check(unsafe { ffi::mm_cuda_peak_memory(cuda_index(device), &mut bytes) }, "read the GPU's peak memory")?;
     Ok(bytes.max(0) as u64)
 }
 
-/// Starts over what [`device_peak_bytes`] tells.
-pub fn restart_device_peak(device: Device) -> Result<()> {
+/// Resets the peak that [`cuda_peak_memory`] gives.
+///
+/// # Errors
+/// No such GPU.
+pub fn reset_cuda_peak_memory(device: Device) -> Result<()> {
     // SAFETY: sets counters of libtorch's allocator, under its own lock.
-    check(unsafe { mm_device_peak_restart(cuda_index(device)) }, "start over the GPU's peak memory")
+    check(unsafe { ffi::mm_cuda_reset_peak_memory(cuda_index(device)) }, "start over the GPU's peak memory")
 }
 
 /// Autocast on this thread while it lives.
@@ -184,6 +154,9 @@ pub struct AutocastGuard {
 
 impl AutocastGuard {
     /// Turns autocast on for `device` with `kind` (bf16 or fp16).
+    ///
+    /// # Errors
+    /// libtorch refuses the device.
     pub fn new(device: Device, kind: Kind) -> Result<Self> {
         let index = if matches!(device, Device::Cuda(_)) { 1 } else { 0 };
         // c10::ScalarType's numbers; tch keeps its own mapping to itself.
@@ -193,7 +166,7 @@ impl AutocastGuard {
             other => panic!("autocast takes bf16 or fp16, not {other:?}"),
         };
         // SAFETY: sets two thread-local values of libtorch.
-        check(unsafe { mm_autocast(index, 1, scalar_type) }, "turn autocast on")?;
+        check(unsafe { ffi::mm_autocast(index, 1, scalar_type) }, "turn autocast on")?;
         Ok(Self { device: index })
     }
 }
@@ -201,7 +174,7 @@ impl AutocastGuard {
 impl Drop for AutocastGuard {
     fn drop(&mut self) {
         // SAFETY: as above; a message, if any, is freed by check.
-        let _ = check(unsafe { mm_autocast(self.device, 0, 0) }, "turn autocast off");
+        let _ = check(unsafe { ffi::mm_autocast(self.device, 0, 0) }, "turn autocast off");
     }
 }
 
@@ -225,6 +198,9 @@ pub fn libtorch_dir() -> PathBuf {
 
 /// Loads libtorch's CUDA half beside `libtorch_cpu`, which the linker leaves out because nothing refers to it.
 /// Without a GPU this succeeds and CUDA stays unavailable.
+///
+/// # Errors
+/// This libtorch has no CUDA half, or it cannot be loaded.
 pub fn load_cuda(lib_dir: &Path) -> Result<()> {
     let path = lib_dir.join("libtorch_cuda.so");
     if !path.exists() {
@@ -274,24 +250,24 @@ mod tests {
         let (p, g, m, v, s) = (one(1.0), one(0.5), one(0.0), one(0.0), Tensor::from(0f32));
         let step = AdamWStep { lr: 0.1, betas: (0.9, 0.999), weight_decay: 0.01, eps: 1e-8 };
         let list = |t: &Tensor| vec![t.shallow_clone()];
-        fused_adamw(&list(&p), &list(&g), (&list(&m), &list(&v)), &list(&s), step).unwrap();
+        adamw_step(&list(&p), &list(&g), (&list(&m), &list(&v)), &list(&s), step).unwrap();
         // First step: bias-corrected moments are g and g^2, so the step is lr * sign(g), after the decay.
         let expected = 1.0 * (1.0 - 0.1 * 0.01) - 0.1;
         assert!((p.double_value(&[0]) - expected).abs() < 1e-6, "{}", p.double_value(&[0]));
         assert_eq!(s.double_value(&[]), 1.0);
         let wrong = Tensor::zeros([3], (Kind::Double, Device::Cpu));
-        let fault = fused_adamw(&list(&p), &list(&wrong), (&list(&m), &list(&v)), &list(&s), step);
+        let fault = adamw_step(&list(&p), &list(&wrong), (&list(&m), &list(&v)), &list(&s), step);
         assert!(fault.unwrap_err().to_string().contains("AdamW"));
     }
 
     #[test]
     fn many_tensors_are_one_work() {
         let all = [Tensor::from_slice(&[3f32, 0.0]), Tensor::from_slice(&[4f32])];
-        assert_eq!(together_norm(&all).unwrap().double_value(&[]), 5.0);
-        scale_together(&all, 0.5).unwrap();
+        assert_eq!(foreach_norm(&all).unwrap().double_value(&[]), 5.0);
+        foreach_scale(&all, 0.5).unwrap();
         assert_eq!((all[0].double_value(&[0]), all[1].double_value(&[0])), (1.5, 2.0));
-        zero_together(&all).unwrap();
-        assert_eq!(together_norm(&all).unwrap().double_value(&[]), 0.0);
+        foreach_zero(&all).unwrap();
+        assert_eq!(foreach_norm(&all).unwrap().double_value(&[]), 0.0);
     }
 
     #[test]
@@ -301,7 +277,7 @@ mod tests {
             (&w * 3.0).sum(tch::Kind::Float).backward();
         }
         assert_eq!(Vec::<f32>::try_from(w.grad()).unwrap(), [6.0, 6.0]);
-        forget_grads(std::slice::from_ref(&w)).unwrap();
+        clear_grads(std::slice::from_ref(&w)).unwrap();
         assert!(!w.grad().defined());
         (&w * 3.0).sum(tch::Kind::Float).backward();
         assert_eq!(Vec::<f32>::try_from(w.grad()).unwrap(), [3.0, 3.0]);

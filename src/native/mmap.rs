@@ -9,6 +9,9 @@ use memmap2::{Mmap, UncheckedAdvice};
 ///
 /// The callers map files that this program wrote under a temporary name and renamed, or weight files of
 /// the user's, which nobody changes in place while they are read.
+///
+/// # Errors
+/// The system cannot map the file.
 pub fn map_file(file: &File) -> io::Result<Mmap> {
     // SAFETY: the map is read-only, and the file is not written to while it is mapped (see above); a file
     // cut short by someone else would end the process with SIGBUS, not corrupt our memory.

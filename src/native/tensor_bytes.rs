@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 
-/// The bytes of a contiguous tensor on the CPU, in row-major order.
+/// The bytes of a contiguous tensor of any shape on the CPU, in row-major order.
 ///
 /// The checkpoint room reads them while no operation writes to the tensor: a save runs
 /// between two steps on the thread that trains.
@@ -26,7 +26,7 @@ pub fn tensor_bytes(tensor: &Tensor) -> Result<&[u8]> {
     Ok(unsafe { std::slice::from_raw_parts(start, len) })
 }
 
-/// The numbers of a contiguous fp32 tensor on the CPU, in row-major order.
+/// The numbers of a contiguous fp32 tensor of any shape on the CPU, in row-major order.
 ///
 /// The decoder, its only caller, reads weights while it packs them, which nothing changes meanwhile: it runs between
 /// two steps on the thread that trains.
@@ -73,7 +73,7 @@ impl Strided<'_> {
     }
 }
 
-/// A contiguous tensor of its own on `device` with type `kind`, copied and converted in one pass.
+/// A contiguous tensor of its own, of the shape given, on `device` with type `kind`, copied and converted in one pass.
 ///
 /// # Errors
 /// The numbers do not lie in the bytes as said or are not aligned; libtorch has no memory for the copy.

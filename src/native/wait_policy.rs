@@ -1,5 +1,5 @@
-//! Threads that wait for each other beside other busy processes (`wait_policy.cpp`): a watch over how long this process's
-//! threads stand ready without a core, which makes their waits short while that is long.
+//! How threads wait for each other beside other busy processes (`wait_policy.cpp`): a thread watches how long this
+//! process's threads are runnable without a core, and lets them sleep instead of spin while that is long.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,11 +8,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-unsafe extern "C" {
-    fn mm_short_waits(on: i32, threads: i32) -> i32;
-}
+use super::ffi;
 
-/// Between two looks.
+/// Time between two measurements.
 const LOOK: Duration = Duration::from_millis(50);
 /// Where the system tells of each thread.
 const TASKS: &str = "/proc/self/task";
@@ -32,29 +30,29 @@ const STAY_MOST: u32 = 200;
 
 /// How threads of this process wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waits {
+pub enum WaitPolicy {
     /// As the OpenMP library does by itself, or as the user's environment says.
     Unwatched,
     /// Watched; the machine is quiet: threads spin.
-    Long,
+    Spin,
     /// Watched; other processes take our cores: threads sleep soon.
-    Short,
+    Sleep,
 }
 
 static STATE: AtomicU8 = AtomicU8::new(0);
 
 /// How threads wait at this moment.
-pub fn waits() -> Waits {
+pub fn wait_policy() -> WaitPolicy {
     match STATE.load(Ordering::Relaxed) {
-        0 => Waits::Unwatched,
-        1 => Waits::Long,
-        _ => Waits::Short,
+        0 => WaitPolicy::Unwatched,
+        1 => WaitPolicy::Spin,
+        _ => WaitPolicy::Sleep,
     }
 }
 
 /// Lets libtorch work with `threads`, and where `watch` says so sees to it that they do not spin for each other beside other
 /// busy processes. Changes no number: the team stays the same.
-pub fn use_threads(threads: usize, watch: bool) {
+pub fn set_threads(threads: usize, watch: bool) {
     let threads = threads.clamp(1, 4096);
     tch::set_num_threads(threads as i32);
     static STARTED: Once = Once::new();
@@ -62,21 +60,21 @@ pub fn use_threads(threads: usize, watch: bool) {
         STARTED.call_once(|| {
             STATE.store(1, Ordering::Relaxed);
             // Without a thread for it nothing is watched.
-            if thread::Builder::new().name("waits".into()).spawn(move || over(threads)).is_err() {
+            if thread::Builder::new().name("waits".into()).spawn(move || watch_loop(threads)).is_err() {
                 STATE.store(0, Ordering::Relaxed);
             }
         });
     }
 }
 
-/// Makes waits short, or long again, for teams of `threads`; whether that is how they are now. For tests: [`use_threads`]
+/// Makes waits short, or long again, for teams of `threads`; whether that is how they are now. For tests: [`set_threads`]
 /// sees to it.
-pub fn short_waits(on: bool, threads: usize) -> bool {
+pub fn set_short_waits(on: bool, threads: usize) -> bool {
     // SAFETY: begins or ends threads of its own under a lock, and touches nothing of the teams that work.
-    unsafe { mm_short_waits(i32::from(on), threads as i32) != 0 }
+    unsafe { ffi::mm_set_short_waits(i32::from(on), threads as i32) != 0 }
 }
 
-fn over(threads: usize) {
+fn watch_loop(threads: usize) {
     let tasks = Path::new(TASKS);
     let mut crowd = Crowd::new(threads);
     let (mut before, mut at) = (Times::look(tasks).unwrap_or_default(), Instant::now());
@@ -86,7 +84,7 @@ fn over(threads: usize) {
         let seconds = at.elapsed().as_secs_f64();
         at = Instant::now();
         if let Some(short) = crowd.look(now.stood_ready(&before) / seconds) {
-            let done = short_waits(short, threads);
+            let done = set_short_waits(short, threads);
             STATE.store(if short { 2 } else { 1 }, Ordering::Relaxed);
             tracing::debug!(
                 done,

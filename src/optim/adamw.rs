@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::native::{AdamWStep, forget_grads, fused_adamw, zero_together};
+use crate::native::{AdamWStep, adamw_step, clear_grads, foreach_zero};
 
 /// AdamW's constants; PyTorch's defaults are betas 0.9 and 0.999, eps 1e-8, decay 0.01.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,7 +110,7 @@ impl AdamW {
             return Ok(());
         }
         let moments = (&mine(&self.exp_avgs)[..], &mine(&self.exp_avg_sqs)[..]);
-        fused_adamw(&mine(&self.params), &mine(grads), moments, &mine(&self.steps), step)
+        adamw_step(&mine(&self.params), &mine(grads), moments, &mine(&self.steps), step)
     }
 
     /// Forgets the gradients. A GPU keeps their memory, where recorded steps write; elsewhere the next backward pass
@@ -118,9 +118,9 @@ impl AdamW {
     pub fn zero_grad(&mut self) {
         if self.params.first().is_some_and(|param| param.device().is_cuda()) {
             let grads: Vec<Tensor> = self.params.iter().map(Tensor::grad).filter(Tensor::defined).collect();
-            return zero_together(&grads).expect("gradients can be filled");
+            return foreach_zero(&grads).expect("gradients can be filled");
         }
-        forget_grads(&self.params).expect("parameters are leaves");
+        clear_grads(&self.params).expect("parameters are leaves");
     }
 
     /// A parameter's state; handles to the tensors that the next update changes.

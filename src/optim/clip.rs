@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::native::{scale_together, together_norm};
+use crate::native::{foreach_norm, foreach_scale};
 
 /// Where one launch a tensor would cost more than the work.
 fn on_gpu(grads: &[Tensor]) -> bool {
@@ -12,7 +12,7 @@ fn on_gpu(grads: &[Tensor]) -> bool {
 /// The 2-norm over all gradients together; a scalar.
 pub fn global_norm(grads: &[Tensor]) -> Tensor {
     if on_gpu(grads) {
-        return together_norm(grads).expect("gradients have norms");
+        return foreach_norm(grads).expect("gradients have norms");
     }
     let norms: Vec<Tensor> = grads.iter().map(|g| g.norm_scalaropt_dtype(2.0, Kind::Float)).collect();
     Tensor::stack(&norms, 0).norm_scalaropt_dtype(2.0, Kind::Float)
@@ -23,7 +23,7 @@ pub fn clip_to_norm(grads: &[Tensor], norm: f64, max_norm: f64) {
     // PyTorch's 1e-6, so that the clipped norm is theirs to the last digit.
     let factor = max_norm / (norm + 1e-6);
     if factor < 1.0 && on_gpu(grads) {
-        scale_together(grads, factor).expect("gradients are numbers");
+        foreach_scale(grads, factor).expect("gradients are numbers");
     } else if factor < 1.0 {
         for grad in grads {
             let _ = grad.shallow_clone().g_mul_scalar_(factor);

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use crate::error::Result;
-use crate::model::{CausalLm, KvCache, RecordedStep, StepWeights};
+use crate::model::{CausalLm, KvCache, StepGraph, StepWeights};
 
 /// Positions of a cache are a multiple of this, so that a later sequence finds one that fits.
 const CAPACITY_STEP: usize = 256;
@@ -20,7 +20,7 @@ pub(super) struct GraphPool {
 #[derive(Debug)]
 pub(super) struct CapturedStep {
     pub cache: KvCache,
-    pub step: RecordedStep,
+    pub step: StepGraph,
 }
 
 impl GraphPool {
@@ -69,6 +69,6 @@ pub(super) fn capture(
     let most = model.config().max_position_embeddings as usize;
     let capacity = positions.next_multiple_of(CAPACITY_STEP).min(most).max(positions) as i64;
     let cache = KvCache::new(model.config(), rows, capacity, model.kind(), model.device())?;
-    let step = RecordedStep::new(weights, &cache)?;
+    let step = StepGraph::new(weights, &cache)?;
     Ok(CapturedStep { cache, step })
 }

@@ -9,7 +9,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
 use crate::model::{CausalLm, Era, ModelConfig, Params};
-use crate::native::{LayerWeights, Network, PAGE, Packed, Pool, Sizes, Storage, Weights, tensor_floats};
+use crate::native::{
+    LayerWeights, Network, PAGE, PackedMatrix, Sizes, Storage, ThreadPool, Weights, tensor_floats,
+};
 
 /// The storage that keeps a model's own precision.
 pub fn natural_storage(kind: Kind) -> Storage {
@@ -28,11 +30,11 @@ pub fn pack_network(model: &CausalLm, storage: Storage, threads: usize, position
     let _no_grad = tch::no_grad_guard();
     let config = model.config();
     let positions = positions.clamp(1, config.max_position_embeddings as usize);
-    let mut packer = Packer { params: model.params(), config, storage, pool: Pool::new(threads)? };
+    let mut packer = Packer { params: model.params(), config, storage, pool: ThreadPool::new(threads)? };
     let layers = (0..config.num_hidden_layers).map(|i| packer.layer(i)).collect::<Result<Vec<_>>>()?;
     let (d, norm) = (config.hidden_size as usize, packer.vector("model.norm.weight")?);
     let head = host(model.lm_head())?;
-    let head = Packed::stacked(&[tensor_floats(&head)?], d, Vec::new(), storage, &mut packer.pool)?;
+    let head = PackedMatrix::stacked(&[tensor_floats(&head)?], d, Vec::new(), storage, &mut packer.pool)?;
     let embedding = packer.vector("model.embed_tokens.weight")?;
     let (cos, sin) = model.rope().halves(positions as i64)?;
     let rope = (copied(&cos)?, copied(&sin)?);
@@ -72,7 +74,7 @@ struct Packer<'m> {
     params: &'m Params,
     config: &'m ModelConfig,
     storage: Storage,
-    pool: Pool,
+    pool: ThreadPool,
 }
 
 impl Packer<'_> {
@@ -90,7 +92,7 @@ impl Packer<'_> {
     }
 
     /// One matrix from several that share their inputs, one below the other.
-    fn stacked(&mut self, names: &[String], storage: Storage) -> Result<Packed> {
+    fn stacked(&mut self, names: &[String], storage: Storage) -> Result<PackedMatrix> {
         let mut parts = names.iter().map(|name| self.weight(name)).collect::<Result<Vec<_>>>()?;
         let mut bias = Vec::new();
         for name in names {
@@ -102,7 +104,7 @@ impl Packer<'_> {
             parts = vec![Tensor::f_cat(&parts, 0)?];
         }
         let slices = parts.iter().map(tensor_floats).collect::<Result<Vec<_>>>()?;
-        Packed::stacked(&slices, inputs as usize, bias, storage, &mut self.pool)
+        PackedMatrix::stacked(&slices, inputs as usize, bias, storage, &mut self.pool)
     }
 
     fn layer(&mut self, index: i64) -> Result<LayerWeights> {
@@ -133,12 +135,12 @@ impl Packer<'_> {
         Ok(LayerWeights { qkv, o, norm_in, norm_post, qk_norm, router, ffns })
     }
 
-    fn feed_forward(&mut self, name: &str) -> Result<(Packed, Packed)> {
+    fn feed_forward(&mut self, name: &str) -> Result<(PackedMatrix, PackedMatrix)> {
         let part = |p: &str| format!("{name}.{p}");
         let (gate, up) = (self.weight(&part("gate_proj"))?, self.weight(&part("up_proj"))?);
         let biases = (self.bias(&part("gate_proj"))?, self.bias(&part("up_proj"))?);
         let d = self.config.hidden_size as usize;
-        let gate_up = Packed::paired(
+        let gate_up = PackedMatrix::paired(
             (tensor_floats(&gate)?, &biases.0),
             (tensor_floats(&up)?, &biases.1),
             d,

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::loss::cross_entropy::shifted;
 use crate::model::{CausalLm, Mask, Packing};
 use crate::native::cuda_ops::{self, CrossEntropy};
-use crate::native::{Graph, release_cached, to_device};
+use crate::native::{CudaGraph, empty_cuda_cache, to_device};
 
 /// Most shapes that are captured: each graph keeps memory of its own.
 const MAX_SHAPES: usize = 12;
@@ -44,7 +44,7 @@ struct StaticInputs {
 
 #[derive(Debug)]
 struct CapturedStep {
-    graph: Graph,
+    graph: CudaGraph,
     inputs: StaticInputs,
     /// The loss summed over the labels, a scalar.
     loss: Tensor,
@@ -183,10 +183,15 @@ impl StaticInputs {
 
 /// Captures a micro-step over these inputs, in the memory pool of `like` where there is one. Gradients must have their
 /// memory already, from an earlier micro-step.
-fn capture(model: &CausalLm, inputs: StaticInputs, kind: Kind, like: Option<&Graph>) -> Result<CapturedStep> {
+fn capture(
+    model: &CausalLm,
+    inputs: StaticInputs,
+    kind: Kind,
+    like: Option<&CudaGraph>,
+) -> Result<CapturedStep> {
     // What other micro-steps and validation used is cached for later ones; the graph may need it.
-    release_cached(model.device())?;
-    let (graph, loss) = Graph::record(model.device(), like, || micro_step(model, &inputs, kind))?;
+    empty_cuda_cache(model.device())?;
+    let (graph, loss) = CudaGraph::capture(model.device(), like, || micro_step(model, &inputs, kind))?;
     Ok(CapturedStep { graph, inputs, loss })
 }
 

@@ -17,7 +17,7 @@ use super::{distill, dpo, eval, export, lora, merge, policy, reason, reward, tok
 use crate::atomic;
 use crate::checkpoint::weight_file;
 use crate::error::{Error, Kind, Place, Result};
-use crate::native::release_memory;
+use crate::native::empty_cpu_cache;
 use crate::plan::{Plan, StageConfig, StagePlan};
 
 /// Runs the plan's stages in order; rank 0 decides and writes, the others follow it.
@@ -48,7 +48,7 @@ pub fn run(mut context: Context<'_>) -> Result<()> {
     for i in runner.stages() {
         ran |= runner.run_stage(i, ran)?;
         // The next stage's tensors have other sizes.
-        release_memory();
+        empty_cpu_cache();
     }
     runner.rerun.finish(output)?;
     let report = crate::report::html::write_report(output)?;
@@ -76,7 +76,7 @@ fn follow(context: &mut Context<'_>, only: Option<usize>) -> Result<()> {
     for (i, stage) in context.plan.stages.iter().enumerate() {
         if only.is_none_or(|only| only == i) {
             follow_stage(context, stage)?;
-            release_memory();
+            empty_cpu_cache();
         }
     }
     Ok(())

@@ -48,7 +48,7 @@ impl Need {
             Self::Chromium => (!answers(&chromium()))
                 .then(|| format!("there is no {}: install it, or set MINIMIND_CHROMIUM", chromium())),
             Self::Compiler => compiler().is_none().then(|| "there is no C++ compiler".to_owned()),
-            Self::Gloo => (!minimind::native::HAS_RANKS).then(|| {
+            Self::Gloo => (!minimind::native::HAS_COLLECTIVES).then(|| {
                 "the program was built without gloo's headers (scripts/setup fetches them)".to_owned()
             }),
             Self::Cuda => super::python::load_cuda_half().err(),

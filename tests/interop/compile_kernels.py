@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 KERNELS = pathlib.Path(__file__).resolve().parents[2] / "src/native/cuda_ops/kernels"
-# As training.cpp and decode.cpp ask for them: call, arguments, lanes of a team.
+# As the .cpp files of cuda_ops ask for them: call, arguments, lanes of a team.
 ASKED = [
     ("norm<6, float, bf16, float, bf16>", "NormArgs", 32), ("norm<1, bf16, bf16, bf16, bf16>", "NormArgs", 256),
     ("norm<4, float, float, float, float>", "NormArgs", 32), ("norm_back<6, float, bf16, float, bf16>", "NormBackArgs", 32),

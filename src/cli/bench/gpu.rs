@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Limits, median};
 use crate::error::Result;
-use crate::native::wait;
+use crate::native::synchronize;
 
 /// Numbers of a tensor whose sum is timed: 1 GiB in fp32, more than a cache holds.
 const NUMBERS: i64 = 1 << 28;
@@ -19,7 +19,7 @@ fn seconds(device: Device, work: impl Fn() -> Tensor) -> Result<f64> {
     for turn in 0..8 {
         let clock = Instant::now();
         let made = work();
-        wait(device)?;
+        synchronize(device)?;
         drop(made);
         if turn > 1 {
             all.push(clock.elapsed().as_secs_f64());

@@ -21,7 +21,7 @@ use crate::checkpoint::{load_model, resolve_model_path};
 use crate::engine::device;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelOverrides, Params, config};
-use crate::native::{Pool, Storage, libtorch_dir};
+use crate::native::{Storage, ThreadPool, libtorch_dir};
 use crate::plan::Wanted;
 use crate::plan::machine::Machine;
 
@@ -190,7 +190,7 @@ pub fn run(mut args: Args) -> Result<()> {
     check_lengths(&args, model.config().max_position_embeddings as usize)?;
     let host = match device {
         Device::Cpu => {
-            Some(Pool::new(threads)?.measure_machine().map(|(read, flops)| Limits { read, flops })?)
+            Some(ThreadPool::new(threads)?.measure_machine().map(|(read, flops)| Limits { read, flops })?)
         }
         _ => None,
     };

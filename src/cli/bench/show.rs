@@ -7,7 +7,7 @@ use super::load::Loaded;
 use super::{Args, Figure, Limits};
 use crate::engine::device;
 use crate::model::{CausalLm, params};
-use crate::native::instructions;
+use crate::native::instruction_set;
 
 /// Everything that was measured.
 pub(super) struct Results<'a> {
@@ -49,7 +49,7 @@ fn to_json(results: &Results<'_>) -> Value {
     });
     let results: Vec<Value> = figures.iter().map(figure_json).chain(load).collect();
     let machine = json!({
-        "device": device::name(model.device()), "threads": threads, "instructions": instructions(),
+        "device": device::name(model.device()), "threads": threads, "instructions": instruction_set(),
         "read_bytes_per_s": limits.read, "flops": limits.flops,
     });
     json!({"machine": machine, "parameters": parameters, "results": results})
@@ -78,7 +78,7 @@ fn machine_line(results: &Results<'_>) {
     match model.device() {
         Device::Cpu => println!(
             "{millions:.1} M parameters, {threads} threads ({}), memory {read:.1} GB/s, fp32 arithmetic {flops:.0} GFLOP/s",
-            instructions()
+            instruction_set()
         ),
         other => println!(
             "{millions:.1} M parameters, {}, memory {read:.0} GB/s, products at {flops:.0} GFLOP/s",

@@ -15,7 +15,8 @@ use crate::error::Result;
 use crate::loss::cross_entropy::{Targets, mean_with_grad};
 use crate::model::{CausalLm, Mask, ModelConfig};
 use crate::native::{
-    device_peak_bytes, keep_memory, peak_memory_bytes, processor_seconds, restart_device_peak, wait,
+    cuda_peak_memory, enable_cpu_cache, peak_memory_bytes, processor_seconds, reset_cuda_peak_memory,
+    synchronize,
 };
 use crate::optim::clip::{clip_to_norm, global_norm};
 use crate::optim::{AdamW, AdamWConfig};
@@ -101,7 +102,7 @@ pub fn train(model: &CausalLm, shape: Shape, compute: Compute) -> Result<Trained
     let Shape { batch_size, seq_len, repeat } = shape;
     let (config, device) = (model.config(), model.device());
     if device == Device::Cpu {
-        keep_memory(); // as `run` does
+        enable_cpu_cache(); // as `run` does
     }
     model.params().set_requires_grad(true);
     let weights = model.params().trained().1.iter().map(|t| t.shallow_clone()).collect();
@@ -119,9 +120,9 @@ pub fn train(model: &CausalLm, shape: Shape, compute: Compute) -> Result<Trained
     beside(1);
     let mut loss = step(model, &mut optimizer, &ids, &targets, compute)?;
     if on_gpu {
-        restart_device_peak(device)?;
+        reset_cuda_peak_memory(device)?;
         loss = step(model, &mut optimizer, &ids, &targets, compute)?;
-        wait(device)?;
+        synchronize(device)?;
     }
     let (mut seconds, mut used, mut products) = (Vec::new(), Vec::new(), Vec::new());
     let spent = || processor_seconds().unwrap_or(0.0);
@@ -129,7 +130,7 @@ pub fn train(model: &CausalLm, shape: Shape, compute: Compute) -> Result<Trained
         products.extend(beside(3));
         let (clock, before) = (Instant::now(), spent());
         loss = step(model, &mut optimizer, &ids, &targets, compute)?;
-        wait(device)?;
+        synchronize(device)?;
         seconds.push(clock.elapsed().as_secs_f64());
         used.push(spent() - before);
         products.extend(beside(3));
@@ -144,7 +145,7 @@ pub fn train(model: &CausalLm, shape: Shape, compute: Compute) -> Result<Trained
             (true, Compute::Fp32) => product_flops(device, Kind::Float)?,
             (true, _) => product_flops(device, Kind::BFloat16)?,
         },
-        peak_bytes: if on_gpu { device_peak_bytes(device)? } else { peak_memory_bytes().unwrap_or(0) },
+        peak_bytes: if on_gpu { cuda_peak_memory(device)? } else { peak_memory_bytes().unwrap_or(0) },
         loss,
     })
 }

@@ -82,7 +82,7 @@ fn grouped(x: &Tensor, routing: &Routing, weights: &[Weights]) -> Tensor {
     };
     let product =
         |rows: &Tensor, w: &Tensor| rows.internal_grouped_mm(w, Some(&ends), None::<&Tensor>, None::<Kind>);
-    // A permutation of each token's k copies: going back, their gradients are summed in order.
+    // A permutation of each token's k copies: in backward, their gradients are summed in order.
     let copies = x.to_kind(kind).unsqueeze(1).expand([n, k, d], false).reshape([-1, d]);
     let rows = copies.index_select(0, &order); // [M, D]
     let (gate, up) = (stack(|w| w.0.shallow_clone()), stack(|w| w.1.shallow_clone()));

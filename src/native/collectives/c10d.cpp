@@ -1,5 +1,5 @@
-// Processes that train together: PyTorch's own c10d, a TCPStore to meet at, Gloo to add up what the host holds, NCCL what
-// GPUs hold.
+// Processes that train together: PyTorch's own c10d, a TCPStore to meet at, Gloo to add up what the host
+// holds, NCCL what GPUs hold.
 //
 // Gloo's headers do not come with libtorch. Without them this file still builds, and opening a group says so.
 #include "../guard.h"
@@ -35,8 +35,9 @@ namespace {
 using at::Tensor;
 using c10d::ProcessGroupGloo;
 
-// How long a rank waits for another to say anything. One that died is noticed at once, by its closed connection; one
-// that measures or prepares data alone may take its time; a machine that vanished without a word costs this much.
+// How long a rank waits for another to say anything. One that died is noticed at once, by its closed
+// connection; one that measures or prepares data alone may take its time; a machine that vanished without a
+// word costs this much.
 constexpr std::chrono::hours PATIENCE{6};
 constexpr std::chrono::minutes MEETING{5};
 
@@ -61,27 +62,30 @@ struct Group {
 Group &as_group(mm_group group) { return *static_cast<Group *>(group); }
 
 std::shared_ptr<gloo::transport::Device> interface(const std::string &host) {
-  if (const char *name = std::getenv("GLOO_SOCKET_IFNAME")) return ProcessGroupGloo::createDeviceForInterface(name);
-  if (host == "127.0.0.1" || host == "localhost") return ProcessGroupGloo::createDeviceForHostname("127.0.0.1");
+  if (const char *name = std::getenv("GLOO_SOCKET_IFNAME"))
+    return ProcessGroupGloo::createDeviceForInterface(name);
+  if (host == "127.0.0.1" || host == "localhost")
+    return ProcessGroupGloo::createDeviceForHostname("127.0.0.1");
   return ProcessGroupGloo::createDefaultDevice();
 }
 
 c10d::ReduceOp operation(int op) {
   switch (op) {
-  case 0: return c10d::ReduceOp::SUM;
-  case 1: return c10d::ReduceOp::MAX;
+  case MM_SUM: return c10d::ReduceOp::SUM;
+  case MM_MAX: return c10d::ReduceOp::MAX;
   default: return c10d::ReduceOp::MIN;
   }
 }
 
-c10::intrusive_ptr<c10d::Work> begin_sum(Group &group, Tensor &tensor, int op = 0) {
+c10::intrusive_ptr<c10d::Work> begin_sum(Group &group, Tensor &tensor, int op = MM_SUM) {
   std::vector<Tensor> list{tensor};
   c10d::AllreduceOptions options;
   options.reduceOp = operation(op);
   return group.of(tensor).allreduce(list, options);
 }
 
-// Calls `body` with the tensor's numbers side by side where a sum can be taken: on its device, or on the host.
+// Calls `body` with the tensor's numbers side by side where a sum can be taken: on its device, or on the
+// host.
 template <typename F> void in_place(Group &group, Tensor &tensor, F &&body) {
   at::NoGradGuard no_grad;
   Tensor whole = (group.takes(tensor) ? tensor : tensor.cpu()).contiguous();
@@ -89,8 +93,8 @@ template <typename F> void in_place(Group &group, Tensor &tensor, F &&body) {
   if (!whole.is_same(tensor)) tensor.copy_(whole);
 }
 
-// Gradients in buckets, the last parameters first, as backward makes them. Armed, a bucket leaves as soon as its
-// gradients are there and those before it have left (so that every rank sends them in the same order).
+// Gradients in buckets, the last parameters first, as backward makes them. Armed, a bucket leaves as soon as
+// its gradients are there and those before it have left (so that every rank sends them in the same order).
 struct Reducer {
   struct Bucket {
     std::vector<size_t> members;
@@ -126,7 +130,9 @@ struct Reducer {
       int64_t total = 0;
       for (size_t i : bucket.members) total += params[i].numel();
       const Tensor &first = params[bucket.members.front()];
-      bucket.flat = at::empty({total}, at::TensorOptions().dtype(at::kFloat).device(group.takes(first) ? first.device() : at::kCPU));
+      bucket.flat = at::empty(
+          {total},
+          at::TensorOptions().dtype(at::kFloat).device(group.takes(first) ? first.device() : at::kCPU));
     }
     for (size_t i = 0; i < params.size(); ++i) {
       auto node = torch::autograd::impl::grad_accumulator(params[i]);
@@ -227,7 +233,8 @@ struct Reducer {
 
 extern "C" {
 
-char *mm_group_new(const char *host, uint16_t port, int rank, int world, int serves, const char *name, mm_group *out) {
+char *mm_group_new(const char *host, uint16_t port, int rank, int world, int serves, const char *name,
+                   mm_group *out) {
   return mm_guard([&] {
     c10d::TCPStoreOptions options;
     options.port = port;
@@ -255,7 +262,7 @@ char *mm_group_use_gpu(mm_group group, int64_t cuda_index) {
     int world = all.gloo->getSize();
     all.nccl = collectives::nccl(store, all.gloo->getRank(), world, PATIENCE);
     try {
-      // Ranks connect with their first sum, which tells too whether this works.
+      // Ranks connect with their first sum, which also shows whether this works.
       c10::DeviceGuard guard(device);
       at::NoGradGuard no_grad;
       Tensor ranks = at::ones({1}, at::TensorOptions().dtype(at::kFloat).device(device));
@@ -279,7 +286,7 @@ char *mm_group_close(mm_group group) {
 
 void mm_group_free(mm_group group) { delete static_cast<Group *>(group); }
 
-char *mm_group_reduce(mm_group group, mm_tensor tensor, int op) {
+char *mm_group_all_reduce(mm_group group, mm_tensor tensor, int op) {
   return mm_guard([&] {
     Group &all = as_group(group);
     in_place(all, mm_as_tensor(tensor), [&](Tensor &whole) { begin_sum(all, whole, op)->wait(); });
@@ -308,11 +315,11 @@ char *mm_reducer_new(mm_group group, mm_tensor *params, size_t n, int64_t bucket
 
 void mm_reducer_free(mm_reducer reducer) { delete static_cast<Reducer *>(reducer); }
 
-char *mm_reducer_arm(mm_reducer reducer) {
+char *mm_reducer_prepare(mm_reducer reducer) {
   return mm_guard([&] { static_cast<Reducer *>(reducer)->arm(); });
 }
 
-char *mm_reducer_finish(mm_reducer reducer) {
+char *mm_reducer_finalize(mm_reducer reducer) {
   return mm_guard([&] { static_cast<Reducer *>(reducer)->finish(); });
 }
 }
@@ -331,12 +338,12 @@ void mm_group_free(mm_group) {}
 int mm_nccl_version() { return 0; }
 char *mm_group_use_gpu(mm_group, int64_t) { return absent(); }
 char *mm_group_close(mm_group) { return absent(); }
-char *mm_group_reduce(mm_group, mm_tensor, int) { return absent(); }
+char *mm_group_all_reduce(mm_group, mm_tensor, int) { return absent(); }
 char *mm_group_broadcast(mm_group, mm_tensor, int) { return absent(); }
 char *mm_reducer_new(mm_group, mm_tensor *, size_t, int64_t, mm_reducer *) { return absent(); }
 void mm_reducer_free(mm_reducer) {}
-char *mm_reducer_arm(mm_reducer) { return absent(); }
-char *mm_reducer_finish(mm_reducer) { return absent(); }
+char *mm_reducer_prepare(mm_reducer) { return absent(); }
+char *mm_reducer_finalize(mm_reducer) { return absent(); }
 }
 
 #endif

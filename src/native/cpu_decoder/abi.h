@@ -1,9 +1,10 @@
 // The C ABI between Rust and the decoder's kernels: plain structs of pointers, all memory owned by Rust.
 //
-// Letters: N tokens of a step, D hidden, H query heads, K kv heads, E head dim, I inner width, V vocab, S positions.
-// A packed matrix is cut into panels of 32 output rows; inside a panel the inputs run outermost, so that one
-// token reads it as a single stream and many tokens reuse it from the cache. Every output is summed over its
-// inputs in one fixed order, whatever the batch: a row's result does not depend on its neighbours, to the bit.
+// Letters: N tokens of a step, D hidden, H query heads, K kv heads, E head dim, I inner width, V vocab, S
+// positions. A packed matrix is cut into panels of 32 output rows; inside a panel the inputs run outermost,
+// so that one token reads it as a single stream and many tokens reuse it from the cache. Every output is
+// summed over its inputs in one fixed order, whatever the batch: a row's result does not depend on its
+// neighbours, to the bit.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -38,9 +39,9 @@ typedef struct {
   int32_t layers, hidden, heads, kv_heads, head_dim, inner, vocab;
   int32_t routed, top_k, shared, renormalise; // routed = 0: dense
   float eps;
-  const float *embedding;   // [V][D]
-  const float *norm;        // [D]
-  const float *cos, *sin;   // [S][E / 2]
+  const float *embedding; // [V][D]
+  const float *norm;      // [D]
+  const float *cos, *sin; // [S][E / 2]
   const mm_layer *layer;
   mm_matrix head;
 } mm_model;
@@ -55,12 +56,12 @@ typedef struct {
 // The tokens of one step: those of a sequence stand side by side, at increasing positions.
 typedef struct {
   int32_t tokens, sequences, max_pages, outputs;
-  const int32_t *ids, *positions;     // [N]
-  const int32_t *starts;              // [sequences + 1]: first token of each
-  const int32_t *pages;               // [sequences][max_pages]
-  const int32_t *output_rows;         // [outputs]: tokens whose logits (or hidden states) are wanted
-  float *logits;                      // [outputs][V] or NULL
-  float *hidden;                      // [outputs][D] after the last norm, or NULL
+  const int32_t *ids, *positions; // [N]
+  const int32_t *starts;          // [sequences + 1]: first token of each
+  const int32_t *pages;           // [sequences][max_pages]
+  const int32_t *output_rows;     // [outputs]: tokens whose logits (or hidden states) are wanted
+  float *logits;                  // [outputs][V] or NULL
+  float *hidden;                  // [outputs][D] after the last norm, or NULL
 } mm_batch;
 
 typedef struct mm_pool mm_pool;
@@ -68,7 +69,8 @@ mm_pool *mm_pool_new(int32_t threads);
 void mm_pool_free(mm_pool *pool);
 
 // Floats of scratch that a step of N tokens needs whose sequences are at most S long.
-int64_t mm_scratch_floats(const mm_model *model, int32_t tokens, int32_t outputs, int64_t positions, int32_t threads);
+int64_t mm_scratch_floats(const mm_model *model, int32_t tokens, int32_t outputs, int64_t positions,
+                          int32_t threads);
 
 // One step. Returns how many logits rows hold a NaN.
 int32_t mm_forward(const mm_model *model, const mm_cache *cache, const mm_batch *batch, float *scratch,

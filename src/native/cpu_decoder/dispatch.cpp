@@ -7,11 +7,12 @@
 #include <cmath>
 #include <cstring>
 
-#define MM_DECLARE(ISA)                                                                                              \
-  int64_t mm_scratch_##ISA(const mm_model *, int32_t, int32_t, int64_t, int32_t);                                    \
-  int32_t mm_forward_##ISA(const mm_model *, const mm_cache *, const mm_batch *, float *, int64_t, mm_pool *);       \
-  double mm_exp_##ISA(const float *, int64_t, float, float, float *);                                                \
-  double mm_sum_##ISA(const float *, int64_t);                                                                       \
+#define MM_DECLARE(ISA)                                                                                      \
+  int64_t mm_scratch_##ISA(const mm_model *, int32_t, int32_t, int64_t, int32_t);                            \
+  int32_t mm_forward_##ISA(const mm_model *, const mm_cache *, const mm_batch *, float *, int64_t,           \
+                           mm_pool *);                                                                       \
+  double mm_exp_##ISA(const float *, int64_t, float, float, float *);                                        \
+  double mm_sum_##ISA(const float *, int64_t);                                                               \
   int64_t mm_flops_##ISA(int64_t, float *);
 
 extern "C" {
@@ -25,18 +26,18 @@ MM_DECLARE(avx512)
 namespace {
 
 #ifdef MM_X86
-#define MM_CALL(NAME, ...)                                                                                           \
-  switch (mm_machine()) {                                                                                                   \
-  case Isa::avx512: return mm_##NAME##_avx512(__VA_ARGS__);                                                              \
-  case Isa::avx2: return mm_##NAME##_avx2(__VA_ARGS__);                                                                  \
-  default: return mm_##NAME##_base(__VA_ARGS__);                                                                     \
+#define MM_CALL(NAME, ...)                                                                                   \
+  switch (mm_machine()) {                                                                                    \
+  case Isa::avx512: return mm_##NAME##_avx512(__VA_ARGS__);                                                  \
+  case Isa::avx2: return mm_##NAME##_avx2(__VA_ARGS__);                                                      \
+  default: return mm_##NAME##_base(__VA_ARGS__);                                                             \
   }
 #else
 #define MM_CALL(NAME, ...) return mm_##NAME##_base(__VA_ARGS__);
 #endif
 
-double sum(const float *data, int64_t floats) { MM_CALL(sum, data, floats) }
-int64_t flops(int64_t rounds, float *sink) { MM_CALL(flops, rounds, sink) }
+double sum(const float *data, int64_t floats){MM_CALL(sum, data, floats)} int64_t
+    flops(int64_t rounds, float *sink){MM_CALL(flops, rounds, sink)}
 
 uint32_t bits_of(float x) {
   uint32_t bits;
@@ -55,7 +56,7 @@ uint16_t to_half(float x) {
   const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000, size = bits & 0x7fffffff;
   if (size > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);
   if (size >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00); // rounds beyond 65504
-  if (size < 0x38800000) { // subnormal: units of 2^-24
+  if (size < 0x38800000) {                                             // subnormal: units of 2^-24
     const float units = std::fabs(x) * 16777216.0f;
     return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(units)));
   }
@@ -72,12 +73,16 @@ struct Packing {
   int64_t first, stride;
 
   // The weight of a row, zero where the panel reaches past the matrix.
-  float at(int64_t row, int64_t k) const { return row < rows && k < inputs ? source[row * inputs + k] : 0.0f; }
+  float at(int64_t row, int64_t k) const {
+    return row < rows && k < inputs ? source[row * inputs + k] : 0.0f;
+  }
 
   void panel(int64_t p) const {
     const int64_t to = first + p * stride;
     char *out = panels + to * mm_panel_bytes(static_cast<int32_t>(inputs), storage);
-    if (storage == MM_I8) return int8_panel(p, reinterpret_cast<int8_t *>(out), scales + to * mm_panel_scales(static_cast<int32_t>(inputs), storage));
+    if (storage == MM_I8)
+      return int8_panel(p, reinterpret_cast<int8_t *>(out),
+                        scales + to * mm_panel_scales(static_cast<int32_t>(inputs), storage));
     // Blocks of 32 inputs: reads and writes both stay in the first-level cache.
     for (int64_t k0 = 0; k0 < inputs; k0 += 32)
       for (int64_t lane = 0; lane < MM_PANEL; ++lane)
@@ -100,7 +105,8 @@ struct Packing {
         scale[b * MM_PANEL + lane] = most / 127.0f;
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         for (int64_t k = k0; k < end; ++k)
-          out[k / 2 * 2 * MM_PANEL + lane * 2 + k % 2] = static_cast<int8_t>(std::lrintf(at(row, k) * inverse));
+          out[k / 2 * 2 * MM_PANEL + lane * 2 + k % 2] =
+              static_cast<int8_t>(std::lrintf(at(row, k) * inverse));
       }
   }
 };
@@ -124,18 +130,21 @@ template <class F> void shared_out(mm_pool *pool, int32_t chunks, F &&body) {
 
 extern "C" {
 
-int64_t mm_scratch_floats(const mm_model *m, int32_t n, int32_t outputs, int64_t positions, int32_t threads) {
-  MM_CALL(scratch, m, n, outputs, positions, threads)
-}
+int64_t mm_scratch_floats(const mm_model *m, int32_t n, int32_t outputs, int64_t positions,
+                          int32_t threads){MM_CALL(scratch, m, n, outputs, positions, threads)}
 
-int32_t mm_forward(const mm_model *m, const mm_cache *cache, const mm_batch *b, float *scratch, int64_t positions,
-                   mm_pool *pool) {
+int32_t mm_forward(const mm_model *m, const mm_cache *cache, const mm_batch *b, float *scratch,
+                   int64_t positions, mm_pool *pool) {
   MM_CALL(forward, m, cache, b, scratch, positions, pool)
 }
 
-double mm_exp(const float *x, int64_t n, float most, float scale, float *out) { MM_CALL(exp, x, n, most, scale, out) }
+double mm_exp(const float *x, int64_t n, float most, float scale, float *out) {
+  MM_CALL(exp, x, n, most, scale, out)
+}
 
-const char *mm_isa(void) { return mm_machine() == Isa::avx512 ? "avx512" : mm_machine() == Isa::avx2 ? "avx2" : "base"; }
+const char *mm_isa(void) {
+  return mm_machine() == Isa::avx512 ? "avx512" : mm_machine() == Isa::avx2 ? "avx2" : "base";
+}
 
 int64_t mm_panel_bytes(int32_t inputs, int32_t storage) {
   const int64_t in = inputs;
@@ -158,7 +167,8 @@ double mm_measure_read(const float *data, int64_t floats, mm_pool *pool) {
   std::atomic<double> sink{0};
   const auto chunks = static_cast<int32_t>(floats / kChunk);
   const double s = best_seconds(7, [&] {
-    shared_out(pool, chunks, [&](int32_t c) { sink.store(sum(data + c * kChunk, kChunk), std::memory_order_relaxed); });
+    shared_out(pool, chunks,
+               [&](int32_t c) { sink.store(sum(data + c * kChunk, kChunk), std::memory_order_relaxed); });
   });
   return static_cast<double>(chunks) * kChunk * 4 / s;
 }

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr long ROWS = 96;  // tokens whose partial results a thread holds at a time
+constexpr long ROWS = 96;    // tokens whose partial results a thread holds at a time
 constexpr long QUERIES = 48; // query rows that share a pass over keys and values
 
 MM_INLINE long rounded(long n, long to) { return (n + to - 1) / to * to; }
@@ -81,9 +81,12 @@ struct Step {
   int32_t layer = 0;
 
   template <class F> void parallel(long count, const F &body) {
-    pool_run(pool, (int32_t)count,
-             [](void *f, int32_t chunk, int32_t thread) { (*static_cast<const F *>(f))((long)chunk, (long)thread); },
-             const_cast<F *>(&body));
+    pool_run(
+        pool, (int32_t)count,
+        [](void *f, int32_t chunk, int32_t thread) {
+          (*static_cast<const F *>(f))((long)chunk, (long)thread);
+        },
+        const_cast<F *>(&body));
   }
 
   // --- matrix products ---
@@ -136,7 +139,8 @@ struct Step {
       const long last = (chunk + 1) * step < panels ? (chunk + 1) * step : panels;
       for (long p = chunk * step; p < last; ++p)
         for (long r0 = 0; r0 < rows; r0 += ROWS) {
-          const long count = rows - r0 < ROWS ? rows - r0 : ROWS, width = w.outputs - p * P < P ? w.outputs - p * P : P;
+          const long count = rows - r0 < ROWS ? rows - r0 : ROWS,
+                     width = w.outputs - p * P < P ? w.outputs - p * P : P;
           panel(w, p, x, ldx, r0, count, y);
           for (long r = 0; r < count; ++r) {
             float *to = out + (r0 + r) * ldo + p * P;
@@ -195,7 +199,8 @@ struct Step {
     float *mixed = queries + rows * ev;
     const float scale = 1.0f / __builtin_sqrtf((float)z.e);
     for (long r = 0; r < rows; ++r) {
-      const float *q = s.qkv + (first + r / z.groups) * (z.q + 2 * z.kv) + (head * z.groups + r % z.groups) * z.e;
+      const float *q =
+          s.qkv + (first + r / z.groups) * (z.q + 2 * z.kv) + (head * z.groups + r % z.groups) * z.e;
       for (long i = 0; i < z.e; ++i) queries[r * ev + i] = q[i] * scale;
     }
     for (long p = 0; p < padded; p += P)
@@ -285,13 +290,16 @@ struct Step {
 
 extern "C" {
 
-int64_t MM_JOIN(mm_scratch_, MM_ISA)(const mm_model *m, int32_t n, int32_t outputs, int64_t positions, int32_t threads) {
+int64_t MM_JOIN(mm_scratch_, MM_ISA)(const mm_model *m, int32_t n, int32_t outputs, int64_t positions,
+                                     int32_t threads) {
   return lay_out(nullptr, m, n, outputs, positions, threads).total;
 }
 
-int32_t MM_JOIN(mm_forward_, MM_ISA)(const mm_model *m, const mm_cache *cache, const mm_batch *b, float *scratch,
-                                     int64_t positions, mm_pool *pool) {
-  Step step{m, cache, b, pool, Sizes(m), lay_out(scratch, m, b->tokens, b->outputs, positions, pool_threads(pool)), b->tokens};
+int32_t MM_JOIN(mm_forward_, MM_ISA)(const mm_model *m, const mm_cache *cache, const mm_batch *b,
+                                     float *scratch, int64_t positions, mm_pool *pool) {
+  Step step{m,        cache,    b,
+            pool,     Sizes(m), lay_out(scratch, m, b->tokens, b->outputs, positions, pool_threads(pool)),
+            b->tokens};
   step.run();
   return step.finish();
 }

@@ -1,5 +1,6 @@
-// The inner loops, written once over vectors of the machine's width; forward.cpp compiles them per instruction set.
-// No template or inline function of a library here: the linker could keep a copy this machine cannot run.
+// The inner loops, written once over vectors of the machine's width; forward.cpp compiles them per
+// instruction set. No template or inline function of a library here: the linker could keep a copy this
+// machine cannot run.
 #pragma once
 #include "abi.h"
 
@@ -96,8 +97,8 @@ struct Fp16 {
 
 // y[r][lanes of `count` halves] += sum over inputs k0..k1 of w * x[r]; `fresh` starts from zero.
 template <int R, int COUNT, class S>
-MM_INLINE void tile(const typename S::Item *w, long first_half, const float *x, long ldx, long k0, long k1, float *y,
-                    long ldy, bool fresh) {
+MM_INLINE void tile(const typename S::Item *w, long first_half, const float *x, long ldx, long k0, long k1,
+                    float *y, long ldy, bool fresh) {
   vf acc[R][COUNT][2];
   for (int r = 0; r < R; ++r)
     for (int h = 0; h < COUNT; ++h)
@@ -107,10 +108,11 @@ MM_INLINE void tile(const typename S::Item *w, long first_half, const float *x, 
       }
   const typename S::Item *at = w + k0 * P;
   for (long k = k0; k < k1; ++k, at += P) {
-    // The processor's own look-ahead ends at each page. A stream is asked for two kilobytes ahead; a part that
-    // many rows work on, a part ahead and into the second level.
+    // The processor's own look-ahead ends at each page. A stream is asked for two kilobytes ahead; a part
+    // that many rows work on, a part ahead and into the second level.
     if (COUNT == HALVES && R <= 2) {
-      for (long line = 0; line < (long)(P * sizeof(*w)); line += 64) __builtin_prefetch((const char *)at + 2048 + line);
+      for (long line = 0; line < (long)(P * sizeof(*w)); line += 64)
+        __builtin_prefetch((const char *)at + 2048 + line);
     } else {
       __builtin_prefetch((const char *)(at + first_half * 2 * W) + KPART * P * sizeof(*w), 0, 2);
     }
@@ -130,32 +132,35 @@ MM_INLINE void tile(const typename S::Item *w, long first_half, const float *x, 
 }
 
 template <int R, class S>
-MM_INLINE void tile_halves(const typename S::Item *w, const float *x, long ldx, long k0, long k1, float *y, long ldy,
-                           bool fresh) {
+MM_INLINE void tile_halves(const typename S::Item *w, const float *x, long ldx, long k0, long k1, float *y,
+                           long ldy, bool fresh) {
   if (R <= 2) return tile<R, (int)HALVES, S>(w, 0, x, ldx, k0, k1, y, ldy, fresh);
   for (long half = 0; half < HALVES; ++half) tile<R, 1, S>(w, half, x, ldx, k0, k1, y, ldy, fresh);
 }
 
 // y[n][32] (+)= x[n][inputs] . panel; inputs k0..k1.
 template <class S>
-__attribute__((noinline)) void panel_rows(const typename S::Item *w, const float *x, long ldx, long n, long k0, long k1,
-                                          float *y, long ldy, bool fresh) {
+__attribute__((noinline)) void panel_rows(const typename S::Item *w, const float *x, long ldx, long n,
+                                          long k0, long k1, float *y, long ldy, bool fresh) {
   long r = 0;
   for (; r + MM_ROWS <= n; r += MM_ROWS)
     tile_halves<MM_ROWS, S>(w, x + r * ldx, ldx, k0, k1, y + r * ldy, ldy, fresh);
   const float *xr = x + r * ldx;
   float *yr = y + r * ldy;
   switch (n - r) {
-#define MM_CASE(R) case R: tile_halves<R, S>(w, xr, ldx, k0, k1, yr, ldy, fresh); break;
-    MM_CASE(1) MM_CASE(2) MM_CASE(3)
+#define MM_CASE(R)                                                                                           \
+  case R: tile_halves<R, S>(w, xr, ldx, k0, k1, yr, ldy, fresh); break;
+    MM_CASE(1)
+    MM_CASE(2)
+    MM_CASE(3)
 #if MM_ROWS > 4
-    MM_CASE(4) MM_CASE(5)
+        MM_CASE(4) MM_CASE(5)
 #endif
 #if MM_ROWS > 6
-    MM_CASE(6) MM_CASE(7) MM_CASE(8) MM_CASE(9) MM_CASE(10) MM_CASE(11)
+            MM_CASE(6) MM_CASE(7) MM_CASE(8) MM_CASE(9) MM_CASE(10) MM_CASE(11)
 #endif
 #undef MM_CASE
-  default: break;
+                default : break;
   }
 }
 
@@ -172,9 +177,11 @@ MM_INLINE void panel_all(const void *w, const float *x, long ldx, long n, long i
 // Sums of two products each: 2 * W int8 weights (W outputs x 2 inputs) with one pair of activations.
 MM_INLINE vi pair_products(const int8_t *w, int32_t pair) {
 #if MM_WIDTH == 16
-  return (vi)_mm512_madd_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)w)), _mm512_set1_epi32(pair));
+  return (vi)_mm512_madd_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)w)),
+                               _mm512_set1_epi32(pair));
 #elif MM_WIDTH == 8
-  return (vi)_mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w)), _mm256_set1_epi32(pair));
+  return (vi)_mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w)),
+                               _mm256_set1_epi32(pair));
 #else
   int32_t low = (int16_t)(pair & 0xffff), high = pair >> 16;
   vi out;
@@ -207,8 +214,8 @@ MM_INLINE void tile_i8(const int8_t *w, long half, const int32_t *x, long ldx, l
 }
 
 template <int R>
-MM_INLINE void halves_i8(const int8_t *w, const int32_t *x, long ldx, long pairs, const float *ws, const float *xs,
-                         long ldxs, float *y, long ldy) {
+MM_INLINE void halves_i8(const int8_t *w, const int32_t *x, long ldx, long pairs, const float *ws,
+                         const float *xs, long ldxs, float *y, long ldy) {
   if (R == 1) return tile_i8<R, (int)HALVES>(w, 0, x, ldx, pairs, ws, xs, ldxs, y, ldy);
   for (long half = 0; half < HALVES; ++half) tile_i8<R, 1>(w, half, x, ldx, pairs, ws, xs, ldxs, y, ldy);
 }
@@ -217,8 +224,8 @@ MM_INLINE long blocks_of(long inputs) { return (inputs + MM_BLOCK - 1) / MM_BLOC
 MM_INLINE long pairs_of(long inputs) { return (inputs + 1) / 2; }
 
 // y[n][32] = x[n] . panel, x as pairs of 16-bit numbers with a scale a block.
-__attribute__((noinline)) void panel_i8(const int8_t *w, const float *ws, const int32_t *x, const float *xs, long n,
-                                        long inputs, float *y) {
+__attribute__((noinline)) void panel_i8(const int8_t *w, const float *ws, const int32_t *x, const float *xs,
+                                        long n, long inputs, float *y) {
   const long pairs = pairs_of(inputs), blocks = blocks_of(inputs), step = MM_BLOCK / 2;
   for (long i = 0; i < n * P; ++i) y[i] = 0;
   for (long b = 0; b < blocks; ++b) {
@@ -226,7 +233,8 @@ __attribute__((noinline)) void panel_i8(const int8_t *w, const float *ws, const 
     const int8_t *wb = w + b * step * 2 * P;
     const int32_t *xb = x + b * step;
     long r = 0;
-#define MM_TILE(R) halves_i8<R>(wb, xb + r * pairs, pairs, count, ws + b * P, xs + r * blocks + b, blocks, y + r * P, P)
+#define MM_TILE(R)                                                                                           \
+  halves_i8<R>(wb, xb + r * pairs, pairs, count, ws + b * P, xs + r * blocks + b, blocks, y + r * P, P)
     for (; r + 4 <= n; r += 4) MM_TILE(4);
     for (; r + 2 <= n; r += 2) MM_TILE(2);
     for (; r < n; ++r) MM_TILE(1);
@@ -259,7 +267,7 @@ MM_INLINE void quantise_row(const float *x, long inputs, int16_t *q, float *scal
 // exp: Cephes' expf (range reduction by ln 2 in two parts, polynomial of degree 5), about 2 ulp.
 MM_INLINE vf vexp(vf x) {
   const vf lowest = (vf){} - 87.3f, highest = (vf){} + 88.0f;
-  const vi under = x < lowest, over = x > highest;
+  const vi under = x<lowest, over = x> highest;
   x = (vf)(((vi)lowest & under) | ((vi)x & ~under));
   x = (vf)(((vi)highest & over) | ((vi)x & ~over));
   const vf magic = (vf){} + 12582912.0f; // 1.5 * 2^23: adding it rounds to a whole number

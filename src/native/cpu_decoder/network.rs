@@ -4,7 +4,7 @@
 //! N tokens of a step, D hidden, H query heads, K kv heads, E head dim, I inner width, V vocab.
 
 use super::abi;
-use super::packed::{PAGE, Packed, Pool};
+use super::packed::{PAGE, PackedMatrix, ThreadPool};
 use crate::error::{Error, Result};
 use crate::native::buffer::Buffer;
 
@@ -32,15 +32,15 @@ pub struct Sizes {
 #[allow(missing_docs)]
 pub struct LayerWeights {
     /// Queries, keys, values, `[H * E + 2 * K * E, D]`.
-    pub qkv: Packed,
-    pub o: Packed,
+    pub qkv: PackedMatrix,
+    pub o: PackedMatrix,
     pub norm_in: Vec<f32>,
     pub norm_post: Vec<f32>,
     /// Per-head norms of queries and keys.
     pub qk_norm: Option<(Vec<f32>, Vec<f32>)>,
-    pub router: Option<Packed>,
+    pub router: Option<PackedMatrix>,
     /// Gate and up in turns, and down: one, or all experts, the shared ones last.
-    pub ffns: Vec<(Packed, Packed)>,
+    pub ffns: Vec<(PackedMatrix, PackedMatrix)>,
 }
 
 /// All weights.
@@ -51,7 +51,7 @@ pub struct Weights {
     pub embedding: Vec<f32>,
     pub layers: Vec<LayerWeights>,
     pub norm: Vec<f32>,
-    pub head: Packed,
+    pub head: PackedMatrix,
     /// Cosines and sines, `[positions, E / 2]` each.
     pub rope: (Vec<f32>, Vec<f32>),
 }
@@ -65,7 +65,7 @@ pub struct Network {
     // What `raw` points to.
     _layers: Vec<abi::Layer>,
     _ffns: Vec<Vec<abi::Ffn>>,
-    pool: Pool,
+    pool: ThreadPool,
     scratch: Buffer<f32>,
 }
 
@@ -118,7 +118,7 @@ impl Network {
     ///
     /// # Errors
     /// A weight of another shape than `sizes` says.
-    pub fn new(sizes: Sizes, weights: Weights, pool: Pool) -> Result<Self> {
+    pub fn new(sizes: Sizes, weights: Weights, pool: ThreadPool) -> Result<Self> {
         check(&sizes, &weights)?;
         let ffns: Vec<Vec<abi::Ffn>> = weights
             .layers
@@ -171,7 +171,7 @@ impl Network {
     }
 
     /// Its threads.
-    pub fn pool(&mut self) -> &mut Pool {
+    pub fn pool(&mut self) -> &mut ThreadPool {
         &mut self.pool
     }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::native::buffer::Buffer;
 
 /// Positions a page of the cache holds, and output rows a panel.
-pub const PAGE: usize = 32;
+pub const PAGE: usize = abi::MM_PANEL as usize;
 
 /// How weights are stored; arithmetic is fp32 (int8 meets 16-bit activations in whole numbers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,25 +26,25 @@ pub enum Storage {
 impl Storage {
     fn code(self) -> i32 {
         match self {
-            Storage::F32 => 0,
-            Storage::Bf16 => 1,
-            Storage::F16 => 2,
-            Storage::Int8 => 3,
+            Storage::F32 => abi::MM_F32,
+            Storage::Bf16 => abi::MM_BF16,
+            Storage::F16 => abi::MM_F16,
+            Storage::Int8 => abi::MM_I8,
         }
     }
 }
 
 /// Threads that share the work of a step. They sleep while there is none.
 #[derive(Debug)]
-pub struct Pool {
+pub struct ThreadPool {
     pub(super) handle: *mut c_void,
     pub(super) threads: usize,
 }
 
 // SAFETY: the pool is run through `&mut` alone, from whichever thread owns it.
-unsafe impl Send for Pool {}
+unsafe impl Send for ThreadPool {}
 
-impl Pool {
+impl ThreadPool {
     /// A pool of `threads`, the caller's own among them.
     ///
     /// # Errors
@@ -60,6 +60,9 @@ impl Pool {
     }
 
     /// Bytes that the threads read from memory a second, and fp32 operations a second, measured.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn measure_machine(&mut self) -> Result<(f64, f64)> {
         // Far larger than the caches; written once, so that every page is real.
         let mut data = Buffer::<f32>::zeroed(64 << 20)?;
@@ -72,7 +75,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         // SAFETY: the handle came from mm_pool_new and is freed once.
         unsafe { abi::mm_pool_free(self.handle) }
@@ -80,7 +83,7 @@ impl Drop for Pool {
 }
 
 /// The instructions the kernels use on this machine: `avx512`, `avx2` or `base`.
-pub fn instructions() -> &'static str {
+pub fn instruction_set() -> &'static str {
     // SAFETY: returns a constant C string.
     unsafe { CStr::from_ptr(abi::mm_isa()) }.to_str().unwrap_or("base")
 }
@@ -95,7 +98,7 @@ pub fn exp_scaled(x: &[f32], most: f32, scale: f32, out: &mut Vec<f32>) -> f64 {
 
 /// A weight matrix in the kernels' order.
 #[derive(Debug)]
-pub struct Packed {
+pub struct PackedMatrix {
     panels: Buffer<u8>,
     scales: Buffer<f32>,
     bias: Vec<f32>,
@@ -104,7 +107,7 @@ pub struct Packed {
     pub(super) storage: Storage,
 }
 
-impl Packed {
+impl PackedMatrix {
     /// Packs `[rows, inputs]` matrices one below the other; all but the last have a multiple of 32 rows. `bias` is
     /// empty or has a value for every row.
     ///
@@ -115,7 +118,7 @@ impl Packed {
         inputs: usize,
         bias: Vec<f32>,
         storage: Storage,
-        pool: &mut Pool,
+        pool: &mut ThreadPool,
     ) -> Result<Self> {
         let outputs: usize = parts.iter().map(|part| part.len() / inputs.max(1)).sum();
         let mut packed = Self::empty(outputs, inputs, bias, storage)?;
@@ -133,13 +136,13 @@ impl Packed {
     /// Packs gate and up, `[rows, inputs]` each, with their panels in turns. Biases are empty or one a row.
     ///
     /// # Errors
-    /// As [`Packed::stacked`].
+    /// As [`PackedMatrix::stacked`].
     pub fn paired(
         (gate, gate_bias): (&[f32], &[f32]),
         (up, up_bias): (&[f32], &[f32]),
         inputs: usize,
         storage: Storage,
-        pool: &mut Pool,
+        pool: &mut ThreadPool,
     ) -> Result<Self> {
         let rows = (gate.len() / inputs.max(1)).next_multiple_of(PAGE);
         let mut bias = Vec::new();
@@ -180,7 +183,7 @@ impl Packed {
     }
 
     /// Writes a matrix's panels at `first`, `first + stride`, ...
-    fn fill(&mut self, source: &[f32], first: usize, stride: usize, pool: &mut Pool) -> Result<()> {
+    fn fill(&mut self, source: &[f32], first: usize, stride: usize, pool: &mut ThreadPool) -> Result<()> {
         let rows = source.len() / self.inputs;
         let last = first + (rows.div_ceil(PAGE).max(1) - 1) * stride;
         if rows == 0 || rows * self.inputs != source.len() || last >= self.outputs.div_ceil(PAGE) {

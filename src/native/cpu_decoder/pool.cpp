@@ -46,7 +46,8 @@ struct mm_pool {
   void work(int32_t thread) {
     uint64_t seen = ticket.load(std::memory_order_acquire);
     while (open(seen)) {
-      if (!ticket.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      if (!ticket.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_acquire))
+        continue;
       task(context, static_cast<int32_t>(next(seen)), thread);
       done.fetch_add(1, std::memory_order_release);
       seen = ticket.load(std::memory_order_acquire);
@@ -85,16 +86,21 @@ void pool_run(mm_pool *pool, int32_t count, mm_task task, void *context) {
   }
   // More chunks than a ticket counts are run in turns.
   if (static_cast<uint64_t>(count) > kMost) {
-    struct Part { mm_task task; void *context; int32_t first; };
+    struct Part {
+      mm_task task;
+      void *context;
+      int32_t first;
+    };
     for (int32_t first = 0; first < count; first += static_cast<int32_t>(kMost)) {
       Part part{task, context, first};
       int32_t left = count - first;
-      pool_run(pool, left < static_cast<int32_t>(kMost) ? left : static_cast<int32_t>(kMost),
-               [](void *p, int32_t chunk, int32_t thread) {
-                 auto *part = static_cast<Part *>(p);
-                 part->task(part->context, part->first + chunk, thread);
-               },
-               &part);
+      pool_run(
+          pool, left < static_cast<int32_t>(kMost) ? left : static_cast<int32_t>(kMost),
+          [](void *p, int32_t chunk, int32_t thread) {
+            auto *part = static_cast<Part *>(p);
+            part->task(part->context, part->first + chunk, thread);
+          },
+          &part);
     }
     return;
   }

@@ -1,5 +1,5 @@
-// A pool of threads for steps of microseconds: chunks of work are claimed one by one, so that a thread that the
-// system has put aside holds nothing up. Idle threads look for work for a moment, giving way, then sleep.
+// A pool of threads for steps of microseconds: chunks of work are claimed one by one, so that a thread that
+// the system has put aside holds nothing up. Idle threads look for work for a moment, giving way, then sleep.
 #pragma once
 #include "abi.h"
 

@@ -1,5 +1,5 @@
-// Causal attention for training in fp32 on the CPU: attention_kernels.h's kernels over every sequence and head, a node of libtorch's
-// autograd graph.
+// Causal attention for training in fp32 on the CPU: attention_kernels.h's kernels over every sequence and
+// head, a node of libtorch's autograd graph.
 //
 // B batch, T tokens, H query heads, K key and value heads, E head dim.
 #include "../isa.h"
@@ -46,7 +46,8 @@ struct Scratch {
   float *of(int64_t floats) {
     if (room < floats) {
       forget();
-      held.reset(static_cast<float *>(::operator new(static_cast<size_t>(floats) * sizeof(float), std::align_val_t{64})));
+      held.reset(static_cast<float *>(
+          ::operator new(static_cast<size_t>(floats) * sizeof(float), std::align_val_t{64})));
       room = floats;
     }
     return held.get();
@@ -61,10 +62,12 @@ struct Scratch {
 struct Sequences {
   std::vector<int64_t> lengths, starts, by_length;
 
-  explicit Sequences(std::vector<int64_t> all) : lengths(std::move(all)), starts(lengths.size()), by_length(lengths.size()) {
+  explicit Sequences(std::vector<int64_t> all)
+      : lengths(std::move(all)), starts(lengths.size()), by_length(lengths.size()) {
     std::exclusive_scan(lengths.begin(), lengths.end(), starts.begin(), int64_t{0});
     std::iota(by_length.begin(), by_length.end(), int64_t{0});
-    std::stable_sort(by_length.begin(), by_length.end(), [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+    std::stable_sort(by_length.begin(), by_length.end(),
+                     [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
   }
 
   // Runs body(sequence, head, scratch) for each, long sequences first; a thread that is done takes the next.
@@ -90,7 +93,8 @@ constexpr int64_t FEW = 16;
 
 // q [B, T, H, E], k and v [B, T, K, E], sequences that fill B T -> [B, T, H, E]
 struct Attention : public Function<Attention> {
-  static Tensor forward(AutogradContext *ctx, const Tensor &q_in, const Tensor &k_in, const Tensor &v_in, std::vector<int64_t> lengths) {
+  static Tensor forward(AutogradContext *ctx, const Tensor &q_in, const Tensor &k_in, const Tensor &v_in,
+                        std::vector<int64_t> lengths) {
     Tensor q = q_in.contiguous(), k = k_in.contiguous(), v = v_in.contiguous();
     int64_t h = q.size(2), e = q.size(3), group = h / k.size(2);
     Tensor made = at::empty_like(q), lse = at::empty({q.size(0) * q.size(1), h, 1}, q.options());
@@ -98,8 +102,8 @@ struct Attention : public Function<Attention> {
     float scale = 1.0f / std::sqrt(static_cast<float>(e));
     all.each(h, [&](int64_t s, int64_t head, Scratch &scratch) {
       int64_t n = all.lengths[s], shared = head / group;
-      kernels().forward(all.of(q, s, head), all.of(k, s, shared), all.of(v, s, shared), all.of(made, s, head), all.of(lse, s, head), n, e, scale,
-                        scratch.of(kernels().room_forward(n, e)));
+      kernels().forward(all.of(q, s, head), all.of(k, s, shared), all.of(v, s, shared), all.of(made, s, head),
+                        all.of(lse, s, head), n, e, scale, scratch.of(kernels().room_forward(n, e)));
     });
     ctx->save_for_backward({q, k, v, made, lse});
     ctx->saved_data["lengths"] = lengths;
@@ -111,8 +115,8 @@ struct Attention : public Function<Attention> {
     const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &made = saved[3], &lse = saved[4];
     int64_t e = q.size(3), kv = k.size(2), group = q.size(2) / kv;
     Sequences all(ctx->saved_data["lengths"].toIntVector());
-    // A task is a key and value head with its query heads, or where these are few (whatever the threads, so that sums do
-    // not depend on them) a query head, whose share is added up afterwards.
+    // A task is a key and value head with its query heads, or where these are few (whatever the threads, so
+    // that sums do not depend on them) a query head, whose share is added up afterwards.
     bool apart = group > 1 && static_cast<int64_t>(all.lengths.size()) * kv < FEW;
     int64_t heads = apart ? group * kv : kv, many = apart ? 1 : group;
     Tensor g = grads[0].contiguous(), dq = at::empty_like(q);
@@ -123,7 +127,8 @@ struct Attention : public Function<Attention> {
       float *room = scratch.of(kernels().room_back(n, e));
       kernels().back_begin(all.of(k, s, shared), all.of(v, s, shared), n, e, room);
       for (int64_t head = task * many; head < (task + 1) * many; ++head)
-        kernels().back(all.of(q, s, head), all.of(made, s, head), all.of(g, s, head), all.of(lse, s, head), all.of(dq, s, head), n, e, scale, room);
+        kernels().back(all.of(q, s, head), all.of(made, s, head), all.of(g, s, head), all.of(lse, s, head),
+                       all.of(dq, s, head), n, e, scale, room);
       kernels().back_end(all.of(dk, s, task), all.of(dv, s, task), n, e, room);
     });
     if (!apart) return {dq, dk, dv, Tensor()};
@@ -134,11 +139,13 @@ struct Attention : public Function<Attention> {
 
 } // namespace
 
-extern "C" char *mm_attend(mm_tensor q, mm_tensor k, mm_tensor v, const int64_t *lengths, size_t n, mm_tensor *made) {
+extern "C" char *mm_cpu_attend(mm_tensor q, mm_tensor k, mm_tensor v, const int64_t *lengths, size_t n,
+                               mm_tensor *made) {
   return mm_guard([&] {
     const Tensor &a = mm_as_tensor(q), &b = mm_as_tensor(k), &c = mm_as_tensor(v);
-    bool fits = a.dim() == 4 && b.dim() == 4 && b.sizes() == c.sizes() && a.size(0) == b.size(0) && a.size(1) == b.size(1) &&
-                a.size(3) == b.size(3) && a.size(3) % attend::COLUMNS == 0 && b.size(2) > 0 && a.size(2) % b.size(2) == 0;
+    bool fits = a.dim() == 4 && b.dim() == 4 && b.sizes() == c.sizes() && a.size(0) == b.size(0) &&
+                a.size(1) == b.size(1) && a.size(3) == b.size(3) && a.size(3) % attend::COLUMNS == 0 &&
+                b.size(2) > 0 && a.size(2) % b.size(2) == 0;
     TORCH_CHECK(fits, "cannot attend from ", a.sizes(), " to ", b.sizes(), " and ", c.sizes());
     std::vector<int64_t> all(lengths, lengths + n);
     bool filled = std::all_of(all.begin(), all.end(), [](int64_t length) { return length >= 0; }) &&

@@ -1,7 +1,7 @@
 // The inner loops of attention_kernels.h, compiled once for every set of instructions (MM_ISA).
 //
-// A tile of scores is made, used and forgotten. All five products go through one small kernel: R rows times 16 columns,
-// whose right side lies in panels of 16 columns.
+// A tile of scores is made, used and forgotten. All five products go through one small kernel: R rows times
+// 16 columns, whose right side lies in panels of 16 columns.
 #include "attention_kernels.h"
 #include "vector_math.h"
 
@@ -44,7 +44,8 @@ int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // c[i][0..16] (+)= sum over j of a[i * row + j * step] * panel[j * 16 ..], for `rows` i and `inner` j.
 template <int ROWS>
-MM_INLINE void product_rows(const float *a, int64_t row, int64_t step, const float *panel, int64_t inner, float *c, int64_t stride, bool add) {
+MM_INLINE void product_rows(const float *a, int64_t row, int64_t step, const float *panel, int64_t inner,
+                            float *c, int64_t stride, bool add) {
   Vector sum[ROWS][VECTORS];
   for (int i = 0; i < ROWS; ++i)
     for (int w = 0; w < VECTORS; ++w) sum[i][w] = add ? load(c + i * stride + w * WIDTH) : Vector{};
@@ -60,9 +61,11 @@ MM_INLINE void product_rows(const float *a, int64_t row, int64_t step, const flo
     for (int w = 0; w < VECTORS; ++w) store(c + i * stride + w * WIDTH, sum[i][w]);
 }
 
-inline void product(int64_t rows, const float *a, int64_t row, int64_t step, const float *panel, int64_t inner, float *c, int64_t stride, bool add) {
+inline void product(int64_t rows, const float *a, int64_t row, int64_t step, const float *panel,
+                    int64_t inner, float *c, int64_t stride, bool add) {
   if (rows == R) return product_rows<R>(a, row, step, panel, inner, c, stride, add);
-  for (int64_t i = 0; i < rows; ++i) product_rows<1>(a + i * row, row, step, panel, inner, c + i * stride, stride, add);
+  for (int64_t i = 0; i < rows; ++i)
+    product_rows<1>(a + i * row, row, step, panel, inner, c + i * stride, stride, add);
 }
 
 // Panels of x^T: 16 rows of x side by side, `E` deep; rows beyond the last are zeros.
@@ -80,8 +83,9 @@ void pack_down(Rows x, int64_t n, int64_t e, float *panels, int64_t rows) {
       std::memcpy(panels + (p * rows + r) * COLUMNS, x[r] + p * COLUMNS, COLUMNS * sizeof(float));
 }
 
-// A square of scores: queries from `first` on, `rows` of them, and keys from `key` on, `keys` of them. Where they are the
-// same tokens a query sees the keys up to itself alone, and what it does not see is left out of every product.
+// A square of scores: queries from `first` on, `rows` of them, and keys from `key` on, `keys` of them. Where
+// they are the same tokens a query sees the keys up to itself alone, and what it does not see is left out of
+// every product.
 struct Square {
   int64_t first, rows, key, keys;
   bool diagonal() const { return first == key; }
@@ -95,15 +99,17 @@ struct Square {
 void scores(const Square &s, Rows a, const float *panels, int64_t e, float *tile) {
   for (int64_t i = 0; i < s.rows; i += R)
     for (int64_t j = 0; j < s.seen(i); j += COLUMNS)
-      product(std::min<int64_t>(R, s.rows - i), a[s.first + i], a.stride, 1, panels + (s.key + j) * e, e, tile + i * TILE + j, TILE, false);
+      product(std::min<int64_t>(R, s.rows - i), a[s.first + i], a.stride, 1, panels + (s.key + j) * e, e,
+              tile + i * TILE + j, TILE, false);
 }
 
 // c (+)= tile times panels that are `depth` deep and begin at the square's keys.
-void spread(const Square &s, const float *tile, const float *panels, int64_t depth, int64_t e, Rows c, bool add) {
+void spread(const Square &s, const float *tile, const float *panels, int64_t depth, int64_t e, Rows c,
+            bool add) {
   for (int64_t i = 0; i < s.rows; i += R)
     for (int64_t p = 0; p < e / COLUMNS; ++p)
-      product(std::min<int64_t>(R, s.rows - i), tile + i * TILE, TILE, 1, panels + (p * depth + s.key) * COLUMNS, s.seen(i),
-              c[i] + p * COLUMNS, c.stride, add);
+      product(std::min<int64_t>(R, s.rows - i), tile + i * TILE, TILE, 1,
+              panels + (p * depth + s.key) * COLUMNS, s.seen(i), c[i] + p * COLUMNS, c.stride, add);
 }
 
 // c += tile^T times panels of the queries, TILE deep.
@@ -112,8 +118,9 @@ void gather(const Square &s, const float *tile, const float *panels, int64_t e, 
     int64_t from = s.diagonal() ? j : 0;
     if (from >= s.rows) break;
     for (int64_t p = 0; p < e / COLUMNS; ++p)
-      product(std::min<int64_t>(R, s.keys - j), tile + from * TILE + j, 1, TILE, panels + (p * TILE + from) * COLUMNS, s.rows - from,
-              c[s.key + j] + p * COLUMNS, c.stride, true);
+      product(std::min<int64_t>(R, s.keys - j), tile + from * TILE + j, 1, TILE,
+              panels + (p * TILE + from) * COLUMNS, s.rows - from, c[s.key + j] + p * COLUMNS, c.stride,
+              true);
   }
 }
 
@@ -147,11 +154,14 @@ MM_INLINE float total(const float *x, int64_t n) {
 struct Forward {
   float *keys, *values, *tile, *most, *sum;
   Forward(int64_t n, int64_t e, float *at) {
-    keys = at, values = keys + up(n, COLUMNS) * e, tile = values + n * e, most = tile + TILE * TILE, sum = most + TILE;
+    keys = at, values = keys + up(n, COLUMNS) * e, tile = values + n * e, most = tile + TILE * TILE,
+    sum = most + TILE;
   }
 };
 
-int64_t room_forward(int64_t n, int64_t e) { return Forward(n, e, nullptr).sum + TILE - static_cast<float *>(nullptr); }
+int64_t room_forward(int64_t n, int64_t e) {
+  return Forward(n, e, nullptr).sum + TILE - static_cast<float *>(nullptr);
+}
 
 void forward(Rows q, Rows k, Rows v, Rows out, Rows lse, int64_t n, int64_t e, float scale, float *scratch) {
   Forward f(n, e, scratch);
@@ -198,7 +208,9 @@ struct Back {
   }
 };
 
-int64_t room_back(int64_t n, int64_t e) { return Back(n, e, nullptr).slope + TILE * TILE - static_cast<float *>(nullptr); }
+int64_t room_back(int64_t n, int64_t e) {
+  return Back(n, e, nullptr).slope + TILE * TILE - static_cast<float *>(nullptr);
+}
 
 void back_begin(Rows k, Rows v, int64_t n, int64_t e, float *scratch) {
   Back b(n, e, scratch);
@@ -221,7 +233,8 @@ void back(Rows q, Rows out, Rows dout, Rows lse, Rows dq, int64_t n, int64_t e, 
       scores(s, q, b.keys_across, e, b.share);
       scores(s, dout, b.values_across, e, b.slope);
       for (int64_t i = 0; i < rows; ++i) {
-        float *share = b.share + i * TILE, *slope = b.slope + i * TILE, log = *lse[first + i], away = along[i];
+        float *share = b.share + i * TILE, *slope = b.slope + i * TILE, log = *lse[first + i],
+              away = along[i];
         int64_t own = s.own(i);
         for (int64_t j = 0; j < own; ++j) {
           float p = rows::fast_exp(share[j] * scale - log);

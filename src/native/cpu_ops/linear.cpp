@@ -1,5 +1,6 @@
-// Matrix products that share an input, with hand-written backward passes, for training in fp32 on the CPU: the
-// input's gradient is gathered inside the products (no separate sums), and what can be computed again is not kept.
+// Matrix products that share an input, with hand-written backward passes, for training in fp32 on the CPU:
+// the input's gradient is gathered inside the products (no separate sums), and what can be computed again is
+// not kept.
 //
 // N rows, D hidden, O outputs, I inner width.
 #include "ops.h"
@@ -49,9 +50,11 @@ struct Joined : public Function<Joined> {
   }
 };
 
-// x [..., D], gate and up [I, D], down [D, I] -> (silu(x gate^T) * (x up^T)) down^T; the product is made again going back.
+// x [..., D], gate and up [I, D], down [D, I] -> (silu(x gate^T) * (x up^T)) down^T; the product is made
+// again in backward.
 struct GatedMlp : public Function<GatedMlp> {
-  static Tensor forward(AutogradContext *ctx, const Tensor &x_in, const Tensor &w_gate, const Tensor &w_up, const Tensor &w_down) {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x_in, const Tensor &w_gate, const Tensor &w_up,
+                        const Tensor &w_down) {
     Tensor x = flat(x_in), gate = x.mm(w_gate.t()), up = x.mm(w_up.t());
     Tensor y = gated(gate, up).mm(w_down.t());
     ctx->save_for_backward({x, gate, up, w_gate, w_up, w_down});
@@ -61,8 +64,10 @@ struct GatedMlp : public Function<GatedMlp> {
 
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &gate = saved[1], &up = saved[2], &w_gate = saved[3], &w_up = saved[4], &w_down = saved[5];
-    Tensor dy = flat(grads[0]), inner = dy.mm(w_down); // the gradient of silu(gate) * up; then that product itself
+    const Tensor &x = saved[0], &gate = saved[1], &up = saved[2], &w_gate = saved[3], &w_up = saved[4],
+                 &w_down = saved[5];
+    Tensor dy = flat(grads[0]),
+           inner = dy.mm(w_down); // the gradient of silu(gate) * up; then that product itself
     Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
     gated_back(inner, gate, up, dgate, dup);
     variable_list out(4);
@@ -82,7 +87,7 @@ struct GatedMlp : public Function<GatedMlp> {
 
 extern "C" {
 
-char *mm_joined(mm_tensor x, mm_tensor *weights, size_t n, mm_tensor *out) {
+char *mm_cpu_linears(mm_tensor x, mm_tensor *weights, size_t n, mm_tensor *out) {
   return mm_guard([&] {
     std::vector<Tensor> all;
     for (size_t i = 0; i < n; ++i) all.push_back(mm_as_tensor(weights[i]));
@@ -91,9 +96,10 @@ char *mm_joined(mm_tensor x, mm_tensor *weights, size_t n, mm_tensor *out) {
   });
 }
 
-char *mm_gated_mlp(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out) {
+char *mm_cpu_swiglu(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out) {
   return mm_guard([&] {
-    *out = new Tensor(GatedMlp::apply(mm_as_tensor(x), mm_as_tensor(gate), mm_as_tensor(up), mm_as_tensor(down)));
+    *out = new Tensor(
+        GatedMlp::apply(mm_as_tensor(x), mm_as_tensor(gate), mm_as_tensor(up), mm_as_tensor(down)));
   });
 }
 }

@@ -1,5 +1,5 @@
-// Fused ops with hand-written backward passes for training in fp32 on the CPU: one pass over memory where eager
-// PyTorch makes five to ten. Each is a node of libtorch's own autograd graph.
+// Fused ops with hand-written backward passes for training in fp32 on the CPU: one pass over memory where
+// eager PyTorch makes five to ten. Each is a node of libtorch's own autograd graph.
 //
 // B batch, T tokens, N rows, D hidden, H heads, E head dim, I inner width.
 #include "ops.h"
@@ -9,7 +9,8 @@
 
 namespace {
 
-// A weight's gradient is gathered in this many parts whatever the threads, so that it does not depend on them.
+// A weight's gradient is gathered in this many parts whatever the threads, so that it does not depend on
+// them.
 constexpr int64_t PARTS = 32;
 
 float *data(const Tensor &t) { return t.defined() ? t.mutable_data_ptr<float>() : nullptr; }
@@ -35,7 +36,8 @@ struct AddRmsNorm : public Function<AddRmsNorm> {
     Tensor sum = y.defined() ? at::empty_like(x) : Tensor();
     Tensor out = at::empty_like(x), rstd = at::empty({n}, x.options());
     parts(n, [&](int64_t, int64_t from, int64_t to) {
-      rows::add_rms_rows(data(x), data(y), data(w), data(sum), data(out), data(rstd), from, to, d, static_cast<float>(eps));
+      rows::add_rms_rows(data(x), data(y), data(w), data(sum), data(out), data(rstd), from, to, d,
+                         static_cast<float>(eps));
     });
     ctx->save_for_backward({y.defined() ? sum : x, w, rstd});
     ctx->saved_data["added"] = y.defined();
@@ -64,15 +66,16 @@ struct AddRmsNorm : public Function<AddRmsNorm> {
 
 // x [B, T, H, E], w [E] or nothing, cos and sin [P, E], token t stands at start + t -> [B, T, H, E]
 struct NormRope : public Function<NormRope> {
-  static Tensor forward(AutogradContext *ctx, const Tensor &x_in, const std::optional<Tensor> &w_in, const Tensor &cos,
-                        const Tensor &sin, int64_t start, double eps) {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x_in, const std::optional<Tensor> &w_in,
+                        const Tensor &cos, const Tensor &sin, int64_t start, double eps) {
     Tensor x = x_in.contiguous(), w = w_in ? w_in->contiguous() : Tensor();
     int64_t t = x.size(1), h = x.size(2), e = x.size(3), n = x.numel() / e;
     Tensor out = at::empty_like(x), rstd = w.defined() ? at::empty({n}, x.options()) : Tensor();
     parts(n, [&](int64_t, int64_t from, int64_t to) {
       for (int64_t r = from; r < to; ++r) {
         int64_t at = (start + r / h % t) * e;
-        float scale = rows::turn_head(data(x) + r * e, data(w), data(cos) + at, data(sin) + at, data(out) + r * e, e, static_cast<float>(eps));
+        float scale = rows::rotate_head(data(x) + r * e, data(w), data(cos) + at, data(sin) + at,
+                                        data(out) + r * e, e, static_cast<float>(eps));
         if (w.defined()) data(rstd)[r] = scale;
       }
     });
@@ -93,41 +96,50 @@ struct NormRope : public Function<NormRope> {
       float *mine = dw.defined() ? data(dw) + p * e : nullptr;
       for (int64_t r = from; r < to; ++r) {
         int64_t at = (start + r / h % t) * e;
-        rows::turn_head_back(data(g) + r * e, w.defined() ? data(x) + r * e : nullptr, data(w),
-                             w.defined() ? data(rstd)[r] : 1.0f, data(cos) + at, data(sin) + at, data(dx) + r * e, mine, e);
+        rows::rotate_head_back(data(g) + r * e, w.defined() ? data(x) + r * e : nullptr, data(w),
+                               w.defined() ? data(rstd)[r] : 1.0f, data(cos) + at, data(sin) + at,
+                               data(dx) + r * e, mine, e);
       }
     });
     return {dx, wants ? dw.sum(0) : Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
-std::optional<Tensor> optional(mm_tensor t) { return t ? std::optional<Tensor>(mm_as_tensor(t)) : std::nullopt; }
+std::optional<Tensor> optional(mm_tensor t) {
+  return t ? std::optional<Tensor>(mm_as_tensor(t)) : std::nullopt;
+}
 
 } // namespace
 
 extern "C" {
 
-char *mm_add_rms_norm(mm_tensor x, mm_tensor y, mm_tensor w, double eps, mm_tensor *sum, mm_tensor *out) {
+char *mm_cpu_add_rms_norm(mm_tensor x, mm_tensor y, mm_tensor w, double eps, mm_tensor *sum, mm_tensor *out) {
   return mm_guard([&] {
     const Tensor &a = mm_as_tensor(x);
-    TORCH_CHECK(a.dim() > 0 && a.scalar_type() == at::kFloat && mm_as_tensor(w).numel() == a.size(-1), "a norm of ", a.sizes());
-    if (y) TORCH_CHECK(mm_as_tensor(y).sizes() == a.sizes(), "cannot add ", mm_as_tensor(y).sizes(), " to ", a.sizes());
+    TORCH_CHECK(a.dim() > 0 && a.scalar_type() == at::kFloat && mm_as_tensor(w).numel() == a.size(-1),
+                "a norm of ", a.sizes());
+    if (y)
+      TORCH_CHECK(mm_as_tensor(y).sizes() == a.sizes(), "cannot add ", mm_as_tensor(y).sizes(), " to ",
+                  a.sizes());
     auto made = AddRmsNorm::apply(mm_as_tensor(x), optional(y), mm_as_tensor(w), eps);
     if (y) *sum = new Tensor(made[0]);
     *out = new Tensor(made[y ? 1 : 0]);
   });
 }
 
-char *mm_norm_rope(mm_tensor x, mm_tensor w, mm_tensor cos, mm_tensor sin, int64_t start, double eps, mm_tensor *out) {
+char *mm_cpu_norm_rope(mm_tensor x, mm_tensor w, mm_tensor cos, mm_tensor sin, int64_t start, double eps,
+                       mm_tensor *out) {
   return mm_guard([&] {
     const Tensor &a = mm_as_tensor(x);
     TORCH_CHECK(a.dim() == 4 && a.scalar_type() == at::kFloat, "heads of ", a.sizes());
     TORCH_CHECK(a.size(3) <= 512 && a.size(3) % 2 == 0, "a head of ", a.size(3));
     for (auto table : {cos, sin}) {
       const Tensor &t = mm_as_tensor(table);
-      TORCH_CHECK(t.is_contiguous() && t.size(1) == a.size(3) && start + a.size(1) <= t.size(0), "a table of ", t.sizes());
+      TORCH_CHECK(t.is_contiguous() && t.size(1) == a.size(3) && start + a.size(1) <= t.size(0),
+                  "a table of ", t.sizes());
     }
-    *out = new Tensor(NormRope::apply(mm_as_tensor(x), optional(w), mm_as_tensor(cos), mm_as_tensor(sin), start, eps));
+    *out = new Tensor(
+        NormRope::apply(mm_as_tensor(x), optional(w), mm_as_tensor(cos), mm_as_tensor(sin), start, eps));
   });
 }
 }

@@ -30,10 +30,13 @@ inline Tensor gated(const Tensor &gate, const Tensor &up) {
   return inner;
 }
 
-// The gradients of gate and up; `inner` holds that of their product going in and the product itself coming out.
-inline void gated_back(const Tensor &inner, const Tensor &gate, const Tensor &up, const Tensor &dgate, const Tensor &dup) {
+// The gradients of gate and up; `inner` holds that of their product going in and the product itself coming
+// out.
+inline void gated_back(const Tensor &inner, const Tensor &gate, const Tensor &up, const Tensor &dgate,
+                       const Tensor &dup) {
   at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t from, int64_t to) {
-    rows::swiglu_again_row(out(inner) + from, in(gate) + from, in(up) + from, out(dgate) + from, out(dup) + from, to - from);
+    rows::swiglu_again_row(out(inner) + from, in(gate) + from, in(up) + from, out(dgate) + from,
+                           out(dup) + from, to - from);
   });
 }
 

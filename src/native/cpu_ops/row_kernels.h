@@ -35,8 +35,8 @@ inline void rms_back(const float *g, const float *x, const float *w, float rstd,
     for (int64_t i = 0; i < d; ++i) dw[i] += g[i] * x[i] * rstd;
 }
 
-MM_ROWS static void add_rms_rows(const float *x, const float *y, const float *w, float *sum, float *out, float *rstd,
-                          int64_t from, int64_t to, int64_t d, float eps) {
+MM_ROWS static void add_rms_rows(const float *x, const float *y, const float *w, float *sum, float *out,
+                                 float *rstd, int64_t from, int64_t to, int64_t d, float eps) {
   for (int64_t r = from; r < to; ++r) {
     const float *in = x + r * d;
     if (y) {
@@ -47,8 +47,9 @@ MM_ROWS static void add_rms_rows(const float *x, const float *y, const float *w,
   }
 }
 
-MM_ROWS static void rms_back_rows(const float *g, const float *x, const float *w, const float *rstd, const float *add,
-                           float *dx, float *dw, int64_t from, int64_t to, int64_t d) {
+MM_ROWS static void rms_back_rows(const float *g, const float *x, const float *w, const float *rstd,
+                                  const float *add, float *dx, float *dw, int64_t from, int64_t to,
+                                  int64_t d) {
   for (int64_t r = from; r < to; ++r)
     rms_back(g + r * d, x + r * d, w, rstd[r], add ? add + r * d : nullptr, dx + r * d, dw, d);
 }
@@ -57,8 +58,9 @@ MM_ROWS static void swiglu_row(const float *g, const float *u, float *y, int64_t
   for (int64_t i = 0; i < n; ++i) y[i] = g[i] / (1.0f + fast_exp(-g[i])) * u[i];
 }
 
-// The way back: `h` is the gradient going in and silu(g) * u coming out.
-MM_ROWS static void swiglu_again_row(float *h, const float *g, const float *u, float *dg, float *du, int64_t n) {
+// Backward: `h` is the gradient going in and silu(g) * u coming out.
+MM_ROWS static void swiglu_again_row(float *h, const float *g, const float *u, float *dg, float *du,
+                                     int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     float s = 1.0f / (1.0f + fast_exp(-g[i]));
     float silu = g[i] * s, dy = h[i];
@@ -79,8 +81,8 @@ MM_ROWS static void add_scaled_row(const float *x, float s, float *y, int64_t n)
 MM_ROWS static float dot_row(const float *a, const float *b, int64_t n) { return dot(a, b, n); }
 
 // One head: norm (where w), then rotate by the position's half-split cosines and sines.
-MM_ROWS static float turn_head(const float *x, const float *w, const float *cos, const float *sin, float *y, int64_t e,
-                        float eps) {
+MM_ROWS static float rotate_head(const float *x, const float *w, const float *cos, const float *sin, float *y,
+                                 int64_t e, float eps) {
   float rstd = 1.0f;
   float buffer[512];
   const float *n = x;
@@ -96,8 +98,8 @@ MM_ROWS static float turn_head(const float *x, const float *w, const float *cos,
   return rstd;
 }
 
-MM_ROWS static void turn_head_back(const float *g, const float *x, const float *w, float rstd, const float *cos,
-                            const float *sin, float *dx, float *dw, int64_t e) {
+MM_ROWS static void rotate_head_back(const float *g, const float *x, const float *w, float rstd,
+                                     const float *cos, const float *sin, float *dx, float *dw, int64_t e) {
   float buffer[512];
   float *n = w ? buffer : dx;
   int64_t h = e / 2;

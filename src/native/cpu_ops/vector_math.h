@@ -1,4 +1,5 @@
-// Arithmetic that loops over contiguous floats share. Each file has its own copy, for its own set of instructions.
+// Arithmetic that loops over contiguous floats share. Each file has its own copy, for its own set of
+// instructions.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -14,7 +15,8 @@ static inline float total(const float *lane) {
   return sum;
 }
 
-// exp, accurate to about one unit in the last place: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf).
+// exp, accurate to about one unit in the last place: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes'
+// expf).
 static inline float fast_exp(float x) {
   x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
   float n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f;

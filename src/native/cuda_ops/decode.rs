@@ -2,49 +2,13 @@
 //!
 //! R rows, B rows of T tokens, D hidden, O outputs, I inner width, H query heads, K kv heads, S capacity, E head dim.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::c_int;
 
 use tch::{Kind, Tensor};
 
-use super::{HeadNorms, Heads, handle_or_null, scalar_type};
+use super::{HeadNorms, Heads, scalar_type};
 use crate::error::Result;
-use crate::native::libtorch::{check, handle, own};
-
-unsafe extern "C" {
-    fn mm_cuda_turn(
-        x: *mut c_void,
-        q_norm: *mut c_void,
-        k_norm: *mut c_void,
-        cos: *mut c_void,
-        sin: *mut c_void,
-        k: *mut c_void,
-        v: *mut c_void,
-        start: *mut c_void,
-        sizes: *const i64,
-        eps: f64,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn mm_cuda_attend(
-        q: *mut c_void,
-        k: *mut c_void,
-        v: *mut c_void,
-        last: *mut c_void,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn mm_cuda_gate(x: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
-    fn mm_cuda_few(x: *mut c_void, w: *mut c_void, kind: c_int, out: *mut *mut c_void) -> *mut c_char;
-    fn mm_cuda_normed(
-        x: *mut c_void,
-        y: *mut c_void,
-        w: *mut c_void,
-        m: *mut c_void,
-        eps: f64,
-        gated: c_int,
-        kind: c_int,
-        sum: *mut *mut c_void,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-}
+use crate::native::ffi::{self, check, handle, handle_or_null, own};
 
 /// Where keys and values of tokens go one after another, and the place of the next.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +23,9 @@ pub struct Caches<'a> {
 
 /// The part of [`super::qkv_rope`] after the product, without a graph: `[B * T, (H + 2K) E]` -> the queries
 /// `[B, T, H, E]`, while keys and values go to the caches.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit; no memory; a GPU that fails.
 pub fn rope_into_cache(
     x: &Tensor,
     norms: HeadNorms<'_>,
@@ -70,7 +37,7 @@ pub fn rope_into_cache(
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; null norms mean none; `out` receives a new tensor.
     let message = unsafe {
-        mm_cuda_turn(
+        ffi::mm_cuda_rope_into_cache(
             handle(x),
             q_norm,
             k_norm,
@@ -84,27 +51,39 @@ pub fn rope_into_cache(
             &mut out,
         )
     };
-    check(message, "turn heads")?;
+    check(message, "rotate heads")?;
     Ok(own(out))
 }
 
 /// Attention of one new token a row, without a graph: `[B, 1, H, E]` over what the caches hold up to `place` ->
 /// `[B, H * E]`.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit; no memory; a GPU that fails.
 pub fn attend_cached(q: &Tensor, over: Caches<'_>) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
     let message = unsafe {
-        mm_cuda_attend(handle(q), handle(over.keys), handle(over.values), handle(over.place), &mut out)
+        ffi::mm_cuda_attend_cached(
+            handle(q),
+            handle(over.keys),
+            handle(over.values),
+            handle(over.place),
+            &mut out,
+        )
     };
     check(message, "attend")?;
     Ok(own(out))
 }
 
 /// Gate and up side by side, `[N, 2I]` -> `silu(gate) * up`, `[N, I]`, without a graph.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit; no memory; a GPU that fails.
 pub fn silu_mul(x: &Tensor) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: a live tensor for the length of the call; `out` receives a new tensor.
-    check(unsafe { mm_cuda_gate(handle(x), &mut out) }, "gate")?;
+    check(unsafe { ffi::mm_cuda_silu_mul(handle(x), &mut out) }, "gate")?;
     Ok(own(out))
 }
 
@@ -121,28 +100,49 @@ pub fn fits_few(rows: i64, width: i64) -> bool {
 /// A norm's weight and epsilon.
 pub type Norm = (Tensor, f64);
 
-/// `norm(x + y) W^T`, `[R, D] -> [R, O]` in `kind`, beside `x + y`, for [`fits_few`] rows, without a graph; all of one kind.
-/// With `gated`, W is gate and up joined, `[2O, D]`, and `silu(gate) * up` comes out.
-pub fn norm_linear(
-    x: Tensor,
-    y: Option<&Tensor>,
-    norm: &Norm,
-    weight: &Tensor,
-    gated: bool,
-    kind: Kind,
-) -> Result<(Tensor, Tensor)> {
+/// A norm and the product of its output.
+#[derive(Debug, Clone, Copy)]
+pub struct NormLinear<'a> {
+    /// `[D]`.
+    pub norm: &'a Norm,
+    /// `[O, D]`, or gate and up joined, `[2O, D]`.
+    pub weight: &'a Tensor,
+    /// Whether the weight is gate and up, so that `silu(gate) * up` comes out.
+    pub gated: bool,
+    /// Of the output.
+    pub kind: Kind,
+}
+
+impl<'a> NormLinear<'a> {
+    /// A norm `[D]` and a weight `[O, D]`.
+    pub fn new(norm: &'a Norm, weight: &'a Tensor, kind: Kind) -> Self {
+        Self { norm, weight, gated: false, kind }
+    }
+
+    /// The same where the weight is gate and up joined, `[2O, D]`.
+    pub fn gated(self) -> Self {
+        Self { gated: true, ..self }
+    }
+}
+
+/// `norm(x + y) W^T`, `[R, D] -> [R, O]`, beside `x + y` `[R, D]`, for rows that [`fits_few`] allows, without a graph; x, y
+/// and W of one kind.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit; no memory; a GPU that fails.
+pub fn norm_linear(x: Tensor, y: Option<&Tensor>, into: NormLinear<'_>) -> Result<(Tensor, Tensor)> {
     let (mut sum, mut out) = (std::ptr::null_mut(), std::ptr::null_mut());
     // SAFETY: live tensors for the length of the call; a null `y` means none; `out`, and `sum` where there is a `y`, receive
     // new tensors.
     let message = unsafe {
-        mm_cuda_normed(
+        ffi::mm_cuda_norm_linear(
             handle(&x),
             handle_or_null(y),
-            handle(&norm.0),
-            handle(weight),
-            norm.1,
-            c_int::from(gated),
-            scalar_type(kind),
+            handle(&into.norm.0),
+            handle(into.weight),
+            into.norm.1,
+            c_int::from(into.gated),
+            scalar_type(into.kind),
             &mut sum,
             &mut out,
         )
@@ -152,9 +152,15 @@ pub fn norm_linear(
 }
 
 /// `x W^T`, `[R, D] -> [R, O]` in `kind`, for up to 4 rows, without a graph; x and W of one kind.
+///
+/// # Errors
+/// Shapes or dtypes that do not fit; no memory; a GPU that fails. More than 4 rows.
 pub fn linear_few(x: &Tensor, weight: &Tensor, kind: Kind) -> Result<Tensor> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors for the length of the call; `out` receives a new tensor.
-    check(unsafe { mm_cuda_few(handle(x), handle(weight), scalar_type(kind), &mut out) }, "multiply")?;
+    check(
+        unsafe { ffi::mm_cuda_linear_few(handle(x), handle(weight), scalar_type(kind), &mut out) },
+        "multiply",
+    )?;
     Ok(own(out))
 }

@@ -1,6 +1,11 @@
 // Run-time compilation and launches, by the C interfaces of NVRTC and the CUDA driver, which do not change.
 #include "launch.h"
 
+#include "../ffi.h"
+#include "../guard.h"
+
+#include <ATen/autocast_mode.h>
+
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -33,7 +38,8 @@ struct Library {
   int (*destroy)(void **) = nullptr;
   int (*load_module)(void **, const void *) = nullptr;
   int (*get_function)(void **, void *, const char *) = nullptr;
-  int (*start)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **) = nullptr;
+  int (*start)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **,
+               void **) = nullptr;
   int (*attribute)(int *, int, int) = nullptr;
   int (*uuid)(unsigned char *, int) = nullptr;
   int (*capture_mode)(int *) = nullptr;
@@ -72,15 +78,18 @@ int attribute(c10::DeviceIndex device, int which) {
 void *built(c10::DeviceIndex device, const Kernel &kernel) {
   auto &lib = library();
   TORCH_CHECK(lib.handle != nullptr, "the GPU's compiler is not loaded");
-  std::string text = lib.source + "\nextern \"C\" __global__ void __launch_bounds__(" + std::to_string(THREADS) + ") run(const " +
-                     kernel.arguments + " a) {\n  long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;\n  " + kernel.call +
-                     "((int)(thread % WIDTH), thread / WIDTH, (long long)gridDim.x * blockDim.x / WIDTH, a);\n}\n";
+  std::string text =
+      lib.source + "\nextern \"C\" __global__ void __launch_bounds__(" + std::to_string(THREADS) +
+      ") run(const " + kernel.arguments +
+      " a) {\n  long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;\n  " + kernel.call +
+      "((int)(thread % WIDTH), thread / WIDTH, (long long)gridDim.x * blockDim.x / WIDTH, a);\n}\n";
   std::string architecture = "--gpu-architecture=sm_" + std::to_string(attribute(device, CAPABILITY_MAJOR)) +
                              std::to_string(attribute(device, CAPABILITY_MINOR));
   std::string width = "-DWIDTH=" + std::to_string(kernel.width);
   const char *options[] = {architecture.c_str(), width.c_str(), "-DMM_GPU", "--std=c++17"};
   void *program = nullptr;
-  TORCH_CHECK(lib.create(&program, text.c_str(), "kernels.cu", 0, nullptr, nullptr) == 0, "cannot begin a GPU program");
+  TORCH_CHECK(lib.create(&program, text.c_str(), "kernels.cu", 0, nullptr, nullptr) == 0,
+              "cannot begin a GPU program");
   int status = lib.compile(program, 4, options);
   if (status != 0) {
     size_t size = 0;
@@ -168,7 +177,32 @@ void launch(const at::Tensor &on, const Kernel &kernel, void *arguments, int64_t
   void *stream = gpu.getStreamNativeHandle(gpu.getStream(on.device()));
   int64_t a_block = THREADS / kernel.width, blocks = (teams + a_block - 1) / a_block;
   void *all[] = {arguments};
-  driver(library().start(function, static_cast<unsigned>(blocks), 1, 1, THREADS, 1, 1, 0, stream, all, nullptr), "start a GPU program");
+  driver(
+      library().start(function, static_cast<unsigned>(blocks), 1, 1, THREADS, 1, 1, 0, stream, all, nullptr),
+      "start a GPU program");
 }
 
 } // namespace cuda_ops
+
+extern "C" {
+
+char *mm_cuda_load(const char *nvrtc, const char *source) {
+  return mm_guard([&] { cuda_ops::load(nvrtc, source); });
+}
+
+char *mm_gpu_uuid(int64_t cuda_index, char *text) {
+  return mm_guard([&] {
+    auto uuid = cuda_ops::uuid(cuda_index);
+    std::copy_n(uuid.c_str(), uuid.size() + 1, text);
+  });
+}
+
+char *mm_cuda_capability(mm_tensor on, int64_t *major) {
+  return mm_guard([&] { *major = mm_as_tensor(on).is_cuda() ? cuda_ops::capability(mm_as_tensor(on)) : 0; });
+}
+
+int mm_autocast_on_cuda(void) {
+  if (!at::autocast::is_autocast_enabled(at::kCUDA)) return -1;
+  return static_cast<int>(at::autocast::get_autocast_dtype(at::kCUDA));
+}
+}

@@ -1,5 +1,5 @@
-// Compiles the kernels of kernels/ for the GPU at hand and starts them, through libraries that are loaded when a GPU is
-// asked for: nothing here is linked.
+// Compiles the kernels of kernels/ for the GPU at hand and starts them, through libraries that are loaded
+// when a GPU is asked for: nothing here is linked.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -10,7 +10,7 @@ namespace cuda_ops {
 
 // A kernel function and its template's arguments, as kernels/ has them; `width` lanes are a team.
 struct Kernel {
-  std::string call;     // "norm<6, float, bf16, float, bf16>"
+  std::string call;      // "norm<6, float, bf16, float, bf16>"
   const char *arguments; // "NormArgs"
   int width;
 };
@@ -25,7 +25,7 @@ void launch(const at::Tensor &on, const Kernel &kernel, void *arguments, int64_t
 int64_t processors(const at::Tensor &on);
 int64_t capability(const at::Tensor &on);
 
-// What tells this GPU, or part of one, from every other: 32 hexadecimal digits.
+// The identity of this GPU, or of a part of one: 32 hexadecimal digits.
 std::string uuid(int64_t cuda_index);
 
 } // namespace cuda_ops

@@ -1,4 +1,5 @@
-// What the mixed-precision ops share: how a kernel is started on a tensor's device, and how types become kernels.
+// What the mixed-precision ops share: how a kernel is started on a tensor's device, and how types become
+// kernels.
 #pragma once
 #include "../guard.h"
 #include "../ffi.h"
@@ -41,17 +42,22 @@ inline int64_t teams(const Tensor &on, int64_t rows, int64_t many = 0) {
 }
 
 // Lanes that share a row of few: a warp, or a block where there are not enough rows to fill the device.
-inline int row_width(const Tensor &on, int64_t rows) { return on.is_cuda() && rows < cuda_ops::processors(on) * 4 ? BLOCK : 32; }
+inline int row_width(const Tensor &on, int64_t rows) {
+  return on.is_cuda() && rows < cuda_ops::processors(on) * 4 ? BLOCK : 32;
+}
 
 template <class A>
-void run(const Tensor &on, const cuda_ops::Kernel &kernel, A arguments, int64_t count, void (*host)(int, i64, i64, const A &)) {
+void run(const Tensor &on, const cuda_ops::Kernel &kernel, A arguments, int64_t count,
+         void (*host)(int, i64, i64, const A &)) {
   if (on.is_cuda()) return cuda_ops::launch(on, kernel, &arguments, count);
   at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
     for (int64_t t = from; t < to; ++t) host(0, t, count, arguments);
   });
 }
 
-inline int64_t stretches(int64_t numbers, int64_t each, int64_t width = 32) { return (numbers + width * each - 1) / (width * each); }
+inline int64_t stretches(int64_t numbers, int64_t each, int64_t width = 32) {
+  return (numbers + width * each - 1) / (width * each);
+}
 
 inline std::string types(std::initializer_list<const char *> names) {
   std::string all;

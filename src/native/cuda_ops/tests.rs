@@ -95,7 +95,7 @@ fn norms_add_what_is_due_and_keep_the_stream_wide() {
     assert_eq!(y.grad().to_kind(Kind::Float).sum(Kind::Float).double_value(&[]), 40.0);
 }
 
-fn turned(x: &Tensor, norm: Option<(&Tensor, f64)>, cos: &Tensor, sin: &Tensor, start: i64) -> Tensor {
+fn rotated(x: &Tensor, norm: Option<(&Tensor, f64)>, cos: &Tensor, sin: &Tensor, start: i64) -> Tensor {
     let (_, t, _, e) = x.size4().unwrap();
     let x = norm.map_or_else(|| x.shallow_clone(), |(w, eps)| eager_norm(x, w, eps));
     let rows = |table: &Tensor| table.narrow(0, start, t).unsqueeze(1);
@@ -103,8 +103,50 @@ fn turned(x: &Tensor, norm: Option<(&Tensor, f64)>, cos: &Tensor, sin: &Tensor, 
     x * rows(cos) + Tensor::cat(&[second.neg(), first], -1) * rows(sin)
 }
 
+/// One token a row, to the place in the caches that lies on the device; then attention over what they hold.
+fn one_token_a_row((cos, sin): (&Tensor, &Tensor), sizes: Heads) {
+    let Heads { start, heads: h, kv_heads: kv, head_dim: e, .. } = sizes;
+    let (b, capacity) = (3, 9);
+    let caches = || (random(&[b, kv, capacity, e]), random(&[b, kv, capacity, e]));
+    let ((keys, values), place) = (caches(), Tensor::from_slice(&[start + 2]));
+    let before = keys.copy();
+    let into = Caches { keys: &keys, values: &values, place: &place };
+    let joined = random(&[b, (h + 2 * kv) * e]);
+    let q = rope_into_cache(&joined, None, (cos, sin), into, Heads { length: 1, ..sizes }).unwrap();
+    let part = |from: i64, n: i64| joined.narrow(1, from * e, n * e).reshape([b, 1, n, e]);
+    let held = |cache: &Tensor| cache.narrow(2, start + 2, 1).transpose(1, 2);
+    for (made, want) in [(q.shallow_clone(), part(0, h)), (held(&keys), part(h, kv))] {
+        let apart = (made - rotated(&want, None, cos, sin, start + 2)).abs().max();
+        assert!(apart.double_value(&[]) < 1e-5);
+    }
+    assert_eq!(held(&values), part(h + kv, kv));
+    assert_eq!(keys.narrow(2, 0, start + 2), before.narrow(2, 0, start + 2));
+    let seen = |cache: &Tensor| cache.narrow(2, 0, start + 3).repeat_interleave_self_int(h / kv, 1, None);
+    let want = Tensor::scaled_dot_product_attention(
+        &q.transpose(1, 2),
+        &seen(&keys),
+        &seen(&values),
+        None::<&Tensor>,
+        0.0,
+        false,
+        None,
+        false,
+    );
+    let got = attend_cached(&q, into).unwrap().view([b, h, 1, e]);
+    assert!((&got - want).abs().max().double_value(&[]) < 1e-5);
+    // The same with a place for each row, one of which stands elsewhere.
+    let places = Tensor::from_slice(&[start + 2, start, start + 2]);
+    let apart = Caches { place: &places, ..into };
+    let _ = rope_into_cache(&joined, None, (cos, sin), apart, Heads { length: 1, ..sizes }).unwrap();
+    let own = rotated(&part(h, kv).narrow(0, 1, 1), None, cos, sin, start).squeeze();
+    assert!((keys.select(0, 1).select(1, start).squeeze() - own).abs().max().double_value(&[]) < 1e-5);
+    let again = attend_cached(&q, apart).unwrap().view([b, h, 1, e]);
+    assert!((again.select(0, 0) - got.select(0, 0)).abs().max().double_value(&[]) < 1e-6);
+    assert!((again.select(0, 1) - got.select(0, 1)).abs().max().double_value(&[]) > 1e-3);
+}
+
 #[test]
-fn heads_are_multiplied_normed_and_turned() {
+fn heads_are_multiplied_normed_and_rotated() {
     tch::manual_seed(2);
     for (h, kv, e, start) in [(4, 2, 8, 0), (2, 2, 16, 3), (6, 1, 96, 0)] {
         let (b, t, d) = (2, 5, 12);
@@ -131,51 +173,14 @@ fn heads_are_multiplied_normed_and_turned() {
                     let norm = |at: usize| normed.then(|| (&i[at], 1e-6));
                     let (cos, sin) = (cos.to_kind(Kind::Double), sin.to_kind(Kind::Double));
                     vec![
-                        turned(&split(&i[1], h), norm(4), &cos, &sin, start),
-                        turned(&split(&i[2], kv), norm(5), &cos, &sin, start),
+                        rotated(&split(&i[1], h), norm(4), &cos, &sin, start),
+                        rotated(&split(&i[2], kv), norm(5), &cos, &sin, start),
                         split(&i[3], kv),
                     ]
                 },
             );
         }
-        // One token a row, to the place in the caches that lies on the device; then attention over what they hold.
-        let (b, capacity) = (3, 9);
-        let caches = || (random(&[b, kv, capacity, e]), random(&[b, kv, capacity, e]));
-        let ((keys, values), place) = (caches(), Tensor::from_slice(&[start + 2]));
-        let before = keys.copy();
-        let into = Caches { keys: &keys, values: &values, place: &place };
-        let joined = random(&[b, (h + 2 * kv) * e]);
-        let q = rope_into_cache(&joined, None, (&cos, &sin), into, Heads { length: 1, ..sizes }).unwrap();
-        let part = |from: i64, n: i64| joined.narrow(1, from * e, n * e).reshape([b, 1, n, e]);
-        let held = |cache: &Tensor| cache.narrow(2, start + 2, 1).transpose(1, 2);
-        for (made, want) in [(q.shallow_clone(), part(0, h)), (held(&keys), part(h, kv))] {
-            let apart = (made - turned(&want, None, &cos, &sin, start + 2)).abs().max();
-            assert!(apart.double_value(&[]) < 1e-5);
-        }
-        assert_eq!(held(&values), part(h + kv, kv));
-        assert_eq!(keys.narrow(2, 0, start + 2), before.narrow(2, 0, start + 2));
-        let seen = |cache: &Tensor| cache.narrow(2, 0, start + 3).repeat_interleave_self_int(h / kv, 1, None);
-        let want = Tensor::scaled_dot_product_attention(
-            &q.transpose(1, 2),
-            &seen(&keys),
-            &seen(&values),
-            None::<&Tensor>,
-            0.0,
-            false,
-            None,
-            false,
-        );
-        let got = attend_cached(&q, into).unwrap().view([b, h, 1, e]);
-        assert!((&got - want).abs().max().double_value(&[]) < 1e-5);
-        // The same with a place for each row, one of which stands elsewhere.
-        let places = Tensor::from_slice(&[start + 2, start, start + 2]);
-        let apart = Caches { place: &places, ..into };
-        let _ = rope_into_cache(&joined, None, (&cos, &sin), apart, Heads { length: 1, ..sizes }).unwrap();
-        let own = turned(&part(h, kv).narrow(0, 1, 1), None, &cos, &sin, start).squeeze();
-        assert!((keys.select(0, 1).select(1, start).squeeze() - own).abs().max().double_value(&[]) < 1e-5);
-        let again = attend_cached(&q, apart).unwrap().view([b, h, 1, e]);
-        assert!((again.select(0, 0) - got.select(0, 0)).abs().max().double_value(&[]) < 1e-6);
-        assert!((again.select(0, 1) - got.select(0, 1)).abs().max().double_value(&[]) > 1e-3);
+        one_token_a_row((&cos, &sin), sizes);
     }
     let short = (random(&[4, 8]), random(&[4, 8]));
     let sizes = Heads { length: 5, start: 0, heads: 1, kv_heads: 1, head_dim: 8 };

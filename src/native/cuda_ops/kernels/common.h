@@ -1,9 +1,9 @@
-// What the kernels of mixed-precision training and decoding share; with rows.h, heads.h and decode.h one text for two compilers: a GPU's at run time (NVRTC, which
-// defines MM_GPU and WIDTH) and this program's own, where a team is one thread, so that the same arithmetic is tested
-// on a CPU. No libtorch and no header here.
+// What the kernels of mixed-precision training and decoding share; with rows.h, heads.h and decode.h one text
+// for two compilers: a GPU's at run time (NVRTC, which defines MM_GPU and WIDTH) and this program's own,
+// where a team is one thread, so that the same arithmetic is tested on a CPU. No libtorch and no header here.
 //
-// A kernel is a function of (lane, team, teams, arguments): `teams` teams of WIDTH lanes share the rows, team t takes
-// rows t, t + teams, ... A lane holds VEC neighbouring numbers of each stretch of WIDTH * VEC.
+// A kernel is a function of (lane, team, teams, arguments): `teams` teams of WIDTH lanes share the rows, team
+// t takes rows t, t + teams, ... A lane holds VEC neighbouring numbers of each stretch of WIDTH * VEC.
 //
 // N rows, D width of a row, H query heads, K kv heads, E head dim, I inner width, V vocab, P positions.
 #ifdef MM_GPU
@@ -55,8 +55,16 @@ template <class F> FN float over_team(float x, float none, F join) {
   return x;
 }
 #else
-FN float bits_float(u32 u) { float f; std::memcpy(&f, &u, 4); return f; }
-FN u32 float_bits(float f) { u32 u; std::memcpy(&u, &f, 4); return u; }
+FN float bits_float(u32 u) {
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+FN u32 float_bits(float f) {
+  u32 u;
+  std::memcpy(&u, &f, 4);
+  return u;
+}
 FN float inverse_root(float x) { return 1.0f / std::sqrt(x); }
 FN float exponent(float x) { return std::exp(x); }
 FN float logarithm(float x) { return std::log(x); }
@@ -97,7 +105,9 @@ FN float stored(const bf16 *, float x) { return bits_float((u32)to_bf16(x) << 16
 // Four neighbours at an address that four of them divide.
 template <class T> FN void load4(const T *p, float *v) {
 #ifdef MM_GPU
-  struct alignas(sizeof(T) * 4) Four { T x[4]; };
+  struct alignas(sizeof(T) * 4) Four {
+    T x[4];
+  };
   Four four = *(const Four *)p;
   UNROLL for (int k = 0; k < 4; ++k) v[k] = as_float(four.x[k]);
 #else
@@ -106,7 +116,9 @@ template <class T> FN void load4(const T *p, float *v) {
 }
 template <class T> FN void store4(T *p, const float *v) {
 #ifdef MM_GPU
-  struct alignas(sizeof(T) * 4) Four { T x[4]; };
+  struct alignas(sizeof(T) * 4) Four {
+    T x[4];
+  };
   Four four;
   UNROLL for (int k = 0; k < 4; ++k) put(&four.x[k], v[k]);
   *(Four *)p = four;
@@ -116,7 +128,9 @@ template <class T> FN void store4(T *p, const float *v) {
 }
 template <class T> FN void load2(const T *p, float *v) {
 #ifdef MM_GPU
-  struct alignas(sizeof(T) * 2) Two { T x[2]; };
+  struct alignas(sizeof(T) * 2) Two {
+    T x[2];
+  };
   Two two = *(const Two *)p;
   v[0] = as_float(two.x[0]), v[1] = as_float(two.x[1]);
 #else
@@ -125,7 +139,9 @@ template <class T> FN void load2(const T *p, float *v) {
 }
 template <class T> FN void store2(T *p, const float *v) {
 #ifdef MM_GPU
-  struct alignas(sizeof(T) * 2) Two { T x[2]; };
+  struct alignas(sizeof(T) * 2) Two {
+    T x[2];
+  };
   Two two;
   put(&two.x[0], v[0]), put(&two.x[1], v[1]);
   *(Two *)p = two;
@@ -134,16 +150,17 @@ template <class T> FN void store2(T *p, const float *v) {
 #endif
 }
 
-// Adds up what the teams of a block hold of the same columns, in their order, and writes it as the block's row of `out`;
-// on the CPU a team is a block. Lanes for which `here` says no hold nothing.
+// Adds up what the teams of a block hold of the same columns, in their order, and writes it as the block's
+// row of `out`; on the CPU a team is a block. Lanes for which `here` says no hold nothing.
 constexpr int BLOCK = 256;
 template <int N, class Column, class Here>
-FN void sum_of_block(const float *sums, float *whole, Column column, Here here, int columns, float *out, i64 team) {
+FN void sum_of_block(const float *sums, float *whole, Column column, Here here, int columns, float *out,
+                     i64 team) {
 #ifdef MM_GPU
   for (int t = 0; t < BLOCK / WIDTH; ++t) {
     if (threadIdx.x / WIDTH == t)
-      UNROLL for (int i = 0; i < N; ++i)
-        if (here(i)) whole[column(i)] = (t ? whole[column(i)] : 0.0f) + sums[i];
+      UNROLL for (int i = 0; i < N; ++i) if (here(i)) whole[column(i)] =
+          (t ? whole[column(i)] : 0.0f) + sums[i];
     __syncthreads();
   }
   for (int i = threadIdx.x; i < columns; i += BLOCK) out[(i64)blockIdx.x * columns + i] = whole[i];

@@ -1,8 +1,8 @@
 // Kernels of a step of decoding, for few rows: attention over caches, and products. Needs common.h before it.
 
-// Attention of one new token a row: q [N, H, E] over the first last + 1 places of the caches k and v [N, K, S, E] ->
-// out [N, H, E]. A team has a head; its warps take places in turn, with a softmax of their own each. C: stretches of a
-// head.
+// Attention of one new token a row: q [N, H, E] over the first last + 1 places of the caches k and v [N, K,
+// S, E] -> out [N, H, E]. A team has a head; its warps take places in turn, with a softmax of their own each.
+// C: stretches of a head.
 struct AttendArgs {
   const void *q, *k, *v;
   void *out;
@@ -28,8 +28,7 @@ template <int C, class T> FN void attend(int lane, i64 team, i64 teams, const At
       float score[AT_ONCE], here = most;
       UNROLL for (int i = 0; i < AT_ONCE; ++i) {
         float dot = 0, t[VEC];
-        if (first + i < count)
-          UNROLL for (int c = 0; c < C; ++c) {
+        if (first + i < count) UNROLL for (int c = 0; c < C; ++c) {
             int at = (c * WARP + place) * VEC;
             if (at >= a.e) break;
             load4(keys + (first + i) * a.e + at, t);
@@ -59,8 +58,8 @@ template <int C, class T> FN void attend(int lane, i64 team, i64 teams, const At
 #ifdef MM_GPU
     __shared__ float parts[WARPS][C * VEC * WARP];
     float all = team_sum(place == 0 ? sum * shrink : 0.0f);
-    UNROLL for (int c = 0; c < C; ++c)
-      UNROLL for (int k = 0; k < VEC; ++k) parts[warp][(c * WARP + place) * VEC + k] = made[c * VEC + k] * shrink;
+    UNROLL for (int c = 0; c < C; ++c) UNROLL for (int k = 0; k < VEC; ++k)
+        parts[warp][(c * WARP + place) * VEC + k] = made[c * VEC + k] * shrink;
     __syncthreads();
     for (int i = lane; i < a.e; i += WIDTH) {
       float value = 0;
@@ -74,8 +73,9 @@ template <int C, class T> FN void attend(int lane, i64 team, i64 teams, const At
   }
 }
 
-// norm(x + y) m^T for few rows, x and y (or none) [R, D], m [O, D] -> [R, O], and x + y; `gated`: m [2O, D] is gate and up,
-// and silu(gate) * up comes out. Every team norms the rows for itself, and its warps have an output each.
+// norm(x + y) m^T for few rows, x and y (or none) [R, D], m [O, D] -> [R, O], and x + y; `gated`: m [2O, D]
+// is gate and up, and silu(gate) * up comes out. Every team norms the rows for itself, and its warps have an
+// output each.
 struct NormedArgs {
   const void *x, *y, *w, *m;
   void *sum, *out;

@@ -1,10 +1,10 @@
 // Kernels over heads: norm and rotation, with their gradients. Needs common.h before it.
 
-// One row of joined heads a token, [N, (H + 2K) E] -> q [N, H, E], k and v [N, K, E]: queries and keys normed where there
-// are weights, then turned by their position's row of the tables [P, E]; token n stands at start + n % length, where
-// `start` may lie on the device, one for all or one for each row of `length` tokens. With a capacity S, k and v are caches
-// [rows, K, S, E] and each token goes to its place. `split` teams have a token, L lanes of one a head; C: stretches of half a
-// head.
+// One row of joined heads a token, [N, (H + 2K) E] -> q [N, H, E], k and v [N, K, E]: queries and keys normed
+// where there are weights, then rotated by their position's row of the tables [P, E]; token n stands at start
+// + n % length, where `start` may lie on the device, one for all or one for each row of `length` tokens. With
+// a capacity S, k and v are caches [rows, K, S, E] and each token goes to its place. `split` teams have a
+// token, L lanes of one a head; C: stretches of half a head.
 struct HeadsArgs {
   const void *x, *wq, *wk;
   const float *cos, *sin;
@@ -22,7 +22,8 @@ template <int L> FN float head_sum(float x) {
   return x;
 }
 // A lane's cosines and sines of a place.
-template <int L, int C> FN void turn_at(const float *cos, const float *sin, int half, int own, float *cs, float *sn) {
+template <int L, int C>
+FN void turn_at(const float *cos, const float *sin, int half, int own, float *cs, float *sn) {
   UNROLL for (int c = 0; c < C; ++c) {
     int at = (c * L + own) * VEC;
     if (at >= half) break;
@@ -34,11 +35,13 @@ template <int L, int C, class T, class W> FN void heads(int lane, i64 team, i64 
   constexpr int AT_ONCE = WIDTH / L;
   int all = a.heads + 2 * a.kv_heads, half = a.e / 2, part = lane / L, own = lane % L;
   for (i64 unit = team; unit < a.n * a.split; unit += teams) {
-    i64 token = unit / a.split, row = (int)token / a.length, start = a.start_at ? a.start_at[a.own_start ? row : 0] : a.start;
+    i64 token = unit / a.split, row = (int)token / a.length,
+        start = a.start_at ? a.start_at[a.own_start ? row : 0] : a.start;
     i64 place = start + (int)token % a.length;
     float cs[C * VEC], sn[C * VEC];
     turn_at<L, C>(a.cos + place * a.e, a.sin + place * a.e, half, own, cs, sn);
-    for (int first_head = (int)(unit % a.split) * AT_ONCE; first_head < all; first_head += a.split * AT_ONCE) {
+    for (int first_head = (int)(unit % a.split) * AT_ONCE; first_head < all;
+         first_head += a.split * AT_ONCE) {
       int head = first_head + part;
       bool live = head < all, query = head < a.heads, value = head >= a.heads + a.kv_heads;
       int kv = head - a.heads - (value ? a.kv_heads : 0);
@@ -67,9 +70,9 @@ template <int L, int C, class T, class W> FN void heads(int lane, i64 team, i64 
           UNROLL for (int k = 0; k < VEC; ++k) second[k] *= scale * t[k];
         }
         if (!value) UNROLL for (int k = 0; k < VEC; ++k) {
-            float turned = first[k] * cs[c * VEC + k] - second[k] * sn[c * VEC + k];
+            float rotated = first[k] * cs[c * VEC + k] - second[k] * sn[c * VEC + k];
             second[k] = second[k] * cs[c * VEC + k] + first[k] * sn[c * VEC + k];
-            first[k] = turned;
+            first[k] = rotated;
           }
         store4(y + at, first);
         store4(y + half + at, second);
@@ -87,7 +90,8 @@ struct HeadsBackArgs {
   i64 n, start;
   int length, heads, kv_heads, e;
 };
-template <int L, int C, class T, class W> FN void heads_back(int lane, i64 team, i64 teams, const HeadsBackArgs &a) {
+template <int L, int C, class T, class W>
+FN void heads_back(int lane, i64 team, i64 teams, const HeadsBackArgs &a) {
   constexpr int AT_ONCE = WIDTH / L, HELD = C * 2 * VEC;
   int all = a.heads + 2 * a.kv_heads, half = a.e / 2, part = lane / L, own = lane % L;
   float sums[2 * HELD];
@@ -114,9 +118,9 @@ template <int L, int C, class T, class W> FN void heads_back(int lane, i64 team,
         load4(g + at, first);
         load4(g + half + at, second);
         if (!value) UNROLL for (int k = 0; k < VEC; ++k) {
-            float turned = first[k] * cs[c * VEC + k] + second[k] * sn[c * VEC + k];
+            float rotated = first[k] * cs[c * VEC + k] + second[k] * sn[c * VEC + k];
             second[k] = second[k] * cs[c * VEC + k] - first[k] * sn[c * VEC + k];
-            first[k] = turned;
+            first[k] = rotated;
           }
         if (!w) continue;
         float t[2 * VEC];
@@ -147,10 +151,10 @@ template <int L, int C, class T, class W> FN void heads_back(int lane, i64 team,
     }
   }
   if (!a.dw) return;
-  // Lanes of other heads hold the same columns.
+    // Lanes of other heads hold the same columns.
 #ifdef MM_GPU
-  UNROLL for (int i = 0; i < 2 * HELD; ++i)
-    UNROLL for (int o = WIDTH / 2; o >= L; o >>= 1) sums[i] += __shfl_xor_sync(~0u, sums[i], o);
+  UNROLL for (int i = 0; i < 2 * HELD; ++i) UNROLL for (int o = WIDTH / 2; o >= L; o >>= 1) sums[i] +=
+      __shfl_xor_sync(~0u, sums[i], o);
   __shared__ float whole[2 * C * L * 2 * VEC];
 #else
   float *whole = nullptr;

@@ -1,6 +1,7 @@
 // Kernels over rows: norm, gate and cross-entropy, with their gradients. Needs common.h before it.
 
-// x [N, D] and y (or none) -> sum = x + y, out = sum / sqrt(mean(sum^2) + eps) * w, rstd [N]. C: stretches of a row.
+// x [N, D] and y (or none) -> sum = x + y, out = sum / sqrt(mean(sum^2) + eps) * w, rstd [N]. C: stretches of
+// a row.
 struct NormArgs {
   const void *x, *y, *w;
   void *sum, *out;
@@ -9,7 +10,8 @@ struct NormArgs {
   int d;
   float eps;
 };
-template <int C, class X, class Y, class W, class O> FN void norm(int lane, i64 team, i64 teams, const NormArgs &a) {
+template <int C, class X, class Y, class W, class O>
+FN void norm(int lane, i64 team, i64 teams, const NormArgs &a) {
   const X *x = (const X *)a.x;
   const Y *y = (const Y *)a.y;
   for (i64 r = team; r < a.n; r += teams) {
@@ -37,8 +39,8 @@ template <int C, class X, class Y, class W, class O> FN void norm(int lane, i64 
   }
 }
 
-// Gradients of the above: g of out, above of sum (or none) -> dx, dy (the same as y's type; or none), and dw in
-// parts, [parts, D] (or none). x: what was normed.
+// Gradients of the above: g of out, above of sum (or none) -> dx, dy (the same as y's type; or none), and dw
+// in parts, [parts, D] (or none). x: what was normed.
 struct NormBackArgs {
   const void *g, *x, *w, *above;
   const float *rstd;
@@ -110,7 +112,8 @@ template <class T> FN void gate(int lane, i64 team, i64 teams, const GateArgs &a
   }
 }
 
-// Going back: `inner` [N, I] holds the product's gradient going in and the product itself coming out; dx [N, 2I].
+// Going back: `inner` [N, I] holds the product's gradient going in and the product itself coming out; dx [N,
+// 2I].
 struct GateBackArgs {
   const void *x;
   void *inner_io, *dx;
@@ -139,9 +142,9 @@ template <class T> FN void gate_back(int lane, i64 team, i64 teams, const GateBa
   }
 }
 
-// Cross-entropy of logits [N, V] against tokens [N]; a negative token counts nothing. loss [N] (times the row's weight,
-// where there are weights); with `back` the logits become their gradients, times `scale`. A lane keeps its C stretches of a
-// row; C = 0: rows are read again.
+// Cross-entropy of logits [N, V] against tokens [N]; a negative token counts nothing. loss [N] (times the
+// row's weight, where there are weights); with `back` the logits become their gradients, times `scale`. A
+// lane keeps its C stretches of a row; C = 0: rows are read again.
 struct EntropyArgs {
   void *logits;
   const i64 *tokens;
@@ -170,7 +173,8 @@ template <int C, class T> FN void entropy(int lane, i64 team, i64 teams, const E
         most = team_max(most);
         UNROLL for (int c = 0; c < KEPT; ++c) {
           if ((c * WIDTH + lane) * VEC >= a.vocab) break;
-          UNROLL for (int k = 0; k < VEC; ++k) sum += kept[c * VEC + k] = exponent_for(x, kept[c * VEC + k] - most);
+          UNROLL for (int k = 0; k < VEC; ++k) sum += kept[c * VEC + k] =
+              exponent_for(x, kept[c * VEC + k] - most);
         }
       } else {
         for (int at = lane * VEC; at < a.vocab; at += WIDTH * VEC) {
@@ -198,16 +202,16 @@ template <int C, class T> FN void entropy(int lane, i64 team, i64 teams, const E
       UNROLL for (int c = 0; c < KEPT; ++c) {
         int at = (c * WIDTH + lane) * VEC;
         if (at >= a.vocab) break;
-        UNROLL for (int k = 0; k < VEC; ++k)
-          kept[c * VEC + k] = token < 0 ? 0.0f : (kept[c * VEC + k] * one - (at + k == token ? 1.0f : 0.0f)) * times;
+        UNROLL for (int k = 0; k < VEC; ++k) kept[c * VEC + k] =
+            token < 0 ? 0.0f : (kept[c * VEC + k] * one - (at + k == token ? 1.0f : 0.0f)) * times;
         store4(x + at, kept + c * VEC);
       }
     } else {
       for (int at = lane * VEC; at < a.vocab; at += WIDTH * VEC) {
         float v[VEC];
         load4(x + at, v);
-        UNROLL for (int k = 0; k < VEC; ++k)
-          v[k] = token < 0 ? 0.0f : (exponent_for(x, v[k] - most) * one - (at + k == token ? 1.0f : 0.0f)) * times;
+        UNROLL for (int k = 0; k < VEC; ++k) v[k] =
+            token < 0 ? 0.0f : (exponent_for(x, v[k] - most) * one - (at + k == token ? 1.0f : 0.0f)) * times;
         store4(x + at, v);
       }
     }
