@@ -8,8 +8,8 @@ use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::Entry;
-use super::reference::{Kind, Reference};
+use super::reference::{Reference, RepoType};
+use super::repo::RepoFile;
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::hash::hex;
@@ -24,9 +24,9 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(root: &Path, kind: Kind, repo: &str) -> Self {
-        let kind = if kind == Kind::Model { "models" } else { "datasets" };
-        Self { folder: root.join(format!("{kind}--{}", repo.replace('/', "--"))) }
+    pub(super) fn new(root: &Path, repo_type: RepoType, repo: &str) -> Self {
+        let prefix = if repo_type == RepoType::Model { "models" } else { "datasets" };
+        Self { folder: root.join(format!("{prefix}--{}", repo.replace('/', "--"))) }
     }
 
     fn snapshot(&self, commit: &str) -> PathBuf {
@@ -53,7 +53,7 @@ impl Cache {
     }
 
     /// Whether a file of a commit is here with the hash that the hub states.
-    pub(super) fn has(&self, commit: &str, entry: &Entry) -> bool {
+    pub(super) fn has(&self, commit: &str, entry: &RepoFile) -> bool {
         let path = self.path(commit, Some(&entry.path));
         let Some(digest) = &entry.digest else { return path.is_file() };
         // Where a hub has no commits, the branch is used as one: its files may have changed.
@@ -68,7 +68,7 @@ impl Cache {
     pub(super) fn add(
         &self,
         commit: &str,
-        entry: &Entry,
+        entry: &RepoFile,
         fill: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
         if !is_plain(commit) || !is_inside(&entry.path) {

@@ -4,10 +4,11 @@
 use ureq::http::header;
 
 use super::cache::is_inside;
+use super::config::HubConfig;
 use super::digest::Digest;
-use super::reference::{Kind, Reference};
+use super::reference::{Reference, RepoType};
+use super::repo::{Listing, RepoFile};
 use super::transfer::{Remote, Transfer, linked_etag};
-use super::{Entry, HubConfig, Listing};
 use crate::error::{Error, Result};
 
 fn remote(settings: &HubConfig, url: String, shown: String) -> Remote {
@@ -16,8 +17,8 @@ fn remote(settings: &HubConfig, url: String, shown: String) -> Remote {
 }
 
 /// A repository in messages.
-pub(super) fn describe(kind: Kind, repo: &str) -> String {
-    format!("{} {repo}", if kind == Kind::Model { "model" } else { "data set" })
+pub(super) fn describe(repo_type: RepoType, repo: &str) -> String {
+    format!("{} {repo}", if repo_type == RepoType::Model { "model" } else { "data set" })
 }
 
 /// The files of a repository at the reference's revision.
@@ -28,23 +29,23 @@ pub(super) fn list(
     settings: &HubConfig,
     transfer: &Transfer,
     reference: &Reference,
-    kind: Kind,
+    repo_type: RepoType,
 ) -> Result<Listing> {
-    let part = if kind == Kind::Model { "models" } else { "datasets" };
+    let part = if repo_type == RepoType::Model { "models" } else { "datasets" };
     let (repo, revision) = (&reference.repo, reference.revision());
     let url = format!("{}/api/{part}/{repo}/revision/{revision}", settings.hf_endpoint);
     let shown = match &reference.revision {
-        Some(revision) => format!("{} at {revision}", describe(kind, repo)),
-        None => describe(kind, repo),
+        Some(revision) => format!("{} at {revision}", describe(repo_type, repo)),
+        None => describe(repo_type, repo),
     };
     let json = transfer.json(&remote(settings, url, shown))?;
-    let files: Option<Vec<Entry>> = json["siblings"].as_array().map(|files| {
+    let files: Option<Vec<RepoFile>> = json["siblings"].as_array().map(|files| {
         let paths = files.iter().filter_map(|file| file["rfilename"].as_str()).filter(|path| is_inside(path));
-        paths.map(|path| Entry { path: path.to_owned(), size: None, digest: None }).collect()
+        paths.map(|path| RepoFile { path: path.to_owned(), size: None, digest: None }).collect()
     });
     match (json["sha"].as_str(), files) {
-        (Some(commit), Some(files)) => Ok(Listing { commit: commit.to_owned(), files }),
-        _ => Err(Error::failed(format!("the hub's list of {} cannot be read", describe(kind, repo)))
+        (Some(commit), Some(files)) => Ok(Listing { repo_type, commit: commit.to_owned(), files }),
+        _ => Err(Error::failed(format!("the hub's list of {} cannot be read", describe(repo_type, repo)))
             .hint("is HF_ENDPOINT a hub's address?")),
     }
 }
@@ -57,14 +58,15 @@ pub(super) fn resolve(
     settings: &HubConfig,
     transfer: &Transfer,
     reference: &Reference,
-    kind: Kind,
     listing: &Listing,
-    entry: &Entry,
-) -> Result<(Entry, Remote)> {
-    let part = if kind == Kind::Model { "" } else { "datasets/" };
+    entry: &RepoFile,
+) -> Result<(RepoFile, Remote)> {
+    let repo_type = listing.repo_type;
+    let part = if repo_type == RepoType::Model { "" } else { "datasets/" };
     let path = escape(&entry.path);
     let url = format!("{}/{part}{}/resolve/{}/{path}", settings.hf_endpoint, reference.repo, listing.commit);
-    let remote = remote(settings, url, format!("file {} of {}", entry.path, describe(kind, &reference.repo)));
+    let remote =
+        remote(settings, url, format!("file {} of {}", entry.path, describe(repo_type, &reference.repo)));
     let answer = transfer.head(&remote)?;
     let text = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
     let tag = linked_etag(&answer).or_else(|| text(header::ETAG.as_str()));
@@ -74,7 +76,7 @@ pub(super) fn resolve(
     if digest.is_none() {
         tracing::info!("{}: the hub states no hash; only the size is checked", entry.path);
     }
-    Ok((Entry { path: entry.path.clone(), size, digest }, remote))
+    Ok((RepoFile { path: entry.path.clone(), size, digest }, remote))
 }
 
 /// A path percent-encoded for a URL.

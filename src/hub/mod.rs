@@ -6,54 +6,25 @@
 //! Next: `reference`, `transfer` (one file), `cache` (the layout on disk), `huggingface` and `modelscope` (protocols).
 
 mod cache;
+mod config;
 mod digest;
 mod huggingface;
 mod modelscope;
 pub mod reference;
+mod repo;
 mod transfer;
 
 use std::fmt;
 use std::path::PathBuf;
 
+pub use config::HubConfig;
 pub use reference::Reference;
 
 use crate::error::{Error, Result};
 use cache::Cache;
-use digest::Digest;
-use reference::{Kind, Site};
+use reference::{RepoType, Site};
+use repo::Listing;
 use transfer::Transfer;
-
-/// Addresses, tokens and caches of the hubs: plain values that `plan::machine` reads from the environment.
-#[derive(Clone, Default)]
-pub struct HubConfig {
-    /// `https://huggingface.co` or a mirror.
-    pub hf_endpoint: String,
-    /// Token for private and gated repositories there.
-    pub hf_token: Option<String>,
-    /// The cache, which Hugging Face's own tools share.
-    pub hf_cache: PathBuf,
-    /// `https://www.modelscope.cn`.
-    pub ms_endpoint: String,
-    /// Token for private repositories there.
-    pub ms_token: Option<String>,
-    /// The cache for ModelScope.
-    pub ms_cache: PathBuf,
-    /// No hub is asked: only the cache is used.
-    pub offline: bool,
-}
-
-impl fmt::Debug for HubConfig {
-    /// Without the tokens: they are secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HubConfig")
-            .field("hf_endpoint", &self.hf_endpoint)
-            .field("hf_cache", &self.hf_cache)
-            .field("ms_endpoint", &self.ms_endpoint)
-            .field("ms_cache", &self.ms_cache)
-            .field("offline", &self.offline)
-            .finish_non_exhaustive()
-    }
-}
 
 /// How far the download of a file is.
 #[derive(Debug, Clone, Copy)]
@@ -64,22 +35,6 @@ pub struct Progress<'a> {
     pub done: u64,
     /// Bytes in all, where the hub states them.
     pub total: Option<u64>,
-}
-
-/// A file of a repository as its hub describes it.
-#[derive(Debug, Clone)]
-struct Entry {
-    path: String,
-    size: Option<u64>,
-    digest: Option<Digest>,
-}
-
-/// A repository at one revision.
-#[derive(Debug, Clone)]
-struct Listing {
-    /// The commit; on ModelScope, which lists none, the revision itself.
-    commit: String,
-    files: Vec<Entry>,
 }
 
 /// Access to both hubs through their caches.
@@ -97,15 +52,18 @@ impl fmt::Debug for Hub<'_> {
 
 /// The path of a reference in the cache: a file, or a folder with a whole model; `None` where it is incomplete.
 pub fn cached(settings: &HubConfig, reference: &Reference) -> Option<PathBuf> {
-    reference.kinds().into_iter().find_map(|kind| cache_of(settings, reference, kind).find(reference))
+    reference
+        .repo_types()
+        .into_iter()
+        .find_map(|repo_type| cache_of(settings, reference, repo_type).find(reference))
 }
 
-fn cache_of(settings: &HubConfig, reference: &Reference, kind: Kind) -> Cache {
+fn cache_of(settings: &HubConfig, reference: &Reference, repo_type: RepoType) -> Cache {
     let root = match reference.site {
         Site::HuggingFace => &settings.hf_cache,
         Site::ModelScope => &settings.ms_cache,
     };
-    Cache::new(root, kind, &reference.repo)
+    Cache::new(root, repo_type, &reference.repo)
 }
 
 impl<'a> Hub<'a> {
@@ -149,9 +107,9 @@ impl<'a> Hub<'a> {
 
     fn fetch(&mut self, reference: &Reference) -> Result<PathBuf> {
         let mut absent = None;
-        for kind in reference.kinds() {
-            match self.list(reference, kind) {
-                Ok(listing) => return self.download(reference, kind, &listing),
+        for repo_type in reference.repo_types() {
+            match self.list(reference, repo_type) {
+                Ok(listing) => return self.download(reference, &listing),
                 Err(fault) if fault.what().starts_with(transfer::ABSENT) => {
                     absent.get_or_insert(fault);
                 }
@@ -161,26 +119,26 @@ impl<'a> Hub<'a> {
         Err(absent.unwrap_or_else(|| Error::failed(format!("`{reference}` is not there"))))
     }
 
-    fn list(&self, reference: &Reference, kind: Kind) -> Result<Listing> {
+    fn list(&self, reference: &Reference, repo_type: RepoType) -> Result<Listing> {
         match reference.site {
-            Site::HuggingFace => huggingface::list(self.settings, &self.transfer, reference, kind),
-            Site::ModelScope => modelscope::list(self.settings, &self.transfer, reference, kind),
+            Site::HuggingFace => huggingface::list(self.settings, &self.transfer, reference, repo_type),
+            Site::ModelScope => modelscope::list(self.settings, &self.transfer, reference, repo_type),
         }
     }
 
     /// Downloads the wanted files of a listing into the cache, weights last: a snapshot with weights is complete.
-    fn download(&mut self, reference: &Reference, kind: Kind, listing: &Listing) -> Result<PathBuf> {
-        let cache = cache_of(self.settings, reference, kind);
-        let wanted = reference.select_files(kind, &listing.files)?;
+    fn download(&mut self, reference: &Reference, listing: &Listing) -> Result<PathBuf> {
+        let cache = cache_of(self.settings, reference, listing.repo_type);
+        let wanted = reference.select_files(listing.repo_type, &listing.files)?;
         for entry in wanted {
             if cache.has(&listing.commit, entry) {
                 continue;
             }
             let (entry, source) = match reference.site {
                 Site::HuggingFace => {
-                    huggingface::resolve(self.settings, &self.transfer, reference, kind, listing, entry)?
+                    huggingface::resolve(self.settings, &self.transfer, reference, listing, entry)?
                 }
-                Site::ModelScope => modelscope::resolve(self.settings, reference, kind, listing, entry),
+                Site::ModelScope => modelscope::resolve(self.settings, reference, listing, entry),
             };
             let mut shown = |done, total| (self.on_progress)(Progress { file: &entry.path, done, total });
             cache.add(&listing.commit, &entry, |part| {

@@ -1,18 +1,19 @@
 //! ModelScope's protocol: one listing with every file's size and SHA-256, and one address for a file.
 
 use super::cache::is_inside;
+use super::config::HubConfig;
 use super::digest::Digest;
 use super::huggingface::{describe, escape};
-use super::reference::{Kind, Reference};
+use super::reference::{Reference, RepoType};
+use super::repo::{Listing, RepoFile};
 use super::transfer::{Remote, Transfer};
-use super::{Entry, HubConfig, Listing};
 use crate::error::{Error, Result};
 
 /// Files per page of a data set's listing.
 const PAGE_SIZE: usize = 200;
 
-fn base(settings: &HubConfig, reference: &Reference, kind: Kind) -> String {
-    let part = if kind == Kind::Model { "models" } else { "datasets" };
+fn base(settings: &HubConfig, reference: &Reference, repo_type: RepoType) -> String {
+    let part = if repo_type == RepoType::Model { "models" } else { "datasets" };
     format!("{}/api/v1/{part}/{}/repo", settings.ms_endpoint, reference.repo)
 }
 
@@ -30,16 +31,16 @@ pub(super) fn list(
     settings: &HubConfig,
     transfer: &Transfer,
     reference: &Reference,
-    kind: Kind,
+    repo_type: RepoType,
 ) -> Result<Listing> {
-    let base = base(settings, reference, kind);
+    let base = base(settings, reference, repo_type);
     let revision = reference.revision();
-    let shown = describe(kind, &reference.repo);
+    let shown = describe(repo_type, &reference.repo);
     let mut files = Vec::new();
     for page in 1.. {
-        let url = match kind {
-            Kind::Model => format!("{base}/files?Revision={revision}&Recursive=true"),
-            Kind::Dataset => {
+        let url = match repo_type {
+            RepoType::Model => format!("{base}/files?Revision={revision}&Recursive=true"),
+            RepoType::Dataset => {
                 format!(
                     "{base}/tree?Revision={revision}&Recursive=True&PageNumber={page}&PageSize={PAGE_SIZE}"
                 )
@@ -51,29 +52,29 @@ pub(super) fn list(
             Error::failed(format!("the hub's list of {shown} cannot be read")).because(why.to_owned())
         })?;
         files.extend(list.iter().filter(|file| file["Type"] != "tree").filter_map(entry));
-        if kind == Kind::Model || list.len() < PAGE_SIZE {
+        if repo_type == RepoType::Model || list.len() < PAGE_SIZE {
             break;
         }
     }
-    Ok(Listing { commit: revision.to_owned(), files })
+    Ok(Listing { repo_type, commit: revision.to_owned(), files })
 }
 
-fn entry(file: &serde_json::Value) -> Option<Entry> {
+fn entry(file: &serde_json::Value) -> Option<RepoFile> {
     let path = file["Path"].as_str().filter(|path| is_inside(path))?;
     let digest = file["Sha256"].as_str().and_then(Digest::parse);
-    Some(Entry { path: path.to_owned(), size: file["Size"].as_u64(), digest })
+    Some(RepoFile { path: path.to_owned(), size: file["Size"].as_u64(), digest })
 }
 
 /// A file, whose size and hash the listing states, and its address.
 pub(super) fn resolve(
     settings: &HubConfig,
     reference: &Reference,
-    kind: Kind,
     listing: &Listing,
-    entry: &Entry,
-) -> (Entry, Remote) {
+    entry: &RepoFile,
+) -> (RepoFile, Remote) {
+    let repo_type = listing.repo_type;
     let path = escape(&entry.path).replace('/', "%2F");
-    let url = format!("{}?Revision={}&FilePath={path}", base(settings, reference, kind), listing.commit);
-    let shown = format!("file {} of {}", entry.path, describe(kind, &reference.repo));
+    let url = format!("{}?Revision={}&FilePath={path}", base(settings, reference, repo_type), listing.commit);
+    let shown = format!("file {} of {}", entry.path, describe(repo_type, &reference.repo));
     (entry.clone(), remote(settings, url, shown))
 }

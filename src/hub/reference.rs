@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use super::Entry;
+use super::repo::RepoFile;
+pub use super::repo::RepoType;
 use crate::error::{Error, Result};
 
 /// Which hub.
@@ -15,22 +16,13 @@ pub enum Site {
     ModelScope,
 }
 
-/// What a repository holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Weights.
-    Model,
-    /// Rows.
-    Dataset,
-}
-
 /// A repository, or one file of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// Which hub.
     pub site: Site,
-    /// The kind, where it is stated.
-    pub kind: Option<Kind>,
+    /// Model or data set, where it is stated.
+    pub repo_type: Option<RepoType>,
     /// `OWNER/NAME`, or a `NAME` alone (old models of Hugging Face).
     pub repo: String,
     /// Branch, tag or commit, where one is stated.
@@ -61,9 +53,9 @@ impl Reference {
             Some(_) => return Err(wrong(text)),
             None => (Site::HuggingFace, text),
         };
-        let (kind, rest) = match rest.split_once('/') {
-            Some(("datasets", rest)) => (Some(Kind::Dataset), rest),
-            Some(("models", rest)) => (Some(Kind::Model), rest),
+        let (repo_type, rest) = match rest.split_once('/') {
+            Some(("datasets", rest)) => (Some(RepoType::Dataset), rest),
+            Some(("models", rest)) => (Some(RepoType::Model), rest),
             _ => (None, rest),
         };
         let plain = |part: &str| {
@@ -84,7 +76,7 @@ impl Reference {
         if alone || !plain(name) || second.is_some() && !plain(first) || !good_revision || !good_file {
             return Err(wrong(text));
         }
-        Ok(Self { site, kind, repo, revision, file: file.map(str::to_owned) })
+        Ok(Self { site, repo_type, repo, revision, file: file.map(str::to_owned) })
     }
 
     /// The branch, tag or commit to ask for.
@@ -96,10 +88,10 @@ impl Reference {
     }
 
     /// Kinds to look for, in order: a data set may be named without `datasets/`.
-    pub(super) fn kinds(&self) -> Vec<Kind> {
-        match self.kind {
-            Some(kind) => vec![kind],
-            None => vec![Kind::Model, Kind::Dataset],
+    pub(super) fn repo_types(&self) -> Vec<RepoType> {
+        match self.repo_type {
+            Some(repo_type) => vec![repo_type],
+            None => vec![RepoType::Model, RepoType::Dataset],
         }
     }
 
@@ -107,7 +99,11 @@ impl Reference {
     ///
     /// # Errors
     /// The named file does not exist; a data set without a file; a repository without a model's weights.
-    pub(super) fn select_files<'a>(&self, kind: Kind, files: &'a [Entry]) -> Result<Vec<&'a Entry>> {
+    pub(super) fn select_files<'a>(
+        &self,
+        repo_type: RepoType,
+        files: &'a [RepoFile],
+    ) -> Result<Vec<&'a RepoFile>> {
         let list = || {
             let names: Vec<&str> =
                 files.iter().map(|f| f.path.as_str()).filter(|p| !p.starts_with('.')).take(12).collect();
@@ -119,14 +115,14 @@ impl Reference {
                 None => Err(Error::input(format!("{} has no file `{file}`", self.repository())).hint(list())),
             };
         }
-        if kind == Kind::Dataset {
+        if repo_type == RepoType::Dataset {
             return Err(
                 Error::input(format!("{} is a data set: name a file of it", self.repository())).hint(list())
             );
         }
         // Of the same weights in several forms the first is taken.
-        let top = |entry: &Entry| !entry.path.contains('/');
-        let fits = |entry: &Entry, form: (&str, &str)| {
+        let top = |entry: &RepoFile| !entry.path.contains('/');
+        let fits = |entry: &RepoFile, form: (&str, &str)| {
             top(entry) && entry.path.starts_with(form.0) && entry.path.ends_with(form.1)
         };
         let forms = [("model", ".safetensors"), ("pytorch_model", ".bin")];
@@ -134,21 +130,21 @@ impl Reference {
             return self.name_a_file(files, list());
         };
         let small = [".json", ".jinja", ".model", "merges.txt", "vocab.txt"];
-        let aside = |entry: &Entry| {
+        let aside = |entry: &RepoFile| {
             (top(entry) || entry.path.starts_with("additional_chat_templates/"))
                 && small.iter().any(|ending| entry.path.ends_with(ending))
                 && !entry.path.ends_with(".index.json")
         };
         let index = format!("{}{}.index.json", form.0, form.1);
-        let mut wanted: Vec<&Entry> = files.iter().filter(|e| aside(e)).collect();
+        let mut wanted: Vec<&RepoFile> = files.iter().filter(|e| aside(e)).collect();
         wanted.extend(files.iter().filter(|e| e.path == index));
         wanted.extend(files.iter().filter(|e| fits(e, form)));
         Ok(wanted)
     }
 
     /// A repository of upstream's `.pth` or of GGUF files: one of several has to be named.
-    fn name_a_file<'a>(&self, files: &'a [Entry], list: String) -> Result<Vec<&'a Entry>> {
-        let weights: Vec<&Entry> =
+    fn name_a_file<'a>(&self, files: &'a [RepoFile], list: String) -> Result<Vec<&'a RepoFile>> {
+        let weights: Vec<&RepoFile> =
             files.iter().filter(|e| e.path.ends_with(".pth") || e.path.ends_with(".gguf")).collect();
         match weights[..] {
             [] => {
@@ -172,9 +168,9 @@ impl Reference {
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", if self.site == Site::HuggingFace { "hf" } else { "ms" })?;
-        match self.kind {
-            Some(Kind::Dataset) => write!(f, "datasets/")?,
-            Some(Kind::Model) => write!(f, "models/")?,
+        match self.repo_type {
+            Some(RepoType::Dataset) => write!(f, "datasets/")?,
+            Some(RepoType::Model) => write!(f, "models/")?,
             None => {}
         }
         write!(f, "{}", self.repo)?;
@@ -229,12 +225,12 @@ mod tests {
 
     #[test]
     fn of_several_forms_one_is_chosen_with_the_weights_last() {
-        let files = |names: &[&str]| -> Vec<Entry> {
-            names.iter().map(|n| Entry { path: (*n).to_owned(), size: None, digest: None }).collect()
+        let files = |names: &[&str]| -> Vec<RepoFile> {
+            names.iter().map(|n| RepoFile { path: (*n).to_owned(), size: None, digest: None }).collect()
         };
-        let chosen = |text: &str, kind, names: &[&str]| -> Result<Vec<String>> {
+        let chosen = |text: &str, repo_type, names: &[&str]| -> Result<Vec<String>> {
             let files = files(names);
-            let chosen = Reference::parse(text)?.select_files(kind, &files)?;
+            let chosen = Reference::parse(text)?.select_files(repo_type, &files)?;
             Ok(chosen.into_iter().map(|e| e.path.clone()).collect())
         };
         let all = [
@@ -249,7 +245,7 @@ mod tests {
             "x.pth",
         ];
         assert_eq!(
-            chosen("hf:a/b", Kind::Model, &all).unwrap(),
+            chosen("hf:a/b", RepoType::Model, &all).unwrap(),
             [
                 "config.json",
                 "tokenizer.json",
@@ -258,11 +254,13 @@ mod tests {
                 "model-2.safetensors"
             ]
         );
-        assert_eq!(chosen("hf:a/b/x.pth", Kind::Model, &all).unwrap(), ["x.pth"]);
-        let several = chosen("hf:a/b", Kind::Model, &["a.pth", "b.pth"]).unwrap_err().to_string();
+        assert_eq!(chosen("hf:a/b/x.pth", RepoType::Model, &all).unwrap(), ["x.pth"]);
+        let several = chosen("hf:a/b", RepoType::Model, &["a.pth", "b.pth"]).unwrap_err().to_string();
         assert!(several.contains("hf:a/b/{a.pth,b.pth}"), "{several}");
-        assert!(chosen("hf:a/b", Kind::Model, &["README.md"]).is_err());
-        assert!(chosen("hf:a/b", Kind::Dataset, &["a.jsonl"]).unwrap_err().to_string().contains("a.jsonl"));
-        assert!(chosen("hf:a/b/z", Kind::Dataset, &["a.jsonl"]).is_err());
+        assert!(chosen("hf:a/b", RepoType::Model, &["README.md"]).is_err());
+        assert!(
+            chosen("hf:a/b", RepoType::Dataset, &["a.jsonl"]).unwrap_err().to_string().contains("a.jsonl")
+        );
+        assert!(chosen("hf:a/b/z", RepoType::Dataset, &["a.jsonl"]).is_err());
     }
 }

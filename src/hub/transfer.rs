@@ -11,7 +11,7 @@ use std::time::Duration;
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
-use super::Entry;
+use super::repo::RepoFile;
 use crate::error::{Error, Place, Result};
 
 /// First words of the fault when no answer came.
@@ -35,6 +35,13 @@ pub(super) struct Remote {
     pub(super) token_hint: &'static str,
 }
 
+/// The HTTP methods that are used.
+#[derive(Debug, Clone, Copy)]
+enum Method {
+    Head,
+    Get,
+}
+
 /// An HTTP client.
 #[derive(Debug)]
 pub(super) struct Transfer(Agent);
@@ -56,8 +63,12 @@ impl Transfer {
         Self(config.into())
     }
 
-    fn request(&self, head: bool, source: &Remote, url: &str, from: u64) -> Result<Response<Body>> {
-        let mut request = if head { self.0.head(url) } else { self.0.get(url) };
+    /// Asks for `url` from byte `from` on. The secret goes to the host of `source` alone.
+    fn request(&self, method: Method, source: &Remote, url: &str, from: u64) -> Result<Response<Body>> {
+        let mut request = match method {
+            Method::Head => self.0.head(url),
+            Method::Get => self.0.get(url),
+        };
         if let Some((name, value)) = source.secret.as_ref().filter(|_| origin(url) == origin(&source.url)) {
             request = request.header(*name, value);
         }
@@ -78,7 +89,7 @@ impl Transfer {
     pub(super) fn head(&self, source: &Remote) -> Result<Response<Body>> {
         let mut url = source.url.clone();
         for _ in 0..MAX_REDIRECTS {
-            let answer = self.request(true, source, &url, 0)?;
+            let answer = self.request(Method::Head, source, &url, 0)?;
             match redirect(&answer, &url) {
                 Some(next) if origin(&next) == origin(&source.url) && linked_etag(&answer).is_none() => {
                     url = next
@@ -93,7 +104,7 @@ impl Transfer {
     fn get(&self, source: &Remote, from: u64) -> Result<Response<Body>> {
         let mut url = source.url.clone();
         for _ in 0..MAX_REDIRECTS {
-            let answer = self.request(false, source, &url, from)?;
+            let answer = self.request(Method::Get, source, &url, from)?;
             match redirect(&answer, &url) {
                 Some(next) => url = next,
                 None => return Ok(answer),
@@ -142,7 +153,7 @@ impl Transfer {
     pub(super) fn download(
         &self,
         source: &Remote,
-        entry: &Entry,
+        entry: &RepoFile,
         part: &Path,
         progress: &mut Progress<'_>,
     ) -> Result<()> {
@@ -362,7 +373,7 @@ fn check(answer: Response<Body>, source: &Remote) -> Result<Response<Body>> {
 }
 
 /// Checks size and hash of a download against what the hub states.
-fn verify(file: &mut File, entry: &Entry, source: &Remote) -> Result<()> {
+fn verify(file: &mut File, entry: &RepoFile, source: &Remote) -> Result<()> {
     let read = |e| Error::failed("cannot read a download back").because(e);
     let size = file.metadata().map_err(read)?.len();
     if let Some(stated) = entry.size.filter(|stated| *stated != size) {
