@@ -15,7 +15,8 @@ use minimind::checkpoint::gguf::{self, FileType, TokenKind, Vocabulary};
 use minimind::checkpoint::{convert, load_model, named_tensors, pth, safetensors};
 use minimind::data::Tokenizer;
 use minimind::data::jsonl;
-use minimind::export::{Source, torchscript};
+use minimind::export::Source;
+use minimind::export::torchscript::{self, WeightForm};
 use minimind::model::config::preset;
 use minimind::model::{CausalLm, ModelConfig, Params};
 use rand_chacha::ChaCha8Rng;
@@ -264,8 +265,9 @@ fn scripts() {
     let seeds = files(&MODELS, |path, model, i| {
         let value = minimind::engine::resume::weights_value(model, Kind::Float).expect("a tree");
         pth::write(path, &value, &[("minimind.json", metadata(model.config()).as_bytes())]).expect("weights");
-        let source = Source::open(path, None, false, None).expect("a source");
-        torchscript::write(&source, minimind::export::Precision::Fp32, i == 3, path).expect("a seed");
+        let source = Source::open(path, None, None).expect("a source");
+        let form = if i == 3 { WeightForm::Constants } else { WeightForm::Parameters };
+        torchscript::write(&source, minimind::export::Precision::Fp32, form, path).expect("a seed");
     });
     fn read(path: &Path) {
         let _ = pth::read_script(path);

@@ -50,7 +50,10 @@ pub fn run(args: Args) -> Result<()> {
     let path = pull::locate(&args.model)?;
     let given = args.read.config.as_deref().map(open::read_config).transpose()?;
     let tokenizer = args.read.tokenizer.as_deref().map(vocabulary::named).transpose()?;
-    let mut source = Source::open(&path, given.as_ref(), args.read.yarn, tokenizer)?;
+    let mut source = Source::open(&path, given.as_ref(), tokenizer)?;
+    if args.read.yarn {
+        source = source.with_yarn();
+    }
     if source.tokenizer.is_none() && !gguf::is_gguf(&path) {
         source.tokenizer = vocabulary::of(&path, source.model.config())?;
     }

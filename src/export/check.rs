@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::Source;
+use super::source::Source;
 use crate::checkpoint::load;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Mask};

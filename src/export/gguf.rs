@@ -9,7 +9,8 @@ use serde_json::json;
 use tch::{Device, Kind};
 
 use super::check::{self, Check};
-use super::{Precision, Source};
+use super::options::Precision;
+use super::source::Source;
 use crate::atomic;
 use crate::checkpoint::eos;
 use crate::checkpoint::gguf::{self, Contents, Vocabulary};

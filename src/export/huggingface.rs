@@ -11,32 +11,17 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use super::{Precision, Source, huggingface_tokenizer};
-use crate::atomic;
+use super::huggingface_tokenizer::{self, write_json};
+use super::options::Precision;
+use super::source::Source;
 use crate::checkpoint::{DType, HostTensor, METADATA, convert, eos, safetensors};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
 use crate::model::config::YARN_ORIGINAL_POSITIONS;
 use crate::model::hf_config::yarn_is_shared;
 use crate::model::rope_scaling::RopeScaling;
 use crate::model::{CausalLm, Era, ModelConfig};
 
-/// Special token ids of `config.json` and `generation_config.json`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpecialIds {
-    /// BOS: begins a chat turn.
-    pub bos: Option<u32>,
-    /// EOS: each of them ends a turn.
-    pub ends: Vec<u32>,
-    /// Padding.
-    pub pad: u32,
-}
-
-impl Default for SpecialIds {
-    /// MiniMind's, of both eras.
-    fn default() -> Self {
-        Self { bos: Some(1), ends: vec![2], pad: 0 }
-    }
-}
+pub use super::huggingface_tokenizer::SpecialIds;
 
 /// The class of the transformers library that computes the same model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,15 +280,4 @@ fn shards(model: &CausalLm, dtype: DType, most: u64) -> Vec<Vec<(&str, &Tensor)>
         }
     }
     shards
-}
-
-/// Writes indented JSON.
-///
-/// # Errors
-/// The disk fails.
-pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::failed("cannot write JSON").at(Place::file(path)).because(e))?;
-    text.push('\n');
-    atomic::write_bytes(path, text.as_bytes())
 }

@@ -7,11 +7,28 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::huggingface::{SpecialIds, write_json};
 use crate::atomic;
 use crate::data::Tokenizer;
 use crate::data::tokenizer::eos_token_ids;
 use crate::error::{Error, Place, Result};
+
+/// Special token ids of `config.json` and `generation_config.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// BOS: begins a chat turn.
+    pub bos: Option<u32>,
+    /// EOS: each of them ends a turn.
+    pub ends: Vec<u32>,
+    /// Padding.
+    pub pad: u32,
+}
+
+impl Default for SpecialIds {
+    /// MiniMind's, of both eras.
+    fn default() -> Self {
+        Self { bos: Some(1), ends: vec![2], pad: 0 }
+    }
+}
 
 /// Copies the tokenizer of `from` to `to`; `positions` is the model's longest sequence.
 ///
@@ -77,4 +94,15 @@ fn complete(config: &mut Value, tokenizer: &Tokenizer, positions: i64) {
             config[key] = value.clone();
         }
     }
+}
+
+/// Writes indented JSON.
+///
+/// # Errors
+/// The disk fails.
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::failed("cannot write JSON").at(Place::file(path)).because(e))?;
+    text.push('\n');
+    atomic::write_bytes(path, text.as_bytes())
 }

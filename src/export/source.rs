@@ -34,17 +34,11 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads a weight file or folder. `given` wins over the architecture that it states; `yarn` turns on upstream's rope
-    /// scaling for long contexts.
+    /// Reads a weight file or folder. `given` wins over the architecture that it states.
     ///
     /// # Errors
     /// The weights or the tokenizer cannot be read, or the architecture is unclear.
-    pub fn open(
-        path: &Path,
-        given: Option<&ModelConfig>,
-        yarn: bool,
-        tokenizer: Option<PathBuf>,
-    ) -> Result<Self> {
+    pub fn open(path: &Path, given: Option<&ModelConfig>, tokenizer: Option<PathBuf>) -> Result<Self> {
         let loaded = load::load_model(path, given, Device::Cpu, Kind::Float)?;
         let weights = read_weights(path)?;
         let stored = weights.majority_kind();
@@ -52,12 +46,11 @@ impl Source {
             Some(Value::Object(metadata)) => metadata,
             _ => Map::new(),
         };
-        let model = if yarn { loaded.model.with_yarn() } else { loaded.model };
         let words = tokenizer.as_deref().map(Tokenizer::load).transpose()?;
         let ends = eos_token_ids(words.as_ref(), &eos::token_ids(path)?);
         Ok(Self {
             path: path.to_owned(),
-            model,
+            model: loaded.model,
             stored,
             metadata,
             tokenizer,
@@ -65,6 +58,11 @@ impl Source {
             architecture_from: loaded.architecture_from,
             notes: loaded.notes,
         })
+    }
+
+    /// The same with upstream's rope scaling (YaRN) for long contexts turned on.
+    pub fn with_yarn(self) -> Self {
+        Self { model: self.model.with_yarn(), ..self }
     }
 
     /// The same model rounded to `kind`, which it then computes in.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{CausalLm, ModelConfig, Params};
-use tch::Device;
+use tch::{Device, Kind};
 
 /// Both eras, dense and with experts, tied and not, with a head size of its own.
 pub fn configs() -> Vec<ModelConfig> {
@@ -32,7 +32,7 @@ pub fn source(folder: &Path, config: &ModelConfig) -> Source {
     let path = folder.join("sft_32.pth");
     let about = serde_json::json!({"config": config.to_json(), "recipe": "r", "tokenizer": "nowhere"});
     crate::checkpoint::pth::write(&path, &value, &[("minimind.json", about.to_string().as_bytes())]).unwrap();
-    Source::open(&path, None, false, None).unwrap()
+    Source::open(&path, None, None).unwrap()
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn files_hold_the_same_model_and_say_where_it_came_from() {
                 assert_eq!(report.precision, precision.unwrap_or(Precision::Fp32));
                 assert_eq!(report.check.unwrap().largest_difference, 0.0);
                 assert_eq!(report.bytes, std::fs::metadata(&out).unwrap().len());
-                let back = Source::open(&out, None, false, None).unwrap();
+                let back = Source::open(&out, None, None).unwrap();
                 assert_eq!(back.stored, report.precision.kind());
                 assert_eq!(back.model.config(), &config);
                 assert_eq!(back.metadata["recipe"], "r");
@@ -177,7 +177,7 @@ fn torchscript_of_every_shape_computes_the_same_and_is_read_as_data() {
                 let constants: usize = script.constants.iter().map(|t| t.numel()).sum();
                 if freeze {
                     assert!(script.tensors.is_empty() && constants as u64 >= report.parameters);
-                    let fault = Source::open(&out, None, false, None).unwrap_err();
+                    let fault = Source::open(&out, None, None).unwrap_err();
                     assert!(fault.to_string().contains("frozen"), "{fault}");
                     continue;
                 }
@@ -188,7 +188,7 @@ fn torchscript_of_every_shape_computes_the_same_and_is_read_as_data() {
                 let dtype = script.tensors[0].1.dtype().kind();
                 assert_eq!(dtype, report.precision.kind());
                 // Its weights are a model again, whatever the program does with them.
-                let back = Source::open(&out, None, false, None).unwrap();
+                let back = Source::open(&out, None, None).unwrap();
                 assert_eq!((back.stored, back.model.config()), (dtype, source.model.config()));
                 let rounded = source.model_as(dtype).unwrap();
                 for (a, b) in back.model.params().tensors().iter().zip(rounded.params().tensors()) {
@@ -204,7 +204,7 @@ fn a_script_that_computes_something_else_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.pt");
     let mut source = source(folder.path(), &configs()[2]);
-    torchscript::write(&source, Precision::Fp32, false, &out).unwrap();
+    torchscript::write(&source, Precision::Fp32, torchscript::WeightForm::Parameters, &out).unwrap();
     torchscript::compare(&source, Kind::Float, &out).unwrap();
     let norm = source.model.params().get("model.norm.weight");
     let _ = tch::no_grad(|| norm.shallow_clone().g_mul_scalar_(1.001));

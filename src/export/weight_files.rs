@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{Precision, Source};
+use super::options::Precision;
+use super::source::Source;
 use crate::checkpoint::{METADATA, Value, pth, safetensors};
 use crate::engine::resume::weights_value;
 use crate::error::Result;

@@ -54,5 +54,5 @@ pub fn run(context: &Context<'_>, config: &ExportConfig, folder: &Path) -> Resul
 fn open(context: &Context<'_>, config: &ExportConfig, path: &Path) -> Result<Source> {
     let folder = config.tokenizer.as_ref().map(|source| loading::tokenizer_folder(context, source));
     let given = loading::config_of_weights(path, config.model.as_ref())?;
-    Source::open(path, given.as_ref(), false, folder)
+    Source::open(path, given.as_ref(), folder)
 }

@@ -15,7 +15,8 @@ use std::path::Path;
 use tch::{CModule, IValue, Kind, Tensor};
 
 use super::check::{self, Check};
-use super::{Precision, Source};
+use super::options::Precision;
+use super::source::Source;
 use crate::checkpoint::METADATA;
 use crate::engine::resume::state_dict;
 use crate::error::{Error, Result};
@@ -26,11 +27,20 @@ use module_tree::Node;
 /// Methods that stay beside `forward` when a module is frozen.
 pub const METHODS: [&str; 3] = ["forward_cached", "generate", "empty_cache"];
 
-/// Writes the module; frozen, its weights are constants of the program.
+/// How a module holds its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightForm {
+    /// As registered parameters, by upstream's names.
+    Parameters,
+    /// As constants of a frozen program (`torch.jit.freeze`), without names.
+    Constants,
+}
+
+/// Writes the module.
 ///
 /// # Errors
 /// libtorch cannot compile the program; the disk fails.
-pub fn write(source: &Source, precision: Precision, freeze: bool, path: &Path) -> Result<()> {
+pub fn write(source: &Source, precision: Precision, weights: WeightForm, path: &Path) -> Result<()> {
     let model = source.model_as(precision.kind())?;
     let mut named = state_dict(&model);
     // An output layer of its own is in the table already.
@@ -40,7 +50,7 @@ pub fn write(source: &Source, precision: Precision, freeze: bool, path: &Path) -
     let mut script = Script::new()?;
     let mut builder = Builder { script: &mut script, config: model.config(), seen: HashMap::new() };
     let root = builder.build(&mut Vec::new(), &Node::from_names(named))?;
-    let keep = if freeze { &METHODS[..] } else { &[] };
+    let keep = if weights == WeightForm::Constants { &METHODS[..] } else { &[] };
     script.save(root, path, keep, (METADATA, &source.describe(path).to_string()))
 }
 
