@@ -11,7 +11,7 @@ use super::config::{JsonToolConfig, MathConfig, SyntheticReward};
 use super::{RewardInput, text};
 use crate::data::synthetic;
 use crate::rollout::number::Number;
-use crate::rollout::tools::{CallForm, ToolCall};
+use crate::rollout::tools::{ToolCall, ToolCallFormat};
 
 /// `right` where the completion's final answer is the row's, else `wrong`; with several expected answers, each
 /// that occurs in the answer counts its share.
@@ -153,7 +153,11 @@ pub fn world(input: &RewardInput<'_>, config: &SyntheticReward) -> Result<f64, S
 ///
 /// # Errors
 /// A row without the expected calls.
-pub fn json_tool(input: &RewardInput<'_>, config: &JsonToolConfig, form: &CallForm) -> Result<f64, String> {
+pub fn json_tool(
+    input: &RewardInput<'_>,
+    config: &JsonToolConfig,
+    form: &ToolCallFormat,
+) -> Result<f64, String> {
     // A row that expects nothing is an error of the data, whatever the completion is.
     let expected = expected_calls(input, &config.field)?.ok_or_else(|| {
         format!("neither the row's `{}` nor its last assistant turn holds the expected call", config.field)
@@ -300,7 +304,7 @@ mod tests {
             let completion = format!("<tool_call>{said}</tool_call>");
             let input =
                 RewardInput { prompt_messages: &system, prompt: "", completion: &completion, row: &row };
-            json_tool(&input, &JsonToolConfig::default(), &CallForm::default()).unwrap()
+            json_tool(&input, &JsonToolConfig::default(), &ToolCallFormat::default()).unwrap()
         };
         assert_eq!(value(r#"{"name": "add", "arguments": {"b": ["x"], "a": 1.0}}"#), 1.0);
         assert_eq!(value(r#"{"name": "add", "arguments": {"a": 2}}"#), 0.25);
@@ -313,12 +317,12 @@ mod tests {
             completion: "<tool_call>{\"name\": \"a\"}</tool_call>",
             row: &json!({}),
         };
-        assert!(json_tool(&input, &JsonToolConfig::default(), &CallForm::default()).is_err());
+        assert!(json_tool(&input, &JsonToolConfig::default(), &ToolCallFormat::default()).is_err());
         assert!(
             json_tool(
                 &RewardInput { completion: "no call", ..input },
                 &JsonToolConfig::default(),
-                &CallForm::default()
+                &ToolCallFormat::default()
             )
             .is_err()
         );
@@ -327,7 +331,7 @@ mod tests {
             json_tool(
                 &RewardInput { row: &turns, ..input },
                 &JsonToolConfig::default(),
-                &CallForm::default()
+                &ToolCallFormat::default()
             ),
             Ok(1.0)
         );

@@ -23,7 +23,7 @@ use tch::{Device, Kind};
 pub use config::*;
 
 use crate::error::{Error, Result};
-use crate::rollout::tools::CallForm;
+use crate::rollout::tools::ToolCallFormat;
 
 /// One completion with all that rewards may look at.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +48,7 @@ pub struct RewardContext<'a> {
     /// Its arithmetic.
     pub kind: Kind,
     /// How the policy writes tool calls, where its chat template shows that.
-    pub calls: Option<&'a CallForm>,
+    pub calls: Option<&'a ToolCallFormat>,
 }
 
 impl Default for RewardContext<'_> {
@@ -70,7 +70,10 @@ pub struct Scores {
 
 /// A reward that sees a whole batch: a model, a service, a program.
 pub trait BatchReward: fmt::Debug + Send {
-    /// A finite score each, in order.
+    /// A finite score for each completion, in order.
+    ///
+    /// # Errors
+    /// A model, service or program that fails, or does not answer in time.
     fn score(&self, inputs: &[RewardInput<'_>]) -> Result<Vec<f64>>;
 }
 
@@ -81,7 +84,7 @@ enum Pure {
     Repetition(RepetitionConfig),
     Regex(RegexConfig, Regex),
     Math(MathConfig),
-    JsonTool(JsonToolConfig, CallForm),
+    JsonTool(JsonToolConfig, ToolCallFormat),
     Synthetic(SyntheticReward),
 }
 

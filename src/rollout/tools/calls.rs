@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::form::{Body, CallForm};
+use super::call_format::{Body, ToolCallFormat};
 use crate::rollout::rewards::text::THINK_END;
 
 /// What Llama 3 may put before a call.
@@ -55,33 +55,36 @@ impl ToolCall {
     }
 }
 
-impl CallForm {
+impl ToolCallFormat {
     /// Every call of a text in order. What stands in the thinking part is no call. `tools` tell which arguments are text
     /// where the form does not.
     pub fn parse(&self, text: &str, tools: &[Value]) -> Vec<ToolCall> {
         let mut rest = text.rsplit_once(THINK_END).map_or(text, |(_, after)| after);
-        if self.mark.is_empty() {
-            return self.whole_text(rest).map_or_else(Vec::new, |text| self.read(text, tools));
+        if self.start_marker.is_empty() {
+            return self.bare_call(rest).map_or_else(Vec::new, |text| self.parse_block(text, tools));
         }
         let mut calls = Vec::new();
-        while let Some((_, after)) = rest.split_once(&self.mark) {
-            let (block, next) = if self.end.is_empty() {
-                let at = after.find(&self.mark).unwrap_or(after.len());
+        while let Some((_, after)) = rest.split_once(&self.start_marker) {
+            let (block, next) = if self.end_marker.is_empty() {
+                let at = after.find(&self.start_marker).unwrap_or(after.len());
                 after.split_at(at)
-            } else if let Some(parts) = after.split_once(&self.end) {
+            } else if let Some(parts) = after.split_once(&self.end_marker) {
                 parts
             } else {
-                calls.push(ToolCall::broken("", format!("`{}` is not closed by `{}`", self.mark, self.end)));
+                calls.push(ToolCall::broken(
+                    "",
+                    format!("`{}` is not closed by `{}`", self.start_marker, self.end_marker),
+                ));
                 break;
             };
             rest = next;
-            calls.extend(self.read(block, tools));
+            calls.extend(self.parse_block(block, tools));
         }
         calls
     }
 
     /// Where a call is the whole text: that text, if it may be one.
-    pub fn whole_text<'a>(&self, text: &'a str) -> Option<&'a str> {
+    pub fn bare_call<'a>(&self, text: &'a str) -> Option<&'a str> {
         let text = text.trim();
         let text = text.strip_prefix(PYTHON_TAG).map_or(text, str::trim_start);
         let object = text.starts_with('{');
@@ -93,7 +96,7 @@ impl CallForm {
     }
 
     /// The calls between two marks, at least one; a block that holds none is a broken call.
-    pub fn read(&self, block: &str, tools: &[Value]) -> Vec<ToolCall> {
+    pub fn parse_block(&self, block: &str, tools: &[Value]) -> Vec<ToolCall> {
         match &self.body {
             Body::Json { .. } => objects(block),
             Body::Named { middle } => named(block, middle.trim()),
@@ -102,7 +105,7 @@ impl CallForm {
     }
 
     /// A call that was cut off behind its name: what there is of its arguments as JSON text.
-    pub fn read_cut(&self, block: &str, tools: &[Value]) -> Option<(String, String)> {
+    pub fn parse_truncated(&self, block: &str, tools: &[Value]) -> Option<(String, String)> {
         match &self.body {
             Body::Json { .. } => cut_object(block.trim_start().trim_start_matches('[')),
             Body::Named { middle } => {
@@ -126,7 +129,7 @@ impl CallForm {
 
     /// A block without what the form writes between its mark and the name.
     fn behind_opening<'a>(&self, block: &'a str) -> &'a str {
-        let open = self.open.rsplit_once(&self.mark).map_or("", |(_, after)| after).trim();
+        let open = self.open.rsplit_once(&self.start_marker).map_or("", |(_, after)| after).trim();
         let block = block.trim_start();
         block.strip_prefix(open).unwrap_or(block)
     }

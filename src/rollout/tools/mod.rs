@@ -4,10 +4,10 @@
 //! writes calls), `calls` (out of its text), this file (carrying them out), `calculator`, `units`. The tools' descriptions: `data::tool_specs`.
 
 pub mod calculator;
+pub mod call_format;
+mod call_format_probe;
 pub mod calls;
 pub mod config;
-pub mod form;
-mod form_probe;
 mod functions;
 pub mod units;
 
@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+pub use call_format::ToolCallFormat;
 pub use calls::ToolCall;
 pub use config::{Table, ToolConfig, ToolKind};
-pub use form::CallForm;
 
 use crate::data::{jsonl, synthetic, tool_specs};
 use crate::error::{Error, Place, Result};

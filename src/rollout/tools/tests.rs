@@ -40,7 +40,7 @@ fn what_is_wrong_with_a_call_is_told_to_the_model() {
             .contains("not a number")
     );
     assert!(fault("get_current_time", json!({"utc_offset": "noon"})).contains("+08:00"));
-    let calls = CallForm::default().parse(
+    let calls = ToolCallFormat::default().parse(
         "<tool_call>{</tool_call><tool_call>{\"name\": \"calculate_math\", \"arguments\": {\"expression\": \"1+1\"}}</tool_call>",
         &[],
     );

@@ -83,7 +83,7 @@ fn parse(state: &AppState, body: &[u8]) -> Result<Parsed, ApiError> {
         prompt.thinking = false;
     }
     if forced.is_some() {
-        prompt.text.push_str(&model.call_form.open);
+        prompt.text.push_str(&model.call_format.open);
     }
     let mode = match &forced {
         Some(forced) => ToolCallMode::Forced { name: forced.name.clone() },
@@ -124,7 +124,7 @@ fn parse(state: &AppState, body: &[u8]) -> Result<Parsed, ApiError> {
 /// The parser of an answer to a prompt.
 fn output_parser(mode: ToolCallMode, prompt: Prompt, model: &ModelHandle) -> OutputParser {
     let is_forced = matches!(mode, ToolCallMode::Forced { .. });
-    let syntax = ToolSyntax { form: Arc::clone(&model.call_form), tools: Arc::new(prompt.tools.list) };
+    let syntax = ToolSyntax { form: Arc::clone(&model.call_format), tools: Arc::new(prompt.tools.list) };
     let mut parser = OutputParser::new(mode, syntax);
     if prompt.thinking {
         parser = parser.in_thinking();
@@ -138,7 +138,7 @@ fn output_parser(mode: ToolCallMode, prompt: Prompt, model: &ModelHandle) -> Out
 /// The tokens that the model writes around its calls, special ones among them, but for those that end an answer.
 fn call_tokens(model: &ModelHandle) -> Result<Vec<u32>, ApiError> {
     let mut ids = Vec::new();
-    for text in model.call_form.texts().into_iter().chain([PYTHON_TAG]) {
+    for text in model.call_format.literals().into_iter().chain([PYTHON_TAG]) {
         ids.extend(model.tokenizer.encode(text)?);
     }
     ids.retain(|id| !model.stop_ids.contains(id));

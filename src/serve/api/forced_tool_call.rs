@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::messages::{ToolChoice, Tools};
 use crate::rollout::schema::is_finite;
-use crate::rollout::tools::form::{Body, CallForm, ID_MARK};
+use crate::rollout::tools::call_format::{Body, ID_MARK, ToolCallFormat};
 use crate::rollout::{Constraint, Grammars};
 use crate::serve::engine::handle::ModelHandle;
 use crate::serve::error::ApiError;
@@ -53,10 +53,10 @@ impl ForcedToolCall {
             return Err(ApiError::param("tools", message));
         }
         let grammars = model.grammars()?;
-        let grammar = self.grammar(&model.call_form, &|text| {
+        let grammar = self.grammar(&model.call_format, &|text| {
             grammars.literal(&model.tokenizer.encode(text).unwrap_or_default(), text)
         });
-        grammars.lark(&grammar, !matches!(model.call_form.body, Body::Pairs { .. })).map_err(|error| {
+        grammars.lark(&grammar, !matches!(model.call_format.body, Body::Pairs { .. })).map_err(|error| {
             let why = error
                 .cause()
                 .map_or_else(|| error.what().to_owned(), |cause| format!("{}: {cause}", error.what()));
@@ -68,7 +68,7 @@ impl ForcedToolCall {
     }
 
     /// In llguidance's dialect of Lark; `literal` writes a text, special tokens in it as such.
-    fn grammar(&self, form: &CallForm, literal: &dyn Fn(&str) -> String) -> String {
+    fn grammar(&self, form: &ToolCallFormat, literal: &dyn Fn(&str) -> String) -> String {
         let more = match &form.between {
             Some(between) if self.parallel => format!(" ({} call)*", literal(between)),
             _ => String::new(),

@@ -1,14 +1,14 @@
 //! Takes the text of an answer apart as it streams: reasoning, content and tool calls.
 //!
-//! It holds back only what may still become a tag, and the line breaks next to one. What a call looks like is
-//! `rollout::tools::CallForm`'s.
+//! It holds back only what may still become a tag, and the line breaks next to one. `rollout::tools::ToolCallFormat` knows
+//! what a call looks like.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::rollout::tools::calls::PYTHON_TAG;
-use crate::rollout::tools::{CallForm, ToolCall};
+use crate::rollout::tools::{ToolCall, ToolCallFormat};
 use crate::serve::engine::stop_strings::partial_match;
 
 const THINK: &str = "<think>";
@@ -38,7 +38,7 @@ pub enum OutputPart {
 #[derive(Debug, Clone, Default)]
 pub struct ToolSyntax {
     /// The form.
-    pub form: Arc<CallForm>,
+    pub form: Arc<ToolCallFormat>,
     /// The tools that are offered.
     pub tools: Arc<Vec<Value>>,
 }
@@ -71,10 +71,10 @@ pub struct OutputParser {
     mode: ToolCallMode,
     syntax: ToolSyntax,
     held: String,
-    /// Nothing but tags came since the last one: line breaks are not content yet.
-    fresh: bool,
-    /// No content was given out yet: a think block may still open.
-    start: bool,
+    /// Nothing came since the last tag: line breaks are not content yet.
+    after_tag: bool,
+    /// No content came yet: a think block may still open.
+    at_start: bool,
 }
 
 impl OutputParser {
@@ -84,7 +84,7 @@ impl OutputParser {
             ToolCallMode::Forced { .. } => Section::Call,
             ToolCallMode::None | ToolCallMode::Auto => Section::Content,
         };
-        Self { section, mode, syntax, held: String::new(), fresh: true, start: true }
+        Self { section, mode, syntax, held: String::new(), after_tag: true, at_start: true }
     }
 
     /// For a prompt that opened a think block: the answer starts in it. Not where calls are forced.
@@ -94,17 +94,12 @@ impl OutputParser {
 
     /// For an answer that continues a text: its first line breaks belong to it.
     pub fn continuing(self) -> Self {
-        Self { fresh: false, start: false, ..self }
+        Self { after_tag: false, at_start: false, ..self }
     }
 
     /// Whether ids of calls are short: some families' templates take nine letters and digits alone.
     pub fn has_short_call_ids(&self) -> bool {
         self.syntax.form.short_ids
-    }
-
-    /// Whether the model is thinking.
-    pub fn is_thinking(&self) -> bool {
-        self.section == Section::Thinking
     }
 
     /// Takes text; returns the parts that are certain.
@@ -124,15 +119,16 @@ impl OutputParser {
             // The start of the next call's tag.
             Section::Content if matches!(self.mode, ToolCallMode::Forced { .. }) => {}
             Section::Content => {
-                let rest = if self.fresh { rest.trim_start_matches('\n') } else { &rest };
+                let rest = if self.after_tag { rest.trim_start_matches('\n') } else { &rest };
                 parts.extend(non_empty(OutputPart::Content, rest));
             }
             Section::Call => match self.last_calls(&rest, cut) {
                 Some(calls) => parts.extend(calls.into_iter().map(OutputPart::Call)),
-                None if !self.start && matches!(self.mode, ToolCallMode::Forced { .. }) => {}
-                None => {
-                    parts.extend(non_empty(OutputPart::Content, &format!("{}{rest}", self.syntax.form.mark)))
-                }
+                None if !self.at_start && matches!(self.mode, ToolCallMode::Forced { .. }) => {}
+                None => parts.extend(non_empty(
+                    OutputPart::Content,
+                    &format!("{}{rest}", self.syntax.form.start_marker),
+                )),
             },
         }
         parts
@@ -142,17 +138,18 @@ impl OutputParser {
     /// was not cut off is the model's own, and a call that it does not end stays text.
     fn last_calls(&self, rest: &str, cut: bool) -> Option<Vec<ParsedCall>> {
         let form = &self.syntax.form;
-        let inside = &rest[..rest.len() - partial_match(rest, &form.end)];
+        let inside = &rest[..rest.len() - partial_match(rest, &form.end_marker)];
         let whole = self.read_block(inside);
         let broken = || {
             // Of several the whole ones count.
-            let block = if form.mark.is_empty() { form.whole_text(inside).unwrap_or(inside) } else { inside };
-            let read = form.read(block, &self.syntax.tools).into_iter().map_while(valid_call);
+            let block =
+                if form.start_marker.is_empty() { form.bare_call(inside).unwrap_or(inside) } else { inside };
+            let read = form.parse_block(block, &self.syntax.tools).into_iter().map_while(valid_call);
             let read: Vec<ParsedCall> = read.collect();
             if !read.is_empty() {
                 return Some(read);
             }
-            let (name, arguments) = form.read_cut(inside, &self.syntax.tools)?;
+            let (name, arguments) = form.parse_truncated(inside, &self.syntax.tools)?;
             Some(vec![ParsedCall { name, arguments }])
         };
         match &self.mode {
@@ -161,7 +158,7 @@ impl OutputParser {
                 // A further call is left out before its name is whole.
                 .or_else(|| {
                     Some(vec![ParsedCall {
-                        name: name.clone().filter(|_| self.start)?,
+                        name: name.clone().filter(|_| self.at_start)?,
                         arguments: String::new(),
                     }])
                 }),
@@ -173,11 +170,11 @@ impl OutputParser {
     /// The calls of a block, if it holds nothing else.
     fn read_block(&self, block: &str) -> Option<Vec<ParsedCall>> {
         let form = &self.syntax.form;
-        let block = if form.mark.is_empty() { form.whole_text(block)? } else { block };
-        form.read(block, &self.syntax.tools).into_iter().map(valid_call).collect()
+        let block = if form.start_marker.is_empty() { form.bare_call(block)? } else { block };
+        form.parse_block(block, &self.syntax.tools).into_iter().map(valid_call).collect()
     }
 
-    /// Handles one mark, or gives out what no mark can reach; whether there may be more to do.
+    /// Handles one tag, or returns what no tag can reach; whether there may be more to do.
     fn advance(&mut self, parts: &mut Vec<OutputPart>) -> bool {
         match self.section {
             Section::Thinking => self.parse_thinking(parts),
@@ -187,7 +184,7 @@ impl OutputParser {
     }
 
     fn parse_thinking(&mut self, parts: &mut Vec<OutputPart>) -> bool {
-        if self.fresh {
+        if self.after_tag {
             self.skip_breaks();
         }
         if let Some(at) = self.held.find(END_THINK) {
@@ -201,23 +198,23 @@ impl OutputParser {
     }
 
     fn parse_content(&mut self, parts: &mut Vec<OutputPart>) -> bool {
-        if self.fresh {
+        if self.after_tag {
             self.skip_breaks();
         }
-        if self.start && self.held.trim_start().starts_with(THINK) {
+        if self.at_start && self.held.trim_start().starts_with(THINK) {
             let end = self.held.find(THINK).unwrap_or(0) + THINK.len();
             self.enter(Section::Thinking, end);
             return true;
         }
         let calls = self.mode != ToolCallMode::None;
-        let mark = self.syntax.form.mark.clone();
+        let mark = self.syntax.form.start_marker.clone();
         if calls && mark.is_empty() {
             let held = self.held.trim_start();
-            if self.start && (held.starts_with('{') || held.starts_with(PYTHON_TAG)) {
+            if self.at_start && (held.starts_with('{') || held.starts_with(PYTHON_TAG)) {
                 self.section = Section::Call;
                 return false;
             }
-            if self.start && PYTHON_TAG.starts_with(held) {
+            if self.at_start && PYTHON_TAG.starts_with(held) {
                 return false;
             }
         } else if calls && let Some(at) = self.held.find(&mark) {
@@ -225,11 +222,11 @@ impl OutputParser {
             self.enter(Section::Call, at + mark.len());
             return true;
         }
-        if self.start && THINK.starts_with(self.held.trim_start()) {
+        if self.at_start && THINK.starts_with(self.held.trim_start()) {
             return false;
         }
         let text = if calls { self.take_certain(&[&mark], true) } else { self.take_certain(&[], false) };
-        self.start &= text.is_empty();
+        self.at_start &= text.is_empty();
         parts.extend(non_empty(OutputPart::Content, &text));
         false
     }
@@ -237,16 +234,18 @@ impl OutputParser {
     fn parse_call(&mut self, parts: &mut Vec<OutputPart>) -> bool {
         let form = Arc::clone(&self.syntax.form);
         // Without a mark at its end, a call ends with the next one, or with the answer.
-        let end = if form.end.is_empty() { &form.mark } else { &form.end };
+        let end = if form.end_marker.is_empty() { &form.start_marker } else { &form.end_marker };
         let Some(at) = self.held.find(end).filter(|_| !end.is_empty()) else { return false };
         let inside = &self.held[..at];
         match self.read_block(inside) {
             Some(calls) => parts.extend(calls.into_iter().map(OutputPart::Call)),
             // What is no call is shown as it was written.
-            None => parts.push(OutputPart::Content(format!("{}{inside}{}", form.mark, form.end))),
+            None => {
+                parts.push(OutputPart::Content(format!("{}{inside}{}", form.start_marker, form.end_marker)))
+            }
         }
-        self.start = false;
-        let taken = if form.end.is_empty() { at } else { at + form.end.len() };
+        self.at_start = false;
+        let taken = if form.end_marker.is_empty() { at } else { at + form.end_marker.len() };
         self.enter(Section::Content, taken);
         true
     }
@@ -254,7 +253,7 @@ impl OutputParser {
     fn enter(&mut self, section: Section, taken: usize) {
         self.held.drain(..taken);
         self.section = section;
-        self.fresh = true;
+        self.after_tag = true;
     }
 
     fn skip_breaks(&mut self) {
@@ -271,7 +270,7 @@ impl OutputParser {
         }
         let rest = self.held.split_off(cut);
         let text = std::mem::replace(&mut self.held, rest);
-        self.fresh &= text.is_empty();
+        self.after_tag &= text.is_empty();
         text
     }
 }

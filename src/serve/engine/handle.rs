@@ -15,7 +15,7 @@ use super::worker::{self, ActiveRequest, Command, EmbedRequest, WorkerExit, even
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
-use crate::rollout::tools::CallForm;
+use crate::rollout::tools::ToolCallFormat;
 use crate::rollout::{DecoderConfig, GenerateRequest, Grammars, TokenEvent};
 use crate::serve::error::ApiError;
 use crate::serve::metrics::Metrics;
@@ -32,7 +32,7 @@ pub struct ModelHandle {
     /// The tokens that end an answer.
     pub stop_ids: Vec<u32>,
     /// How it writes tool calls.
-    pub call_form: Arc<CallForm>,
+    pub call_format: Arc<ToolCallFormat>,
     /// Its architecture.
     pub config: ModelConfig,
     /// Where it came from, for people.
@@ -86,7 +86,7 @@ impl ModelHandle {
             .map_err(|e| Error::failed("cannot start the model's thread").because(e))?;
         started.recv().unwrap_or_else(|_| Err(thread_ended()))?;
         Ok(Self {
-            call_form: Arc::new(CallForm::of(&tokenizer, &stop_ids)),
+            call_format: Arc::new(ToolCallFormat::of(&tokenizer, &stop_ids)),
             tokenizer,
             stop_ids,
             config: model_config,

@@ -97,6 +97,9 @@ impl OutputStream {
     }
 
     /// The next update with its choice's index; `None` at the end.
+    ///
+    /// # Errors
+    /// 504 where the time is over, and what failed in the model; nothing follows.
     pub async fn next(&mut self) -> Option<Result<(usize, ChoiceUpdate), ApiError>> {
         while self.open > 0 {
             let Ok((index, event)) = timeout_at(self.started + self.timeout, self.events.next()).await else {

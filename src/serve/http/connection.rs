@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 /// A connection is not closed before it was idle for so long: its request may be on the way.
 const MIN_IDLE: Duration = Duration::from_millis(250);
 /// The same for one that sends a body.
-const MIN_SENDING: Duration = Duration::from_secs(5);
+const MIN_RECEIVING: Duration = Duration::from_secs(5);
+
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -37,6 +38,7 @@ pub struct ConnectionState {
     phase: Mutex<(Phase, Instant)>,
     /// Notified when the phase changes.
     changed: Notify,
+    /// Notified when the connection must be closed.
     evicted: Notify,
     /// Whether its client understands `100 Continue` (HTTP/1.1).
     takes_continue: AtomicBool,
@@ -98,13 +100,13 @@ impl ConnectionState {
         self.evicted.notified().await;
     }
 
-    /// How long it has done nothing that keeps it open.
+    /// What it is doing and for how long, where it may be closed.
     fn idle_time(&self, now: Instant) -> Option<(Phase, Duration)> {
         let (phase, since) = *self.lock();
         let time = now.saturating_duration_since(since);
         let is_idle = match phase {
             Phase::Idle => time >= MIN_IDLE,
-            Phase::Receiving => time >= MIN_SENDING,
+            Phase::Receiving => time >= MIN_RECEIVING,
             Phase::Working | Phase::Answering => false,
         };
         is_idle.then_some((phase, time))

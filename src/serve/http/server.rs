@@ -41,7 +41,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two warnings of one kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts and serves connections until the server is told to stop, and then what runs until it ends.
+/// Accepts and serves connections until the server stops, and then finishes what runs.
 ///
 /// # Errors
 /// A listener or signal handlers that the system refuses.
@@ -74,7 +74,7 @@ async fn accept_all(acceptor: &mut Acceptor, state: &Arc<AppState>) -> Result<()
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
-    // Balancers and clients that come now get an answer; none of them holds up the end.
+    // Load balancers and clients that come now get an answer; none of them holds up the end.
     let limit = state.settings.limits.drain;
     let drained = async {
         tokio::time::sleep(SETTLE_TIME).await;

@@ -18,7 +18,7 @@ use crate::model::CausalLm;
 use crate::plan::{GeneratedPlan, Method, PolicyConfig, RolloutPlan};
 use crate::rollout::SamplingParams;
 use crate::rollout::rewards::{RewardContext, Rewards};
-use crate::rollout::tools::{CallForm, Tools};
+use crate::rollout::tools::{ToolCallFormat, Tools};
 use crate::stage::loading;
 use crate::stage::session::Session;
 
@@ -79,7 +79,7 @@ fn generated(
     let tools = config.agent.as_ref().map(|agent| Tools::new(&agent.tools)).transpose()?;
     let (prompts, heldout) = prompts(session, config, &tokenizer, tools.as_ref())?;
     let eos_ids = session.eos_token_ids()?;
-    let calls = CallForm::of(&tokenizer, &eos_ids);
+    let calls = ToolCallFormat::of(&tokenizer, &eos_ids);
     let multi_turn = tools.zip(config.agent.as_ref()).map(|(tools, agent)| MultiTurn {
         tools,
         calls: calls.clone(),
@@ -119,7 +119,7 @@ fn generated(
 }
 
 /// The reward functions; `calls` is how the policy writes tool calls.
-fn rewards(session: &Session<'_>, config: &PolicyConfig, calls: &CallForm) -> Result<Rewards> {
+fn rewards(session: &Session<'_>, config: &PolicyConfig, calls: &ToolCallFormat) -> Result<Rewards> {
     let context = session.stage.context;
     let context = RewardContext {
         run: &context.plan.output,

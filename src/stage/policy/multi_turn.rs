@@ -12,7 +12,7 @@ use crate::data::random::mix;
 use crate::data::tokenizer::RenderOptions;
 use crate::data::{Prompt, Tokenizer};
 use crate::error::Result;
-use crate::rollout::tools::{CallForm, ToolCall, Tools};
+use crate::rollout::tools::{ToolCall, ToolCallFormat, Tools};
 use crate::rollout::{CompletionConfig, FinishReason};
 
 /// Most calls of one turn that are run.
@@ -23,7 +23,7 @@ pub struct MultiTurn {
     /// The tools that the stage can run.
     pub tools: Tools,
     /// How the policy writes calls of them.
-    pub calls: CallForm,
+    pub calls: ToolCallFormat,
     /// Most assistant turns.
     pub max_turns: usize,
     /// Most tokens after the prompt, all turns and results together.
@@ -118,7 +118,7 @@ impl MultiTurn {
 fn after_turn(
     tokenizer: &Tokenizer,
     prompt: &Prompt,
-    (form, calls): (&CallForm, &[ToolCall]),
+    (form, calls): (&ToolCallFormat, &[ToolCall]),
     results: &[Value],
 ) -> Result<String> {
     const MARK: &str = "\u{1}turn\u{1}";
@@ -152,6 +152,6 @@ fn after_turn(
         return text.map(|_| String::new());
     };
     let rest = after.strip_prefix("\"}").unwrap_or(after);
-    let closed = form.behind(&id(results.len().saturating_sub(1)));
+    let closed = form.closing_text(&id(results.len().saturating_sub(1)));
     Ok(rest.strip_prefix(closed.as_str()).unwrap_or(rest).to_owned())
 }

@@ -132,7 +132,7 @@ fn call(name: &str, arguments: Value) -> ToolCall {
 #[test]
 fn every_family_is_read_back() {
     for family in FAMILIES {
-        let form = CallForm::of(&tokenizer(family.template), &[]);
+        let form = ToolCallFormat::of(&tokenizer(family.template), &[]);
         let want = [call("add", json!({"a": 1, "b": "2"})), call("now", json!({}))];
         assert_eq!(form.parse(family.said, &tools()), want, "{}", family.name);
         let thought = format!("{}</think>\n\n{}", family.said, family.said);
@@ -145,14 +145,18 @@ fn every_family_is_read_back() {
 fn calls_are_read_in_order() {
     let text = "Let me see.\n<tool_call>\n{\"name\": \"a\", \"arguments\": {\"x\": 1}}\n</tool_call>\n\
                 <tool_call>{\"function\": {\"name\": \"b\", \"arguments\": \"{\\\"y\\\": [2]}\"}}</tool_call> done";
-    let calls = CallForm::default().parse(text, &[]);
+    let calls = ToolCallFormat::default().parse(text, &[]);
     assert_eq!(calls, [call("a", json!({"x": 1})), call("b", json!({"y": [2]}))]);
-    assert!(CallForm::default().parse("<tool_call>{\"name\": \"a\"}</tool_call></think> no", &[]).is_empty());
+    assert!(
+        ToolCallFormat::default()
+            .parse("<tool_call>{\"name\": \"a\"}</tool_call></think> no", &[])
+            .is_empty()
+    );
 }
 
 #[test]
 fn broken_calls_say_what_is_wrong() {
-    let fault = |text: &str| CallForm::default().parse(text, &[])[0].fault.clone().unwrap();
+    let fault = |text: &str| ToolCallFormat::default().parse(text, &[])[0].fault.clone().unwrap();
     assert!(fault("<tool_call>{\"name\": \"a\"}").contains("not closed"));
     assert!(fault("<tool_call>{name: a}</tool_call>").contains("not JSON"));
     assert!(fault("<tool_call>1</tool_call>").contains("no `name`"));
@@ -160,7 +164,7 @@ fn broken_calls_say_what_is_wrong() {
     assert!(fault("<tool_call>{\"name\": \"a\", \"arguments\": 3}</tool_call>").contains("not an object"));
     assert!(fault("<tool_call>{\"name\": \"a\", \"arguments\": \"{\"}</tool_call>").contains("not JSON"));
     // JSON that an answer may be without calling anything.
-    let llama = CallForm::of(&tokenizer(FAMILIES[1].template), &[]);
+    let llama = ToolCallFormat::of(&tokenizer(FAMILIES[1].template), &[]);
     assert!(llama.parse("{\"city\": \"Oslo\"}", &[]).is_empty() && llama.parse("{", &[]).is_empty());
     assert!(llama.parse("{\"name\": \"add\", ", &[])[0].fault.is_some());
 }
@@ -179,7 +183,7 @@ fn values_take_their_declared_type() {
 #[test]
 fn a_call_that_is_cut_off_keeps_what_there_is() {
     let cut = |index: usize, text: &str| {
-        CallForm::of(&tokenizer(FAMILIES[index].template), &[]).read_cut(text, &tools())
+        ToolCallFormat::of(&tokenizer(FAMILIES[index].template), &[]).parse_truncated(text, &tools())
     };
     let some = |name: &str, arguments: &str| Some((name.to_owned(), arguments.to_owned()));
     assert_eq!(cut(0, "\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b"), some("add", "{\"a\": 1, \"b"));

@@ -1,9 +1,9 @@
-//! Finds how a model writes tool calls from its chat template: a probe conversation with a call is rendered, and what
-//! stands around the call's name and arguments is the form.
+//! Finds how a model writes tool calls from its chat template: a probe conversation with a call is rendered, and the
+//! text around the call's name and arguments is the format.
 
 use serde_json::{Value, json};
 
-use super::form::{Body, CallForm, ID_MARK};
+use super::call_format::{Body, ID_MARK, ToolCallFormat};
 use crate::data::Tokenizer;
 use crate::data::tokenizer::{RenderOptions, eos_token_ids};
 
@@ -15,7 +15,7 @@ const NUMBER: i64 = 7070;
 /// Nine letters and digits, which every family takes.
 const IDS: [&str; 2] = ["callid007", "callid008"];
 
-impl CallForm {
+impl ToolCallFormat {
     /// The form of a tokenizer's chat template; `named` are the end marks that the model's files name. A template that
     /// shows no call, or one in a way that is not known, gets the form that its text hints at, else Hermes's.
     pub fn of(tokenizer: &Tokenizer, named: &[u32]) -> Self {
@@ -114,7 +114,7 @@ impl Probe<'_> {
         Some(header.to_owned())
     }
 
-    fn learn(&self) -> Option<CallForm> {
+    fn learn(&self) -> Option<ToolCallFormat> {
         if !self.tokenizer.has_chat_template() {
             return None;
         }
@@ -125,8 +125,8 @@ impl Probe<'_> {
     }
 }
 
-fn form(shown: RenderedCalls, body: Body) -> CallForm {
-    CallForm::new(&shown.open, shown.between.as_deref(), &shown.close, body)
+fn form(shown: RenderedCalls, body: Body) -> ToolCallFormat {
+    ToolCallFormat::new(&shown.open, shown.between.as_deref(), &shown.close, body)
 }
 
 /// Where the calls stand: `span` finds one of a name.
@@ -170,7 +170,7 @@ fn arguments_at(text: &str, from: usize) -> Option<(usize, usize)> {
     })
 }
 
-fn json_form(one: &str, two: Option<String>) -> Option<CallForm> {
+fn json_form(one: &str, two: Option<String>) -> Option<ToolCallFormat> {
     let span = |text: &str, name: &str| {
         text.match_indices('{').find_map(|(at, _)| {
             let (value, end) = value_at(text, at)?;
@@ -191,7 +191,7 @@ fn json_form(one: &str, two: Option<String>) -> Option<CallForm> {
     Some(form(shown, body))
 }
 
-fn named_form(one: &str, two: Option<String>) -> Option<CallForm> {
+fn named_form(one: &str, two: Option<String>) -> Option<ToolCallFormat> {
     let span = |text: &str, name: &str| {
         let at = text.find(name)?;
         Some((at, arguments_at(text, at)?.1))
@@ -204,7 +204,7 @@ fn named_form(one: &str, two: Option<String>) -> Option<CallForm> {
     (!middle.trim().is_empty()).then(|| form(shown, Body::Named { middle }))
 }
 
-fn pairs_form(one: &str, two: Option<String>) -> Option<CallForm> {
+fn pairs_form(one: &str, two: Option<String>) -> Option<ToolCallFormat> {
     let number = NUMBER.to_string();
     let parts = |text: &str, name: &str| {
         let mut places = Vec::new();
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn every_family_shows_its_form() {
         for family in FAMILIES {
-            let form = CallForm::of(&tokenizer(family.template), &[]);
+            let form = ToolCallFormat::of(&tokenizer(family.template), &[]);
             assert_eq!(
                 (form.open.as_str(), form.close.as_str()),
                 (family.open, family.close),
@@ -265,7 +265,12 @@ mod tests {
                 family.name
             );
             assert_eq!(form.between.as_deref(), family.between, "{}", family.name);
-            assert_eq!((form.mark.as_str(), form.end.as_str()), (family.mark, family.end), "{}", family.name);
+            assert_eq!(
+                (form.start_marker.as_str(), form.end_marker.as_str()),
+                (family.mark, family.end),
+                "{}",
+                family.name
+            );
             assert_eq!(form.short_ids, family.name.starts_with("mistral, list"), "{}", family.name);
         }
     }
@@ -273,10 +278,10 @@ mod tests {
     #[test]
     fn without_a_call_in_the_template_its_text_decides() {
         let plain = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
-        assert_eq!(CallForm::of(&tokenizer(plain), &[]), CallForm::default());
+        assert_eq!(ToolCallFormat::of(&tokenizer(plain), &[]), ToolCallFormat::default());
         let hint = "{% for m in messages %}{% for c in m.tool_calls %}{% for k, v in c.function.arguments|items %}{{ '<parameter=' + k + '>' }}{{ v }}{% endfor %}{% endfor %}{% endfor %}";
-        assert_eq!(CallForm::of(&tokenizer(hint), &[]), CallForm::tagged());
+        assert_eq!(ToolCallFormat::of(&tokenizer(hint), &[]), ToolCallFormat::tagged());
         let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
-        assert_eq!(CallForm::of(&Tokenizer::load(&ours).unwrap(), &[]), CallForm::default());
+        assert_eq!(ToolCallFormat::of(&Tokenizer::load(&ours).unwrap(), &[]), ToolCallFormat::default());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Three kinds cover the families: one JSON object a call (Hermes and Qwen between tags, Llama 3 alone, Mistral in a list),
 //! a name and then its arguments as JSON (newer Mistral, DeepSeek), and arguments one by one between tags (Qwen3-Coder,
-//! GLM). Next: `form_probe`, which finds a model's form from its chat template, and `calls`, which reads a model's text by it.
+//! GLM). Next: `call_format_probe`, which finds a model's format from its chat template, and `calls`, which parses a
+//! model's text by it.
 
 /// What stands around a call's parts, as the template writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub const ID_MARK: &str = "\u{1}id\u{1}";
 
 /// How a model writes its calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallForm {
+pub struct ToolCallFormat {
     /// Written before the first call.
     pub open: String,
     /// Written between two calls; `None` where the template takes one a turn.
@@ -49,14 +50,14 @@ pub struct CallForm {
     /// A call itself.
     pub body: Body,
     /// What begins a call in a model's text; empty where the call is the whole text.
-    pub mark: String,
-    /// What ends it; empty where the next mark or the end of the text does.
-    pub end: String,
+    pub start_marker: String,
+    /// What ends it; empty where the next start marker or the end of the text does.
+    pub end_marker: String,
     /// Whether the template takes ids of nine letters and digits alone.
     pub short_ids: bool,
 }
 
-impl Default for CallForm {
+impl Default for ToolCallFormat {
     /// Hermes's form, which upstream's templates write.
     fn default() -> Self {
         let body = Body::Json {
@@ -68,18 +69,18 @@ impl Default for CallForm {
     }
 }
 
-impl CallForm {
+impl ToolCallFormat {
     pub(super) fn new(open: &str, between: Option<&str>, close: &str, body: Body) -> Self {
         let mut form = Self {
             open: open.into(),
             between: between.map(str::to_owned),
             close: close.into(),
             body,
-            mark: String::new(),
-            end: String::new(),
+            start_marker: String::new(),
+            end_marker: String::new(),
             short_ids: false,
         };
-        (form.mark, form.end) = form.marks();
+        (form.start_marker, form.end_marker) = form.markers();
         form
     }
 
@@ -96,7 +97,7 @@ impl CallForm {
     }
 
     /// Every text that the form writes around names and arguments.
-    pub fn texts(&self) -> Vec<&str> {
+    pub fn literals(&self) -> Vec<&str> {
         let inner: Vec<&String> = match &self.body {
             Body::Json { head, middle, tail } => vec![head, middle, tail],
             Body::Named { middle } => vec![middle],
@@ -109,7 +110,7 @@ impl CallForm {
     }
 
     /// The text after a turn's last argument, up to the end of its last call; `id` is that call's.
-    pub fn behind(&self, id: &str) -> String {
+    pub fn closing_text(&self, id: &str) -> String {
         let inner = match &self.body {
             Body::Json { tail, .. } => tail.replace(ID_MARK, id),
             Body::Named { .. } => String::new(),
@@ -119,7 +120,7 @@ impl CallForm {
     }
 
     /// The first tag before a call and the last one behind it.
-    fn marks(&self) -> (String, String) {
+    fn markers(&self) -> (String, String) {
         let open = self.open.trim();
         // A list's bracket belongs to the JSON.
         let open =
