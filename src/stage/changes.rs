@@ -19,11 +19,11 @@ const ADDED_LATER: [&str; 1] = ["chat template"];
 /// Changes by what they mean.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Changes {
-    /// The result would be another one.
+    /// They change the result.
     pub result: Vec<Change>,
-    /// An earlier stage of the recipe made something else than before; the result would be another one.
+    /// They change the result, since an earlier stage of the recipe was made again.
     pub earlier_stage: Vec<Change>,
-    /// Only the length would be another one, or the form of the weights at the end.
+    /// They change only the length, or the number type of the weights.
     pub length: Vec<Change>,
     /// The result does not depend on them.
     pub harmless: Vec<Change>,
@@ -78,7 +78,7 @@ impl Changes {
         for change in settings.iter().filter(|c| c.kind != SettingKind::Place) {
             all.sort(change.clone());
         }
-        // Where it lies says nothing, unless what lies there is another.
+        // Another path alone is no change; other contents there are.
         let places = settings.iter().filter(|c| c.kind == SettingKind::Place);
         let different = !all.result.is_empty();
         all.result.extend(places.filter(|_| different).cloned());
@@ -110,7 +110,7 @@ impl Changes {
                 continue;
             }
             let (key, kind) = match name.as_str() {
-                // What is done stays done on another machine; what is under way would go on in other bits.
+                // A finished stage stays valid on another device; one in progress would resume with other bits.
                 "device" if finished => ("runtime.device", SettingKind::Watch),
                 "device" => ("runtime.device", SettingKind::Result),
                 "precision" if finished && elsewhere && plan.runtime.precision == Precision::Auto => {
@@ -160,7 +160,7 @@ fn change(key: &str, kind: SettingKind, old: &str, new: &str) -> Change {
     Change { key: key.to_owned(), kind, old: value(old), new: value(new) }
 }
 
-/// A value as it is compared: which of several GPUs it was does not count, nor what a struct has beside what is set.
+/// A value as it is compared: without the index of a GPU, and without the unset fields of a struct.
 fn get(inputs: &Inputs, name: &str) -> String {
     let value = inputs.named.get(name).map_or("", String::as_str);
     match name {
@@ -170,13 +170,13 @@ fn get(inputs: &Inputs, name: &str) -> String {
     }
 }
 
-/// As much of a hash as a person compares.
+/// A hash shortened for people; other values as they are.
 fn short(value: &str) -> String {
     let hash = value.len() >= 64 && value.bytes().take(64).all(|b| b.is_ascii_hexdigit());
     if hash { value[..8].to_owned() } else { value.to_owned() }
 }
 
-/// Whether an earlier stage of the recipe made what stands under this name.
+/// Whether an earlier stage of the recipe made the input called `name`.
 fn comes_from_stage(config: &StageConfig, name: &str) -> bool {
     let stage = |init: Option<&Init>| matches!(init, Some(Init::Stage(_)));
     let training = config.training();
@@ -207,7 +207,7 @@ fn comes_from_stage(config: &StageConfig, name: &str) -> bool {
     }
 }
 
-/// Whether the setting that names it is another one now.
+/// Whether the setting behind the input called `name` is among those whose path has `moved`.
 fn setting_changed(name: &str, moved: &BTreeSet<&str>) -> bool {
     let key = match name {
         "start weights" => "init",

@@ -1,6 +1,6 @@
-//! Records from before the format had a number: the settings are one hash in them, and in a resume file everything is
-//! one hash together. What the run's folder holds besides (`plan.json`, the weight file's own record) brings the names
-//! and the settings back where its hash is the recorded one.
+//! Records of versions before the format had a number: they hold one hash of all settings, and their resume files one
+//! hash of everything. Other files of the run's folder (`plan.json`, the weight file's metadata) give names and settings
+//! back where their hash is the recorded one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,11 +14,11 @@ use crate::error::{Error, Result};
 use crate::hash::hex;
 use crate::plan::{StageConfig, StagePlan};
 
-/// The name under which the hash of all settings stood.
+/// The name of the hash of all settings.
 pub const SETTINGS: &str = "settings";
-/// The name under which the program's version stood.
+/// The name of the program's version.
 pub const PROGRAM: &str = "program";
-/// Stands for everything where nothing but one hash is known.
+/// The name of the one hash of everything.
 pub const UNKNOWN: &str = "settings, data or start weights";
 
 /// Where the settings of a stage are kept once `plan.json` is about to hold newer ones.

@@ -1,7 +1,7 @@
 //! Episodes become tensors, and a policy's forward and backward pass over them.
 //!
-//! Everything stands at the position that predicts: column t is about token t + 1. The output layer meets only
-//! the positions whose token was generated, in pieces (`loss::logprob`). Next: `source`, where episodes come from.
+//! Columns are shifted: column t is about token t + 1. Logits are computed only for positions whose token was
+//! generated, in chunks (`loss::logprob`). Next: `source`, where episodes come from.
 //!
 //! R rows, T tokens, D hidden.
 
@@ -13,12 +13,12 @@ use crate::error::Result;
 use crate::loss::logprob::{surrogate, token_logprobs};
 use crate::model::{CausalLm, Mask, padded_causal_mask};
 
-/// What attention does not see.
+/// What attention masks out beside the future.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attend {
-    /// Nothing is hidden: rows begin at the left, and what fills them at the right comes too late to matter.
+    /// Nothing: rows are padded on the right, where a causal mask hides padding.
     All,
-    /// Tokens with the id of padding, wherever they stand.
+    /// Padding, wherever it stands.
     NotPadding,
 }
 
@@ -31,14 +31,14 @@ pub struct Batch {
     attention: Option<Tensor>,
     /// The token to predict where it was generated, else -100, `[R, T]`.
     pub targets: Tensor,
-    /// 1 where there is one, `[R, T]` in fp32.
+    /// 1 where there is a target, else 0, `[R, T]` in fp32.
     pub mask: Tensor,
     /// The log-probabilities the tokens were sampled with, `[R, T]`.
     pub old: Option<Tensor>,
 }
 
 impl Batch {
-    /// Rows of one width, filled with `pad` at their right.
+    /// Pads `episodes` on the right with `pad` and copies them to `device`.
     pub fn new(episodes: &[Episode], pad: i64, attend: Attend, device: Device) -> Self {
         let (rows, width) = (episodes.len(), episodes.iter().map(|e| e.ids.len()).max().unwrap_or(0));
         let mut ids = vec![pad; rows * width];

@@ -1,6 +1,6 @@
 //! GRPO and CISPO: a group of completions a prompt; the advantage of each is relative to its group.
 //!
-//! A step: roll out `num_generations` completions a prompt; advantages within each group; one clipped loss over
+//! A step: generate `num_generations` completions a prompt; advantages within each group; one clipped loss over
 //! all rows; upstream's `train_grpo.py`. Next: `loss::grpo`, the formulas.
 
 use super::experience::{ExperienceMaker, max_logprob_gap};
@@ -13,7 +13,7 @@ use crate::loss::policy::{column, spread, token_mean};
 use crate::model::CausalLm;
 use crate::plan::{GrpoPlan, PolicyConfig, RolloutPlan};
 
-/// The method's settings.
+/// GRPO's settings.
 pub struct Grpo {
     group: usize,
     scale_rewards: bool,
@@ -78,7 +78,7 @@ impl Learner for Grpo {
             (terms.loss, 1.0, (value, terms.kl_ref, terms.kl, terms.clip_fraction, gap, entropy))
         })?;
         let (loss, kl_ref, kl, clip_fraction, gap, entropy) = terms;
-        // What upstream logs as kl_ref falls as the policy goes away; a guard needs what rises.
+        // What upstream logs as kl_ref falls as the policy drifts; a guard needs an estimate that rises.
         maker.check_guards(at, &step, kl)?;
         let mut extra = vec![("policy_loss", loss + aux_loss)];
         extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));

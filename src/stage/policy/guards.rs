@@ -36,7 +36,7 @@ struct RollingMean {
 }
 
 impl RollingMean {
-    /// The mean, once the window is full.
+    /// Adds a value; the mean of the last `window` ones, once there are so many.
     fn push(&mut self, value: f64, window: usize) -> Option<f64> {
         self.values.push_back(value);
         while self.values.len() > window {

@@ -1,9 +1,9 @@
-//! PPO: a critic values every token, a step's rows are gone over several times in minibatches.
+//! PPO (arXiv 1707.06347): a critic values every token; each rollout is used for several passes over minibatches.
 //!
-//! Ports upstream's `train_ppo.py`. A step: roll out, fix the old values and the advantages, then
+//! Ports upstream's `train_ppo.py`. A step: generate rollouts, compute old values and advantages, then
 //! `ppo_update_iters` passes over shuffled minibatches. Once a minibatch has moved farther than `early_stop_kl`
-//! from the old policy, it and the rest of its pass count nothing (the optimizers step all the same, as
-//! upstream's do) and later passes are left out. Next: `loss::ppo`, the formulas.
+//! from the old policy, it and the rest of its pass have zero loss (the optimizers step all the same, as
+//! upstream's do) and later passes are skipped. Next: `loss::ppo`, the formulas.
 
 use tch::Tensor;
 
@@ -22,24 +22,24 @@ use crate::plan::PpoPlan;
 use crate::stage::loading;
 use crate::stage::session::Session;
 
-/// The method: its settings, the critic, and the step it is at.
+/// PPO's settings, its critic, and the step in progress.
 pub struct Ppo {
     critic: ValueModel,
     plan: PpoPlan,
     loss: PpoLoss,
     seed: u64,
-    /// Backward passes of a step without an early stop.
+    /// Backward passes a step without an early stop.
     passes: u64,
-    phase: Option<Phase>,
+    progress: Option<StepInProgress>,
 }
 
-/// A step in the middle of its passes.
-struct Phase {
+/// A step in progress: everything that its passes share.
+struct StepInProgress {
     step: Experience,
     old: Tensor,
     old_values: Tensor,
     targets: ppo::Targets,
-    /// Minibatches still to come, the next last; a pass ends where its number changes.
+    /// Minibatches still to come, the next one last: the pass's number and the rows' indices.
     queue: Vec<(usize, Tensor)>,
     stopped_in: Option<usize>,
     sums: Sums,
@@ -80,11 +80,11 @@ impl Ppo {
         };
         let plan = PpoPlan { mini_batch_size: Some(mini), ..plan.clone() };
         let passes = (plan.ppo_update_iters * rows / mini) as u64;
-        Ok(Self { critic, plan, loss, seed: session.stage.context.plan.seed, passes, phase: None })
+        Ok(Self { critic, plan, loss, seed: session.stage.context.plan.seed, passes, progress: None })
     }
 
-    /// Everything that is fixed before a step's first pass.
-    fn begin(&self, maker: &mut ExperienceMaker, model: &CausalLm, at: StepIndex) -> Result<Phase> {
+    /// Generates a step's rollouts and computes what all its passes share.
+    fn begin(&self, maker: &mut ExperienceMaker, model: &CausalLm, at: StepIndex) -> Result<StepInProgress> {
         let step = maker.make(model, at)?;
         let batch = &step.batch;
         let compute = maker.compute;
@@ -100,7 +100,7 @@ impl Ppo {
         let number = at.in_run(maker.source.steps_per_epoch());
         let queue = self.minibatches(step.rewards.len(), number, model.device());
         let old_values = old_values * &batch.mask;
-        Ok(Phase {
+        Ok(StepInProgress {
             step,
             old,
             old_values,
@@ -112,7 +112,7 @@ impl Ppo {
         })
     }
 
-    /// Rows of every minibatch of every pass, the first last, in an order that the seed and the step decide.
+    /// The queue of a step's minibatches, in an order that depends on seed and step alone.
     fn minibatches(&self, rows: usize, step: u64, device: tch::Device) -> Vec<(usize, Tensor)> {
         let mini = self.plan.mini_batch_size.unwrap_or(rows);
         let mut random = SplitMix64::new(self.seed, step.wrapping_add(3 << 32));
@@ -131,22 +131,22 @@ impl Ppo {
         queue
     }
 
-    /// One minibatch: the policy's gradient and the critic's.
+    /// Forward and backward of one minibatch, of the policy and the critic.
     fn minibatch(
         &self,
         compute: Compute,
         model: &CausalLm,
-        phase: &mut Phase,
+        progress: &mut StepInProgress,
         (pass, rows): (usize, &Tensor),
         scale: f64,
     ) -> Result<()> {
         let pick = |t: &Tensor| t.index_select(0, rows);
-        let batch: Batch = phase.step.batch.select(rows);
-        let (old, advantages) = (pick(&phase.old), pick(&phase.targets.advantages));
-        let reference = phase.step.reference.as_ref().map(pick);
+        let batch: Batch = progress.step.batch.select(rows);
+        let (old, advantages) = (pick(&progress.old), pick(&progress.targets.advantages));
+        let reference = progress.step.reference.as_ref().map(pick);
         let limit = self.plan.early_stop_kl;
-        let stopped = phase.stopped_in.is_some();
-        let first = phase.sums.count == 0.0 && phase.step.on_policy;
+        let stopped = progress.stopped_in.is_some();
+        let first = progress.sums.count == 0.0 && progress.step.on_policy;
         let ((terms, policy, share, gap), aux) = batch.backward(model, compute, scale, |logprobs| {
             let terms = self.loss.policy(logprobs, &old, reference.as_ref(), &advantages, &batch.mask);
             let share = if stopped || terms.approx_kl > limit { 0.0 } else { 1.0 };
@@ -156,16 +156,16 @@ impl Ppo {
             (loss, share, (terms, value, share, gap))
         })?;
         if share == 0.0 {
-            phase.stopped_in.get_or_insert(pass);
+            progress.stopped_in.get_or_insert(pass);
         }
         let critic = compute.run(model.device(), || {
             let values = self.critic.values(&batch.ids, batch.attention(), true);
-            let (old_values, returns) = (pick(&phase.old_values), pick(&phase.targets.returns));
+            let (old_values, returns) = (pick(&progress.old_values), pick(&progress.targets.returns));
             let loss = self.loss.value(&values, &old_values, &returns, &batch.mask);
             (&loss * (self.plan.vf_coef * scale * share)).f_backward()?;
             Ok(loss.double_value(&[]))
         })?;
-        let sums = &mut phase.sums;
+        let sums = &mut progress.sums;
         sums.count += 1.0;
         sums.loss += policy + self.plan.vf_coef * critic;
         sums.policy += policy;
@@ -174,31 +174,36 @@ impl Ppo {
         sums.approx_kl += terms.approx_kl;
         sums.clip_fraction += terms.clip_fraction;
         sums.aux += aux;
-        phase.gap = phase.gap.or(gap);
+        progress.gap = progress.gap.or(gap);
         Ok(())
     }
 
-    /// The row of a step whose passes are done.
-    fn finish(&self, maker: &mut ExperienceMaker, phase: Phase, at: StepIndex) -> Result<StepLoss> {
-        let sums = &phase.sums;
+    /// The metrics of a step whose passes are done.
+    fn finish(
+        &self,
+        maker: &mut ExperienceMaker,
+        progress: StepInProgress,
+        at: StepIndex,
+    ) -> Result<StepLoss> {
+        let sums = &progress.sums;
         let mean = |sum: f64| sum / sums.count;
         let kl_ref = sums.kl_ref.map(mean);
-        maker.check_guards(at, &phase.step, kl_ref)?;
+        maker.check_guards(at, &progress.step, kl_ref)?;
         let mut extra = vec![("policy_loss", mean(sums.policy)), ("critic_loss", mean(sums.critic))];
         extra.extend(kl_ref.map(|kl| ("kl_ref", kl)));
         extra.extend([
             ("approx_kl", mean(sums.approx_kl)),
             ("clipfrac", mean(sums.clip_fraction)),
-            ("early_stopped", f64::from(u8::from(phase.stopped_in.is_some()))),
+            ("early_stopped", f64::from(u8::from(progress.stopped_in.is_some()))),
         ]);
-        if phase.step.on_policy {
-            let entropy = -token_mean(&phase.old, &phase.step.batch.mask).double_value(&[]);
+        if progress.step.on_policy {
+            let entropy = -token_mean(&progress.old, &progress.step.batch.mask).double_value(&[]);
             extra.push(("entropy", entropy));
         }
-        extra.extend(phase.gap.map(|gap| ("logprob_gap", gap)));
+        extra.extend(progress.gap.map(|gap| ("logprob_gap", gap)));
         let (loss, aux_loss) = (mean(sums.loss), mean(sums.aux));
-        let tokens = phase.step.tokens;
-        extra.extend(phase.step.into_metrics());
+        let tokens = progress.step.tokens;
+        extra.extend(progress.step.into_metrics());
         Ok(StepLoss { loss, aux_loss, tokens, extra })
     }
 }
@@ -215,25 +220,25 @@ impl Learner for Ppo {
         at: StepIndex,
         scale: f64,
     ) -> Result<StepLoss> {
-        let mut phase = match self.phase.take() {
-            Some(phase) => phase,
+        let mut progress = match self.progress.take() {
+            Some(progress) => progress,
             None => self.begin(maker, model, at)?,
         };
-        let (pass, rows) = phase.queue.pop().expect("a step has a minibatch left");
-        self.minibatch(maker.compute, model, &mut phase, (pass, &rows), scale)?;
-        if let Some(stopped_in) = phase.stopped_in {
-            phase.queue.retain(|(pass, _)| *pass == stopped_in);
+        let (pass, rows) = progress.queue.pop().expect("a step has a minibatch left");
+        self.minibatch(maker.compute, model, &mut progress, (pass, &rows), scale)?;
+        if let Some(stopped_in) = progress.stopped_in {
+            progress.queue.retain(|(pass, _)| *pass == stopped_in);
         }
-        if phase.queue.is_empty() {
-            return self.finish(maker, phase, at);
+        if progress.queue.is_empty() {
+            return self.finish(maker, progress, at);
         }
-        let loss = phase.sums.loss / phase.sums.count;
-        self.phase = Some(phase);
+        let loss = progress.sums.loss / progress.sums.count;
+        self.progress = Some(progress);
         Ok(StepLoss { loss, ..StepLoss::default() })
     }
 
     fn has_more_passes(&self) -> bool {
-        self.phase.is_some()
+        self.progress.is_some()
     }
 
     fn aux_model(&self) -> Option<AuxModel> {

@@ -29,7 +29,7 @@ impl StepIndex {
 pub struct Rollout {
     /// Dataset; the completions of a prompt side by side.
     pub episodes: Vec<Episode>,
-    /// What attention does not see.
+    /// What attention masks out beside the future.
     pub attend: Attend,
     /// Whether the rows were sampled from the policy as it is now (on-policy).
     pub on_policy: bool,
@@ -91,7 +91,7 @@ pub struct RecordedRollouts {
     pub ends: Vec<i64>,
     /// The id that fills rows.
     pub pad: i64,
-    /// What attention does not see.
+    /// What attention masks out beside the future.
     pub attend: Attend,
 }
 

@@ -1,4 +1,4 @@
-//! SPO: one completion a prompt against a baseline that follows the rewards.
+//! SPO: one completion a prompt; its advantage is relative to a baseline that tracks past rewards.
 //!
 //! Ports upstream's `train_spo.py`. Next: `loss::spo`, the formulas.
 
@@ -14,7 +14,7 @@ use crate::loss::spo::{self, RhoMode, Tracker, TrackerConfig};
 use crate::model::CausalLm;
 use crate::plan::SpoPlan;
 
-/// The method's settings and its tracker.
+/// SPO's settings and its reward tracker.
 pub struct Spo {
     beta: f64,
     config: TrackerConfig,
