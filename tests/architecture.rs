@@ -217,3 +217,19 @@ fn every_file_says_what_it_is_for_and_is_not_too_long() {
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
+
+#[test]
+fn kernels_are_chosen_in_model_ops_alone() {
+    let names = |file: &PathBuf| {
+        let code = code(file);
+        code.contains("cpu_ops") || code.contains("cuda_ops")
+    };
+    // A step of decoding on a GPU is made of its kernels.
+    let own = ["native", "model/ops", "model/step.rs"].map(|place| source().join(place));
+    let (inside, outside): (Vec<_>, Vec<_>) = rust_files(&source())
+        .into_iter()
+        .filter(names)
+        .partition(|file| own.iter().any(|place| file.starts_with(place)));
+    assert!(inside.len() > 5);
+    assert!(outside.is_empty(), "{outside:?}");
+}

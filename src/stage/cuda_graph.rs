@@ -11,8 +11,7 @@ use crate::data::Batch;
 use crate::engine::Compute;
 use crate::error::Result;
 use crate::loss::cross_entropy::shifted;
-use crate::model::{CausalLm, Mask, Packing};
-use crate::native::cuda_ops::{self, CrossEntropy};
+use crate::model::{CausalLm, Mask, Packing, ops};
 use crate::native::{CudaGraph, empty_cuda_cache, to_device};
 
 /// Most shapes that are captured: each graph keeps memory of its own.
@@ -84,7 +83,7 @@ impl GraphRunner {
         let fresh = StaticInputs::new(batch, shape, scale, model);
         if !known {
             let like = self.shapes.values().next().map(|captured| &captured.graph);
-            let captured = compute.run(model.device(), || match cuda_ops::compute_dtype(model.lm_head()) {
+            let captured = compute.run(model.device(), || match ops::capture_dtype(model.lm_head()) {
                 Some(kind) => capture(model, fresh.copy(), kind, like).map(Some),
                 None => Ok(None),
             });
@@ -115,11 +114,8 @@ fn can_capture(model: &CausalLm, packed: bool, compute: Compute) -> bool {
     model.device().is_cuda()
         && config.moe.is_none()
         && !draws
-        && cuda_ops::is_vec4_aligned(config.vocab_size)
-        && (!packed
-            || compute == Compute::Bf16
-                && model.params().adapter().is_none()
-                && cuda_ops::attends_documents(model.lm_head(), config.head_dim))
+        && (!packed || compute == Compute::Bf16 && model.params().adapter().is_none())
+        && ops::can_capture(config, model.lm_head(), packed)
 }
 
 fn shape(batch: &Batch, positions: usize) -> Shape {
@@ -199,15 +195,8 @@ fn capture(
 fn micro_step(model: &CausalLm, inputs: &StaticInputs, kind: Kind) -> Result<Tensor> {
     let mask = inputs.packing.as_ref().map_or(Mask::Causal, Mask::Documents);
     let (hidden, _) = model.hidden(&inputs.ids, mask, true);
-    let (_, _, d) = hidden.size3()?;
-    let entropy = CrossEntropy {
-        hidden: &hidden.f_reshape([-1, d])?,
-        lm_head: model.lm_head(),
-        tokens: &inputs.tokens,
-        weights: None,
-        dtype: kind,
-    };
-    let (loss, scaled) = entropy.sum_with_grad(&inputs.scale)?;
+    let (loss, scaled) =
+        ops::captured_cross_entropy(&hidden, model.lm_head(), &inputs.tokens, &inputs.scale, kind)?;
     scaled.f_backward()?;
     Ok(loss)
 }
@@ -221,6 +210,7 @@ mod tests {
     use super::*;
     use crate::loss::cross_entropy::{Targets, mean_with_grad};
     use crate::model::tiny;
+    use crate::native::cuda_ops;
 
     /// What a graph would do, on the CPU: a padded batch gives the loss and the gradients of the batch.
     #[test]

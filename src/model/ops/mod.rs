@@ -14,12 +14,14 @@
 //! B batch, T tokens, D hidden, I inner width, O outputs.
 
 mod attention;
+mod capture;
 mod cross_entropy;
 mod experts;
 mod norm;
 mod qkv_rope;
 
 pub use attention::attention;
+pub use capture::{can_capture, capture_dtype, captured_cross_entropy};
 pub use cross_entropy::{
     CHUNK_LOGITS, Targets, chunks, cross_entropy, cross_entropy_with_grad, labelled_rows,
 };

@@ -147,21 +147,20 @@ __attribute__((noinline)) void panel_rows(const typename S::Item *w, const float
     tile_halves<MM_ROWS, S>(w, x + r * ldx, ldx, k0, k1, y + r * ldy, ldy, fresh);
   const float *xr = x + r * ldx;
   float *yr = y + r * ldy;
+  // clang-format off
   switch (n - r) {
-#define MM_CASE(R)                                                                                           \
-  case R: tile_halves<R, S>(w, xr, ldx, k0, k1, yr, ldy, fresh); break;
-    MM_CASE(1)
-    MM_CASE(2)
-    MM_CASE(3)
+#define MM_CASE(R) case R: tile_halves<R, S>(w, xr, ldx, k0, k1, yr, ldy, fresh); break;
+    MM_CASE(1) MM_CASE(2) MM_CASE(3)
 #if MM_ROWS > 4
-        MM_CASE(4) MM_CASE(5)
+    MM_CASE(4) MM_CASE(5)
 #endif
 #if MM_ROWS > 6
-            MM_CASE(6) MM_CASE(7) MM_CASE(8) MM_CASE(9) MM_CASE(10) MM_CASE(11)
+    MM_CASE(6) MM_CASE(7) MM_CASE(8) MM_CASE(9) MM_CASE(10) MM_CASE(11)
 #endif
 #undef MM_CASE
-                default : break;
+    default: break;
   }
+  // clang-format on
 }
 
 template <class S>
