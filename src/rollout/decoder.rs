@@ -1,6 +1,6 @@
 //! A model ready to decode: packed weights on the CPU, libtorch and captured CUDA graphs elsewhere.
 //!
-//! Next: [`super::packing`] (the packed weights), [`super::kv_slots`] (keys and values of the sequences at work).
+//! Next: [`super::packing`] (the packed weights), `kv_slots` (keys and values of the sequences at work).
 
 use tch::Device;
 

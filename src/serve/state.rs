@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use super::body::BodyBudget;
-use super::engine::core::EngineConfig;
+use super::engine::engine_core::EngineConfig;
 use super::engine::handle::ModelHandle;
 use super::engine::queue::QueuePermit;
 use super::error::ApiError;

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
-use super::core::{EngineConfig, EngineCore};
+use super::engine_core::{EngineConfig, EngineCore};
 use super::queue::QueuePermit;
 use super::worker::{self, ActiveRequest, Command, EmbedRequest, WorkerExit, event_bytes, thread_ended};
 use crate::data::Tokenizer;

@@ -13,7 +13,7 @@ use std::sync::mpsc::Receiver;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::core::EngineCore;
+use super::engine_core::EngineCore;
 use super::queue::QueuePermit;
 use crate::error::{Error, Result};
 use crate::rollout::{GenerateRequest, ScoredToken, TokenEvent};
