@@ -5,12 +5,15 @@
 //! `MINIMIND_FUZZ=1000000 cargo test --test fuzz -- --nocapture`. What was wrong with an input is printed,
 //! and the input kept in the temporary folder.
 
+mod common;
+
 use std::collections::HashMap;
 use std::io::{Cursor, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use common::dice::Dice;
 use minimind::checkpoint::gguf::{self, FileType, TokenKind, Vocabulary};
 use minimind::checkpoint::{convert, load_model, named_tensors, pth, safetensors};
 use minimind::data::Tokenizer;
@@ -19,8 +22,6 @@ use minimind::export::Source;
 use minimind::export::torchscript::{self, WeightForm};
 use minimind::model::config::preset;
 use minimind::model::{CausalLm, ModelConfig, Params};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use tch::{Device, Kind};
 use zip::write::SimpleFileOptions;
 
@@ -35,71 +36,6 @@ const LEAST: Duration = Duration::from_millis(5);
 const MOST_BYTES: u64 = 1 << 30;
 
 type Reader = fn(&Path);
-
-struct Dice(ChaCha8Rng);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        (self.0.next_u64() % n.max(1) as u64) as usize
-    }
-
-    fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
-
-    /// A number that readers trip over.
-    fn nasty(&mut self, len: usize) -> u64 {
-        match self.below(8) {
-            0 => 0,
-            1 => u64::MAX >> self.below(64),
-            2 => 1 << self.below(64),
-            3 => len as u64,
-            4 => (len as u64).wrapping_sub(self.below(3) as u64),
-            5 => self.below(16) as u64,
-            6 => (self.below(len.max(1)) as u64).wrapping_add(1),
-            _ => self.0.next_u64(),
-        }
-    }
-
-    /// One change.
-    fn change(&mut self, bytes: &mut Vec<u8>, words: &[&[u8]]) {
-        let len = bytes.len();
-        if len == 0 {
-            return bytes.push(self.below(256) as u8);
-        }
-        // Heads are where the lengths are.
-        let at = if self.below(3) == 0 { self.below(len.min(512)) } else { self.below(len) };
-        match self.below(9) {
-            0 => bytes[at] ^= 1 << self.below(8),
-            1 => bytes[at] = self.below(256) as u8,
-            2 | 3 => {
-                let (n, width) = (self.nasty(len).to_le_bytes(), *self.pick(&[1, 2, 4, 8]));
-                let end = (at + width).min(len);
-                bytes[at..end].copy_from_slice(&n[..end - at]);
-            }
-            4 => {
-                let (from, n) = (self.below(len), self.below(64));
-                let part = bytes[from..(from + n).min(len)].to_vec();
-                bytes.splice(at..at, part);
-            }
-            5 => {
-                let end = (at + 1 + self.below(32)).min(len);
-                bytes.drain(at..end);
-            }
-            6 => {
-                let word = self.pick(words).to_vec();
-                bytes.splice(at..at, word);
-            }
-            7 => {
-                let word = self.pick(words);
-                let end = (at + word.len()).min(len);
-                bytes[at..end].copy_from_slice(&word[..end - at]);
-            }
-            _ if self.below(8) == 0 => bytes.truncate(at),
-            _ => bytes[at] = bytes[at].wrapping_add(1),
-        }
-    }
-}
 
 /// How many inputs: MINIMIND_FUZZ, else few.
 fn inputs() -> u64 {
@@ -132,7 +68,7 @@ fn fuzz(name: &str, seeds: &[Vec<u8>], words: &[&[u8]], read: Reader, finish: fn
         usual = usual.max(busy(start) - began);
     }
     let before = memory();
-    let mut dice = Dice(ChaCha8Rng::seed_from_u64(7));
+    let mut dice = Dice::new(7);
     let mut findings = Vec::new();
     for n in 0..inputs() {
         let mut bytes = dice.pick(seeds).clone();

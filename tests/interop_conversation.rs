@@ -51,13 +51,8 @@ fn conversations() -> Vec<Value> {
     ]
 }
 
-fn prompts_are_those_of_transformers() {
-    let python = python();
-    let root = tempfile::tempdir().expect("a folder");
-    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(tokenizer.join(name), root.path().join(name)).expect("copied");
-    }
+/// Requests as the other side reads them.
+fn cases() -> Vec<Value> {
     let tool = json!({"type": "function", "function": {"name": "add", "description": "Adds.", "parameters":
         {"type": "object", "properties": {"a": {"type": "integer", "description": "one"}, "b": {"type": ["string", "null"]}}, "required": ["a"]}}});
     let mut cases = Vec::new();
@@ -100,6 +95,17 @@ fn prompts_are_those_of_transformers() {
         false,
     );
     add(FIELDS, &conversations()[4], json!([tool]), json!({}), true, false);
+    cases
+}
+
+fn prompts_are_those_of_transformers() {
+    let python = python();
+    let root = tempfile::tempdir().expect("a folder");
+    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(tokenizer.join(name), root.path().join(name)).expect("copied");
+    }
+    let cases = cases();
     std::fs::write(root.path().join("cases.json"), Value::from(cases.clone()).to_string()).expect("written");
     let output = succeed(Command::new(python).arg(script("conversation.py")).arg(root.path()));
     let theirs: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");

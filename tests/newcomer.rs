@@ -3,80 +3,11 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
-use common::{minimind, succeed};
-use minimind::checkpoint::pth;
+use common::home::{GREET, Home, generate, refused, told};
+use common::succeed;
 use minimind::data::tokenizer::builtin::BuiltinTokenizer;
-use minimind::engine::resume::weights_value;
-use minimind::model::{CausalLm, ModelOverrides, Params};
-use tch::{Device, Kind};
-
-/// A folder of a user's, with caches of its own.
-struct Home(tempfile::TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    /// Weights as upstream's scripts write them: a plain state_dict, nothing said of it.
-    fn weights(&self, name: &str, preset: &str, rows: i64) {
-        let mut stated: ModelOverrides = minimind::model::config::preset(preset).unwrap();
-        (stated.hidden_size, stated.num_hidden_layers, stated.vocab_size) = (Some(32), Some(1), Some(rows));
-        stated.num_attention_heads = Some(8);
-        stated.num_key_value_heads = Some(4);
-        let config = stated.resolve().unwrap();
-        tch::manual_seed(1);
-        let model = CausalLm::new(&config, Params::init(&config, Device::Cpu).unwrap());
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        pth::write(&path, &weights_value(&model, Kind::Half).unwrap(), &[]).unwrap();
-    }
-
-    fn tokenizer(&self, folder: &str, standard: BuiltinTokenizer) {
-        let made = standard.folder(&self.path("elsewhere")).unwrap();
-        for file in ["tokenizer.json", "tokenizer_config.json"] {
-            self.write(&format!("{folder}/{file}"), std::fs::read(made.join(file)).unwrap());
-        }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Command {
-        let mut command = minimind();
-        command.current_dir(self.0.path()).args(arguments);
-        command.env("HOME", self.0.path()).env("XDG_CACHE_HOME", self.path("cache")).env_remove("RUST_LOG");
-        command
-    }
-}
-
-fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn refused(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{command:?}\n{}", told(&output));
-    told(&output)
-}
-
-const GREET: [&str; 5] = ["--prompt", "hi", "--greedy", "--max-new-tokens", "2"];
-
-fn generate(home: &Home, model: &str, more: &[&str]) -> String {
-    let arguments = [&["generate", "--model", model][..], &GREET, more].concat();
-    told(&succeed(&mut home.run(&arguments)))
-}
 
 #[test]
 fn upstreams_layout_works_as_it_lies() {

@@ -42,6 +42,35 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
+/// A file with the adapter merged into it answers as the two do apart, and as `served`; merged twice is refused.
+fn merged_says(base: &str, file: &Path, merged: &Path, served: &str) {
+    let (weights, tokenizer) = (resolve_model_path(base).expect("weights"), model().join("tok"));
+    succeed(minimind().args([
+        "adapter",
+        "merge",
+        "--model",
+        text(&weights),
+        "--adapter",
+        text(file),
+        "--out",
+        text(merged),
+    ]));
+    let with = generated(&["--model", base, "--adapter", text(file)]);
+    assert_eq!(
+        with,
+        generated(&["--model", text(merged), "--tokenizer", text(&tokenizer)]),
+        "{}",
+        file.display()
+    );
+    assert_eq!(with.trim(), served.trim(), "{}", file.display());
+    let twice = minimind()
+        .args(["generate", "--prompt", "x", "--model", text(merged), "--adapter", text(file)])
+        .output();
+    let twice = twice.expect("the program starts");
+    assert_eq!(twice.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("is in these weights already"));
+}
+
 #[test]
 fn adapters_answer_by_their_names_as_merged_files_do() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -64,8 +93,6 @@ fn adapters_answer_by_their_names_as_merged_files_do() {
     assert_eq!(names, ["plain", "lora_style_64", "terse"]);
     assert!(list["data"][2]["root"].as_str().expect("root").ends_with("terse on plain"), "{list}");
 
-    let weights = resolve_model_path(&base).expect("weights");
-    let tokenizer = model().join("tok");
     let mut answers = Vec::new();
     for (name, file) in
         [("plain", None), ("lora_style_64", Some(&upstream)), ("terse", Some(&folder_of_peft))]
@@ -74,30 +101,7 @@ fn adapters_answer_by_their_names_as_merged_files_do() {
         let served =
             server.chat(&body)["choices"][0]["message"]["content"].as_str().expect("content").to_owned();
         if let Some(file) = file {
-            let merged = folder.path().join(format!("merged_{name}.pth"));
-            succeed(minimind().args([
-                "adapter",
-                "merge",
-                "--model",
-                text(&weights),
-                "--adapter",
-                text(file),
-                "--out",
-                text(&merged),
-            ]));
-            let with = generated(&["--model", &base, "--adapter", text(file)]);
-            assert_eq!(
-                with,
-                generated(&["--model", text(&merged), "--tokenizer", text(&tokenizer)]),
-                "{name}"
-            );
-            assert_eq!(with.trim(), served.trim(), "{name}");
-            let twice = minimind()
-                .args(["generate", "--prompt", "x", "--model", text(&merged), "--adapter", text(file)])
-                .output();
-            let twice = twice.expect("the program starts");
-            assert_eq!(twice.status.code(), Some(2));
-            assert!(String::from_utf8_lossy(&twice.stderr).contains("is in these weights already"));
+            merged_says(&base, file, &folder.path().join(format!("merged_{name}.pth")), &served);
         }
         answers.push(served);
     }

@@ -1,6 +1,9 @@
 //! What the tests share: the program, the fixtures, rows of metrics.
 #![allow(dead_code)]
 
+pub mod dice;
+pub mod ground;
+pub mod home;
 pub mod http;
 pub mod kill;
 pub mod needs;
@@ -150,7 +153,7 @@ pub fn wait_for(file: &Path) {
     let began = Instant::now();
     while !file.exists() {
         assert!(began.elapsed() < HANG, "{} does not come", file.display());
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

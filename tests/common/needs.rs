@@ -119,10 +119,10 @@ pub fn run(tests: Vec<Test>) -> ExitCode {
             Some((need, why)) => {
                 absent.lock().expect("a list").push(format!("{name}: {why}"));
                 let part = matches!(need, Need::Parent(_));
-                let started = move || if part { Ok(test()) } else { Err(Failed::from(why)) };
+                let started = move || if part { passes(test) } else { Err(Failed::from(why)) };
                 Trial::test(name, started).with_ignored_flag(true)
             }
-            None => Trial::test(name, move || Ok(test())),
+            None => Trial::test(name, move || passes(test)),
         });
     }
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
@@ -130,6 +130,12 @@ pub fn run(tests: Vec<Test>) -> ExitCode {
         println!("ignored: {line}");
     }
     conclusion.exit_code()
+}
+
+/// Runs a test, which panics where it fails.
+fn passes(test: fn()) -> Result<(), Failed> {
+    test();
+    Ok(())
 }
 
 /// The tests of a file and what each needs.

@@ -189,3 +189,27 @@ pub fn shared() -> Arc<Server> {
         server
     })
 }
+
+/// A chat of one question, answered greedily.
+pub fn asked(text: &str) -> Value {
+    json!({"messages": [{"role": "user", "content": text}], "temperature": 0})
+}
+
+/// A body with more keys.
+pub fn with(mut body: Value, more: Value) -> Value {
+    for (key, value) in more.as_object().expect("an object") {
+        body[key] = value.clone();
+    }
+    body
+}
+
+/// What a chat answer says.
+pub fn content(answer: &Value) -> &str {
+    answer["choices"][0]["message"]["content"].as_str().expect("content")
+}
+
+/// What the deltas of a choice say together.
+pub fn joined(chunks: &[Value], index: usize, field: &str) -> String {
+    let choices = chunks.iter().flat_map(|c| c["choices"].as_array().expect("choices"));
+    choices.filter(|c| c["index"] == index).filter_map(|c| c["delta"][field].as_str()).collect()
+}
