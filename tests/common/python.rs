@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use minimind::native::{libtorch_dir, load_cuda};
 
@@ -20,11 +21,16 @@ pub fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(name)
 }
 
-/// Loads libtorch's CUDA half: libtorch's own, or that of the Python's torch.
+/// Loads libtorch's CUDA half, once: libtorch's own, or that of the Python's torch.
 ///
 /// # Errors
 /// Why neither can be loaded.
 pub fn load_cuda_half() -> Result<(), String> {
+    static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
+    LOADED.get_or_init(load).clone()
+}
+
+fn load() -> Result<(), String> {
     if load_cuda(&libtorch_dir()).is_ok() {
         return Ok(());
     }
