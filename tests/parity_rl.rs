@@ -139,7 +139,8 @@ fn ppo_follows_the_reference() {
         let got = run(&fixture, "ppo", "ppo", &keys, output.path());
         compare(&fixture, "ppo", &got, output.path());
         // The resume file holds what upstream's scripts go on from.
-        let file = ["ppo_32_resume.pth", "ppo_32_moe_resume.pth"].map(|name| output.path().join(name));
+        let file = ["ppo_16_resume.pth", "ppo_32_resume.pth", "ppo_32_moe_resume.pth"]
+            .map(|name| output.path().join(name));
         let file = file.iter().find(|path| path.exists()).expect("a resume file");
         let value = minimind::checkpoint::pth::read(file).expect("it reads");
         for key in ["scheduler", "critic_optimizer", "critic_scheduler"] {

@@ -195,6 +195,7 @@ def record(out, era, method, facts):
         for name in facts["adapted"]:
             a, b = (final[f"{name}.lora.{side}.weight"].half() for side in "AB")
             merged[f"{name}.weight"] = merged[f"{name}.weight"] + b @ a
+        merged["lm_head.weight"] = merged["model.embed_tokens.weight"]
         torch.save(merged, out / "lora_merged_fp16.pth")
 
 
