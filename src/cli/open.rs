@@ -17,7 +17,7 @@ use crate::error::{Error, Place, Result};
 use crate::model::{CausalLm, ModelConfig, ModelOverrides};
 use crate::native::{Storage, libtorch_dir, peak_memory_bytes};
 use crate::plan::machine::Machine;
-use crate::plan::{Wanted, settings};
+use crate::plan::{Wanted, runtime};
 use crate::rollout::{Constraint, DecoderConfig, GenerateConfig, Generation, Generator};
 use crate::stage::loading;
 
@@ -66,7 +66,7 @@ pub struct HowArgs {
 /// # Errors
 /// The text for clap to print where the device is not known.
 pub(super) fn parse_device(text: &str) -> std::result::Result<Wanted, String> {
-    settings::parse_device(text).ok_or_else(|| "expected auto, cpu, cuda, cuda:N or mps".to_owned())
+    runtime::parse_device(text).ok_or_else(|| "expected auto, cpu, cuda, cuda:N or mps".to_owned())
 }
 
 /// A model with everything that generating from it needs.

@@ -2,9 +2,13 @@
 
 use crate::error::{Error, Result};
 
-/// `minimind schema` takes no flags.
+/// What `minimind schema` is asked for.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print docs/recipe.md, the reference of every key, instead.
+    #[arg(long, hide = true)]
+    pub markdown: bool,
+}
 
 /// The schema as JSON text.
 ///
@@ -15,11 +19,15 @@ pub fn text() -> Result<String> {
         .map_err(|error| Error::failed("cannot write the schema").because(error))
 }
 
-/// Prints the schema.
+/// Prints the schema, or the reference that is made from it.
 ///
 /// # Errors
 /// As [`text`].
-pub fn run(_args: Args) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
+    if args.markdown {
+        print!("{}", crate::plan::markdown());
+        return Ok(());
+    }
     println!("{}", text()?);
     Ok(())
 }

@@ -135,6 +135,13 @@ pub struct DataConfig {
     pub on_bad_row: OnBadRow,
 }
 
+impl Default for DataConfig {
+    /// No rows at all.
+    fn default() -> Self {
+        Self::files(Vec::new(), DataFormat::Text)
+    }
+}
+
 impl DataConfig {
     /// Files to look through in order, with no validation rows and no shuffling.
     pub fn files(paths: Vec<PathBuf>, format: DataFormat) -> Self {

@@ -90,15 +90,18 @@ impl Precision {
 }
 
 /// Options of an export.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Options {
-    /// `None`: as the source is stored, and fp32 for TorchScript, which every machine computes in.
+    /// Type of the numbers (as the source is stored; fp32 for torchscript, which every machine computes in).
     pub precision: Option<Precision>,
-    /// TorchScript: weights become constants of the program.
+    /// Whether TorchScript's weights become constants of the program.
     pub freeze: bool,
     /// Whether to read back and compare.
+    #[serde(skip_deserializing)]
     pub verify: bool,
     /// Hugging Face: a weight file of more bytes is split into shards.
+    #[serde(skip_deserializing)]
     pub max_shard_bytes: u64,
 }
 

@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::types::*;
 use crate::model::ModelConfig;
 
-mod tuning;
+mod second_model;
 
 /// What is known of a stage's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -183,7 +183,7 @@ pub fn estimate(
             }
             if let Some(c) = stage.config.training() {
                 let model = sized(&c.model, &c.tokenizer);
-                let other = tuning::other_model(&stage.config, model.as_ref(), &sized);
+                let other = second_model::other_model(&stage.config, model.as_ref(), &sized);
                 return training(stage, c, (model.as_ref(), other.as_ref()), known, half, flops_per_s);
             }
             match &stage.config {
@@ -248,7 +248,7 @@ fn training(
     half: bool,
     flops_per_s: f64,
 ) -> StageCost {
-    let count = model.map(|m| tuning::trained(&stage.config, m));
+    let count = model.map(|m| second_model::trained(&stage.config, m));
     let beside = other.map(parameters);
     let steps = known.map(|f| {
         let all = f.micro_batches_per_epoch * c.epochs as u64;

@@ -1,15 +1,18 @@
 //! What will be done: a recipe with every default filled and every name resolved.
 //!
-//! Reading order: `schema`, `shape` and `upstream` (the keys of a recipe), `types` (the plan), `kinds` (what a change of it
-//! means), `resolve`, `tuning`, `evaluation`, `exporting`, `policies`, `references`, `hubs`, `rollouts`, `rewards`, `tools` and `settings` (from a recipe to it), `environment` and `machine` with `quota` (the only readers of both), `cost` (what it will take).
+//! Reading order: `types` (the plan), `kinds` (the stages' settings, each declared once, and how they are resolved), `runtime`,
+//! `schema` (keys that are not yet there), `shape` and `defaults.yaml` (what a recipe may hold), `upstream` (MiniMind's names),
+//! `resolve` (from a recipe to a plan), `references`, `hubs`, `settings` (model, data), `policies`, `rollouts`, `rewards`,
+//! `tools`, `changes` (what a change of a setting means), `environment` and `machine` with `quota` (the only readers of
+//! both), `cost` (what it will take).
 
+pub mod changes;
 pub mod cost;
 pub mod environment;
-pub mod evaluation;
-pub mod exporting;
 pub mod hubs;
 pub mod kinds;
 pub mod machine;
+mod markdown;
 mod policies;
 pub mod policy;
 mod quota;
@@ -17,18 +20,18 @@ pub mod references;
 pub mod resolve;
 pub mod rewards;
 mod rollouts;
+pub mod runtime;
 pub mod schema;
 pub mod settings;
 pub mod shape;
 pub mod tools;
-pub mod tuning;
 pub mod types;
 mod upstream;
 
+pub use changes::{Change, SettingKind};
 pub use cost::{Facts, StageCost, estimate};
-pub use exporting::ExportConfig;
-pub use kinds::{Change, SettingKind};
 pub use machine::Machine;
+pub use markdown::markdown;
 pub use resolve::{load, resolve};
 pub use shape::shape;
 pub use types::*;

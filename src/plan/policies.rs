@@ -12,32 +12,14 @@ use crate::rollout::tools::{Table, ToolConfig, ToolKind};
 /// What differs between the methods before the method's own keys.
 struct Defaults {
     kind: &'static str,
-    accumulation_steps: i64,
-    learning_rate: f64,
-    max_seq_len: usize,
     max_new_tokens: usize,
     thinking_ratio: f64,
 }
 
-const GRPO: Defaults = Defaults {
-    kind: "grpo",
-    accumulation_steps: 1,
-    learning_rate: 3e-7,
-    max_seq_len: 768,
-    max_new_tokens: 1024,
-    thinking_ratio: 0.9,
-};
-const AGENT: Defaults =
-    Defaults { kind: "agent", max_seq_len: 1024, max_new_tokens: 768, thinking_ratio: 0.0, ..GRPO };
+const GRPO: Defaults = Defaults { kind: "grpo", max_new_tokens: 1024, thinking_ratio: 0.9 };
+const AGENT: Defaults = Defaults { kind: "agent", max_new_tokens: 768, thinking_ratio: 0.0, ..GRPO };
 const PPO: Defaults = Defaults { kind: "ppo", thinking_ratio: 0.0, ..GRPO };
-const SPO: Defaults = Defaults {
-    kind: "spo",
-    accumulation_steps: 4,
-    learning_rate: 1e-7,
-    max_seq_len: 66,
-    max_new_tokens: 1536,
-    thinking_ratio: 0.0,
-};
+const SPO: Defaults = Defaults { kind: "spo", max_new_tokens: 1536, thinking_ratio: 0.0 };
 
 pub(super) fn positive(v: f64) -> bool {
     v > 0.0 && v.is_finite()
@@ -52,31 +34,19 @@ fn share(v: f64) -> bool {
 }
 
 impl Resolver<'_> {
-    pub(super) fn grpo(
-        &mut self,
-        base: &[String],
-        s: &GrpoSection,
-        seed: u64,
-        below: &[String],
-    ) -> StageConfig {
+    pub(super) fn grpo(&mut self, base: &[String], s: &GrpoSection, seed: u64) -> Option<StageConfig> {
         let method = self.group(base, s.group(), 6);
         let beta = method.beta;
         let common = s.common();
-        let config = self.policy(base, &common, &GRPO, Method::Grpo(method), beta, seed, below);
-        StageConfig::Grpo(Box::new(config))
+        let config = self.policy(base, &common, &GRPO, Method::Grpo(method), beta, seed)?;
+        Some(StageConfig::Grpo(Box::new(config)))
     }
 
-    pub(super) fn agent(
-        &mut self,
-        base: &[String],
-        s: &AgentSection,
-        seed: u64,
-        below: &[String],
-    ) -> StageConfig {
+    pub(super) fn agent(&mut self, base: &[String], s: &AgentSection, seed: u64) -> Option<StageConfig> {
         let method = self.group(base, s.group(), 4);
         let beta = method.beta;
         let common = s.common();
-        let mut config = self.policy(base, &common, &AGENT, Method::Grpo(method), beta, seed, below);
+        let mut config = self.policy(base, &common, &AGENT, Method::Grpo(method), beta, seed)?;
         let max_turns = self.whole(base, "max_turns", s.max_turns, 1).unwrap_or(3);
         let a_turn = match &config.rollout {
             RolloutPlan::Generated(plan) => plan.max_new_tokens,
@@ -85,7 +55,7 @@ impl Resolver<'_> {
         let max_total_len =
             self.whole(base, "max_total_len", s.max_total_len, 1).unwrap_or(max_turns * a_turn);
         if matches!(config.rollout, RolloutPlan::Generated(_)) {
-            let given = common.train.max_seq_len.is_some();
+            let given = common.max_seq_len.is_some();
             self.lengths(base, &mut config.train, max_total_len, "max_total_len", given);
         }
         let tools = match s.tools.as_deref() {
@@ -93,7 +63,7 @@ impl Resolver<'_> {
             None => self.usual_tools(base, &config),
         };
         config.agent = Some(AgentPlan { tools, max_turns, max_total_len });
-        StageConfig::Agent(Box::new(config))
+        Some(StageConfig::Agent(Box::new(config)))
     }
 
     /// Calculator, units and clock; for errands of the built-in world, which ask for its prices, lookup too.
@@ -156,13 +126,7 @@ impl Resolver<'_> {
         plan
     }
 
-    pub(super) fn ppo(
-        &mut self,
-        base: &[String],
-        s: &PpoSection,
-        seed: u64,
-        below: &[String],
-    ) -> StageConfig {
+    pub(super) fn ppo(&mut self, base: &[String], s: &PpoSection, seed: u64) -> Option<StageConfig> {
         let mut number = |key: &str, value: Option<f64>, default: f64, range: &str, fits: fn(f64) -> bool| {
             self.real(base, key, value, range, fits).unwrap_or(default)
         };
@@ -178,7 +142,7 @@ impl Resolver<'_> {
             number("cliprange_value", s.cliprange_value, 0.2, "above 0", positive),
             number("early_stop_kl", s.early_stop_kl, 0.25, "above 0", positive),
         );
-        let critic = s.critic.as_ref().map(|given| self.init(&join(base, "critic"), given, below));
+        let critic = s.critic.as_ref().map(|given| self.init(&join(base, "critic"), given));
         let method = PpoPlan {
             critic,
             critic_learning_rate,
@@ -194,7 +158,7 @@ impl Resolver<'_> {
         };
         let mini = method.mini_batch_size;
         let common = s.common();
-        let config = self.policy(base, &common, &PPO, Method::Ppo(method), kl_coef, seed, below);
+        let config = self.policy(base, &common, &PPO, Method::Ppo(method), kl_coef, seed)?;
         if let (Some(mini), RolloutPlan::Generated(_)) = (mini, &config.rollout)
             && !config.train.batch_size.is_multiple_of(mini)
         {
@@ -205,16 +169,10 @@ impl Resolver<'_> {
                 "give a divisor, or leave it out: the whole step is one minibatch then",
             );
         }
-        StageConfig::Ppo(Box::new(config))
+        Some(StageConfig::Ppo(Box::new(config)))
     }
 
-    pub(super) fn spo(
-        &mut self,
-        base: &[String],
-        s: &SpoSection,
-        seed: u64,
-        below: &[String],
-    ) -> StageConfig {
+    pub(super) fn spo(&mut self, base: &[String], s: &SpoSection, seed: u64) -> Option<StageConfig> {
         let mut number = |key: &str, value: Option<f64>, default: f64, range: &str, fits: fn(f64) -> bool| {
             self.real(base, key, value, range, fits).unwrap_or(default)
         };
@@ -237,8 +195,8 @@ impl Resolver<'_> {
         }
         let beta = method.beta;
         let common = s.common();
-        let config = self.policy(base, &common, &SPO, Method::Spo(method), beta, seed, below);
-        StageConfig::Spo(Box::new(config))
+        let config = self.policy(base, &common, &SPO, Method::Spo(method), beta, seed)?;
+        Some(StageConfig::Spo(Box::new(config)))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -250,19 +208,17 @@ impl Resolver<'_> {
         method: Method,
         kl_weight: f64,
         seed: u64,
-        below: &[String],
-    ) -> PolicyConfig {
+    ) -> Option<PolicyConfig> {
         let rollout = self.rollout(base, s, defaults.max_new_tokens);
-        let t = &s.train;
         let data = match &rollout {
             RolloutPlan::Replay { path } => {
-                if t.data.is_some() {
+                if s.data.is_some() {
                     let hint = "remove it, or use rollout.engine: native";
                     self.fault(&join(base, "data"), "recorded rollouts need no `data`", hint);
                 }
                 DataConfig::files(vec![path.clone()], DataFormat::Tokens)
             }
-            RolloutPlan::Generated(_) => self.data(base, t.data.as_ref(), defaults.kind, seed, t.on_bad_row),
+            RolloutPlan::Generated(_) => self.data(base, s.data.as_ref(), defaults.kind, seed, s.on_bad_row),
         };
         if !matches!(rollout, RolloutPlan::Replay { .. }) && data.format == DataFormat::Tokens {
             self.fault(
@@ -271,18 +227,9 @@ impl Resolver<'_> {
                 "give conversations in a .jsonl, or recorded rollouts with rollout: {engine: replay, path: FILE}",
             );
         }
-        let section = TrainSection {
-            epochs: t.epochs.or(Some(1)),
-            batch_size: t.batch_size.or(Some(2)),
-            accumulation_steps: t.accumulation_steps.or(Some(defaults.accumulation_steps)),
-            learning_rate: t.learning_rate.or(Some(defaults.learning_rate)),
-            log_interval: t.log_interval.or(Some(1)),
-            save_interval: t.save_interval.or(Some(10)),
-            ..t.clone()
-        };
-        let mut train = self.train_config(base, defaults.kind, &section, data, defaults.max_seq_len, below);
+        let mut train = self.train_config(&self.section(base), data)?;
         let reference = match &s.reference {
-            Some(given) => Some(self.init(&join(base, "reference"), given, below)),
+            Some(given) => Some(self.init(&join(base, "reference"), given)),
             None if kl_weight > 0.0 => Some(train.init.clone()),
             None => None,
         };
@@ -292,20 +239,20 @@ impl Resolver<'_> {
                 &mut train,
                 plan.max_new_tokens,
                 "rollout.max_new_tokens",
-                t.max_seq_len.is_some(),
+                s.max_seq_len.is_some(),
             );
         }
         let mut heldout_data = |section: &DataSection| {
             let agent = defaults.kind == "agent";
             let format = section.format.or(agent.then_some(FormatName::Agent));
             let section = DataSection { format, ..section.clone() };
-            let mut data = self.data(&join(base, "heldout"), Some(&section), "eval", seed, t.on_bad_row);
+            let mut data = self.data(&join(base, "heldout"), Some(&section), "eval", seed, s.on_bad_row);
             data.shuffle = false;
             data.format = if agent { DataFormat::Agent } else { DataFormat::Prompts };
             data
         };
         let heldout = s.heldout.as_ref().map(&mut heldout_data);
-        let rewards = self.rewards(base, s.rewards.as_deref(), below);
+        let rewards = self.rewards(base, s.rewards.as_deref());
         let replay = matches!(rollout, RolloutPlan::Replay { .. });
         if !replay && rewards.is_empty() {
             self.missing(
@@ -318,7 +265,7 @@ impl Resolver<'_> {
         if replay && !rewards.is_empty() {
             self.fault(&join(base, "rewards"), "recorded rollouts bring their rewards", "remove `rewards`");
         }
-        PolicyConfig {
+        Some(PolicyConfig {
             rewards,
             agent: None,
             reference,
@@ -335,7 +282,7 @@ impl Resolver<'_> {
             train,
             rollout,
             method,
-        }
+        })
     }
 
     /// A prompt and the `new` tokens after it, which `key` bounds, must fit the model's positions; prompts whose length

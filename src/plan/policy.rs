@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{Kinds, SettingKind};
+use super::changes::{Kinds, SettingKind};
 use super::types::{DataConfig, Init, TrainConfig};
 use crate::loss::grpo::LengthNorm;
 use crate::rollout::http::HttpEngineConfig;
@@ -220,10 +220,9 @@ pub struct SpoPlan {
 }
 
 impl PolicyConfig {
-    /// What a change of each field means. A guard that stopped a run is to be loosened, or its reward's patience
+    /// What a change of a setting means that does not change the result. A guard that stopped a run is to be loosened, or its reward's patience
     /// lengthened, and the run to go on.
     pub const KINDS: Kinds = &[
-        (SettingKind::Result, "rollout rewards agent thinking_ratio method"),
         (SettingKind::Place, "reference method.*.critic rollout.replay.path"),
         (SettingKind::Place, "rewards.*.kind.model.from rewards.*.kind.model.tokenizer"),
         (SettingKind::Watch, "heldout heldout_limit heldout_temperature keep_completions guards"),

@@ -7,13 +7,13 @@ use std::sync::Once;
 
 use super::machine::Machine;
 use super::resolve::{Makes, Resolver, join};
-use super::schema::ModelSection;
 use super::types::*;
 use crate::data::tokenizer::builtin::{self, BuiltinTokenizer};
+use crate::recipe::Section;
 use crate::recipe::faults::nearest;
 
 impl Resolver<'_> {
-    pub(super) fn init(&mut self, path: &[String], given: &str, below: &[String]) -> Init {
+    pub(super) fn init(&mut self, path: &[String], given: &str) -> Init {
         if given == "scratch" {
             return Init::Scratch;
         }
@@ -39,7 +39,7 @@ impl Resolver<'_> {
         }
         if !Path::new(given).exists() && !names_a_run(given) {
             let key = path.last().map_or("init", |k| k.as_str()).to_owned();
-            let hint = if below.iter().any(|name| name == given) {
+            let hint = if self.below.iter().any(|name| name == given) {
                 format!("stage `{given}` does not stand above this one; move it up")
             } else {
                 let known =
@@ -58,7 +58,7 @@ impl Resolver<'_> {
     /// A file to go on from is no start, or one has to say so.
     fn resume_file(&mut self, path: &[String], given: &str, stem: &str) {
         let name = path.last().map_or("init", String::as_str).to_owned();
-        let output = self.root.output.as_deref().unwrap_or("OUTPUT").trim_end_matches('/');
+        let output = self.top().text("output").unwrap_or("OUTPUT").trim_end_matches('/');
         let prefix = stem.trim_end_matches("_moe").rsplit_once('_').map_or(stem, |(prefix, _)| prefix);
         self.fault(
             path,
@@ -85,23 +85,16 @@ impl Resolver<'_> {
         })
     }
 
-    pub(super) fn stage_model(
-        &mut self,
-        base: &[String],
-        own: Option<&ModelSection>,
-        init: &Init,
-    ) -> Option<ModelPlan> {
+    /// The architecture of a stage: its own, that of the stage it starts from, or the recipe's.
+    pub(super) fn stage_model(&mut self, own: Option<Section<'_>>, init: &Init) -> Option<ModelPlan> {
         if let Some(section) = own {
-            return self.model(&join(base, "model"), section);
+            return self.model_of(&section);
         }
         if let Init::Stage(name) = init {
             return self.above.iter().find(|a| a.name == *name).and_then(|a| a.model.clone());
         }
-        match &self.root.model {
-            Some(section) => self.model(&["model".to_owned()], section),
-            None if *init == Init::Scratch => self.model(&["model".to_owned()], &ModelSection::default()),
-            None => None,
-        }
+        let top = self.section(&["model".to_owned()]);
+        (self.top().has("model") || *init == Init::Scratch).then(|| self.model_of(&top)).flatten()
     }
 
     pub(super) fn fits_positions(&mut self, base: &[String], length: usize, model: Option<&ModelPlan>) {
@@ -122,9 +115,8 @@ impl Resolver<'_> {
         own: Option<&str>,
         init: &Init,
         format: DataFormat,
-        below: &[String],
     ) -> Option<TokenizerSource> {
-        let (path, given) = match (own, self.root.tokenizer.as_deref()) {
+        let (path, given) = match (own, self.top().text("tokenizer")) {
             (Some(name), _) => (join(base, "tokenizer"), name),
             (None, Some(name)) => (vec!["tokenizer".to_owned()], name),
             (None, None) => {
@@ -177,7 +169,7 @@ impl Resolver<'_> {
             let known = self.above.iter().filter(|a| a.makes == Makes::Tokenizer).map(|a| a.name.as_str());
             let hint = match nearest(given, known) {
                 Some(name) => format!("did you mean `{name}`?"),
-                None if below.iter().any(|name| name == given) => {
+                None if self.below.iter().any(|name| name == given) => {
                     format!("stage `{given}` stands below; move it up")
                 }
                 None => "give a tokenizer stage above, a folder with tokenizer.json, minimind3 or minimind2"

@@ -1,15 +1,18 @@
 //! A recipe becomes a plan: defaults filled (upstream's), names resolved, every number checked.
 //!
-//! All faults are collected; each points at the line it comes from. Next: `tuning` and
-//! `evaluation` (stages of other kinds), `references` (stages and files by name), `settings` (model, runtime, data), `types`.
+//! All faults are collected; each points at the line it comes from. Next: `kinds` (the stages), `references` (stages and
+//! files by name), `settings` (model, data), `types`.
 
 use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::environment;
 use super::schema::*;
 use super::types::*;
 use crate::error::{Error, Place, Result};
-use crate::recipe::{Recipe, Steps};
+use crate::recipe::{Recipe, Section, Steps, tree};
 
 /// Reads a recipe file and resolves it, with the faults of both steps together.
 ///
@@ -32,13 +35,8 @@ pub fn resolve(recipe: &Recipe) -> Result<Plan> {
 ///
 /// # Errors
 /// Those and the new ones, joined.
-pub fn finish(recipe: &Recipe, mut faults: Vec<Error>) -> Result<Plan> {
-    let root: Root = serde_json::from_value(recipe.tree.clone()).unwrap_or_else(|error| {
-        let fault = Error::input("the recipe cannot be read").at(Place::file(&recipe.path));
-        faults.push(fault.because(error));
-        Root::default()
-    });
-    let mut resolver = Resolver { recipe, root: &root, faults, above: Vec::new() };
+pub fn finish(recipe: &Recipe, faults: Vec<Error>) -> Result<Plan> {
+    let mut resolver = Resolver { recipe, faults, above: Vec::new(), below: Vec::new(), seed: 0 };
     let plan = resolver.plan();
     let mut seen = std::collections::HashSet::new();
     resolver.faults.retain(|fault| seen.insert(fault.to_string()));
@@ -46,7 +44,11 @@ pub fn finish(recipe: &Recipe, mut faults: Vec<Error>) -> Result<Plan> {
         fault.place().map_or((usize::MAX, 0), |p| (p.line.unwrap_or(usize::MAX), p.column.unwrap_or(0)))
     };
     resolver.faults.sort_by_key(order);
-    Error::all(resolver.faults).map_or(Ok(plan), Err)
+    match (Error::all(resolver.faults), plan) {
+        (None, Some(plan)) => Ok(plan),
+        (Some(fault), _) => Err(fault),
+        (None, None) => Err(Error::failed("the recipe cannot be resolved").at(Place::file(&recipe.path))),
+    }
 }
 
 /// No count in a recipe is larger; keeps every product of two of them in range.
@@ -81,10 +83,13 @@ impl Above {
 
 pub(super) struct Resolver<'a> {
     pub(super) recipe: &'a Recipe,
-    /// What it states.
-    pub(super) root: &'a Root,
     pub(super) faults: Vec<Error>,
+    /// The stages before the one at hand, as far as they leave something.
     pub(super) above: Vec<Above>,
+    /// The names of the one at hand and of those after it.
+    pub(super) below: Vec<String>,
+    /// The recipe's seed.
+    pub(super) seed: u64,
 }
 
 /// `base` with one more step.
@@ -92,7 +97,65 @@ pub(super) fn join(base: &[String], key: &str) -> Steps {
     base.iter().cloned().chain([key.to_owned()]).collect()
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
+    /// The map that the recipe states at `path`.
+    pub(super) fn section(&self, path: &[String]) -> Section<'a> {
+        Section::of(&self.recipe.tree, path)
+    }
+
+    /// The keys at the top of the recipe.
+    pub(super) fn top(&self) -> Section<'a> {
+        self.section(&[])
+    }
+
+    /// What holds for a key of a section that the recipe leaves out.
+    pub(super) fn default(&self, s: &Section<'_>, key: &str) -> Option<Value> {
+        super::shape().defaults(&s.path).remove(key)
+    }
+
+    /// The settings of a section, as far as `T` has them: what is written over what is `computed` over the defaults.
+    ///
+    /// `None`, with a fault, where no `T` can be made of them, which is the shape's fault and not the recipe's.
+    pub(super) fn read<T: DeserializeOwned>(
+        &mut self,
+        s: &Section<'_>,
+        computed: &[(String, Value)],
+    ) -> Option<T> {
+        let mut all = super::shape().defaults(&s.path);
+        all.extend(computed.iter().cloned());
+        tree::merge(&mut all, s.map);
+        let mut all = Value::Object(all);
+        tree::without_nulls(&mut all);
+        self.from_value(s, all)
+    }
+
+    /// A section as it is written, nothing filled in.
+    pub(super) fn written<T: DeserializeOwned>(&mut self, s: &Section<'_>) -> Option<T> {
+        self.from_value(s, Value::Object(s.map.clone()))
+    }
+
+    fn from_value<T: DeserializeOwned>(&mut self, s: &Section<'_>, value: Value) -> Option<T> {
+        let read = serde_json::from_value(value);
+        read.map_err(|error| {
+            let fault = Error::input(format!("`{}` cannot be read", s.key())).because(error);
+            self.faults.push(fault.at(self.recipe.places.key(&s.path)));
+        })
+        .ok()
+    }
+
+    /// The model that a section describes.
+    pub(super) fn model_of(&mut self, s: &Section<'_>) -> Option<ModelPlan> {
+        let written: ModelSection = self.written(s)?;
+        self.model(&s.path, &written)
+    }
+
+    /// The data of a stage.
+    pub(super) fn stage_data(&mut self, s: &Section<'_>) -> DataConfig {
+        let written = s.section("data").and_then(|data| self.written::<DataSection>(&data));
+        let on_bad_row = s.map.get("on_bad_row").and_then(|word| serde_json::from_value(word.clone()).ok());
+        self.data(&s.path, written.as_ref(), s.key(), self.seed, on_bad_row)
+    }
+
     /// A fault of the value at `path`.
     pub(super) fn fault(&mut self, path: &[String], what: impl Into<String>, hint: impl Into<String>) {
         self.faults.push(Error::input(what).at(self.recipe.places.value(path)).hint(hint));
@@ -160,28 +223,20 @@ impl Resolver<'_> {
         self.real(base, key, value, "between 0 and 1", |v| (0.0..=1.0).contains(&v))
     }
 
-    fn plan(&mut self) -> Plan {
-        let root = self.root;
-        let stem = self.recipe.path.file_stem().map_or("recipe".into(), |s| s.to_string_lossy().into_owned());
-        let name = root.name.clone().unwrap_or(stem);
-        if name.is_empty() || name.contains(['/', '\\']) {
-            self.fault(
-                &["name".to_owned()],
-                format!("`name` is `{name}`"),
-                "a name is not empty and has no slash",
-            );
-        }
-        let seed = self.whole(&[], "seed", root.seed, 0).unwrap_or(42) as u64;
+    fn plan(&mut self) -> Option<Plan> {
+        let top = self.top();
+        let root: Root = self.read(&top, &[])?;
+        self.seed = root.seed;
+        let name = self.name(&root);
         let runtime = self.runtime();
         if root.output.as_ref().is_some_and(|output| output.trim().is_empty()) {
-            self.fault(&["output".to_owned()], "`output` is empty", "give a folder; `.` is the current one");
+            self.fault(&top.at("output"), "`output` is empty", "give a folder; `.` is the current one");
         }
-        let output = root.output.clone().map_or_else(|| Path::new("checkpoints").join(&name), PathBuf::from);
-        if let Some(model) = &root.model {
-            self.model(&["model".to_owned()], model); // faults even where no stage uses it
+        let output = root.output.map_or_else(|| Path::new("checkpoints").join(&name), PathBuf::from);
+        if let Some(model) = top.section("model") {
+            self.model_of(&model); // faults even where no stage uses it
         }
-        let stages = root.stages.clone().unwrap_or_default();
-        if stages.is_empty() {
+        if root.stages.is_empty() && top.list("stages").is_empty() {
             self.missing(
                 &[],
                 "stages",
@@ -189,73 +244,86 @@ impl Resolver<'_> {
                 "add `stages:` with a list such as `- pretrain: {...}`",
             );
         }
-        let names: Vec<String> =
-            stages.iter().map(|s| s.as_ref().map_or(String::new(), |s| s.name().to_owned())).collect();
-        let mut planned = Vec::new();
-        for (index, stage) in stages.iter().enumerate() {
-            let base: Steps = vec!["stages".to_owned(), index.to_string()];
-            let Some(stage) = stage else {
-                if !self.recipe.aside.contains(&base) {
-                    let kinds = super::schema::KINDS.join(", ");
-                    self.fault(&base, "a stage is empty", format!("give it a kind: {kinds}"));
-                }
-                continue;
-            };
-            let base = join(&base, stage.kind);
-            let name = stage.name().to_owned();
-            let named = join(&base, "name");
-            if names[..index].contains(&name) {
-                self.fault(
-                    &named,
-                    format!("two stages are named `{name}`"),
-                    "give one of them a `name` of its own",
-                );
-            }
-            if name.is_empty()
-                || name == "scratch"
-                || name.contains(['/', '\\', ':'])
-                || name.starts_with('.')
-            {
-                self.fault(
-                    &named,
-                    format!("a stage cannot be named `{name}`"),
-                    "use letters, digits, `-` and `_`",
-                );
-            }
-            let config = match &stage.body {
-                StageBody::Tokenizer(section) => self.tokenizer(&base, section, seed),
-                StageBody::Train(section) => {
-                    let config = self.train(&base, stage.kind, section, seed, &names[index..]);
-                    if stage.kind == "pretrain" {
-                        StageConfig::Pretrain(config)
-                    } else {
-                        StageConfig::Sft(config)
-                    }
-                }
-                StageBody::Lora(section) => self.lora(&base, section, seed, &names[index..]),
-                StageBody::Merge(section) => self.merge(&base, section, &names[index..]),
-                StageBody::Reason(section) => self.reason(&base, section, seed, &names[index..]),
-                StageBody::Distill(section) => self.distill(&base, section, seed, &names[index..]),
-                StageBody::Dpo(section) => self.dpo(&base, section, seed, &names[index..]),
-                StageBody::Reward(section) => self.reward(&base, section, seed, &names[index..]),
-                StageBody::Eval(section) => self.eval(&base, section, seed, &names[index..]),
-                StageBody::Export(section) => self.export(&base, section, &names[index..]),
-                StageBody::Grpo(section) => self.grpo(&base, section, seed, &names[index..]),
-                StageBody::Ppo(section) => self.ppo(&base, section, seed, &names[index..]),
-                StageBody::Spo(section) => self.spo(&base, section, seed, &names[index..]),
-                StageBody::Agent(section) => self.agent(&base, section, seed, &names[index..]),
-            };
-            self.note(&name, &config);
-            planned.push(StagePlan { name, place: Some(self.recipe.places.key(&base)), config });
-        }
-        Plan {
+        let stages = self.stages();
+        Some(Plan {
             name,
             recipe: self.recipe.path.clone(),
             recipe_text: self.recipe.text.clone(),
-            seed,
+            seed: root.seed,
             output,
-            runtime,
-            stages: planned,
+            runtime: runtime?,
+            stages,
+        })
+    }
+
+    /// The run's name: the recipe's, else its file's.
+    fn name(&mut self, root: &Root) -> String {
+        let stem = self.recipe.path.file_stem().map_or("recipe".into(), |s| s.to_string_lossy().into_owned());
+        let name = root.name.clone().unwrap_or(stem);
+        if name.is_empty() || name.contains(['/', '\\']) {
+            let what = format!("`name` is `{name}`");
+            self.fault(&["name".to_owned()], what, "a name is not empty and has no slash");
+        }
+        name
+    }
+
+    fn stages(&mut self) -> Vec<StagePlan> {
+        let elements = self.top().list("stages");
+        let kind = |element: &Value| element.as_object().and_then(|map| map.keys().next().cloned());
+        let bodies: Vec<Option<Section<'_>>> = elements
+            .iter()
+            .enumerate()
+            .map(|(index, element)| {
+                Some(self.section(&["stages".to_owned(), index.to_string(), kind(element)?]))
+            })
+            .collect();
+        let named =
+            |s: &Option<Section<'_>>| s.as_ref().map_or("", |s| s.text("name").unwrap_or(s.key())).to_owned();
+        let names: Vec<String> = bodies.iter().map(named).collect();
+        let mut planned = Vec::new();
+        for (index, s) in bodies.iter().enumerate() {
+            let Some(s) = s else { continue }; // set aside, its fault is told
+            let name = names[index].clone();
+            self.check_name(s, &names[..index], &name);
+            self.below = names[index..].to_vec();
+            let Some(config) = self.stage(s) else { continue };
+            self.note(&name, &config);
+            planned.push(StagePlan { name, place: Some(self.recipe.places.key(&s.path)), config });
+        }
+        planned
+    }
+
+    /// A stage's name names its folder, and no other stage.
+    fn check_name(&mut self, s: &Section<'_>, before: &[String], name: &str) {
+        if before.iter().any(|other| other == name) {
+            let what = format!("two stages are named `{name}`");
+            self.fault(&s.at("name"), what, "give one of them a `name` of its own");
+        }
+        if name.is_empty() || name == "scratch" || name.contains(['/', '\\', ':']) || name.starts_with('.') {
+            let what = format!("a stage cannot be named `{name}`");
+            self.fault(&s.at("name"), what, "use letters, digits, `-` and `_`");
+        }
+    }
+
+    fn stage(&mut self, s: &Section<'_>) -> Option<StageConfig> {
+        let seed = self.seed;
+        match s.key() {
+            "tokenizer" => self.tokenizer(s),
+            "pretrain" => self.train(s).map(StageConfig::Pretrain),
+            "sft" => self.train(s).map(StageConfig::Sft),
+            "lora" => self.lora(s),
+            "merge" => self.merge(s),
+            "reason" => self.reason(s),
+            "distill" => self.distill(s),
+            "dpo" => self.dpo(s),
+            "reward" => self.reward(s),
+            "eval" => self.eval(s),
+            "export" => self.export(s),
+            "grpo" => self.written(s).and_then(|written| self.grpo(&s.path, &written, seed)),
+            "ppo" => self.written(s).and_then(|written| self.ppo(&s.path, &written, seed)),
+            "spo" => self.written(s).and_then(|written| self.spo(&s.path, &written, seed)),
+            "agent" => self.written(s).and_then(|written| self.agent(&s.path, &written, seed)),
+            _ => None,
         }
     }
 
@@ -287,169 +355,5 @@ impl Resolver<'_> {
             },
         };
         self.above.push(above);
-    }
-
-    fn tokenizer(&mut self, base: &[String], section: &TokenizerSection, seed: u64) -> StageConfig {
-        let vocab_size = self.whole(base, "vocab_size", section.vocab_size, 300).unwrap_or(6400);
-        let max_bytes = self.whole(base, "max_bytes", section.max_bytes, 1).map(|v| v as u64);
-        let data = self.data(base, section.data.as_ref(), "tokenizer", seed, None);
-        if data.format == DataFormat::Tokens {
-            self.fault(
-                &join(base, "data"),
-                "a tokenizer learns from text, not from tokens",
-                "give a .jsonl file",
-            );
-        }
-        StageConfig::Tokenizer(TokenizerConfig { data, vocab_size, max_bytes })
-    }
-
-    /// What every training stage has; the defaults are upstream's for the kind.
-    pub(super) fn train(
-        &mut self,
-        base: &[String],
-        kind: &str,
-        s: &TrainSection,
-        seed: u64,
-        below: &[String],
-    ) -> TrainConfig {
-        let (epochs, batch, accumulation, rate, length) = match kind {
-            "pretrain" => (2, 32, 8, 5e-4, 340),
-            "lora" => (10, 32, 1, 1e-4, 340),
-            "reason" => (1, 8, 1, 1e-6, 720),
-            "distill" => (6, 32, 1, 5e-6, 340),
-            "dpo" => (1, 4, 1, 4e-8, 1024),
-            "reward" => (1, 8, 1, 1e-5, 1024), // ours: upstream trains none
-            _ => (2, 16, 1, 1e-5, 768),
-        };
-        let s = &TrainSection {
-            epochs: s.epochs.or(Some(epochs)),
-            batch_size: s.batch_size.or(Some(batch)),
-            accumulation_steps: s.accumulation_steps.or(Some(accumulation)),
-            learning_rate: s.learning_rate.or(Some(rate)),
-            ..s.clone()
-        };
-        let data = self.data(base, s.data.as_ref(), kind, seed, s.on_bad_row);
-        self.train_config(base, kind, s, data, length, below)
-    }
-
-    /// What every stage with a training loop has; the kind's own defaults are in `s` already, but for the
-    /// `length` of rows, which a model of fewer positions cuts.
-    pub(super) fn train_config(
-        &mut self,
-        base: &[String],
-        kind: &str,
-        s: &TrainSection,
-        data: DataConfig,
-        length: usize,
-        below: &[String],
-    ) -> TrainConfig {
-        let last = self.above.iter().rev().find(|a| a.trains()).map(|a| Init::Stage(a.name.clone()));
-        let init = match &s.init {
-            Some(init) => self.init(&join(base, "init"), init, below),
-            None if kind == "pretrain" => Init::Scratch,
-            None => last.unwrap_or_else(|| {
-                self.missing(
-                    base,
-                    "init",
-                    format!("stage `{kind}` needs `init`"),
-                    "give a stage above, a weight file, or scratch",
-                );
-                Init::Scratch
-            }),
-        };
-        let model = self.stage_model(base, s.model.as_ref(), &init);
-        let tokenizer = self.tokenizer_of(base, s.tokenizer.as_deref(), &init, data.format, below);
-        let positive = |v: f64| v > 0.0 && v.is_finite();
-        let not_negative = |v: f64| v >= 0.0 && v.is_finite();
-        let betas = match s.betas.as_deref() {
-            None => (0.9, 0.999),
-            Some([Some(a), Some(b)]) if (0.0..1.0).contains(a) && (0.0..1.0).contains(b) => (*a, *b),
-            Some(list) => {
-                if list.iter().all(Option::is_some) {
-                    self.fault(
-                        &join(base, "betas"),
-                        "`betas` is not two numbers of 0 up to, not with, 1",
-                        "for example [0.9, 0.999]",
-                    );
-                }
-                (0.9, 0.999)
-            }
-        };
-        let dropout = match &model {
-            Some(model) if kind != "lora" => model.config.dropout,
-            _ => 0.0,
-        };
-        // As upstream: minimind2's adapters alone are saved whole.
-        let full =
-            kind == "lora" && model.as_ref().is_some_and(|m| m.config.era == crate::model::Era::MiniMind2);
-        let most = model.as_ref().map_or(usize::MAX, |m| m.config.max_position_embeddings as usize);
-        let max_seq_len = match self.whole(base, "max_seq_len", s.max_seq_len, 2) {
-            None => length.min(most),
-            Some(given) => {
-                self.fits_positions(base, given, model.as_ref());
-                given
-            }
-        };
-        TrainConfig {
-            epochs: self.whole(base, "epochs", s.epochs, 1).unwrap_or(2),
-            batch_size: self.whole(base, "batch_size", s.batch_size, 1).unwrap_or(1),
-            accumulation_steps: self.whole(base, "accumulation_steps", s.accumulation_steps, 1).unwrap_or(1),
-            learning_rate: self
-                .real(base, "learning_rate", s.learning_rate, "above 0", positive)
-                .unwrap_or(1e-5),
-            max_seq_len,
-            grad_clip: self
-                .real(base, "grad_clip", s.grad_clip, "of at least 0", not_negative)
-                .unwrap_or(1.0),
-            weight_decay: self
-                .real(base, "weight_decay", s.weight_decay, "of at least 0", not_negative)
-                .unwrap_or(0.01),
-            betas,
-            eps: self.real(base, "eps", s.eps, "above 0", positive).unwrap_or(1e-8),
-            schedule: match s.schedule {
-                None | Some(ScheduleName::Upstream) => ScheduleKind::Upstream,
-                Some(ScheduleName::Cosine) => ScheduleKind::Cosine,
-                Some(ScheduleName::Linear) => ScheduleKind::Linear,
-                Some(ScheduleName::Constant) => ScheduleKind::Constant,
-            },
-            warmup_steps: self.whole(base, "warmup_steps", s.warmup_steps, 0).unwrap_or(0),
-            max_steps: self.whole(base, "max_steps", s.max_steps, 1),
-            log_interval: self.whole(base, "log_interval", s.log_interval, 1).unwrap_or(100),
-            save_interval: self.whole(base, "save_interval", s.save_interval, 1).unwrap_or(1000),
-            eval_interval: self.whole(base, "eval_interval", s.eval_interval, 1),
-            keep_last: self.whole(base, "keep_last", s.keep_last, 0).unwrap_or(0),
-            save_dtype: match s.save_dtype {
-                None if full => SaveDtype::Fp32,
-                None | Some(SaveDtypeName::Fp16) => SaveDtype::Fp16,
-                Some(SaveDtypeName::Bf16) => SaveDtype::Bf16,
-                Some(SaveDtypeName::Fp32) => SaveDtype::Fp32,
-            },
-            on_nan: anomaly(s.on_nan, OnAnomaly::Stop),
-            on_spike: anomaly(s.on_spike, OnAnomaly::Skip),
-            spike_factor: self.real(base, "spike_factor", s.spike_factor, "above 1", |v| v > 1.0),
-            dropout: self
-                .real(base, "dropout", s.dropout, "from 0 up to, not with, 1", |v| (0.0..1.0).contains(&v))
-                .unwrap_or(dropout),
-            system_prompt_ratio: self
-                .ratio(base, "system_prompt_ratio", s.system_prompt_ratio)
-                .unwrap_or(0.2),
-            empty_think_ratio: self.ratio(base, "empty_think_ratio", s.empty_think_ratio).unwrap_or(0.2),
-            samples: s.samples.iter().flatten().flatten().cloned().collect(),
-            eos_token_id: self.whole(base, "eos_token_id", s.eos_token_id, 0).map(|v| v as i64),
-            pad_token_id: self.whole(base, "pad_token_id", s.pad_token_id, 0).map(|v| v as i64),
-            init,
-            model,
-            tokenizer,
-            data,
-        }
-    }
-}
-
-fn anomaly(given: Option<OnAnomalyName>, default: OnAnomaly) -> OnAnomaly {
-    match given {
-        None => default,
-        Some(OnAnomalyName::Stop) => OnAnomaly::Stop,
-        Some(OnAnomalyName::Skip) => OnAnomaly::Skip,
-        Some(OnAnomalyName::Rollback) => OnAnomaly::Rollback,
     }
 }

@@ -22,13 +22,8 @@ pub(super) struct ServiceKeys<'a> {
 
 // The stages that learn from rewards call these.
 impl Resolver<'_> {
-    /// The rewards of the stage at `stage`; `below` are the names of it and of the stages after it.
-    pub(super) fn rewards(
-        &mut self,
-        stage: &[String],
-        list: Option<&[Option<Reward>]>,
-        below: &[String],
-    ) -> Vec<RewardConfig> {
+    /// The rewards of the stage at `stage`.
+    pub(super) fn rewards(&mut self, stage: &[String], list: Option<&[Option<Reward>]>) -> Vec<RewardConfig> {
         let base = join(stage, "rewards");
         let mut planned: Vec<RewardConfig> = Vec::new();
         for (index, reward) in list.unwrap_or_default().iter().enumerate() {
@@ -74,7 +69,7 @@ impl Resolver<'_> {
                 }
             };
             let weight = self.finite(&at, "weight", weight, 1.0);
-            let kind = self.reward_kind(&at, reward, below);
+            let kind = self.reward_kind(&at, reward);
             planned.push(RewardConfig { name, weight, on_error, kind });
         }
         planned
@@ -84,7 +79,7 @@ impl Resolver<'_> {
         self.real(base, key, value, "that is finite", f64::is_finite).unwrap_or(default)
     }
 
-    fn reward_kind(&mut self, at: &[String], reward: &Reward, below: &[String]) -> RewardKind {
+    fn reward_kind(&mut self, at: &[String], reward: &Reward) -> RewardKind {
         match &reward.body {
             RewardBody::Length(s) => {
                 let d = LengthConfig::default();
@@ -143,7 +138,7 @@ impl Resolver<'_> {
                 let wrong = self.finite(at, "wrong", s.wrong, d.wrong);
                 RewardKind::Synthetic(SyntheticReward { right, wrong })
             }
-            RewardBody::Model(s) => self.model_reward(at, s, below),
+            RewardBody::Model(s) => self.model_reward(at, s),
             RewardBody::Http(s) => {
                 let keys = ServiceKeys {
                     url: s.url.as_deref(),
@@ -206,12 +201,12 @@ impl Resolver<'_> {
         RewardKind::Regex(RegexConfig { pattern, on, found, missing })
     }
 
-    fn model_reward(&mut self, at: &[String], s: &ModelRewardSection, below: &[String]) -> RewardKind {
+    fn model_reward(&mut self, at: &[String], s: &ModelRewardSection) -> RewardKind {
         let from = match &s.from {
             Some(given) if self.above.iter().any(|a| a.name == *given && matches!(a.makes, Makes::Score)) => {
                 RewardSource::Stage(given.clone())
             }
-            Some(given) => match self.init(&join(at, "from"), given, below) {
+            Some(given) => match self.init(&join(at, "from"), given) {
                 Init::Stage(name) => RewardSource::Stage(name),
                 Init::Path(path) => RewardSource::Path(path),
                 Init::Scratch => {

@@ -29,9 +29,9 @@ fn planned(text: &str) -> (Vec<RewardConfig>, Vec<ToolConfig>, String) {
     };
     let lists: Lists = serde_yaml::from_str(text).unwrap();
     let mut resolver =
-        Resolver { recipe: &recipe, root: &Root::default(), faults: Vec::new(), above: Vec::new() };
+        Resolver { recipe: &recipe, faults: Vec::new(), above: Vec::new(), below: Vec::new(), seed: 7 };
     let base: Vec<String> = ["stages", "0", "grpo"].map(str::to_owned).to_vec();
-    let rewards = resolver.rewards(&base, Some(&lists.rewards), &[]);
+    let rewards = resolver.rewards(&base, Some(&lists.rewards));
     let tools = resolver.tools(&base, Some(&lists.tools), 7);
     let faults = resolver.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     (rewards, tools, faults)

@@ -1,4 +1,4 @@
-//! The parts of a recipe that several stages share: runtime, model, data.
+//! The parts of a recipe that several stages share: model, data.
 //!
 //! Same rules as `resolve`: fill, check, collect faults, go on.
 
@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use super::resolve::{Resolver, join};
 use super::schema::*;
 use super::types::*;
-use crate::engine::DdpBackend;
 use crate::model::Era;
 use crate::model::config::{ModelOverrides, PRESETS, preset};
 use crate::recipe::faults::hint;
@@ -16,50 +15,6 @@ use crate::recipe::faults::hint;
 const PACKS: [&str; 5] = ["pretrain", "sft", "lora", "reason", "distill"];
 
 impl Resolver<'_> {
-    pub(super) fn runtime(&mut self) -> Runtime {
-        let base = ["runtime".to_owned()];
-        let section = self.root.runtime.clone().unwrap_or_default();
-        let device = section.device.as_deref().unwrap_or("auto");
-        let device = parse_device(device).unwrap_or_else(|| {
-            self.fault(
-                &join(&base, "device"),
-                format!("`device` is `{device}`"),
-                hint(device, &["auto", "cpu", "cuda", "cuda:0", "mps"], "allowed"),
-            );
-            Wanted::Auto
-        });
-        let threads = match section.threads {
-            None => None,
-            Some(NumberOrText::Text(text)) if text == "auto" => None,
-            Some(NumberOrText::Number(n)) if n >= 1.0 && n.fract() == 0.0 && n <= 1024.0 => Some(n as usize),
-            Some(other) => {
-                let shown = match other {
-                    NumberOrText::Number(n) => n.to_string(),
-                    NumberOrText::Text(text) => text,
-                };
-                self.fault(
-                    &join(&base, "threads"),
-                    format!("`threads` is `{shown}`"),
-                    "give auto or a whole number from 1 to 1024",
-                );
-                None
-            }
-        };
-        let precision = match section.precision {
-            None | Some(PrecisionName::Auto) => Precision::Auto,
-            Some(PrecisionName::Fp32) => Precision::Fp32,
-            Some(PrecisionName::Bf16) => Precision::Bf16,
-            Some(PrecisionName::Fp16) => Precision::Fp16,
-        };
-        let ddp_backend = match section.ddp_backend {
-            None | Some(DdpBackendName::Auto) => DdpBackend::Auto,
-            Some(DdpBackendName::Nccl) => DdpBackend::Nccl,
-            Some(DdpBackendName::Gloo) => DdpBackend::Gloo,
-        };
-        let shard_optimizer = section.shard_optimizer.unwrap_or(false);
-        Runtime { device, precision, threads, shard_optimizer, ddp_backend }
-    }
-
     /// The architecture that the section at `base` states, with a preset's or a config file's keys under its own.
     pub(super) fn model(&mut self, base: &[String], s: &ModelSection) -> Option<ModelPlan> {
         let start = self.model_start(base, s)?;
@@ -303,17 +258,6 @@ impl Resolver<'_> {
         self.fault(at, what, hint);
         path.to_owned()
     }
-}
-
-/// `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
-pub fn parse_device(text: &str) -> Option<Wanted> {
-    Some(match text {
-        "auto" => Wanted::Auto,
-        "cpu" => Wanted::Cpu,
-        "cuda" => Wanted::Cuda(0),
-        "mps" => Wanted::Mps,
-        _ => Wanted::Cuda(text.strip_prefix("cuda:")?.parse().ok()?),
-    })
 }
 
 fn read_config(file: &Path) -> Result<ModelOverrides, String> {

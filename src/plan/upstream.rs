@@ -187,6 +187,24 @@ pub fn same(key: &str) -> Option<&'static str> {
     SAME.iter().find(|(name, _)| *name == plain).map(|(_, own)| *own)
 }
 
+/// What MiniMind calls a key of ours that stands in the section `within`.
+pub fn names_of(key: &str, within: Option<&str>) -> Vec<&'static str> {
+    let of = |(name, hint): &(&'static str, &'static str)| {
+        // "`dtype` is `runtime: {precision: bf16}` here"
+        let own = hint.strip_prefix(&format!("`{name}` is `"))?.split('`').next()?;
+        let path: Vec<&str> = own.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+        let mut path = path.into_iter().filter(|word| !word.is_empty());
+        let (first, second) = (path.next()?, path.next());
+        let found = match (own.contains('{'), second) {
+            (true, Some(second)) => second == key && within == Some(first),
+            (true, None) => false,
+            (false, _) => first == key && within.is_none_or(|section| hint.contains(section)),
+        };
+        (found && *name != key).then_some(*name)
+    };
+    ARGUMENTS.iter().filter_map(of).collect()
+}
+
 /// The hint for an unknown key below `parent`, where upstream's users know it.
 pub fn key(key: &str, parent: &[String]) -> Option<String> {
     let plain = key.replace('-', "_");
@@ -211,7 +229,7 @@ pub fn script(kind: &str) -> Option<String> {
     let plain = plain.strip_suffix(".py").unwrap_or(&plain);
     let bare = plain.strip_prefix("train_").unwrap_or(plain);
     let listed = SCRIPTS.iter().find(|(name, ..)| *name == plain || *name == bare);
-    let own = super::schema::KINDS.into_iter().find(|own| *own == bare).map(|own| (own, ""));
+    let own = super::KINDS.into_iter().find(|own| *own == bare).map(|own| (own, ""));
     let (stage, more) = listed.map(|(_, stage, more)| (*stage, *more)).or(own)?;
     Some(format!("`{kind}` is `{stage}` here{more}"))
 }

@@ -28,13 +28,21 @@ pub struct Checker<'a> {
     pub faults: Vec<Error>,
     /// Paths whose values are set aside.
     pub aside: HashSet<Steps>,
+    /// Faults of ranges, which come after those of types and words.
+    ranges: Vec<Error>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    /// A checker that has found `faults` and set `aside` what has them.
+    pub fn new(shape: &'a Shape, places: &'a Places, faults: Vec<Error>, aside: HashSet<Steps>) -> Self {
+        Self { shape, places, texts: HashMap::new(), faults, aside, ranges: Vec::new() }
+    }
+
     /// Checks the whole recipe.
     pub fn check(&mut self, tree: &mut Yaml) {
         let shape = self.shape;
         self.value(tree, shape.root(), &mut Vec::new());
+        self.faults.append(&mut self.ranges);
     }
 
     fn fault(&mut self, fault: Error) {
@@ -99,7 +107,9 @@ impl Checker<'_> {
             [.., list, at] if is_index(at) => format!("an element of `{list}` is {}", plain(value)),
             _ => format!("`{key}` is {}", plain(value)),
         };
-        self.fault(Error::input(what).at(self.places.value(path)).hint(hint));
+        if self.ranges.len() < MOST_FAULTS {
+            self.ranges.push(Error::input(what).at(self.places.value(path)).hint(hint));
+        }
         false
     }
 
@@ -108,7 +118,13 @@ impl Checker<'_> {
         let most = node.get("maxItems").and_then(Value::as_u64);
         let Some(item) = node.get("items") else { return true };
         if let (Some(size), true) = (least, least == most) {
-            // A tuple is faulty as a whole.
+            // A tuple is faulty as a whole, but for an element of another type.
+            if let Some(at) = items.iter().position(|value| !is_one_of(value, item)) {
+                path.push(at.to_string());
+                self.wrong(&items[at], &self.shape.expected(item), path);
+                path.pop();
+                return false;
+            }
             let fits = |value: &Yaml| is_one_of(value, item) && range_hint(value, item).is_none();
             if items.len() as u64 == size && items.iter().all(fits) {
                 return true;

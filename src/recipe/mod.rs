@@ -15,6 +15,7 @@ pub mod tree;
 pub use places::{Places, Steps};
 pub use reader::{Recipe, read, read_all};
 pub use shape::{Hints, Shape};
+pub use tree::Section;
 
 #[cfg(test)]
 mod tests;

@@ -156,7 +156,8 @@ pub fn parse_with(
         remove(&mut value, &steps);
         aside.insert(steps);
     }
-    let mut checker = Checker { shape, places: &places, texts: expanded.texts, faults, aside };
+    let mut checker = Checker::new(shape, &places, faults, aside);
+    checker.texts = expanded.texts;
     checker.check(&mut value);
     let Checker { mut faults, aside, .. } = checker;
     let mut seen = HashSet::new();

@@ -96,11 +96,23 @@ impl Shape {
         })
     }
 
+    /// What holds for the keys of the map at `path` that are not written.
+    pub fn defaults(&self, path: &[String]) -> Map<String, Value> {
+        let node = self.node(path).map(|node| self.resolved(node));
+        let map = node.into_iter().flat_map(|node| std::iter::once(node).chain(branches(node)));
+        let own = map.filter_map(|node| self.resolved(node).get("properties")?.as_object()).flatten();
+        let stated = |node: &Value| node.get("default").filter(|default| !default.is_null()).cloned();
+        own.filter_map(|(key, node)| Some((key.clone(), stated(node)?))).collect()
+    }
+
     /// What a value must be, in words.
     pub fn expected(&self, node: &Value) -> String {
         let node = self.resolved(node);
         if let Some(words) = words(node) {
             return format!("one of: {}", words.join(", "));
+        }
+        if let Some(one) = one_key(node) {
+            return format!("a map with one key, the {}'s kind", one.label);
         }
         let mut all: Vec<&str> = branches(node)
             .into_iter()

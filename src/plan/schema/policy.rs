@@ -9,7 +9,6 @@ use serde::Deserialize;
 
 use super::{
     DataSection, ModelSection, OnAnomalyName, OnBadRowName, Reward, SaveDtypeName, ScheduleName, Tool,
-    TrainSection,
 };
 
 macro_rules! word {
@@ -238,35 +237,9 @@ macro_rules! policy_section {
             /// The keys that every such stage has.
             pub fn common(&self) -> PolicySection {
                 PolicySection {
-                    train: TrainSection {
-                        name: self.name.clone(),
-                        init: self.init.clone(),
-                        tokenizer: self.tokenizer.clone(),
-                        model: self.model.clone(),
-                        data: self.data.clone(),
-                        epochs: self.epochs,
-                        batch_size: self.batch_size,
-                        accumulation_steps: self.accumulation_steps,
-                        learning_rate: self.learning_rate,
-                        max_seq_len: self.max_seq_len,
-                        grad_clip: self.grad_clip,
-                        weight_decay: self.weight_decay,
-                        betas: self.betas.clone(),
-                        eps: self.eps,
-                        schedule: self.schedule,
-                        warmup_steps: self.warmup_steps,
-                        max_steps: self.max_steps,
-                        log_interval: self.log_interval,
-                        save_interval: self.save_interval,
-                        eval_interval: self.eval_interval,
-                        keep_last: self.keep_last,
-                        save_dtype: self.save_dtype,
-                        on_nan: self.on_nan,
-                        on_bad_row: self.on_bad_row,
-                        eos_token_id: self.eos_token_id,
-                        pad_token_id: self.pad_token_id,
-                        ..TrainSection::default()
-                    },
+                    data: self.data.clone(),
+                    max_seq_len: self.max_seq_len,
+                    on_bad_row: self.on_bad_row,
                     rewards: self.rewards.clone(),
                     heldout: self.heldout.clone(),
                     heldout_limit: self.heldout_limit,
@@ -287,7 +260,9 @@ macro_rules! policy_section {
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs)]
 pub struct PolicySection {
-    pub train: TrainSection,
+    pub data: Option<DataSection>,
+    pub max_seq_len: Option<i64>,
+    pub on_bad_row: Option<OnBadRowName>,
     pub rewards: Option<Vec<Option<Reward>>>,
     pub heldout: Option<DataSection>,
     pub heldout_limit: Option<i64>,
