@@ -186,11 +186,6 @@ impl Error {
         &self.0.what
     }
 
-    /// Why it happened, if that is known.
-    pub fn cause_text(&self) -> Option<&str> {
-        self.0.cause.as_deref()
-    }
-
     /// Where it happened.
     pub fn place(&self) -> Option<&Place> {
         self.0.place.as_ref()

@@ -57,9 +57,9 @@ pub fn read_to_string(path: &Path) -> Result<String> {
     String::from_utf8(read(path)?).map_err(|e| Error::new(ErrorKind::InvalidData, e.utf8_error().to_string()))
 }
 
-/// The way from one folder to another, for files that name each other and may be moved together; `None` where they
-/// have no folder in common but the root: such a way would tell where on this machine things lie.
-pub fn way(from: &Path, to: &Path) -> Option<PathBuf> {
+/// The relative path from folder `from` to `to`, for files that name each other and may be moved together; `None` where
+/// they share no folder but the root: such a path would tell where on this machine they are.
+pub fn relative_path(from: &Path, to: &Path) -> Option<PathBuf> {
     let whole = |path: &Path| path.canonicalize().ok();
     let (from, to) = (whole(if from.as_os_str().is_empty() { Path::new(".") } else { from })?, whole(to)?);
     let common = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
@@ -67,8 +67,8 @@ pub fn way(from: &Path, to: &Path) -> Option<PathBuf> {
         return None;
     }
     let up = from.components().skip(common).map(|_| Component::ParentDir);
-    let way: PathBuf = up.chain(to.components().skip(common)).collect();
-    Some(if way.as_os_str().is_empty() { PathBuf::from(".") } else { way })
+    let path: PathBuf = up.chain(to.components().skip(common)).collect();
+    Some(if path.as_os_str().is_empty() { PathBuf::from(".") } else { path })
 }
 
 /// What a thing is that is no file and no folder.
@@ -98,12 +98,12 @@ mod tests {
         let (a, b) = (root.path().join("x/a"), root.path().join("x/b/c"));
         std::fs::create_dir_all(&a).unwrap();
         std::fs::create_dir_all(&b).unwrap();
-        assert_eq!(way(&a, &b), Some("../b/c".into()));
-        assert_eq!(way(&b, &b), Some(".".into()));
-        assert_eq!(way(&root.path().join("x"), &b), Some("b/c".into()));
-        assert_eq!(way(&b, Path::new("/")), None);
-        assert_eq!(way(&b, &root.path().join("gone")), None);
-        assert!(way(Path::new(""), Path::new("src")).is_some_and(|way| way.is_relative()));
+        assert_eq!(relative_path(&a, &b), Some("../b/c".into()));
+        assert_eq!(relative_path(&b, &b), Some(".".into()));
+        assert_eq!(relative_path(&root.path().join("x"), &b), Some("b/c".into()));
+        assert_eq!(relative_path(&b, Path::new("/")), None);
+        assert_eq!(relative_path(&b, &root.path().join("gone")), None);
+        assert!(relative_path(Path::new(""), Path::new("src")).is_some_and(|way| way.is_relative()));
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Source {
         about.remove("tokenizer");
         // An export may go to others, whom the folders of this machine do not concern.
         if let Some(folder) = &self.tokenizer
-            && let Some(way) = files::way(file.parent().unwrap_or(Path::new("")), folder)
+            && let Some(way) = files::relative_path(file.parent().unwrap_or(Path::new("")), folder)
         {
             about.insert("tokenizer".into(), json!(way));
         }
@@ -97,7 +97,7 @@ impl Source {
     /// Whether an export to `file` will name the tokenizer that there is.
     pub fn names_tokenizer(&self, file: &Path) -> bool {
         let folder = file.parent().unwrap_or(Path::new(""));
-        self.tokenizer.as_ref().is_none_or(|tokenizer| files::way(folder, tokenizer).is_some())
+        self.tokenizer.as_ref().is_none_or(|tokenizer| files::relative_path(folder, tokenizer).is_some())
     }
 }
 

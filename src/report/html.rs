@@ -115,7 +115,7 @@ fn stage_table(run: &Run) -> Markup {
                     thead {
                         tr {
                             @for (column, title) in table::TITLES.iter().enumerate() {
-                                th.n[(3..6).contains(&column)] { (title) }
+                                th class=[(3..6).contains(&column).then_some("n")] { (title) }
                             }
                         }
                     }

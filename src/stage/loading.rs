@@ -65,7 +65,7 @@ pub fn eos_token_ids(context: &Context<'_>, init: &Init, tokenizer: Option<&Toke
 pub fn relative(context: &Context<'_>, path: &Path) -> PathBuf {
     match path.strip_prefix(&context.plan.output) {
         Ok(inside) => inside.to_path_buf(),
-        Err(_) => crate::files::way(&context.plan.output, path)
+        Err(_) => crate::files::relative_path(&context.plan.output, path)
             .or_else(|| std::fs::canonicalize(path).ok())
             .unwrap_or_else(|| path.to_owned()),
     }

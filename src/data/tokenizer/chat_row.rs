@@ -87,7 +87,7 @@ pub(crate) fn row_fault(error: &Error) -> RowFault {
 
 /// The fault of a row that a template refuses, with the template's own words.
 pub(crate) fn template_fault(error: &Error) -> RowFault {
-    let said = error.cause_text().map(|said| format!(": {said}")).unwrap_or_default();
+    let said = error.cause().map(|said| format!(": {said}")).unwrap_or_default();
     RowFault::new(
         format!("{}{said}", error.what()),
         "change the row to what the template takes, or set data.on_bad_row: skip; `minimind data check --tokenizer` finds \

@@ -159,7 +159,7 @@ impl<'a> ChatMasker<'a> {
         let rule = self.facts.rule.get_or_init(|| {
             self.find_rule().map_err(|why| {
                 let fault = Error::input("which tokens carry loss cannot be told from the chat template")
-                    .because(why.what().to_owned() + &why.cause_text().map(|c| format!(": {c}")).unwrap_or_default())
+                    .because(why.what().to_owned() + &why.cause().map(|c| format!(": {c}")).unwrap_or_default())
                     .hint(
                         "mark what the assistant says with {% generation %} ... {% endgeneration %} in the template; \
                          `minimind data show --tokenizer DIR FILE` shows which tokens carry loss",
