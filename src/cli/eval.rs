@@ -69,6 +69,30 @@ fn kept(data: &Path) -> Result<Option<tempfile::NamedTempFile>> {
     Ok(Some(file))
 }
 
+/// What is measured, and the data's format: the tasks that were asked for, or those that the first row shows.
+fn tasks(asked: &[EvalTask], data: &Path) -> Result<(Vec<EvalTask>, DataFormat)> {
+    let choice = asked.contains(&EvalTask::MultipleChoice)
+        || (asked.is_empty() && crate::data::multiple_choice::is_multiple_choice(data));
+    if choice && asked.len() > 1 {
+        return Err(Error::input("multiple_choice has files of its own and stands alone")
+            .hint("measure the other tasks with a second call"));
+    }
+    let math = !choice && asked.is_empty() && crate::data::source::is_math(data);
+    if math {
+        tracing::info!("the rows hold `gt` or an answer: measured as math (--task loss for their loss)");
+    }
+    let (format, has_answers) =
+        if choice || math { (DataFormat::Chat, false) } else { crate::data::source::detect_format(data)? };
+    let tasks = match (asked.is_empty(), has_answers) {
+        _ if choice => vec![EvalTask::MultipleChoice],
+        _ if math => vec![EvalTask::Math],
+        (false, _) => asked.to_vec(),
+        (true, true) => vec![EvalTask::Loss, EvalTask::ExactMatch],
+        (true, false) => vec![EvalTask::Loss],
+    };
+    Ok((tasks, format))
+}
+
 /// Measures the model on the data and prints one line a metric, or one JSON object.
 ///
 /// # Errors
@@ -82,32 +106,11 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::input("int8 is for generating; a loss is measured at full precision")
             .hint("give --precision fp32, bf16 or fp16"));
     }
-    let choice = args.task.contains(&EvalTask::MultipleChoice)
-        || (args.task.is_empty() && crate::data::multiple_choice::is_multiple_choice(&args.data));
-    if choice && args.task.len() > 1 {
-        return Err(Error::input("multiple_choice has files of its own and stands alone")
-            .hint("measure the other tasks with a second call"));
-    }
-    let math = !choice && args.task.is_empty() && crate::data::source::is_math(&args.data);
-    if math {
-        tracing::info!("the rows hold `gt` or an answer: measured as math (--task loss for their loss)");
-    }
-    let (format, has_answers) = if choice || math {
-        (DataFormat::Chat, false)
-    } else {
-        crate::data::source::detect_format(&args.data)?
-    };
+    let (tasks, format) = tasks(&args.task, &args.data)?;
     if format != DataFormat::Tokens && opened.tokenizer.is_none() {
         return Err(Error::input("no tokenizer was found beside the model")
             .hint("name one: --tokenizer DIR, or minimind3 or minimind2 for MiniMind's own"));
     }
-    let tasks = match (args.task.is_empty(), has_answers) {
-        _ if choice => vec![EvalTask::MultipleChoice],
-        _ if math => vec![EvalTask::Math],
-        (false, _) => args.task,
-        (true, true) => vec![EvalTask::Loss, EvalTask::ExactMatch],
-        (true, false) => vec![EvalTask::Loss],
-    };
     let data = DataConfig::files(vec![args.data], format);
     let what = Measurement {
         data: &data,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{launch, threads};
 use crate::engine::{Ranks, Signals, device};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::native::{self, libtorch_dir};
 use crate::plan::machine::Machine;
 use crate::plan::{self, Plan, StageConfig, environment};
@@ -92,15 +92,7 @@ pub fn run(args: Args) -> Result<()> {
         ranks: ranks.clone(),
         start: StartFrom::Scratch,
     };
-    let done = stage::run(context).and_then(|()| ranks.close());
-    if let Err(error) = done {
-        if ranks.uses_nccl() {
-            // NCCL's threads and kernels may wait for a rank that is gone, and would be waited for.
-            eprintln!("{error}");
-            native::leave(error.exit_code());
-        }
-        return Err(error);
-    }
+    stage::run(context).and_then(|()| ranks.close()).inspect_err(|error| leave_nccl(&ranks, error))?;
     if !ranks.is_rank0() {
         return Ok(());
     }
@@ -108,6 +100,15 @@ pub fn run(args: Args) -> Result<()> {
     println!("{}", console_table(&plan.output)?);
     say_next(&plan);
     Ok(())
+}
+
+/// With NCCL, ends the process at once: its threads and kernels may wait for a rank that is gone, and would be waited
+/// for.
+fn leave_nccl(ranks: &Ranks, error: &Error) {
+    if ranks.uses_nccl() {
+        eprintln!("{error}");
+        native::leave(error.exit_code());
+    }
 }
 
 /// The command as a person can type it again, without what asks for a beginning or a going on.

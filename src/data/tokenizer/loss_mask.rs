@@ -381,28 +381,3 @@ fn without_empty_think(text: &str, spans: &[Range<usize>]) -> (String, Vec<Range
     let spans = spans.iter().map(|span| moved(span.start)..moved(span.end)).collect();
     (text.replace(EMPTY_THINK, ""), spans)
 }
-
-impl Tokenizer {
-    /// The texts of the added tokens.
-    fn added_tokens(&self) -> Vec<String> {
-        self.inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect()
-    }
-
-    /// The ids of a text, and each one's place in it.
-    fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-        let encoding = self
-            .inner
-            .encode(text, false)
-            .map_err(|error| Error::failed("the tokenizer refused a text").because(error))?;
-        let mut end = 0;
-        let places = encoding.get_offsets().iter().map(|&(from, to)| {
-            // Blanks that the place of a token leaves out lie before it.
-            let blanks = text.get(end..from).is_some_and(|gap| gap.bytes().all(|b| b == b' '));
-            let start = if blanks { end } else { from };
-            end = to.max(end);
-            start..to
-        });
-        let places = places.collect();
-        Ok((encoding.get_ids().to_vec(), places))
-    }
-}

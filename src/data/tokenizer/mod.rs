@@ -33,6 +33,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -245,6 +246,29 @@ impl Tokenizer {
                 "put a `chat_template.jinja` beside `tokenizer.json`, or a `chat_template` in `tokenizer_config.json`",
             )
         })
+    }
+
+    /// The texts of the added tokens.
+    fn added_tokens(&self) -> Vec<String> {
+        self.inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect()
+    }
+
+    /// The ids of a text, and the byte range of each one in it.
+    fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|error| Error::failed("the tokenizer refused a text").because(error))?;
+        let mut end = 0;
+        let offsets = encoding.get_offsets().iter().map(|&(from, to)| {
+            // Spaces that the range of a token leaves out stand before it.
+            let blanks = text.get(end..from).is_some_and(|gap| gap.bytes().all(|b| b == b' '));
+            let start = if blanks { end } else { from };
+            end = to.max(end);
+            start..to
+        });
+        let offsets = offsets.collect();
+        Ok((encoding.get_ids().to_vec(), offsets))
     }
 
     /// The token of an id unless it is unknown, or special and `skip_special`.
