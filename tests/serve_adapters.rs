@@ -20,7 +20,7 @@ fn adapter(seed: i64, scale: f64) -> Adapter {
     let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
     let pair = |layer: usize| {
         let name = format!("model.layers.{layer}.self_attn.o_proj");
-        let pair = Pair::new(&name, host(random([4, 64]) * 0.3), host(random([64, 4]) * 0.3), scale);
+        let pair = LoraPair::new(&name, host(random([4, 64]) * 0.3), host(random([64, 4]) * 0.3), scale);
         (name, pair.expect("a pair"))
     };
     Adapter { pairs: vec![pair(0), pair(1)], ..Adapter::default() }
@@ -120,7 +120,7 @@ fn adapters_that_do_not_fit_are_refused() {
         convert::to_host(&Tensor::ones(shape, (Kind::Float, Device::Cpu))).expect("on the host")
     };
     let name = "model.layers.0.self_attn.o_proj";
-    let pair = Pair::new(name, host([2, 32]), host([32, 2]), 1.0).expect("a pair");
+    let pair = LoraPair::new(name, host([2, 32]), host([32, 2]), 1.0).expect("a pair");
     Adapter { pairs: vec![(name.to_owned(), pair)], ..Adapter::default() }.write_pth(&file).expect("a file");
     let base = model().display().to_string();
     let missing = format!("x={}@other", file.display());
