@@ -79,7 +79,7 @@ impl StageConfig {
             Self::Eval(_) => vec![EvalConfig::KINDS, DATA_KINDS],
             Self::Export(_) => vec![ExportConfig::KINDS],
             Self::Ppo(_) | Self::Grpo(_) | Self::Spo(_) | Self::Agent(_) => {
-                vec![PolicyConfig::KINDS, TrainConfig::KINDS, DATA_KINDS]
+                vec![PolicyConfig::KINDS, PolicyKeys::KINDS, TrainConfig::KINDS, DATA_KINDS]
             }
         }
     }
@@ -220,12 +220,13 @@ mod tests {
 
     #[test]
     fn the_tables_name_fields_that_there_are() {
-        let all: [(&str, &str, Kinds); 5] = [
+        let all: [(&str, &str, Kinds); 6] = [
             (include_str!("kinds/train.rs"), "TrainConfig", TrainConfig::KINDS),
             (include_str!("kinds/eval.rs"), "EvalConfig", EvalConfig::KINDS),
             (include_str!("kinds/lora.rs"), "LoraConfig", LoraConfig::KINDS),
             (include_str!("kinds/lora.rs"), "MergeConfig", MergeConfig::KINDS),
-            (include_str!("policy.rs"), "PolicyConfig", PolicyConfig::KINDS),
+            (include_str!("kinds/policy.rs"), "PolicyConfig", PolicyConfig::KINDS),
+            (include_str!("kinds/policy.rs"), "PolicyKeys", PolicyKeys::KINDS),
         ];
         for (source, name, kinds) in all {
             let fields = fields(source, name);

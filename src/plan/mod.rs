@@ -2,7 +2,7 @@
 //!
 //! Reading order: `types` (the plan), `kinds` (the stages' settings, each declared once, and how they are resolved), `runtime`,
 //! `schema` (keys that are not yet there), `shape` and `defaults.yaml` (what a recipe may hold), `upstream` (MiniMind's names),
-//! `resolve` (from a recipe to a plan), `references`, `hubs`, `settings` (model, data), `policies`, `rollouts`, `rewards`,
+//! `resolve` (from a recipe to a plan), `references`, `hubs`, `settings` (model, data), `rewards`,
 //! `tools`, `changes` (what a change of a setting means), `environment` and `machine` with `quota` (the only readers of
 //! both), `cost` (what it will take).
 
@@ -13,13 +13,10 @@ pub mod hubs;
 pub mod kinds;
 pub mod machine;
 mod markdown;
-mod policies;
-pub mod policy;
 mod quota;
 pub mod references;
 pub mod resolve;
 pub mod rewards;
-mod rollouts;
 pub mod runtime;
 pub mod schema;
 pub mod settings;

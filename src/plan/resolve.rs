@@ -51,9 +51,6 @@ pub fn finish(recipe: &Recipe, faults: Vec<Error>) -> Result<Plan> {
     }
 }
 
-/// No count in a recipe is larger; keeps every product of two of them in range.
-const MOST: i64 = 1_000_000_000;
-
 /// What a stage leaves that later stages may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Makes {
@@ -174,55 +171,6 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// A whole number of at least `least`.
-    pub(super) fn whole(
-        &mut self,
-        base: &[String],
-        key: &str,
-        value: Option<i64>,
-        least: i64,
-    ) -> Option<usize> {
-        let value = value?;
-        if value < least {
-            self.fault(
-                &join(base, key),
-                format!("`{key}` is {value}"),
-                format!("give a whole number of at least {least}"),
-            );
-            return Some(least as usize);
-        }
-        let most = if matches!(key, "seed" | "max_bytes") { i64::MAX } else { MOST };
-        if value > most {
-            self.fault(
-                &join(base, key),
-                format!("`{key}` is {value}"),
-                format!("give a whole number of at most {most}"),
-            );
-            return Some(least as usize);
-        }
-        Some(value as usize)
-    }
-
-    /// A number for which `fits` holds.
-    pub(super) fn real(
-        &mut self,
-        base: &[String],
-        key: &str,
-        value: Option<f64>,
-        range: &str,
-        fits: fn(f64) -> bool,
-    ) -> Option<f64> {
-        let value = value?;
-        if !fits(value) {
-            self.fault(&join(base, key), format!("`{key}` is {value}"), format!("give a number {range}"));
-        }
-        Some(value)
-    }
-
-    pub(super) fn ratio(&mut self, base: &[String], key: &str, value: Option<f64>) -> Option<f64> {
-        self.real(base, key, value, "between 0 and 1", |v| (0.0..=1.0).contains(&v))
-    }
-
     fn plan(&mut self) -> Option<Plan> {
         let top = self.top();
         let root: Root = self.read(&top, &[])?;
@@ -306,7 +254,6 @@ impl<'a> Resolver<'a> {
     }
 
     fn stage(&mut self, s: &Section<'_>) -> Option<StageConfig> {
-        let seed = self.seed;
         match s.key() {
             "tokenizer" => self.tokenizer(s),
             "pretrain" => self.train(s).map(StageConfig::Pretrain),
@@ -319,10 +266,10 @@ impl<'a> Resolver<'a> {
             "reward" => self.reward(s),
             "eval" => self.eval(s),
             "export" => self.export(s),
-            "grpo" => self.written(s).and_then(|written| self.grpo(&s.path, &written, seed)),
-            "ppo" => self.written(s).and_then(|written| self.ppo(&s.path, &written, seed)),
-            "spo" => self.written(s).and_then(|written| self.spo(&s.path, &written, seed)),
-            "agent" => self.written(s).and_then(|written| self.agent(&s.path, &written, seed)),
+            "grpo" => self.grpo(s),
+            "ppo" => self.ppo(s),
+            "spo" => self.spo(s),
+            "agent" => self.agent(s),
             _ => None,
         }
     }

@@ -1,38 +1,19 @@
 //! Rewards and tools from a recipe's text to a plan, faults at their places.
 
-use std::collections::HashSet;
 use std::path::Path;
 
-use serde::Deserialize;
-
 use super::*;
-use crate::recipe::{Places, Recipe};
+use crate::recipe::reader::parse;
 use crate::rollout::tools::{Table, ToolConfig, ToolKind};
 
-/// Plans the rewards and tools of a stage written below `stages: - grpo:`; gives the faults as text.
+/// Plans the rewards and tools of a stage written below `stages: - agent:`; gives the faults as text.
 fn planned(text: &str) -> (Vec<RewardConfig>, Vec<ToolConfig>, String) {
-    #[derive(Default, Deserialize)]
-    struct Lists {
-        #[serde(default)]
-        rewards: Vec<Option<Reward>>,
-        #[serde(default)]
-        tools: Vec<Option<Tool>>,
-    }
     let indented: String = text.lines().map(|line| format!("      {line}\n")).collect();
-    let whole = format!("stages:\n  - grpo:\n{indented}");
-    let recipe = Recipe {
-        path: "r.yaml".into(),
-        text: whole.clone(),
-        tree: serde_json::Value::Null,
-        places: Places::index(Path::new("r.yaml"), &whole).unwrap(),
-        aside: HashSet::new(),
-    };
-    let lists: Lists = serde_yaml::from_str(text).unwrap();
-    let mut resolver =
-        Resolver { recipe: &recipe, faults: Vec::new(), above: Vec::new(), below: Vec::new(), seed: 7 };
-    let base: Vec<String> = ["stages", "0", "grpo"].map(str::to_owned).to_vec();
-    let rewards = resolver.rewards(&base, Some(&lists.rewards));
-    let tools = resolver.tools(&base, Some(&lists.tools), 7);
+    let whole = format!("stages:\n  - agent:\n{indented}");
+    let (recipe, faults) = parse(Path::new("r.yaml"), &whole, &[], crate::plan::shape()).unwrap();
+    let mut resolver = Resolver { recipe: &recipe, faults, above: Vec::new(), below: Vec::new(), seed: 7 };
+    let s = resolver.section(&["stages", "0", "agent"].map(str::to_owned));
+    let (rewards, tools) = (resolver.rewards(&s), resolver.tools(&s));
     let faults = resolver.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     (rewards, tools, faults)
 }

@@ -90,13 +90,14 @@ impl Resolver<'_> {
         (self.faults.len() == before).then_some(start)
     }
 
+    /// The data of the stage at `stage`, whose kind decides what is left open.
     pub(super) fn data(
         &mut self,
         stage: &[String],
         section: Option<&DataSection>,
         kind: &str,
         seed: u64,
-        on_bad_row: Option<OnBadRowName>,
+        on_bad_row: Option<OnBadRow>,
     ) -> DataConfig {
         let base = join(stage, "data");
         if section.is_none() {
@@ -108,53 +109,74 @@ impl Resolver<'_> {
             );
         }
         let d = section.cloned().unwrap_or_default();
-        let synthetic = d.synthetic.clone().and_then(|s| s.0);
-        let given =
-            usize::from(d.path.is_some()) + usize::from(d.paths.is_some()) + usize::from(synthetic.is_some());
+        let synthetic = d.synthetic.as_ref().and_then(|synthetic| synthetic.0.as_ref());
+        if section.is_some() {
+            self.one_source(&base, &d, synthetic.is_some());
+        }
+        let files = self.data_files(&base, &d, kind);
+        let format = self.data_format(&base, &d, kind, synthetic.is_some());
+        let source = match synthetic {
+            Some(own) => DataSource::Synthetic(synthetic_rows(own, kind, format, seed)),
+            None => DataSource::Paths(files),
+        };
+        let validation = self.validation(&base, d.validation, &source);
+        DataConfig {
+            source,
+            format,
+            shuffle: d.shuffle.unwrap_or(true),
+            validation,
+            batching: match d.batching {
+                Some(Batching::Pack) => self.pack(&base, kind),
+                given => given.unwrap_or_default(),
+            },
+            on_bad_row: d.on_bad_row.or(on_bad_row).unwrap_or_default(),
+        }
+    }
+
+    /// Rows come from one of path, paths and synthetic.
+    fn one_source(&mut self, base: &[String], d: &DataSection, synthetic: bool) {
+        let given = usize::from(d.path.is_some()) + usize::from(d.paths.is_some()) + usize::from(synthetic);
         let aside = ["path", "paths", "synthetic"]
             .iter()
-            .any(|key| self.recipe.aside.iter().any(|p| p.starts_with(&join(&base, key))));
-        if section.is_some() && given != 1 && !aside {
-            let what = if given == 0 {
-                "`data` names no rows"
-            } else {
-                "`data` takes one of path, paths, synthetic"
+            .any(|key| self.recipe.aside.iter().any(|p| p.starts_with(&join(base, key))));
+        if given != 1 && !aside {
+            let what = match given {
+                0 => "`data` names no rows",
+                _ => "`data` takes one of path, paths, synthetic",
             };
-            self.fault(&base, what, "give path: FILE, paths: [FILE, ...] or synthetic: true");
+            self.fault(base, what, "give path: FILE, paths: [FILE, ...] or synthetic: true");
         }
-        let mut files: Vec<(Vec<String>, String)> = Vec::new();
-        files.extend(d.path.iter().map(|p| (join(&base, "path"), p.clone())));
+    }
+
+    fn data_files(&mut self, base: &[String], d: &DataSection, kind: &str) -> Vec<PathBuf> {
+        let mut files: Vec<(Vec<String>, &String)> = Vec::new();
+        files.extend(d.path.iter().map(|p| (join(base, "path"), p)));
         for (index, path) in d.paths.iter().flatten().enumerate() {
-            files.extend(path.iter().map(|p| (join(&join(&base, "paths"), &index.to_string()), p.clone())));
+            files.extend(path.iter().map(|p| (join(&join(base, "paths"), &index.to_string()), p)));
         }
-        // Multiple choice may come as a folder of subjects: `evaluation` sees to it.
-        let local = |this: &mut Self, at: &[String], file: &str| match kind {
+        // Multiple choice may come as a folder of subjects: `eval` sees to it.
+        let local = |(at, file): (Vec<String>, &String)| match kind {
             "eval" if Path::new(file).is_dir() => PathBuf::from(file),
-            _ => this.file(at, file),
+            _ => self.file(&at, file),
         };
-        let files: Vec<(PathBuf, String)> =
-            files.into_iter().map(|(at, file)| (local(self, &at, &file), file)).collect();
-        let tokens = files.iter().any(|(_, file)| file.ends_with(".safetensors"));
-        let format = match d.format {
-            Some(FormatName::Text) => DataFormat::Text,
-            Some(FormatName::Chat) => DataFormat::Chat,
-            Some(FormatName::Preference) => DataFormat::Preference,
-            Some(FormatName::Prompts) => DataFormat::Prompts,
-            Some(FormatName::Agent) => DataFormat::Agent,
-            Some(FormatName::Tokens) => DataFormat::Tokens,
-            None | Some(FormatName::Auto) if tokens => DataFormat::Tokens,
-            None | Some(FormatName::Auto) if matches!(kind, "dpo" | "reward") => DataFormat::Preference,
-            None | Some(FormatName::Auto) if kind == "agent" => DataFormat::Agent,
-            None | Some(FormatName::Auto) if matches!(kind, "ppo" | "grpo" | "spo") => DataFormat::Prompts,
-            None | Some(FormatName::Auto) if !matches!(kind, "tokenizer" | "pretrain") => DataFormat::Chat,
-            None | Some(FormatName::Auto) => DataFormat::Text,
-        };
-        if synthetic.is_some() && format == DataFormat::Tokens {
-            self.fault(
-                &join(&base, "format"),
-                "synthetic rows have no format `tokens`",
-                "use text, chat or preference",
-            );
+        files.into_iter().map(local).collect()
+    }
+
+    /// The shape of rows: as stated, else by the files' ending and the stage's kind.
+    fn data_format(&mut self, base: &[String], d: &DataSection, kind: &str, synthetic: bool) -> DataFormat {
+        let tokens =
+            d.path.iter().chain(d.paths.iter().flatten().flatten()).any(|f| f.ends_with(".safetensors"));
+        let format = d.format.and_then(FormatName::stated).unwrap_or(match kind {
+            _ if tokens => DataFormat::Tokens,
+            "dpo" | "reward" => DataFormat::Preference,
+            "agent" => DataFormat::Agent,
+            "ppo" | "grpo" | "spo" => DataFormat::Prompts,
+            "tokenizer" | "pretrain" => DataFormat::Text,
+            _ => DataFormat::Chat,
+        });
+        let at = join(base, "format");
+        if synthetic && format == DataFormat::Tokens {
+            self.fault(&at, "synthetic rows have no format `tokens`", "use text, chat or preference");
         }
         let pairs = matches!(kind, "dpo" | "reward");
         if format != DataFormat::Tokens && pairs != (format == DataFormat::Preference) {
@@ -163,62 +185,35 @@ impl Resolver<'_> {
             } else {
                 ("learns from single texts", "preferences are for dpo and reward")
             };
-            self.fault(&join(&base, "format"), format!("stage `{kind}` {what}"), hint);
+            self.fault(&at, format!("stage `{kind}` {what}"), hint);
         }
-        let source = match synthetic {
-            Some(s) => {
-                let at = join(&base, "synthetic");
-                let split = match s.split {
-                    Some(SplitName::Heldout) => SyntheticSplit::Heldout,
-                    Some(SplitName::Train) => SyntheticSplit::Train,
-                    None if kind == "eval" => SyntheticSplit::Heldout,
-                    None => SyntheticSplit::Train,
-                };
-                let task = match s.task {
-                    Some(SyntheticTaskName::Tools) => SyntheticTask::Tools,
-                    None if format == DataFormat::Agent => SyntheticTask::Tools,
-                    Some(SyntheticTaskName::World) | None => SyntheticTask::World,
-                };
-                DataSource::Synthetic(SyntheticConfig {
-                    task,
-                    rows: self.whole(&at, "rows", s.rows, 1),
-                    seed: self.whole(&at, "seed", s.seed, 0).map_or(seed, |v| v as u64),
-                    split,
-                })
-            }
-            None => DataSource::Paths(files.into_iter().map(|(path, _)| path).collect()),
-        };
-        let synthetic_source = matches!(source, DataSource::Synthetic(_));
-        let validation = match d.validation {
-            None => Validation::Off,
-            Some(NumberOrText::Number(0.0)) => Validation::Off,
+        format
+    }
+
+    fn validation(
+        &mut self,
+        base: &[String],
+        given: Option<NumberOrText>,
+        source: &DataSource,
+    ) -> Validation {
+        match given {
+            None | Some(NumberOrText::Number(0.0)) => Validation::Off,
             Some(NumberOrText::Number(share)) => {
                 if !(share > 0.0 && share < 1.0) {
                     self.fault(
-                        &join(&base, "validation"),
+                        &join(base, "validation"),
                         format!("`validation` is {share}"),
-                        "give a share from 0 up to, not with, 1, or a file",
+                        "give a share in [0, 1), or a file",
                     );
                 }
                 Validation::Share(share)
             }
-            Some(NumberOrText::Text(word)) if word == "heldout" && synthetic_source => Validation::Heldout,
-            Some(NumberOrText::Text(file)) => Validation::Path(self.file(&join(&base, "validation"), &file)),
-        };
-        DataConfig {
-            source,
-            format,
-            shuffle: d.shuffle.unwrap_or(true),
-            validation,
-            batching: match d.batching {
-                Some(BatchingName::Pad) => Batching::Pad,
-                Some(BatchingName::Pack) => self.pack(&base, kind),
-                None | Some(BatchingName::Bucket) => Batching::Bucket,
-            },
-            on_bad_row: match d.on_bad_row.or(on_bad_row) {
-                Some(OnBadRowName::Skip) => OnBadRow::Skip,
-                None | Some(OnBadRowName::Error) => OnBadRow::Error,
-            },
+            Some(NumberOrText::Text(word))
+                if word == "heldout" && matches!(source, DataSource::Synthetic(_)) =>
+            {
+                Validation::Heldout
+            }
+            Some(NumberOrText::Text(file)) => Validation::Path(self.file(&join(base, "validation"), &file)),
         }
     }
 
@@ -257,6 +252,18 @@ impl Resolver<'_> {
         );
         self.fault(at, what, hint);
         path.to_owned()
+    }
+}
+
+/// The rows of the built-in world that a stage of `kind` gets; `seed` is the recipe's.
+fn synthetic_rows(own: &SyntheticSection, kind: &str, format: DataFormat, seed: u64) -> SyntheticConfig {
+    let split = if kind == "eval" { SyntheticSplit::Heldout } else { SyntheticSplit::Train };
+    let task = if format == DataFormat::Agent { SyntheticTask::Tools } else { SyntheticTask::World };
+    SyntheticConfig {
+        task: own.task.unwrap_or(task),
+        rows: own.rows,
+        seed: own.seed.unwrap_or(seed),
+        split: own.split.unwrap_or(split),
     }
 }
 

@@ -73,7 +73,11 @@ fn complete(node: &mut Value) {
             if let Some(Value::Array(words)) = map.get_mut("oneOf") {
                 *words = std::mem::take(words).into_iter().flat_map(with_aliases).collect();
             }
-            map.values_mut().for_each(complete);
+            // A default that says nothing is none, and others are values of recipes, not nodes.
+            if map.get("default").is_some_and(|value| value.is_null() || value == "") {
+                map.remove("default");
+            }
+            map.iter_mut().filter(|(key, _)| *key != "default").for_each(|(_, node)| complete(node));
         }
         Value::Array(items) => items.iter_mut().for_each(complete),
         _ => {}
@@ -114,23 +118,8 @@ fn stage(schema: &Value, kind: &str, defaults: &Value) -> Value {
         own.insert("name".to_owned(), name);
         own.extend(others);
     }
-    if let Value::Object(train) = &schema["$defs"]["TrainConfig"]["properties"] {
-        take_ranges(&mut node, train);
-    }
     set_defaults(schema, &mut node, defaults);
     node
-}
-
-/// Keys that a section as written shares with the training settings mean the same and have the same ranges.
-fn take_ranges(node: &mut Value, train: &Map<String, Value>) {
-    for (key, own) in node["properties"].as_object_mut().into_iter().flatten() {
-        if let (Some(Value::Object(node)), Value::Object(own)) = (train.get(key), own)
-            && !own.contains_key("default")
-        {
-            let ranges = node.iter().filter(|(key, _)| !["description", "type"].contains(&key.as_str()));
-            own.extend(ranges.map(|(key, value)| (key.clone(), value.clone())));
-        }
-    }
 }
 
 /// A node where it stands; what it refers to, where it is a reference.

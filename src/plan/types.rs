@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use super::policy::*;
 pub use crate::data::config::*;
 pub use crate::engine::OnAnomaly;
 pub use crate::engine::device::Wanted;

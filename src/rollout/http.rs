@@ -26,16 +26,27 @@ pub enum Protocol {
 }
 
 /// Which server.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct HttpEngineConfig {
     /// Where, and with what patience.
+    #[serde(skip_deserializing)]
+    #[schemars(!skip_deserializing, flatten)]
     pub service: ServiceConfig,
-    /// Its protocol.
+    /// Its protocol: sglang, or openai with token ids.
     pub protocol: Protocol,
     /// The model's name there (openai).
     pub model: Option<String>,
     /// Completions a request.
+    #[schemars(range(min = 1))]
     pub batch_size: usize,
+}
+
+impl Default for HttpEngineConfig {
+    fn default() -> Self {
+        let service = ServiceConfig { timeout_secs: 600.0, ..ServiceConfig::default() };
+        Self { service, protocol: Protocol::Sglang, model: None, batch_size: 64 }
+    }
 }
 
 /// A server that continues prompts.

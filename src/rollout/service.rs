@@ -7,26 +7,38 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 
 /// Where a service is, and with what patience.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct ServiceConfig {
-    /// `http://host:port/path`.
+    /// Its address: http://host:port/path.
+    #[schemars(with = "Option<String>")]
     pub url: String,
     /// Seconds a request may take.
+    #[schemars(range(max = 86_400), extend("exclusiveMinimum" = 0))]
     pub timeout_secs: f64,
     /// Tries after the first.
     pub retries: usize,
     /// More headers. They may be keys: names alone are written to the run's folder.
     #[serde(serialize_with = "names")]
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub headers: BTreeMap<String, String>,
-    /// Sent as a bearer token; never written to the run's folder.
+    /// The environment variable that holds the key, sent as a bearer token; never written to the run's folder.
     #[serde(skip)]
+    #[schemars(!skip, rename = "api_key_env", with = "Option<String>")]
     pub api_key: Option<Secret>,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self::new("")
+    }
 }
 
 impl ServiceConfig {

@@ -1,4 +1,4 @@
-//! The keys at the top of a recipe, and sections as written: every field optional, filled by `settings` and `policies`.
+//! The keys at the top of a recipe, and sections as written: every field optional, filled by `settings`.
 //!
 //! Lists hold optional elements, so that a faulty element can be set aside and its neighbours still read. Next: `stages`.
 
@@ -7,19 +7,16 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::runtime::Runtime;
+use crate::data::{Batching, OnBadRow};
 use crate::model::ModelOverrides;
 
 mod one_key;
 mod parts;
-mod policy;
-mod rewards;
 mod stages;
-mod tools;
+pub(in crate::plan) use one_key::{Element, keys_of, kinds_of};
+pub use one_key::{RewardItem, ToolItem};
 pub use parts::*;
-pub use policy::*;
-pub use rewards::*;
 pub use stages::Stage;
-pub use tools::*;
 
 /// A recipe: what to train, on what, in which order.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -78,9 +75,9 @@ pub struct DataSection {
     /// Validation rows: a share 0..1 of these rows, a file, or heldout for the built-in world (0: none).
     pub validation: Option<NumberOrText>,
     /// bucket pads to the batch's longest row, pad to max_seq_len (bucket).
-    pub batching: Option<BatchingName>,
+    pub batching: Option<Batching>,
     /// Stop at a row that cannot be used, or skip and count it (error).
-    pub on_bad_row: Option<OnBadRowName>,
+    pub on_bad_row: Option<OnBadRow>,
 }
 
 /// The reader makes a map of a file's name and of a list of names.

@@ -7,177 +7,45 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde_json::json;
 
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name { $($(#[$vdoc])* $variant),* }
-    };
+use crate::data::{DataFormat, SyntheticSplit, SyntheticTask};
+
+/// Shape of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FormatName {
+    /// By the file's ending and the stage's kind.
+    Auto,
+    /// A format by name.
+    #[serde(untagged)]
+    Stated(DataFormat),
 }
 
-words!(
-    /// What adds up over processes.
-    DdpBackendName {
-        /// nccl where each process has a GPU of its own.
-        Auto,
-        /// From GPU to GPU.
-        Nccl,
-        /// Through the host.
-        Gloo,
+impl FormatName {
+    /// The format, where it is not left to the stage.
+    pub fn stated(self) -> Option<DataFormat> {
+        match self {
+            Self::Auto => None,
+            Self::Stated(format) => Some(format),
+        }
     }
-);
-words!(
-    /// Arithmetic.
-    PrecisionName {
-        /// Chosen by the device.
-        Auto,
-        /// 32-bit.
-        Fp32,
-        /// bf16 autocast.
-        Bf16,
-        /// fp16 autocast with loss scaling.
-        Fp16,
+}
+
+impl JsonSchema for FormatName {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Format".into()
     }
-);
-words!(
-    /// Shape of rows.
-    FormatName {
-        /// By the file's ending and the stage's kind.
-        Auto,
-        /// One text a line.
-        Text,
-        /// One conversation a line.
-        Chat,
-        /// Two conversations a line that part at the last turn, `chosen` and `rejected`.
-        Preference,
-        /// Questions for reinforcement learning, one a line.
-        Prompts,
-        /// Questions to be answered with tools, one a line.
-        Agent,
-        /// Ready token ids in a .safetensors file.
-        Tokens,
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let auto = json!({"type": "string", "const": "auto", "description": "By the file's ending and the stage's kind."});
+        let mut schema = DataFormat::json_schema(generator);
+        if let Some(words) = schema.get_mut("oneOf").and_then(|words| words.as_array_mut()) {
+            words.insert(0, auto);
+        }
+        schema
     }
-);
-words!(
-    /// How rows become batches.
-    BatchingName {
-        /// Rows of like length together.
-        Bucket,
-        /// Every row padded to max_seq_len.
-        Pad,
-        /// Rows side by side in lines of max_seq_len, none seeing another: pretrain, sft, lora, reason, distill.
-        Pack,
-    }
-);
-words!(
-    /// What to do with a bad row.
-    OnBadRowName {
-        /// Stop.
-        Error,
-        /// Leave it out and count it.
-        Skip,
-    }
-);
-words!(
-    /// The learning rate's curve.
-    ScheduleName {
-        /// Cosine from the peak to a tenth.
-        Upstream,
-        /// Cosine to zero.
-        Cosine,
-        /// Line to zero.
-        Linear,
-        /// The peak throughout.
-        Constant,
-    }
-);
-words!(
-    /// Type of saved numbers.
-    SaveDtypeName {
-        /// Half precision.
-        Fp16,
-        /// bfloat16.
-        Bf16,
-        /// Full precision.
-        Fp32,
-    }
-);
-words!(
-    /// What to do about a bad loss.
-    OnAnomalyName {
-        /// End the run with an error.
-        Stop,
-        /// Leave the update out.
-        Skip,
-        /// Go back to the last checkpoint.
-        Rollback,
-    }
-);
-words!(
-    /// What an evaluation measures.
-    TaskName {
-        /// Cross-entropy, perplexity, bits per byte.
-        Loss,
-        /// Greedy answers against the verifiable answer.
-        ExactMatch,
-        /// The likeliest of several answers.
-        MultipleChoice,
-        /// The same, by C-Eval's name.
-        Ceval,
-        /// The same, by CMMLU's name.
-        Cmmlu,
-        /// The same, by ARC's name.
-        Arc,
-        /// The same, by PIQA's name.
-        Piqa,
-        /// The same, by OpenBookQA's name.
-        Openbookqa,
-        /// The same, by HellaSwag's name.
-        Hellaswag,
-        /// Greedy answers whose final number is compared.
-        Math,
-        /// The same, by GSM8K's name.
-        Gsm8k,
-    }
-);
-words!(
-    /// What rows of the built-in world are about.
-    SyntheticTaskName {
-        /// Facts, sums, comparisons, small talk.
-        World,
-        /// Errands that tools answer.
-        Tools,
-    }
-);
-words!(
-    /// Which preference loss.
-    PairLossName {
-        /// DPO's own.
-        Sigmoid,
-        /// A square around the margin.
-        Ipo,
-    }
-);
-words!(
-    /// How log-probabilities of a row become one number.
-    ReductionName {
-        /// Their sum.
-        Sum,
-        /// Their mean.
-        Mean,
-    }
-);
-words!(
-    /// Part of the built-in world.
-    SplitName {
-        /// For training.
-        Train,
-        /// For measuring.
-        Heldout,
-    }
-);
+}
 
 /// A number or a word.
 #[derive(Debug, Clone, PartialEq)]
@@ -227,13 +95,14 @@ impl JsonSchema for NumberOrText {
 #[serde(deny_unknown_fields)]
 pub struct SyntheticSection {
     /// Rows to make (the task's own number).
-    pub rows: Option<i64>,
+    #[schemars(range(min = 1))]
+    pub rows: Option<usize>,
     /// Seed of the world (the recipe's).
-    pub seed: Option<i64>,
+    pub seed: Option<u64>,
     /// train or heldout; no question is in both (train; eval: heldout).
-    pub split: Option<SplitName>,
+    pub split: Option<SyntheticSplit>,
     /// world or tools: facts and sums, or errands for tools with the whole exchange (world; agent: tools).
-    pub task: Option<SyntheticTaskName>,
+    pub task: Option<SyntheticTask>,
 }
 
 /// `true`, or a map; `false` is as if it were not there.

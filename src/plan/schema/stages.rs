@@ -2,7 +2,6 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::{AgentSection, GrpoSection, PpoSection, SpoSection};
 use crate::plan::kinds::*;
 
 /// One stage of a recipe.
@@ -25,10 +24,10 @@ impl JsonSchema for Stage {
             ("distill", generator.subschema_for::<DistillStage>()),
             ("dpo", generator.subschema_for::<DpoStage>()),
             ("reward", generator.subschema_for::<RewardConfig>()),
-            ("ppo", generator.subschema_for::<PpoSection>()),
-            ("grpo", generator.subschema_for::<GrpoSection>()),
-            ("spo", generator.subschema_for::<SpoSection>()),
-            ("agent", generator.subschema_for::<AgentSection>()),
+            ("ppo", generator.subschema_for::<PpoKeys>()),
+            ("grpo", generator.subschema_for::<GrpoKeys>()),
+            ("spo", generator.subschema_for::<SpoKeys>()),
+            ("agent", generator.subschema_for::<AgentKeys>()),
             ("eval", generator.subschema_for::<EvalConfig>()),
             ("export", generator.subschema_for::<ExportConfig>()),
         ];

@@ -2,22 +2,33 @@
 
 use std::path::PathBuf;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::rollout::service::ServiceConfig;
 
-/// One reward of a list.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One reward of a list. A recipe writes it as a map with one key, its kind: `length: {weight: 0.5, min: 20}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RewardConfig {
-    /// Names its curve; unique in the list.
+    /// Names its curve; unique in the list (its kind).
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub name: String,
     /// Multiplies its value in the total.
+    #[serde(default = "one")]
     pub weight: f64,
-    /// What a failure means.
+    /// What a failure means: stop, or a value to count instead (stop).
+    #[serde(default)]
+    #[schemars(with = "Option<OnError>")]
     pub on_error: OnError,
     /// Which reward.
     pub kind: RewardKind,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 impl RewardConfig {
@@ -28,13 +39,36 @@ impl RewardConfig {
 }
 
 /// What a reward that fails or times out means.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
     /// The run ends with an error.
+    #[default]
     Stop,
     /// The value is this, and the log says so.
     Value(f64),
+}
+
+// Written as `stop` or as a number; recorded as the enum it is.
+impl<'de> Deserialize<'de> for OnError {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(word) if word == "stop" => Ok(Self::Stop),
+            other => other
+                .as_f64()
+                .map(Self::Value)
+                .ok_or_else(|| D::Error::custom("`on_error` is neither `stop` nor a number")),
+        }
+    }
+}
+
+impl JsonSchema for OnError {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "OnError".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": ["number", "string"]})
+    }
 }
 
 /// Which part of a completion a reward looks at.
@@ -51,28 +85,28 @@ pub enum Part {
 }
 
 /// The kinds of rewards.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardKind {
-    /// Characters within bounds.
+    /// Characters within bounds, as upstream rewards them.
     Length(LengthConfig),
-    /// Think and answer tags.
+    /// Think and answer tags, as upstream rewards them.
     Format(FormatConfig),
-    /// A penalty (negative) for repeated n-grams.
+    /// A negative value for repeated n-grams of the answer, as upstream's.
     Repetition(RepetitionConfig),
     /// A pattern occurs.
     Regex(RegexConfig),
-    /// The final number is the expected one.
+    /// The final answer equals the row's, as a number.
     Math(MathConfig),
-    /// A tool call with the right arguments.
+    /// A valid tool call with the expected arguments.
     JsonTool(JsonToolConfig),
-    /// The built-in world's verifier.
+    /// The built-in world's verifier: the answer to the letter.
     Synthetic(SyntheticReward),
-    /// A reward model.
+    /// A reward model's score.
     Model(ModelRewardConfig),
-    /// A reward service.
+    /// A reward service: gets {"rows": [...]}, answers {"scores": [...]}.
     Http(HttpRewardConfig),
-    /// A program.
+    /// A program: reads a JSON line a completion, writes a line with its score.
     Command(CommandRewardConfig),
 }
 
@@ -95,7 +129,8 @@ impl RewardKind {
 }
 
 /// `inside` where the stripped completion has `min..=max` characters, else `outside`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct LengthConfig {
     /// Fewest characters.
     pub min: usize,
@@ -125,7 +160,8 @@ pub enum FormatStyle {
 }
 
 /// Upstream's rewards for tags; the lengths are those of `think`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct FormatConfig {
     /// Whose tags.
     pub style: FormatStyle,
@@ -142,11 +178,14 @@ impl Default for FormatConfig {
 }
 
 /// `-min(cap, 2 cap (n-grams - distinct) / n-grams)` of the answer's words.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct RepetitionConfig {
     /// Words a gram.
+    #[schemars(range(min = 1))]
     pub ngram: usize,
     /// Largest penalty.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub cap: f64,
 }
 
@@ -157,7 +196,8 @@ impl Default for RepetitionConfig {
 }
 
 /// `found` where the pattern occurs, else `missing`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct RegexConfig {
     /// The pattern (the `regex` crate's syntax: no look-around, linear time).
     pub pattern: String,
@@ -169,12 +209,20 @@ pub struct RegexConfig {
     pub missing: f64,
 }
 
+impl Default for RegexConfig {
+    fn default() -> Self {
+        Self { pattern: String::new(), on: Part::Answer, found: 1.0, missing: 0.0 }
+    }
+}
+
 /// `right` where the final answer is the expected one, else `wrong`; several expected answers count by share.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct MathConfig {
-    /// The row's field with the expected answer; `None`: `gt`, else `answer`.
+    /// The row's field with the expected answer (gt, else answer).
     pub field: Option<String>,
     /// Largest relative difference that is still equal.
+    #[schemars(range(min = 0))]
     pub tolerance: f64,
     /// Value of a right answer.
     pub right: f64,
@@ -189,7 +237,8 @@ impl Default for MathConfig {
 }
 
 /// `right` for the expected call, `valid` for another that fits the row's tools, else `wrong`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct JsonToolConfig {
     /// The row's field with the expected call or calls.
     pub field: String,
@@ -208,7 +257,8 @@ impl Default for JsonToolConfig {
 }
 
 /// `right` where the answer is the row's `answer` to the letter, else `wrong`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct SyntheticReward {
     /// Value of a right answer.
     pub right: f64,
@@ -232,37 +282,81 @@ pub enum RewardSource {
     Path(PathBuf),
 }
 
+impl Default for RewardSource {
+    fn default() -> Self {
+        Self::Path(PathBuf::new())
+    }
+}
+
 /// A reward model's score, clipped.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct ModelRewardConfig {
-    /// Where it lies.
+    /// A reward stage above, a Hugging Face folder, or a weight file.
+    #[serde(skip_deserializing)]
+    #[schemars(!skip_deserializing, with = "String", extend("default" = null))]
     pub from: RewardSource,
-    /// Its tokenizer's folder; `None`: beside the weights.
+    /// The reward model's tokenizer folder (beside its weights).
     pub tokenizer: Option<PathBuf>,
     /// Share of the answer's own score beside the whole completion's: 1 in minimind3, 0.6 in minimind2.
+    #[schemars(range(min = 0, max = 1))]
     pub answer_share: f64,
     /// Scores are clipped to this and its negative.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub clip: f64,
     /// Conversations a forward pass.
+    #[schemars(range(min = 1))]
     pub batch_size: usize,
     /// Longest conversation in tokens; a longer one loses its beginning.
+    #[schemars(range(min = 2))]
     pub max_seq_len: usize,
 }
 
+impl Default for ModelRewardConfig {
+    fn default() -> Self {
+        Self {
+            from: RewardSource::default(),
+            tokenizer: None,
+            answer_share: 1.0,
+            clip: 3.0,
+            batch_size: 8,
+            max_seq_len: 2048,
+        }
+    }
+}
+
 /// A reward service.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct HttpRewardConfig {
     /// Where, and with what patience.
+    #[serde(skip_deserializing)]
+    #[schemars(!skip_deserializing, flatten)]
     pub service: ServiceConfig,
     /// Completions a request.
+    #[schemars(range(min = 1))]
     pub batch_size: usize,
 }
 
+impl Default for HttpRewardConfig {
+    fn default() -> Self {
+        Self { service: ServiceConfig::default(), batch_size: 64 }
+    }
+}
+
 /// A program that reads a JSON line a completion and writes a line with its score.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct CommandRewardConfig {
-    /// Program and arguments; no shell.
+    /// Program and arguments; no shell reads them.
     pub command: Vec<String>,
     /// Seconds for a batch.
+    #[schemars(range(max = 86_400), extend("exclusiveMinimum" = 0))]
     pub timeout_secs: f64,
+}
+
+impl Default for CommandRewardConfig {
+    fn default() -> Self {
+        Self { command: Vec::new(), timeout_secs: 60.0 }
+    }
 }

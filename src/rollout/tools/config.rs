@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One tool.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One tool. A recipe writes it as a map with one key, its kind: `calculator: {name: calculate_math}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ToolConfig {
-    /// What the model calls it, where it is not the built-in name.
+    /// What the model calls it (calculate_math, unit_converter, get_current_time, lookup).
     pub name: Option<String>,
-    /// What the model is told of it, where it is not the built-in sentence.
+    /// What the model is told of it (a sentence of its own).
     pub description: Option<String>,
     /// Which tool.
     pub kind: ToolKind,
@@ -29,7 +30,7 @@ impl ToolConfig {
 }
 
 /// The kinds of tools.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolKind {
     /// Evaluates an expression.
@@ -40,23 +41,50 @@ pub enum ToolKind {
     Clock,
     /// Looks a key up.
     Lookup(Table),
-    /// Runs a program.
+    /// A program that gets the arguments as JSON on its standard input and writes its answer.
     Command {
-        /// Program and arguments; no shell.
+        /// Program and arguments; no shell reads them.
+        #[serde(default)]
         command: Vec<String>,
-        /// A JSON Schema of its parameters.
+        /// Its parameters as a JSON Schema of type object (no parameters).
+        #[serde(default = "no_parameters")]
+        #[schemars(!default, with = "Option<Value>")]
         parameters: Value,
         /// Seconds a call may take.
+        #[serde(default = "ten_seconds")]
+        #[schemars(range(max = 86_400), extend("exclusiveMinimum" = 0))]
         timeout_secs: f64,
     },
 }
 
+fn no_parameters() -> Value {
+    serde_json::json!({"type": "object", "properties": {}})
+}
+
+fn ten_seconds() -> f64 {
+    10.0
+}
+
 /// What a lookup knows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Table {
     /// A `.json` object or `.jsonl` rows.
     File(PathBuf),
     /// The built-in world's prices, by its seed.
     World(u64),
+}
+
+// A recipe names a file or nothing; the world's seed is the plan's.
+impl JsonSchema for Table {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Table".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object", "properties": {"file": {
+            "type": ["string", "null"],
+            "description": "A .json file with one object, or a .jsonl file with {\"key\", \"value\"} rows (the built-in \
+                            world's prices)."
+        }}})
+    }
 }

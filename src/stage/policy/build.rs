@@ -94,9 +94,9 @@ fn generated(
     Ok(GeneratedRollouts {
         generator: generator(session, rollout, &eos_ids),
         columns: rewards.names().into_iter().map(RewardColumns::new).collect(),
-        heldout: heldout.map(|heldout| heldout.first(config.heldout_limit)),
+        heldout: heldout.map(|heldout| heldout.first(config.keys.heldout_limit)),
         heldout_sampling: SamplingParams {
-            temperature: config.heldout_temperature,
+            temperature: config.keys.heldout_temperature,
             ..SamplingParams::GREEDY
         },
         prompts,
@@ -167,7 +167,7 @@ fn completions_log(session: &Session<'_>, config: &PolicyConfig) -> Result<Compl
         return Ok(CompletionsLog::none());
     }
     let interval = config.train.log_interval as u64;
-    CompletionsLog::open(session.stage.folder, config.keep_completions, interval)
+    CompletionsLog::open(session.stage.folder, config.keys.keep_completions, interval)
 }
 
 /// Checks that the policy has positions for the longest rows, in tokens.
@@ -223,7 +223,7 @@ pub fn prompt_options(config: &PolicyConfig, seed: u64, tools: Option<&Tools>) -
     PromptOptions {
         max_tokens: config.train.max_seq_len,
         seed,
-        thinking_ratio: config.thinking_ratio,
+        thinking_ratio: config.keys.thinking_ratio,
         system_prompt_ratio: 0.0,
         tools: tools.map(Tools::schemas),
     }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::loss::grpo::{Clipping, GrpoLoss, LengthNorm, advantages};
 use crate::loss::policy::{column, spread, token_mean};
 use crate::model::CausalLm;
-use crate::plan::{GrpoPlan, PolicyConfig, RolloutPlan};
+use crate::plan::{GrpoLossType, GrpoPlan, PolicyConfig, RolloutPlan};
 
 /// GRPO's settings.
 pub struct Grpo {
@@ -26,10 +26,10 @@ impl Grpo {
     /// # Errors
     /// `length_normalization: constant` with recorded rollouts, which have no longest completion.
     pub fn new(plan: &GrpoPlan, config: &PolicyConfig) -> Result<Self> {
-        let clipping = if plan.cispo {
+        let clipping = if plan.loss_type == GrpoLossType::Cispo {
             Clipping::Weight { upper: plan.epsilon_high }
         } else {
-            Clipping::Ratio { low: plan.epsilon, high: plan.clip_higher }
+            Clipping::Ratio { low: plan.epsilon, high: plan.upper_clip() }
         };
         let length_norm = plan.length_normalization;
         let max_new_tokens = match &config.rollout {

@@ -70,13 +70,13 @@ impl GuardState {
     /// A guard that stops.
     pub fn check(&mut self, plan: &GuardPlan, step: u64, health: StepHealth) -> Result<Vec<String>> {
         let mut alarms = Vec::new();
-        if let (Some(guard), Some(kl)) = (plan.kl, health.kl) {
+        if let (Some(guard), Some(kl)) = (plan.kl(), health.kl) {
             let mean = self.kl.push(kl, plan.window);
             let text =
                 |mean: f64| format!("the KL to the reference is {mean:.3} a token, above {}", guard.bound);
             alarms.extend(alarm(&mut self.kl, guard, mean, |mean| mean > guard.bound, text));
         }
-        if let Some(guard) = plan.reward {
+        if let Some(guard) = plan.reward() {
             let mean = self.reward.push(health.reward, plan.window);
             let best = mean.map(|mean| self.best_reward.map_or(mean, |best| best.max(mean)));
             self.best_reward = best.or(self.best_reward);
@@ -84,7 +84,7 @@ impl GuardState {
             let text = |mean: f64| format!("the reward fell to {mean:.3} from {best:.3}");
             alarms.extend(alarm(&mut self.reward, guard, mean, |mean| mean < best - guard.bound, text));
         }
-        if let (Some(guard), Some(repetition)) = (plan.repetition, health.repetition) {
+        if let (Some(guard), Some(repetition)) = (plan.repetition(), health.repetition) {
             let mean = self.repetition.push(repetition, plan.window);
             let text = |mean: f64| format!("{:.0}% of the trigrams are repetitions", mean * 100.0);
             alarms.extend(alarm(&mut self.repetition, guard, mean, |mean| mean > guard.bound, text));
@@ -128,8 +128,15 @@ mod tests {
     use super::*;
 
     fn plan(action: GuardAction) -> GuardPlan {
-        let guard = |bound| Some(Guard { bound, action });
-        GuardPlan { kl: guard(1.0), reward: guard(0.5), repetition: guard(0.4), window: 2 }
+        GuardPlan {
+            kl_above: Some(1.0),
+            on_kl: action,
+            reward_drop: Some(0.5),
+            on_reward: action,
+            repetition_above: Some(0.4),
+            on_repetition: action,
+            window: 2,
+        }
     }
 
     fn seen(kl: f64, reward: f64, repetition: f64) -> StepHealth {

@@ -10,7 +10,7 @@ use super::source::StepIndex;
 use crate::engine::StepLoss;
 use crate::error::{Error, Result};
 use crate::loss::policy::{column, k3, spread, token_mean};
-use crate::loss::spo::{self, RhoMode, Tracker, TrackerConfig};
+use crate::loss::spo::{self, Tracker, TrackerConfig};
 use crate::model::CausalLm;
 use crate::plan::SpoPlan;
 
@@ -25,7 +25,7 @@ impl Spo {
     /// From the plan.
     pub fn new(plan: &SpoPlan) -> Self {
         let config = TrackerConfig {
-            rho_mode: if plan.constant_rho { RhoMode::Constant } else { RhoMode::Kl },
+            rho_mode: plan.rho_mode,
             rho_const: plan.rho_const,
             d_half: plan.d_half,
             clip_lower: plan.clip_lower,
