@@ -187,10 +187,10 @@ impl<'a> Checker<'a> {
                 path.push(alias.to_owned());
                 if let Some(mut value) = map.remove(alias) {
                     if map.contains_key(key.as_str()) {
-                        let what = format!("`{alias}` and `{key}` are one key");
-                        self.fault(
-                            Error::input(what).at(self.places.key(path)).hint("remove one of the two"),
-                        );
+                        let parent = &path[..path.len() - 1];
+                        let what = format!("`{alias}` and `{key}` are one key{}", section(parent));
+                        let place = self.places.key(parent);
+                        self.fault(Error::input(what).at(place).hint("remove one of the two"));
                     } else if self.value(&mut value, node, path) {
                         map.insert(key.as_str().into(), value);
                     } else {
