@@ -11,6 +11,9 @@ use super::types::*;
 use crate::model::ModelConfig;
 
 mod second_model;
+mod table;
+
+pub use table::table;
 
 /// What is known of a stage's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -156,202 +159,220 @@ pub fn estimate(
             Wanted::Cpu | Wanted::Mps => false,
         },
     };
-    let learned = plan.stages.iter().find_map(|stage| match &stage.config {
+    let trained_vocab_size = plan.stages.iter().find_map(|stage| match &stage.config {
         StageConfig::Tokenizer(c) => Some(c.vocab_size as i64),
         _ => None,
     });
-    let sized = |model: &Option<ModelPlan>, tokenizer: &Option<TokenizerSource>| {
-        model.as_ref().map(|m| {
-            let mut config = m.config.clone();
-            if let (false, Some(TokenizerSource::Stage(_)), Some(size)) =
-                (m.vocab_size_given, tokenizer, learned)
-            {
-                config.vocab_size = size;
-            }
-            config
-        })
-    };
-    plan.stages
-        .iter()
-        .map(|stage| {
-            let known = facts(stage);
-            if let StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) | StageConfig::Agent(c) =
-                &stage.config
-            {
-                let model = sized(&c.train.model, &c.train.tokenizer);
-                return policy_cost(stage, c, model.as_ref(), known, half, flops_per_s);
-            }
-            if let Some(c) = stage.config.training() {
-                let model = sized(&c.model, &c.tokenizer);
-                let other = second_model::other_model(&stage.config, model.as_ref(), &sized);
-                return training(stage, c, (model.as_ref(), other.as_ref()), known, half, flops_per_s);
-            }
-            match &stage.config {
-                StageConfig::Tokenizer(_) => {
-                    StageCost { examples: known.map(|f| f.rows), tokens: None, ..blank(stage, "tokenizer") }
-                }
-                StageConfig::Merge(c) => {
-                    let count = sized(&c.model, &c.tokenizer).as_ref().map(parameters);
-                    StageCost {
-                        parameters: count.map(|p| Parameters { trained: 0, ..p }),
-                        peak_memory: count
-                            .map(|p| total(Memory { weights: p.total * 4, ..Memory::default() })),
-                        ..blank(stage, "merge")
-                    }
-                }
-                StageConfig::Export(c) => {
-                    let model = sized(&c.model, &c.tokenizer);
-                    let count = model.as_ref().map(parameters).map(|p| Parameters { trained: 0, ..p });
-                    StageCost { parameters: count, updates: Some(0), ..blank(stage, "export") }
-                }
-                StageConfig::Eval(c) => {
-                    let model = sized(&c.model, &c.tokenizer);
-                    let share =
-                        known.map(|f| c.limit.map_or(1.0, |l| (l as f64 / f.rows.max(1) as f64).min(1.0)));
-                    let part = |n: u64| (n as f64 * share.unwrap_or(1.0)).ceil() as u64;
-                    let count = model.as_ref().map(parameters).map(|p| Parameters { trained: 0, ..p });
-                    let seconds = known.zip(model.as_ref()).zip(count).map(|((f, m), p)| {
-                        part(f.padded_tokens) as f64 * flops_per_token(m, p.active, c.max_seq_len)
-                            / 3.0
-                            / flops_per_s
-                    });
-                    let memory = model.as_ref().zip(count).map(|(m, p)| {
-                        total(Memory {
-                            weights: p.total * 4,
-                            activations: activations(m, c.batch_size, c.max_seq_len, half, false),
-                            ..Memory::default()
-                        })
-                    });
-                    StageCost {
-                        parameters: count,
-                        examples: known.map(|f| part(f.rows)),
-                        tokens: known.map(|f| part(f.tokens)),
-                        padding_tokens: known.map(|f| part(f.padded_tokens.saturating_sub(f.tokens))),
-                        micro_batches: known.map(|f| part(f.micro_batches_per_epoch)),
-                        updates: Some(0),
-                        peak_memory: memory,
-                        seconds,
-                        ..blank(stage, "eval")
-                    }
-                }
-                _ => blank(stage, stage.config.kind()),
-            }
-        })
-        .collect()
+    let estimator = Estimator { half, flops_per_s, trained_vocab_size };
+    plan.stages.iter().map(|stage| estimator.stage(stage, facts(stage))).collect()
 }
 
-fn training(
-    stage: &StagePlan,
-    c: &TrainConfig,
-    (model, other): (Option<&ModelConfig>, Option<&ModelConfig>),
-    known: Option<Facts>,
+/// What the estimates of all stages share.
+pub(super) struct Estimator {
+    /// Whether activations have 16 bits.
     half: bool,
+    /// What the machine reaches.
     flops_per_s: f64,
-) -> StageCost {
-    let count = model.map(|m| second_model::trained(&stage.config, m));
-    let beside = other.map(parameters);
-    let steps = known.map(|f| {
-        let all = f.micro_batches_per_epoch * c.epochs as u64;
-        (f, c.max_steps.map_or(all, |most| all.min(most as u64)))
-    });
-    let scaled = |pick: fn(&Facts) -> u64| {
-        steps.map(|(f, steps)| {
-            (pick(&f) as f64 * steps as f64 / f.micro_batches_per_epoch.max(1) as f64).round() as u64
-        })
-    };
-    let padded = scaled(|f| f.padded_tokens);
-    let updates = steps.map(|(f, steps)| {
-        let (epoch, group) = (f.micro_batches_per_epoch.max(1), c.accumulation_steps as u64);
-        // Each epoch's tail makes an update of its own.
-        (steps / epoch) * epoch.div_ceil(group) + (steps % epoch).div_ceil(group)
-    });
-    let memory = model.zip(count).map(|(m, p)| {
-        total(Memory {
-            weights: (p.total + beside.map_or(0, |b| b.total)) * 4,
-            gradients: p.trained * 4,
-            optimizer: p.trained * 8,
-            activations: activations(m, c.batch_size, c.max_seq_len, half, true),
-            total: 0,
-        })
-    });
-    // A reference or a teacher runs forward only: a third of the work.
-    let watched = other.zip(beside).map_or(0.0, |(m, p)| flops_per_token(m, p.active, c.max_seq_len) / 3.0);
-    let seconds = padded.zip(model).zip(count).map(|((tokens, m), p)| {
-        tokens as f64 * (flops_per_token(m, p.active, c.max_seq_len) + watched) / flops_per_s
-    });
-    StageCost {
-        parameters: count,
-        examples: scaled(|f| f.rows),
-        tokens: scaled(|f| f.tokens),
-        padding_tokens: scaled(|f| f.padded_tokens.saturating_sub(f.tokens)),
-        micro_batches: steps.map(|(_, steps)| steps),
-        updates,
-        peak_memory: memory,
-        seconds,
-        ..blank(stage, stage.config.kind())
-    }
+    /// Entries of the tokenizer that the plan trains, where it trains one.
+    trained_vocab_size: Option<i64>,
 }
 
-/// A rollout decodes every new token once for its group, then the reference reads and the policy learns the
-/// whole rows. Decoding reads all weights for each token of a few rows: the share it takes is far from the
-/// FLOPs it needs, so it is counted as if it cost a whole forward and backward pass.
-fn policy_cost(
-    stage: &StagePlan,
-    c: &PolicyConfig,
-    model: Option<&ModelConfig>,
-    known: Option<Facts>,
-    half: bool,
-    flops_per_s: f64,
-) -> StageCost {
-    let (rows, new) = match &c.rollout {
-        RolloutPlan::Generated(plan) => (c.generations(), plan.max_new_tokens),
-        RolloutPlan::Replay { .. } => (1, 0),
-    };
-    let facts = known.map(|f| Facts {
-        tokens: (f.tokens + f.rows * new as u64) * rows as u64,
-        padded_tokens: (f.padded_tokens + f.rows * new as u64) * rows as u64,
-        ..f
-    });
-    let train = TrainConfig {
-        batch_size: c.train.batch_size * rows,
-        max_seq_len: c.train.max_seq_len + new,
-        ..c.train.clone()
-    };
-    let mut cost = training(stage, &train, (model, None), facts, half, flops_per_s);
-    let critic = matches!(c.method, Method::Ppo(_));
-    let passes = match &c.method {
-        Method::Ppo(ppo) => {
-            let mini = ppo.mini_batch_size.unwrap_or(c.train.batch_size).max(1);
-            (ppo.ppo_update_iters * c.train.batch_size.div_ceil(mini)) as u64
+impl Estimator {
+    fn stage(&self, stage: &StagePlan, known: Option<Facts>) -> StageCost {
+        if let StageConfig::Ppo(c) | StageConfig::Grpo(c) | StageConfig::Spo(c) | StageConfig::Agent(c) =
+            &stage.config
+        {
+            let model = self.architecture(c.train.model.as_ref(), c.train.tokenizer.as_ref());
+            return self.policy(stage, c, model.as_ref(), known);
         }
-        _ => 1,
-    };
-    let repeats = if let Method::Ppo(ppo) = &c.method { 2.0 * ppo.ppo_update_iters as f64 } else { 1.0 };
-    let reading = if c.reference.is_some() { 1.0 / 3.0 } else { 0.0 };
-    let rolling = if new > 0 { 1.0 } else { 0.0 };
-    cost.seconds = cost.seconds.map(|s| s * (repeats + reading + rolling));
-    cost.updates = cost.micro_batches.map(|n| (n * passes).div_ceil(c.train.accumulation_steps as u64));
-    if let (Some(memory), Some(p)) = (&mut cost.peak_memory, cost.parameters) {
-        let learners = if critic { 2 } else { 1 };
-        let copies = learners + u64::from(c.reference.is_some());
-        *memory = total(Memory {
-            weights: memory.weights * copies,
-            gradients: p.trained * 4 * learners,
-            optimizer: p.trained * 8 * learners,
-            ..*memory
+        if let Some(c) = stage.config.training() {
+            let model = self.architecture(c.model.as_ref(), c.tokenizer.as_ref());
+            let other = second_model::other_model(&stage.config, model.as_ref(), self);
+            return self.training(stage, c, (model.as_ref(), other.as_ref()), known);
+        }
+        match &stage.config {
+            StageConfig::Tokenizer(_) => {
+                StageCost { examples: known.map(|f| f.rows), tokens: None, ..blank(stage, "tokenizer") }
+            }
+            StageConfig::Merge(c) => {
+                let count =
+                    self.architecture(c.model.as_ref(), c.tokenizer.as_ref()).as_ref().map(parameters);
+                StageCost {
+                    parameters: count.map(|p| Parameters { trained: 0, ..p }),
+                    peak_memory: count.map(|p| total(Memory { weights: p.total * 4, ..Memory::default() })),
+                    ..blank(stage, "merge")
+                }
+            }
+            StageConfig::Export(c) => {
+                let model = self.architecture(c.model.as_ref(), c.tokenizer.as_ref());
+                let count = model.as_ref().map(parameters).map(|p| Parameters { trained: 0, ..p });
+                StageCost { parameters: count, updates: Some(0), ..blank(stage, "export") }
+            }
+            StageConfig::Eval(c) => self.eval(stage, c, known),
+            _ => blank(stage, stage.config.kind()),
+        }
+    }
+
+    /// The architecture of a model plan, with the vocabulary of the plan's own tokenizer where that one is used.
+    pub(super) fn architecture(
+        &self,
+        model: Option<&ModelPlan>,
+        tokenizer: Option<&TokenizerSource>,
+    ) -> Option<ModelConfig> {
+        let mut config = model?.config.clone();
+        if let (false, Some(TokenizerSource::Stage(_)), Some(size)) =
+            (model?.vocab_size_given, tokenizer, self.trained_vocab_size)
+        {
+            config.vocab_size = size;
+        }
+        Some(config)
+    }
+
+    fn eval(&self, stage: &StagePlan, c: &EvalConfig, known: Option<Facts>) -> StageCost {
+        let model = self.architecture(c.model.as_ref(), c.tokenizer.as_ref());
+        let share = known.map(|f| c.limit.map_or(1.0, |l| (l as f64 / f.rows.max(1) as f64).min(1.0)));
+        let part = |n: u64| (n as f64 * share.unwrap_or(1.0)).ceil() as u64;
+        let count = model.as_ref().map(parameters).map(|p| Parameters { trained: 0, ..p });
+        let seconds = known.zip(model.as_ref()).zip(count).map(|((f, m), p)| {
+            part(f.padded_tokens) as f64 * flops_per_token(m, p.active, c.max_seq_len)
+                / 3.0
+                / self.flops_per_s
         });
-        if let (Some(m), true) = (model, new > 0) {
-            let (rows, length) = (train.batch_size, train.max_seq_len);
-            let kept = memory.weights + memory.optimizer;
-            let width = (2 * m.num_hidden_layers * m.num_key_value_heads * m.head_dim * 4) as u64;
-            cost.memory_by_phase = Some(Phases {
-                rollout: kept + p.total * 4 + (rows * length) as u64 * width,
-                reference: c.reference.as_ref().map(|_| kept + activations(m, rows, length, half, false)),
-                update: memory.total,
-            });
+        let memory = model.as_ref().zip(count).map(|(m, p)| {
+            total(Memory {
+                weights: p.total * 4,
+                activations: activations(m, c.batch_size, c.max_seq_len, self.half, false),
+                ..Memory::default()
+            })
+        });
+        StageCost {
+            parameters: count,
+            examples: known.map(|f| part(f.rows)),
+            tokens: known.map(|f| part(f.tokens)),
+            padding_tokens: known.map(|f| part(f.padded_tokens.saturating_sub(f.tokens))),
+            micro_batches: known.map(|f| part(f.micro_batches_per_epoch)),
+            updates: Some(0),
+            peak_memory: memory,
+            seconds,
+            ..blank(stage, "eval")
         }
     }
-    cost
+
+    fn training(
+        &self,
+        stage: &StagePlan,
+        c: &TrainConfig,
+        (model, other): (Option<&ModelConfig>, Option<&ModelConfig>),
+        known: Option<Facts>,
+    ) -> StageCost {
+        let count = model.map(|m| second_model::trained(&stage.config, m));
+        let beside = other.map(parameters);
+        let steps = known.map(|f| {
+            let all = f.micro_batches_per_epoch * c.epochs as u64;
+            (f, c.max_steps.map_or(all, |most| all.min(most as u64)))
+        });
+        let scaled = |pick: fn(&Facts) -> u64| {
+            steps.map(|(f, steps)| {
+                (pick(&f) as f64 * steps as f64 / f.micro_batches_per_epoch.max(1) as f64).round() as u64
+            })
+        };
+        let padded = scaled(|f| f.padded_tokens);
+        let updates = steps.map(|(f, steps)| {
+            let (epoch, group) = (f.micro_batches_per_epoch.max(1), c.accumulation_steps as u64);
+            // Each epoch's tail makes an update of its own.
+            (steps / epoch) * epoch.div_ceil(group) + (steps % epoch).div_ceil(group)
+        });
+        let memory = model.zip(count).map(|(m, p)| {
+            total(Memory {
+                weights: (p.total + beside.map_or(0, |b| b.total)) * 4,
+                gradients: p.trained * 4,
+                optimizer: p.trained * 8,
+                activations: activations(m, c.batch_size, c.max_seq_len, self.half, true),
+                total: 0,
+            })
+        });
+        // A reference or a teacher runs forward only: a third of the work.
+        let watched =
+            other.zip(beside).map_or(0.0, |(m, p)| flops_per_token(m, p.active, c.max_seq_len) / 3.0);
+        let seconds = padded.zip(model).zip(count).map(|((tokens, m), p)| {
+            tokens as f64 * (flops_per_token(m, p.active, c.max_seq_len) + watched) / self.flops_per_s
+        });
+        StageCost {
+            parameters: count,
+            examples: scaled(|f| f.rows),
+            tokens: scaled(|f| f.tokens),
+            padding_tokens: scaled(|f| f.padded_tokens.saturating_sub(f.tokens)),
+            micro_batches: steps.map(|(_, steps)| steps),
+            updates,
+            peak_memory: memory,
+            seconds,
+            ..blank(stage, stage.config.kind())
+        }
+    }
+
+    /// A rollout decodes every new token once for its group, then the reference reads and the policy learns the
+    /// whole rows. Decoding reads all weights for each token of a few rows: the share it takes is far from the
+    /// FLOPs it needs, so it is counted as if it cost a whole forward and backward pass.
+    fn policy(
+        &self,
+        stage: &StagePlan,
+        c: &PolicyConfig,
+        model: Option<&ModelConfig>,
+        known: Option<Facts>,
+    ) -> StageCost {
+        let (rows, new) = match &c.rollout {
+            RolloutPlan::Generated(plan) => (c.generations(), plan.max_new_tokens),
+            RolloutPlan::Replay { .. } => (1, 0),
+        };
+        let facts = known.map(|f| Facts {
+            tokens: (f.tokens + f.rows * new as u64) * rows as u64,
+            padded_tokens: (f.padded_tokens + f.rows * new as u64) * rows as u64,
+            ..f
+        });
+        let train = TrainConfig {
+            batch_size: c.train.batch_size * rows,
+            max_seq_len: c.train.max_seq_len + new,
+            ..c.train.clone()
+        };
+        let mut cost = self.training(stage, &train, (model, None), facts);
+        let critic = matches!(c.method, Method::Ppo(_));
+        let passes = match &c.method {
+            Method::Ppo(ppo) => {
+                let mini = ppo.mini_batch_size.unwrap_or(c.train.batch_size).max(1);
+                (ppo.ppo_update_iters * c.train.batch_size.div_ceil(mini)) as u64
+            }
+            _ => 1,
+        };
+        let repeats = if let Method::Ppo(ppo) = &c.method { 2.0 * ppo.ppo_update_iters as f64 } else { 1.0 };
+        let reading = if c.reference.is_some() { 1.0 / 3.0 } else { 0.0 };
+        let rolling = if new > 0 { 1.0 } else { 0.0 };
+        cost.seconds = cost.seconds.map(|s| s * (repeats + reading + rolling));
+        cost.updates = cost.micro_batches.map(|n| (n * passes).div_ceil(c.train.accumulation_steps as u64));
+        if let (Some(memory), Some(p)) = (&mut cost.peak_memory, cost.parameters) {
+            let learners = if critic { 2 } else { 1 };
+            let copies = learners + u64::from(c.reference.is_some());
+            *memory = total(Memory {
+                weights: memory.weights * copies,
+                gradients: p.trained * 4 * learners,
+                optimizer: p.trained * 8 * learners,
+                ..*memory
+            });
+            if let (Some(m), true) = (model, new > 0) {
+                let (rows, length) = (train.batch_size, train.max_seq_len);
+                let kept = memory.weights + memory.optimizer;
+                let width = (2 * m.num_hidden_layers * m.num_key_value_heads * m.head_dim * 4) as u64;
+                cost.memory_by_phase = Some(Phases {
+                    rollout: kept + p.total * 4 + (rows * length) as u64 * width,
+                    reference: c
+                        .reference
+                        .as_ref()
+                        .map(|_| kept + activations(m, rows, length, self.half, false)),
+                    update: memory.total,
+                });
+            }
+        }
+        cost
+    }
 }
 
 fn total(m: Memory) -> Memory {
@@ -372,74 +393,5 @@ fn blank(stage: &StagePlan, kind: &'static str) -> StageCost {
         peak_memory: None,
         memory_by_phase: None,
         seconds: None,
-    }
-}
-
-/// The costs as a table for people.
-pub fn table(costs: &[StageCost]) -> String {
-    let head = [
-        "stage",
-        "kind",
-        "parameters",
-        "active",
-        "rows",
-        "tokens",
-        "padding",
-        "micro-batches",
-        "updates",
-        "memory",
-        "time",
-    ];
-    let dash = || "-".to_owned();
-    let number = |n: Option<u64>| n.map_or_else(dash, short);
-    let rows: Vec<Vec<String>> = costs
-        .iter()
-        .map(|c| {
-            vec![
-                c.name.clone(),
-                c.kind.to_owned(),
-                number(c.parameters.map(|p| p.total)),
-                number(c.parameters.map(|p| p.active)),
-                number(c.examples),
-                number(c.tokens),
-                number(c.padding_tokens),
-                number(c.micro_batches),
-                number(c.updates),
-                c.peak_memory
-                    .map_or_else(dash, |m| format!("{:.2} GiB", m.total as f64 / (1u64 << 30) as f64)),
-                c.seconds.map_or_else(dash, time),
-            ]
-        })
-        .collect();
-    let width =
-        |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: &[String]| {
-        let cells = cells
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(i, (cell, w))| if i < 2 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    let head = head.map(str::to_owned);
-    std::iter::once(line(&head)).chain(rows.iter().map(|row| line(row))).collect()
-}
-
-fn short(n: u64) -> String {
-    match n {
-        0..10_000 => n.to_string(),
-        10_000..1_000_000 => format!("{:.1}k", n as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1}M", n as f64 / 1e6),
-        _ => format!("{:.2}B", n as f64 / 1e9),
-    }
-}
-
-fn time(seconds: f64) -> String {
-    match seconds {
-        s if s < 100.0 => format!("{s:.0} s"),
-        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
-        s if s < 360_000.0 => format!("{:.1} h", s / 3600.0),
-        s => format!("{:.1} days", s / 86400.0),
     }
 }

@@ -1,6 +1,6 @@
 //! What adapters, teachers and references change about a cost.
 
-use super::{Parameters, parameters};
+use super::{Estimator, Parameters, parameters};
 use crate::model::{ModelConfig, lora};
 use crate::plan::types::*;
 
@@ -19,17 +19,16 @@ pub(super) fn trained(config: &StageConfig, model: &ModelConfig) -> Parameters {
     Parameters { total: all.total.saturating_add(own), trained: own, active: all.active.saturating_add(own) }
 }
 
-/// The architecture of a model plan with the vocabulary of a tokenizer, where that is known.
-type Sized<'a> = dyn Fn(&Option<ModelPlan>, &Option<TokenizerSource>) -> Option<ModelConfig> + 'a;
-
 /// The second model that stands beside the one that learns.
 pub(super) fn other_model(
     config: &StageConfig,
     own: Option<&ModelConfig>,
-    sized: &Sized<'_>,
+    estimator: &Estimator,
 ) -> Option<ModelConfig> {
     match config {
-        StageConfig::Distill(c) => sized(&c.teacher_model, &c.train.tokenizer).or_else(|| own.cloned()),
+        StageConfig::Distill(c) => estimator
+            .architecture(c.teacher_model.as_ref(), c.train.tokenizer.as_ref())
+            .or_else(|| own.cloned()),
         StageConfig::Dpo(c) if c.reference != Reference::Free => own.cloned(),
         _ => None,
     }
