@@ -174,7 +174,7 @@ fn records_of_before_are_read() {
     place(&record, false);
     let ended = go(&["--set", "stages.pretrain.log_interval=7"]);
     assert_eq!(ended.status.code(), Some(2));
-    assert!(said(&ended).contains("settings known by a hash alone"), "{}", said(&ended));
+    assert!(said(&ended).contains("settings known by its hash alone"), "{}", said(&ended));
     place(&record, true);
     let ended = go(&["--set", "stages.pretrain.learning_rate=0.5"]);
     assert_eq!(ended.status.code(), Some(2));
