@@ -18,7 +18,7 @@ use crate::model::ops;
 pub struct DistillConfig {
     /// Share of the cross-entropy.
     pub alpha: f64,
-    /// T.
+    /// The temperature T that divides both models' logits.
     pub temperature: f64,
 }
 
@@ -41,7 +41,7 @@ pub struct Distilled {
 }
 
 impl Distilled {
-    /// Both parts weighted.
+    /// `alpha * ce + (1 - alpha) * distill`, as a number on the host.
     pub fn total(&self, config: DistillConfig) -> f64 {
         config.alpha * self.ce.double_value(&[]) + (1.0 - config.alpha) * self.distill.double_value(&[])
     }

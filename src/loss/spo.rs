@@ -37,9 +37,9 @@ pub struct TrackerConfig {
     pub rho_const: f64,
     /// The move of the mean log-probability that halves what is kept.
     pub d_half: f64,
-    /// Least kept.
+    /// The smallest share of the old estimate that an update keeps.
     pub clip_lower: f64,
-    /// Most kept.
+    /// The largest share of the old estimate that an update keeps.
     pub clip_upper: f64,
 }
 

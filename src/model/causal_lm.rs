@@ -90,12 +90,12 @@ impl CausalLm {
         self.params.find(SCORE)
     }
 
-    /// The architecture.
+    /// The architecture that the model was built from.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The parameters.
+    /// The table of its parameters, by upstream's names.
     pub fn params(&self) -> &Params {
         &self.params
     }
@@ -110,7 +110,7 @@ impl CausalLm {
         self.embed_tokens.kind()
     }
 
-    /// The rotary tables.
+    /// The cosines and sines by which queries and keys are rotated.
     pub fn rope(&self) -> &Rope {
         &self.rope
     }

@@ -145,7 +145,7 @@ fn same_yarn(stated: &ModelOverrides) -> bool {
 }
 
 /// Whether a head of `head_dim` with `theta` gets the same frequencies from MiniMind's YaRN as from the
-/// transformers library's, told the same numbers.
+/// transformers library's, given the same numbers.
 pub fn yarn_is_shared(head_dim: i64, theta: f64) -> bool {
     let turns = |beta: f64| {
         head_dim as f64 * (YARN_ORIGINAL_POSITIONS as f64 / (beta * 2.0 * std::f64::consts::PI)).ln()
@@ -233,19 +233,22 @@ mod tests {
 
     #[test]
     fn families_mean_what_their_libraries_mean() {
-        let told = read(json!({"model_type": "llama", "hidden_act": "silu", "rope_scaling": null}));
-        assert_eq!((told.era, told.rope_theta), (Some(Era::MiniMind2), Some(1e4)));
-        let told = read(json!({"model_type": "qwen3_moe",
+        let config = read(json!({"model_type": "llama", "hidden_act": "silu", "rope_scaling": null}));
+        assert_eq!((config.era, config.rope_theta), (Some(Era::MiniMind2), Some(1e4)));
+        let config = read(json!({"model_type": "qwen3_moe",
             "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}));
-        assert_eq!((told.era, told.rope_theta, told.use_moe), (Some(Era::MiniMind3), Some(5e5), Some(true)));
-        assert_eq!((told.num_experts_per_tok, told.norm_topk_prob), (Some(8), Some(false)));
-        let told = read(json!({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": false}));
-        assert_eq!((told.qkv_bias, told.o_bias), (Some(true), Some(false)));
-        assert_eq!(told.max_position_embeddings, Some(32_768));
-        let told = read(json!({"model_type": "mistral", "sliding_window": 4096}));
-        assert_eq!(told.max_position_embeddings, Some(4096));
-        let told = read(json!({"model_type": "llama", "attention_bias": true, "mlp_bias": true}));
-        assert_eq!((told.qkv_bias, told.o_bias, told.mlp_bias), (Some(true), Some(true), Some(true)));
+        assert_eq!(
+            (config.era, config.rope_theta, config.use_moe),
+            (Some(Era::MiniMind3), Some(5e5), Some(true))
+        );
+        assert_eq!((config.num_experts_per_tok, config.norm_topk_prob), (Some(8), Some(false)));
+        let config = read(json!({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": false}));
+        assert_eq!((config.qkv_bias, config.o_bias), (Some(true), Some(false)));
+        assert_eq!(config.max_position_embeddings, Some(32_768));
+        let config = read(json!({"model_type": "mistral", "sliding_window": 4096}));
+        assert_eq!(config.max_position_embeddings, Some(4096));
+        let config = read(json!({"model_type": "llama", "attention_bias": true, "mlp_bias": true}));
+        assert_eq!((config.qkv_bias, config.o_bias, config.mlp_bias), (Some(true), Some(true), Some(true)));
     }
 
     #[test]

@@ -20,7 +20,7 @@ impl KvCache {
     /// Room for `capacity` tokens of `batch` rows.
     ///
     /// # Errors
-    /// No memory.
+    /// libtorch runs out of memory.
     pub fn new(config: &ModelConfig, batch: i64, capacity: i64, kind: Kind, device: Device) -> Result<Self> {
         let shape = [batch, config.num_key_value_heads, capacity, config.head_dim];
         let block = || Tensor::f_empty(shape, (kind, device));
@@ -35,12 +35,12 @@ impl KvCache {
         (keys, values)
     }
 
-    /// B.
+    /// B, the number of rows; 0 for a model without layers.
     pub fn rows(&self) -> i64 {
         self.layers.first().map_or(0, |(keys, _)| keys.size()[0])
     }
 
-    /// Tokens held.
+    /// The number of tokens of a row whose keys and values are cached.
     pub fn len(&self) -> i64 {
         self.len
     }
@@ -50,7 +50,7 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Tokens that fit.
+    /// The number of tokens of a row for which there is room.
     pub fn capacity(&self) -> i64 {
         self.capacity
     }

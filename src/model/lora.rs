@@ -145,7 +145,7 @@ impl Adapter {
         Self { scale, dropout, ..self }
     }
 
-    /// R.
+    /// The rank R: rows of each A, columns of each B.
     pub fn rank(&self) -> i64 {
         self.rank
     }
@@ -185,7 +185,7 @@ impl Adapter {
     /// `s B A` of a module, `[O, I]`, if it is adapted.
     ///
     /// # Errors
-    /// No memory.
+    /// libtorch runs out of memory.
     pub fn delta(&self, module: &str) -> Result<Option<Tensor>> {
         let Some(Pair { a, b, scale, .. }) = self.pair(module) else { return Ok(None) };
         let product = b.detach().f_matmul(&a.detach())?;
@@ -196,7 +196,7 @@ impl Adapter {
     /// added in it (upstream's merge does so in fp16).
     ///
     /// # Errors
-    /// No memory.
+    /// libtorch runs out of memory.
     pub fn merge_into(&self, params: &Params, kind: Kind) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         for module in self.names.iter().filter_map(|name| name.strip_suffix(".lora.A.weight")) {

@@ -28,9 +28,9 @@ pub enum Fill {
 pub struct Spec {
     /// Upstream's name.
     pub name: String,
-    /// Shape.
+    /// Its shape, as PyTorch stores it (a Linear is `[out, in]`).
     pub shape: Vec<i64>,
-    /// Fresh values.
+    /// The values of a model that is not loaded from weights.
     pub fill: Fill,
     /// Share of tokens that use it: below 1 for routed experts.
     pub active: f64,
@@ -144,7 +144,7 @@ impl Params {
     /// seed gives the same weights on every device.
     ///
     /// # Errors
-    /// No memory.
+    /// libtorch runs out of memory.
     pub fn init(config: &ModelConfig, device: Device) -> Result<Self> {
         let draw = |spec: &Spec| -> Result<Tensor> {
             let mut t = Tensor::f_zeros(&spec.shape, (Kind::Float, Device::Cpu))?;
@@ -230,7 +230,7 @@ impl Params {
     /// The weight `[O, I]` as it acts: with the adapter's part where there is one. A copy then, without a graph.
     ///
     /// # Errors
-    /// No memory.
+    /// libtorch runs out of memory.
     pub fn effective(&self, name: &str) -> Result<Tensor> {
         let weight = self.get(name);
         let module = name.strip_suffix(".weight").unwrap_or(name);

@@ -51,7 +51,7 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// MiniMind's YaRN, as other libraries would be told of it.
+    /// MiniMind's YaRN, in the form that other libraries read.
     pub fn minimind_yarn() -> Self {
         Self::Yarn {
             factor: YARN_FACTOR,

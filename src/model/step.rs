@@ -45,7 +45,7 @@ impl StepWeights {
     /// biases, widths that 4 does not divide, a GPU that compiles no kernels).
     ///
     /// # Errors
-    /// No memory.
+    /// libtorch runs out of memory.
     pub fn new(model: &CausalLm) -> Result<Option<Self>> {
         let _no_grad = tch::no_grad_guard();
         let (config, params) = (model.config(), model.params());

@@ -32,7 +32,7 @@ impl ValueModel {
     /// A fresh head, drawn as PyTorch draws a Linear's.
     ///
     /// # Errors
-    /// No memory.
+    /// libtorch runs out of memory.
     pub fn fresh(trunk: CausalLm) -> Result<Self> {
         let d = trunk.config().hidden_size;
         let bound = 1.0 / (d as f64).sqrt();
@@ -44,7 +44,7 @@ impl ValueModel {
         Ok(Self::new(trunk, weight, bias))
     }
 
-    /// The trunk.
+    /// The language model whose hidden states the head reads.
     pub fn trunk(&self) -> &CausalLm {
         &self.trunk
     }

@@ -20,7 +20,7 @@ impl Script {
     /// None yet.
     ///
     /// # Errors
-    /// No memory.
+    /// Memory cannot be allocated.
     pub fn new() -> Result<Self> {
         let mut out = std::ptr::null_mut();
         // SAFETY: `out` receives a new builder on success.

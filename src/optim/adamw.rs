@@ -38,11 +38,11 @@ pub struct AdamW {
 /// One parameter's state, as PyTorch's `state_dict` has it.
 #[derive(Debug)]
 pub struct ParamState {
-    /// Updates done.
+    /// Updates that this parameter has had.
     pub step: f64,
-    /// First moment.
+    /// First moment, an average of gradients; of the shape of the parameter.
     pub exp_avg: Tensor,
-    /// Second moment.
+    /// Second moment, an average of squared gradients; of the same shape.
     pub exp_avg_sq: Tensor,
 }
 
@@ -50,7 +50,7 @@ impl AdamW {
     /// An optimizer over `params` of any shapes, with empty moments of the same shapes.
     ///
     /// # Errors
-    /// No memory.
+    /// libtorch runs out of memory.
     pub fn new(params: Vec<Tensor>, config: AdamWConfig) -> Result<Self> {
         let all = vec![true; params.len()];
         Self::part(params, config, all)
@@ -59,7 +59,7 @@ impl AdamW {
     /// The same that keeps state for, and updates, those of `mine` (one a parameter, whatever its shape `[..]`) alone.
     ///
     /// # Errors
-    /// No memory.
+    /// libtorch runs out of memory.
     pub fn part(params: Vec<Tensor>, config: AdamWConfig, mine: Vec<bool>) -> Result<Self> {
         let zeros = || {
             let moment = |(p, mine): (&Tensor, &bool)| {
@@ -79,7 +79,7 @@ impl AdamW {
         })
     }
 
-    /// The constants.
+    /// The hyper-parameters, without the learning rate of a step.
     pub fn config(&self) -> AdamWConfig {
         self.config
     }
@@ -137,7 +137,7 @@ impl AdamW {
         (0..self.len()).map(|i| self.state(i)).collect()
     }
 
-    /// How many parameters.
+    /// The number of parameters that are updated.
     pub fn len(&self) -> usize {
         self.params.len()
     }

@@ -21,9 +21,9 @@ pub enum ScheduleKind {
 /// A learning rate for every micro-batch of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    /// The curve.
+    /// The curve after the warm-up.
     pub kind: ScheduleKind,
-    /// The highest rate.
+    /// The learning rate at the end of the warm-up, the highest.
     pub peak: f64,
     /// Micro-batches of a line from zero to the peak; the curve fills the rest.
     pub warmup_steps: u64,

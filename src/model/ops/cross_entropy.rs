@@ -23,7 +23,7 @@ pub struct Targets {
     pub tokens: Tensor,
     /// How much each counts, `[M]`; `None`: all alike. The mean still divides by M (upstream's reason stage).
     pub weights: Option<Tensor>,
-    /// M.
+    /// M, the number of positions that have a label.
     pub count: i64,
 }
 

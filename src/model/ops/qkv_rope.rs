@@ -21,18 +21,18 @@ pub struct QkvProjection {
     pub v_proj: Linear,
     /// Norms of each query head and each key head, `[E]`; minimind3 has them.
     pub qk_norm: Option<(RmsNorm, RmsNorm)>,
-    /// H.
+    /// H, the number of query heads.
     pub heads: i64,
-    /// K.
+    /// K, the number of key and value heads.
     pub kv_heads: i64,
-    /// E.
+    /// E, the size of a head.
     pub head_dim: i64,
 }
 
 /// How the tokens lie: rows of `length` tokens, the first of which has position `start`.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    /// Rows.
+    /// B, the number of rows.
     pub rows: i64,
     /// Tokens of a row.
     pub length: i64,

@@ -196,7 +196,7 @@ impl Network {
     /// A cache of `pages` pages.
     ///
     /// # Errors
-    /// No memory.
+    /// Memory cannot be allocated.
     pub fn cache(&self, pages: usize) -> Result<KvPages> {
         let e = self.sizes.head_dim;
         let head_floats = e * PAGE + e.div_ceil(PAGE) * PAGE * PAGE;

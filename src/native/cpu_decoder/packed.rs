@@ -62,7 +62,7 @@ impl ThreadPool {
     /// Bytes that the threads read from memory a second, and fp32 operations a second, measured.
     ///
     /// # Errors
-    /// No memory.
+    /// Memory cannot be allocated.
     pub fn measure_machine(&mut self) -> Result<(f64, f64)> {
         // Far larger than the caches; written once, so that every page is real.
         let mut data = Buffer::<f32>::zeroed(64 << 20)?;
