@@ -10,9 +10,9 @@ pub enum OnAnomaly {
     /// Stop with an error; the last checkpoint stays.
     #[default]
     Stop,
-    /// Skip the update and go on.
+    /// Skip the update and continue with the next batch.
     Skip,
-    /// Go back to the last checkpoint's weights and go on after the batches that led here.
+    /// Restore the last checkpoint's weights and continue after the batches that led here.
     Rollback,
 }
 

@@ -75,7 +75,7 @@ pub struct StepLoss {
 /// How a backward pass is to be made.
 #[derive(Debug)]
 pub struct BackwardPass<'a> {
-    /// Multiplies the loss.
+    /// Factor of the loss before backward: accumulation and loss scaling.
     pub scale: f64,
     /// What sends gradients to other ranks during the pass.
     reducers: &'a mut [GradientReducer],
@@ -97,7 +97,7 @@ impl<'a> BackwardPass<'a> {
     /// during it. An objective that never calls it loses that overlap and nothing else.
     ///
     /// # Errors
-    /// A fault of the device.
+    /// libtorch fails on the device, which includes running out of memory.
     pub fn last_backward(&mut self) -> Result<()> {
         self.reducers.iter_mut().try_for_each(GradientReducer::arm)
     }
@@ -182,7 +182,7 @@ pub trait Objective {
 /// A row of metrics.
 #[derive(Debug, Clone)]
 pub struct MetricsRow {
-    /// From 1.
+    /// The epoch, counted from 1.
     pub epoch: u64,
     /// Micro-batches from 1 over the whole run.
     pub step: u64,
@@ -190,7 +190,7 @@ pub struct MetricsRow {
     pub values: Vec<(&'static str, f64)>,
 }
 
-/// Logs a run.
+/// Receives what the training loop reports: rows of metrics, messages.
 pub trait Observer {
     /// Logs a row of metrics.
     ///
@@ -213,7 +213,7 @@ pub trait Observer {
 pub struct Outcome {
     /// Micro-batches done.
     pub steps: u64,
-    /// Updates made.
+    /// Optimizer updates made.
     pub updates: u64,
     /// Tokens without padding.
     pub tokens: u64,
@@ -221,10 +221,10 @@ pub struct Outcome {
     pub elapsed_s: f64,
     /// Last micro-batch's loss.
     pub loss: Option<f64>,
-    /// Last validation.
+    /// Columns of the last validation, by name.
     pub validation: Vec<(String, f64)>,
     /// Best validation loss and its micro-batch.
     pub best: Option<(f64, u64)>,
-    /// Anomalies met.
+    /// Steps whose loss was NaN, infinite or a spike.
     pub anomalies: u64,
 }

@@ -45,7 +45,7 @@ pub struct Ranks {
 }
 
 impl Ranks {
-    /// A single process.
+    /// Rank 0 of 1, without a process group.
     pub fn single() -> Self {
         Self { rank: 0, world: 1, local: (0, 1), group: None }
     }

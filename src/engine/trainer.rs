@@ -69,7 +69,7 @@ pub struct TrainSetup<'a> {
     pub paths: &'a CheckpointPaths,
     /// The checkpoint to resume from; `None`: from the first step.
     pub resume: Option<&'a ResumeFile>,
-    /// Signals and ranks.
+    /// The signals that stop the run, and its ranks.
     pub control: RunControl<'a>,
 }
 

@@ -79,7 +79,7 @@ impl Position {
 pub struct SavedState {
     /// Hash of the settings, data and start weights that led here.
     pub content_hash: String,
-    /// Updates made.
+    /// Optimizer updates made.
     pub updates: u64,
     /// Tokens without padding.
     pub tokens: u64,

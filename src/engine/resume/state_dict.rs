@@ -14,8 +14,8 @@ pub fn state_dict(model: &CausalLm) -> Vec<(String, Tensor)> {
     let (names, tensors) = model.params().trained();
     let mut dict: Vec<(String, Tensor)> =
         names.iter().cloned().zip(tensors.iter().map(Tensor::shallow_clone)).collect();
-    let speaks = model.params().adapter().is_none() && model.score().is_none();
-    if model.config().tie_word_embeddings && speaks {
+    let plain_lm = model.params().adapter().is_none() && model.score().is_none();
+    if model.config().tie_word_embeddings && plain_lm {
         dict.push(("lm_head.weight".to_owned(), model.lm_head().shallow_clone()));
     }
     dict

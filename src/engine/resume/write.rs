@@ -13,7 +13,7 @@ use crate::optim::{AdamWConfig, GradScaler};
 
 /// Everything that a resume file holds.
 pub struct Snapshot<'a> {
-    /// Weights.
+    /// The model whose weights are saved.
     pub model: &'a CausalLm,
     /// The optimizer's hyper-parameters.
     pub adamw: AdamWConfig,

@@ -20,7 +20,7 @@ pub(super) struct Progress {
 /// One micro-batch on each rank, as far as the epoch has them.
 #[derive(Debug)]
 pub(super) struct Round {
-    /// From 0.
+    /// The epoch, counted from 0.
     pub epoch: u64,
     /// This rank's micro-batch in the epoch, from 0; `None` where there is none left for it.
     pub index: Option<u64>,

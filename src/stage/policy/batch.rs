@@ -86,7 +86,7 @@ impl Batch {
     /// The log-probabilities of the targets under `model`, `[R, T]` without autograd; 0 where there is no target.
     ///
     /// # Errors
-    /// A fault of the device.
+    /// libtorch fails on the device, which includes running out of memory.
     pub fn logprobs(&self, model: &CausalLm, compute: Compute) -> Result<Tensor> {
         tch::no_grad(|| {
             compute.run(model.device(), || {
@@ -103,7 +103,7 @@ impl Batch {
     /// counts (0 or 1), and what the caller wants back. Also gives the balance loss's value.
     ///
     /// # Errors
-    /// A fault of the device.
+    /// libtorch fails on the device, which includes running out of memory.
     pub fn backward<T>(
         &self,
         model: &CausalLm,
