@@ -76,7 +76,7 @@ impl<'m> Batcher<'m> {
     /// A batcher over a decoder.
     ///
     /// # Errors
-    /// No memory for the cache.
+    /// Memory runs out for the cache.
     pub fn new(decoder: Decoder<'m>, config: BatcherConfig) -> Result<Self> {
         let slots = KvSlots::new(decoder, config.max_tokens)?;
         let config = BatcherConfig {
@@ -94,7 +94,7 @@ impl<'m> Batcher<'m> {
         })
     }
 
-    /// Its decoder.
+    /// The decoder that runs the model's forward passes.
     pub fn decoder(&mut self) -> &mut Decoder<'m> {
         self.slots.decoder()
     }
@@ -142,7 +142,7 @@ impl<'m> Batcher<'m> {
         self.waiting.is_empty() && self.running.is_empty() && self.pending.is_empty()
     }
 
-    /// Requests at work.
+    /// The number of sequences that hold a slot.
     pub fn active(&self) -> usize {
         self.running.len()
     }

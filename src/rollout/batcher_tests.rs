@@ -16,7 +16,7 @@ fn batcher<'m>(model: &'m CausalLm, config: BatcherConfig) -> Batcher<'m> {
 
 /// All events of each request.
 #[derive(Debug, Default, PartialEq)]
-struct Told {
+struct Received {
     tokens: Vec<u32>,
     logprobs: Vec<Logprobs>,
     prompt: Vec<ScoredToken>,
@@ -24,9 +24,9 @@ struct Told {
     failed: bool,
 }
 
-fn note(told: &mut HashMap<u64, Told>, events: Vec<(u64, TokenEvent)>) {
+fn note(received: &mut HashMap<u64, Received>, events: Vec<(u64, TokenEvent)>) {
     for (id, event) in events {
-        let one = told.entry(id).or_default();
+        let one = received.entry(id).or_default();
         match event {
             TokenEvent::Prompt(tokens) => one.prompt = tokens,
             TokenEvent::Token(token) => {
@@ -44,9 +44,9 @@ fn done(reason: FinishReason, prompt_tokens: usize, new_tokens: usize) -> Finish
     Finished { reason, prompt_tokens, cached_tokens: 0, new_tokens }
 }
 
-fn drain(batcher: &mut Batcher<'_>, told: &mut HashMap<u64, Told>) {
+fn drain(batcher: &mut Batcher<'_>, received: &mut HashMap<u64, Received>) {
     while !batcher.is_idle() {
-        note(told, batcher.step().unwrap());
+        note(received, batcher.step().unwrap());
     }
 }
 
@@ -96,19 +96,19 @@ fn an_answer_is_the_same_alone_and_among_others_that_come_and_go() {
             note(&mut together, many.step().unwrap());
         }
         drain(&mut many, &mut together);
-        // What was taken over from a prompt that begins alike is told, and changes nothing else.
-        for told in alone.values_mut().chain(together.values_mut()) {
-            told.done.iter_mut().for_each(|done| done.cached_tokens = 0);
+        // What was taken over from a prompt that begins alike is reported, and changes nothing else.
+        for received in alone.values_mut().chain(together.values_mut()) {
+            received.done.iter_mut().for_each(|done| done.cached_tokens = 0);
         }
         assert_eq!(alone, together);
         assert!(alone.values().any(|t| t.done.unwrap().reason == FinishReason::Stop));
         assert!(alone.values().any(|t| t.done.unwrap().reason == FinishReason::Length));
-        for (id, told) in &alone {
-            let done = told.done.unwrap();
-            let lengths = (request(*id).prompt.len(), told.tokens.len());
+        for (id, received) in &alone {
+            let done = received.done.unwrap();
+            let lengths = (request(*id).prompt.len(), received.tokens.len());
             assert_eq!((done.prompt_tokens, done.new_tokens), lengths);
-            assert_eq!(done.reason == FinishReason::Stop, told.tokens.last().is_some_and(|&t| t < 12));
-            assert!(told.logprobs.iter().all(|l| l.top.len() == 2 && l.top[0].1 >= l.logprob - 1e-6));
+            assert_eq!(done.reason == FinishReason::Stop, received.tokens.last().is_some_and(|&t| t < 12));
+            assert!(received.logprobs.iter().all(|l| l.top.len() == 2 && l.top[0].1 >= l.logprob - 1e-6));
         }
     }
 }
@@ -119,23 +119,27 @@ fn the_packed_decoder_says_what_libtorch_says() {
         let model = model(era, moe, 40);
         let run = |decoder| {
             let mut batcher = Batcher::new(decoder, BatcherConfig::default()).unwrap();
-            let mut told = HashMap::new();
+            let mut received = HashMap::new();
             for id in 0..6 {
                 batcher.submit(GenerateRequest { prompt_logprobs: id == 3, ..request(id) }).unwrap();
             }
-            drain(&mut batcher, &mut told);
-            told
+            drain(&mut batcher, &mut received);
+            received
         };
         let packed = run(Decoder::new(&model, DecoderConfig::default()).unwrap());
         let plain = run(Decoder::reference(&model));
-        for (id, told) in &packed {
-            assert_eq!(told.tokens, plain[id].tokens);
-            assert_eq!(told.prompt.len(), if *id == 3 { told.done.unwrap().prompt_tokens } else { 0 });
-            assert!(told.prompt.iter().enumerate().all(|(i, token)| token.logprobs.is_some() == (i > 0)));
-            let of_prompt =
-                |told: &Told| told.prompt.iter().filter_map(|t| t.logprobs.clone()).collect::<Vec<_>>();
-            let (own, others) = (of_prompt(told), of_prompt(&plain[id]));
-            let pairs = told.logprobs.iter().zip(&plain[id].logprobs).chain(own.iter().zip(&others));
+        for (id, received) in &packed {
+            assert_eq!(received.tokens, plain[id].tokens);
+            assert_eq!(
+                received.prompt.len(),
+                if *id == 3 { received.done.unwrap().prompt_tokens } else { 0 }
+            );
+            assert!(received.prompt.iter().enumerate().all(|(i, token)| token.logprobs.is_some() == (i > 0)));
+            let of_prompt = |received: &Received| {
+                received.prompt.iter().filter_map(|t| t.logprobs.clone()).collect::<Vec<_>>()
+            };
+            let (own, others) = (of_prompt(received), of_prompt(&plain[id]));
+            let pairs = received.logprobs.iter().zip(&plain[id].logprobs).chain(own.iter().zip(&others));
             for (a, b) in pairs {
                 assert!(
                     (a.logprob - b.logprob).abs() < 1e-4
@@ -151,25 +155,25 @@ fn what_is_known_of_a_prompt_is_not_read_again() {
     let model = model(Era::MiniMind3, false, 40);
     let mut batcher = batcher(&model, BatcherConfig::default());
     let first = prompt(70, 1);
-    let mut told = HashMap::new();
+    let mut received = HashMap::new();
     // Three of the same at once: the first reads, the others take over all but the last token.
     for id in 0..3 {
         batcher.submit(GenerateRequest::new(id, first.clone(), 8)).unwrap();
     }
-    drain(&mut batcher, &mut told);
-    let cached = |told: &HashMap<u64, Told>, id| told[&id].done.unwrap().cached_tokens;
-    assert_eq!([cached(&told, 0), cached(&told, 1), cached(&told, 2)], [0, 69, 69]);
-    assert_eq!(told[&0].tokens, told[&1].tokens);
+    drain(&mut batcher, &mut received);
+    let cached = |received: &HashMap<u64, Received>, id| received[&id].done.unwrap().cached_tokens;
+    assert_eq!([cached(&received, 0), cached(&received, 1), cached(&received, 2)], [0, 69, 69]);
+    assert_eq!(received[&0].tokens, received[&1].tokens);
     // The next turn: the prompt, the answer (whose last token was never read), something new.
-    let next = [first.as_slice(), &told[&0].tokens, &prompt(9, 3)].concat();
+    let next = [first.as_slice(), &received[&0].tokens, &prompt(9, 3)].concat();
     batcher.submit(GenerateRequest::new(9, next.clone(), 8)).unwrap();
-    drain(&mut batcher, &mut told);
-    assert_eq!(cached(&told, 9), 77);
+    drain(&mut batcher, &mut received);
+    assert_eq!(cached(&received, 9), 77);
     let mut fresh = HashMap::new();
     let mut alone = self::batcher(&model, BatcherConfig::default());
     alone.submit(GenerateRequest::new(9, next, 8)).unwrap();
     drain(&mut alone, &mut fresh);
-    assert_eq!(fresh[&9].tokens, told[&9].tokens);
+    assert_eq!(fresh[&9].tokens, received[&9].tokens);
 }
 
 #[test]
@@ -177,22 +181,22 @@ fn cancelling_frees_the_slot_and_faults_are_said() {
     let model = model(Era::MiniMind2, false, 40);
     let config = BatcherConfig { max_rows: 1, max_tokens: 96, prefill_chunk: 8 };
     let mut batcher = batcher(&model, config);
-    let mut told = HashMap::new();
+    let mut received = HashMap::new();
     for id in 0..3 {
         batcher.submit(GenerateRequest::new(id, prompt(10, id as u32), 60)).unwrap();
     }
     for _ in 0..4 {
-        note(&mut told, batcher.step().unwrap());
+        note(&mut received, batcher.step().unwrap());
     }
     batcher.cancel(0);
     batcher.cancel(1);
     batcher.cancel(77);
-    note(&mut told, batcher.step().unwrap());
+    note(&mut received, batcher.step().unwrap());
     assert_eq!((batcher.active(), batcher.queued()), (1, 0));
-    drain(&mut batcher, &mut told);
-    assert_eq!(told[&0].done.unwrap(), done(FinishReason::Cancelled, 10, told[&0].tokens.len()));
-    assert_eq!(told[&1].done.unwrap().reason, FinishReason::Cancelled);
-    assert_eq!((told[&2].done.unwrap().reason, told[&2].tokens.len()), (FinishReason::Length, 60));
+    drain(&mut batcher, &mut received);
+    assert_eq!(received[&0].done.unwrap(), done(FinishReason::Cancelled, 10, received[&0].tokens.len()));
+    assert_eq!(received[&1].done.unwrap().reason, FinishReason::Cancelled);
+    assert_eq!((received[&2].done.unwrap().reason, received[&2].tokens.len()), (FinishReason::Length, 60));
     assert!(batcher.submit(GenerateRequest::new(4, Vec::new(), 1)).is_err());
     assert!(batcher.submit(GenerateRequest::new(4, vec![77], 1)).is_err());
     assert!(batcher.submit(GenerateRequest::new(4, vec![1; 60], 60)).unwrap_err().to_string().contains("96"));
@@ -204,12 +208,12 @@ fn cancelling_frees_the_slot_and_faults_are_said() {
         .submit(GenerateRequest { prompt_logprobs: true, ..GenerateRequest::new(5, prompt(20, 2), 0) })
         .unwrap();
     batcher.submit(GenerateRequest::new(6, vec![1], 0)).unwrap();
-    drain(&mut batcher, &mut told);
-    assert_eq!((told[&5].prompt.len(), told[&5].tokens.len()), (20, 0));
-    assert_eq!(told[&6].done.unwrap(), done(FinishReason::Length, 1, 0));
+    drain(&mut batcher, &mut received);
+    assert_eq!((received[&5].prompt.len(), received[&5].tokens.len()), (20, 0));
+    assert_eq!(received[&6].done.unwrap(), done(FinishReason::Length, 1, 0));
 }
 
-/// Allows one token after another, then ends; fails when it is told to.
+/// Allows one token after another, then ends; fails where the test asks for it.
 struct Spell {
     word: Vec<u32>,
     at: usize,
@@ -252,16 +256,16 @@ fn a_constraint_decides_and_its_fault_is_its_requests_alone() {
     batcher
         .submit(GenerateRequest { constraint: spell(true), ..GenerateRequest::new(2, vec![4], 50) })
         .unwrap();
-    let mut told = HashMap::new();
-    drain(&mut batcher, &mut told);
-    assert_eq!(told[&1].tokens, [9, 8, 7]);
-    assert_eq!(told[&1].done.unwrap().reason, FinishReason::Stop);
+    let mut received = HashMap::new();
+    drain(&mut batcher, &mut received);
+    assert_eq!(received[&1].tokens, [9, 8, 7]);
+    assert_eq!(received[&1].done.unwrap().reason, FinishReason::Stop);
     // Greedy among one: certain as sampled, not as the model sees it.
     assert!(
-        told[&1]
+        received[&1]
             .logprobs
             .iter()
             .all(|l| l.sampled_logprob == 0.0 && l.logprob < -0.1 && l.logprob.is_finite())
     );
-    assert!(told[&2].failed && told[&2].done.is_none());
+    assert!(received[&2].failed && received[&2].done.is_none());
 }

@@ -28,7 +28,7 @@ impl GraphPool {
     /// fused ops take.
     ///
     /// # Errors
-    /// No memory for the copied weights.
+    /// Memory runs out for the copied weights.
     pub fn new(model: &CausalLm) -> Result<Option<Self>> {
         if !model.device().is_cuda() {
             return Ok(None);

@@ -25,7 +25,7 @@ impl<'m> Generator<'m> {
     /// Packs the model's weights.
     ///
     /// # Errors
-    /// No memory for them.
+    /// Memory runs out for them.
     pub fn new(model: &'m CausalLm, config: DecoderConfig) -> Result<Self> {
         let decoder = Decoder::new(model, config)?;
         let max_tokens = decoder.config().max_position_embeddings as usize + SPARE;

@@ -56,7 +56,7 @@ pub(super) struct GrammarConstraint {
     pub tokens: Arc<[Option<Vec<u8>>]>,
     /// The tokens that end an answer.
     pub ends: Vec<u32>,
-    /// Keeps numbers short.
+    /// Limits the digits of JSON numbers; `None` without that limit.
     pub numbers: Option<NumberScan>,
 }
 

@@ -74,7 +74,7 @@ impl<'m> KvSlots<'m> {
     /// Slots for `max_tokens` positions of all sequences together.
     ///
     /// # Errors
-    /// No memory for the pages.
+    /// Memory runs out for the pages.
     pub fn new(decoder: Decoder<'m>, max_tokens: usize) -> Result<Self> {
         let count = max_tokens.div_ceil(PAGE).max(1);
         let cache = match &decoder.backend {
@@ -94,7 +94,7 @@ impl<'m> KvSlots<'m> {
         &self.decoder.config
     }
 
-    /// Positions in all.
+    /// The number of positions of all slots together.
     pub fn capacity(&self) -> usize {
         self.capacity
     }

@@ -1,6 +1,6 @@
 //! Generates tokens from a model: token ids in, token ids out. Text is the caller's business.
 //!
-//! `types` and `request` are what all parts speak of. `sample` turns logits into a token; `batcher` runs many requests
+//! `types` and `request` define the types that all parts use. `sample` turns logits into a token; `batcher` runs many requests
 //! together (continuous batching) over `kv_slots`: `pages` and weights from `packing` on the CPU, libtorch and
 //! `cuda_graphs` elsewhere. Over it stand `generator` (one prompt after another), `generate`, and `completions` (many
 //! prompts, with log-probabilities). `grammar` constrains answers; `rewards` and `tools` serve reinforcement learning.

@@ -22,7 +22,7 @@ fn gcd(mut a: u128, mut b: u128) -> u128 {
 }
 
 impl Number {
-    /// A whole number.
+    /// An exact number without a fraction.
     pub fn whole(value: i128) -> Self {
         Self::Exact(value, 1)
     }
@@ -62,7 +62,7 @@ impl Number {
         value.is_finite().then_some(Self::Real(value))
     }
 
-    /// The nearest float.
+    /// The nearest `f64`.
     pub fn to_f64(self) -> f64 {
         match self {
             Self::Exact(a, b) => a as f64 / b as f64,
@@ -100,7 +100,7 @@ impl Number {
         self.both(other, exact, |x, y| x + y)
     }
 
-    /// The negative.
+    /// The number with its sign changed; exact stays exact.
     pub fn negated(self) -> Self {
         match self {
             Self::Exact(a, b) => Self::Exact(-a, b),

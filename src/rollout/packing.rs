@@ -25,7 +25,7 @@ pub fn natural_storage(kind: Kind) -> Storage {
 /// Packs a model's weights, for sequences of up to `positions` tokens.
 ///
 /// # Errors
-/// No memory for the copy.
+/// Memory runs out for the copy.
 pub fn pack_network(model: &CausalLm, storage: Storage, threads: usize, positions: usize) -> Result<Network> {
     let _no_grad = tch::no_grad_guard();
     let config = model.config();

@@ -27,9 +27,9 @@ impl PageTable {
 /// A page that must be copied before the sequence is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyPage {
-    /// What to copy.
+    /// The page whose keys and values are copied.
     pub from: Page,
-    /// Where to.
+    /// The page that they are copied into.
     pub to: Page,
 }
 
@@ -70,7 +70,7 @@ impl PagePool {
         }
     }
 
-    /// Pages in all.
+    /// The number of pages in the pool, free or in use.
     pub fn count(&self) -> usize {
         self.ref_counts.len()
     }
@@ -102,7 +102,7 @@ impl PagePool {
             held += PAGE;
             at = next;
         }
-        // The best page that goes on in part.
+        // The page that shares the longest part of the remaining tokens.
         let rest = &prompt[held..most];
         let best = self.node(at).children.iter().map(|&c| (common(&self.node(c).tokens, rest), c)).max();
         let Some((part, from)) = best.filter(|&(part, _)| part > 0) else { return (table, held, None) };
@@ -180,7 +180,7 @@ impl PagePool {
         }
     }
 
-    /// Puts a page table's pages into the tree under `tokens`, which must be what they hold; the sequence goes on using them.
+    /// Puts a page table's pages into the tree under `tokens`, which must be what they hold; the sequence keeps using them.
     pub fn insert(&mut self, table: &PageTable, tokens: &[u32]) {
         self.clock += 1;
         let mut at = ROOT;

@@ -146,7 +146,7 @@ impl Program {
         self.with_stderr(fault)
     }
 
-    /// The exit status, once its output is closed; `None` where it goes on for longer than `until`.
+    /// The exit status, once its output is closed; `None` where it still runs at `until`.
     pub fn success(&mut self, until: Instant) -> Option<bool> {
         loop {
             match self.child.try_wait() {

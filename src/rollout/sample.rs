@@ -16,7 +16,7 @@ use crate::native::exp_scaled;
 /// A token with its log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampledToken {
-    /// The token.
+    /// The id that was drawn.
     pub token: u32,
     /// Under the very distribution it was drawn from; 0 for greedy choices.
     pub logprob: f32,

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// A request at work.
 pub(super) struct Sequence {
     pub request: GenerateRequest,
-    /// Most new tokens.
+    /// The sequence ends after this many new tokens at the latest.
     pub limit: usize,
     pub sampler: Sampler,
     pub slot: KvSlot,
@@ -44,7 +44,7 @@ impl Sequence {
         self.computed < self.prompt_len()
     }
 
-    /// Tokens generated.
+    /// The number of tokens generated after the prompt.
     pub fn new_tokens(&self) -> usize {
         self.tokens.len() - self.prompt_len()
     }
@@ -104,7 +104,7 @@ impl Sequence {
     /// Chooses the next token from `[V]` logits, which it may change; the reason where it is the last.
     ///
     /// # Errors
-    /// Logits that are not numbers, a constraint that allows nothing or cannot go on.
+    /// Logits that are NaN, a constraint that allows no token or fails.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<(ScoredToken, Option<FinishReason>)> {
         let top = self.request.logprobs.map(|n| top_tokens(logits, n));
         let sampled = self.sampler.sample_constrained(logits, self.request.constraint.as_deref_mut())?;

@@ -68,11 +68,11 @@ pub enum FinishReason {
 /// How [`generate`](super::generate::generate) continues a prompt.
 #[derive(Debug, Clone)]
 pub struct GenerateConfig {
-    /// Most new tokens.
+    /// The answer ends after this many tokens at the latest.
     pub max_new_tokens: usize,
     /// How each token is chosen.
     pub sampling: SamplingParams,
-    /// Any of these tokens ends the answer; with none it goes on to the limit.
+    /// Any of these tokens ends the answer; with none it runs to the limit.
     pub stop_ids: Vec<u32>,
 }
 
@@ -96,7 +96,7 @@ pub struct Generation {
     pub prefill_s: f64,
     /// Steps after the prompt, one token each; a stop token is one too.
     pub decode_steps: usize,
-    /// Seconds for them.
+    /// Seconds that these steps took.
     pub decode_s: f64,
 }
 
@@ -119,7 +119,7 @@ pub struct CompletionConfig {
     pub max_new_tokens: usize,
     /// How each token is chosen; its seed is not used.
     pub sampling: SamplingParams,
-    /// Any of these tokens ends a completion; with none it goes on to the limit.
+    /// Any of these tokens ends a completion; with none it runs to the limit.
     pub eos_ids: Vec<u32>,
     /// Seed of all completions; each has a random stream of its own from it.
     pub seed: u64,

@@ -45,7 +45,7 @@ pub struct RewardContext<'a> {
     pub run: &'a Path,
     /// Where a reward model lives.
     pub device: Device,
-    /// Its arithmetic.
+    /// The dtype that reward models compute in.
     pub kind: Kind,
     /// How the policy writes tool calls, where its chat template shows that.
     pub calls: Option<&'a ToolCallFormat>,

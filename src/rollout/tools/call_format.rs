@@ -47,7 +47,7 @@ pub struct ToolCallFormat {
     pub between: Option<String>,
     /// Written behind the last.
     pub close: String,
-    /// A call itself.
+    /// How name and arguments are written between the markers.
     pub body: Body,
     /// What begins a call in a model's text; empty where the call is the whole text.
     pub start_marker: String,
