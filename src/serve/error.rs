@@ -133,7 +133,7 @@ impl ApiError {
         json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
     }
 
-    /// The status.
+    /// The HTTP status that the client gets.
     pub fn status(&self) -> StatusCode {
         self.status
     }

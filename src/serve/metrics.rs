@@ -21,11 +21,11 @@ pub struct Metrics {
     pub running: IntGauge,
     /// Generations that wait for a slot.
     pub waiting: IntGauge,
-    /// Open connections.
+    /// Connections that are open now.
     pub connections: IntGauge,
-    /// Tokens of prompts.
+    /// Tokens of all prompts so far.
     pub prompt_tokens: IntCounter,
-    /// Tokens generated.
+    /// Tokens generated so far.
     pub generated_tokens: IntCounter,
     /// Generations whose client went away, or that ended early for a stop string.
     pub cancelled: IntCounter,

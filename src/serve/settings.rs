@@ -23,7 +23,7 @@ pub struct Settings {
     pub insecure: bool,
     /// Origins whose pages may call; `*` for all.
     pub cors: Vec<String>,
-    /// The limits.
+    /// Sizes, counts and times that a request may not exceed.
     pub limits: Limits,
 }
 
@@ -46,7 +46,7 @@ pub struct Limits {
     pub choices: usize,
     /// Prompts or inputs of a request.
     pub prompts: usize,
-    /// Open connections.
+    /// How many connections may be open at once.
     pub connections: usize,
     /// Time from a request to the end of its answer.
     pub request: Duration,
@@ -87,7 +87,7 @@ pub type LoadModel = Box<dyn Fn() -> Result<LoadedModel> + Send + Sync>;
 /// A model that was read.
 #[derive(Debug)]
 pub struct LoadedModel {
-    /// The model.
+    /// The network with its weights.
     pub model: CausalLm,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
@@ -105,7 +105,7 @@ pub struct ModelSource {
     pub origin: String,
     /// The run's folder, if it is one: its report is shown.
     pub run: Option<PathBuf>,
-    /// Reads it.
+    /// Loads the weights; called again for each reload.
     pub load: LoadModel,
 }
 

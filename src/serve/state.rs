@@ -21,7 +21,7 @@ use crate::rollout::tools::Tools;
 /// A model by name, loaded or not yet.
 #[derive(Debug)]
 pub struct ModelEntry {
-    /// Its name.
+    /// The name under which clients ask for it (`model` of a request).
     pub name: String,
     /// The run's folder it came from, if it did.
     pub run: Option<PathBuf>,
@@ -40,20 +40,20 @@ impl ModelEntry {
 pub struct Reload {
     name: Option<String>,
     reply: Option<oneshot::Sender<Result<Vec<String>>>>,
-    /// Whether the model's thread has died: without it the server cannot go on.
+    /// Whether the model's thread has died: without it the server stops.
     is_required: bool,
 }
 
 /// What all handlers share.
 #[derive(Debug)]
 pub struct AppState {
-    /// The settings.
+    /// What the command line set: limits, keys, origins.
     pub settings: Settings,
     /// The models, in the order given; the first is the default.
     pub models: Vec<ModelEntry>,
     /// The built-in tools.
     pub tools: Tools,
-    /// What is counted.
+    /// The counters and gauges of `/metrics`.
     pub metrics: Arc<Metrics>,
     /// The memory for all bodies together.
     pub body_budget: BodyBudget,
@@ -151,7 +151,7 @@ impl AppState {
     /// Has models read again: one by name, or all. Returns their names once they serve.
     ///
     /// # Errors
-    /// A model that cannot be read; the one before it goes on serving.
+    /// A model that cannot be read; the one before it keeps serving.
     pub async fn reload(&self, name: Option<String>) -> Result<Vec<String>> {
         let (reply, answer) = oneshot::channel();
         self.send(Reload { name, reply: Some(reply), is_required: false });
@@ -193,7 +193,7 @@ impl AppState {
     pub fn run_loader(&self, sources: &[ModelSource], reloads: &Receiver<Reload>) {
         let done = catch_unwind(AssertUnwindSafe(|| self.load_all(sources, reloads)));
         if let Err(error) = done.unwrap_or_else(|_| Err(Error::failed("the loader's thread ended"))) {
-            // A server without its loader cannot go on.
+            // A server without its loader stops.
             *self.fatal.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
             self.begin_stop();
         }
@@ -213,7 +213,7 @@ impl AppState {
                         }
                         Err(error) if is_required => return Err(error),
                         Err(error) => {
-                            // What served before goes on serving.
+                            // The model loaded before keeps serving.
                             tracing::error!("model `{}` was not swapped\n{error}", source.name);
                             loaded = Err(error);
                             break;

@@ -31,7 +31,7 @@ impl Fields {
         }
     }
 
-    /// Wraps an object.
+    /// Reads the fields of an object of a request.
     pub fn of(map: Map<String, Value>) -> Self {
         Self(map)
     }

@@ -91,7 +91,7 @@ impl CompletionLogprobs {
         self.text_offset.push(offset);
     }
 
-    /// The object.
+    /// The `logprobs` object of a completion, in OpenAI's form.
     pub fn json(&self) -> Value {
         json!({
             "tokens": self.tokens, "token_logprobs": self.token_logprobs,

@@ -37,7 +37,7 @@ pub enum OutputPart {
 /// How calls are written: the model's form, and the tools, whose schemas distinguish texts from numbers.
 #[derive(Debug, Clone, Default)]
 pub struct ToolSyntax {
-    /// The form.
+    /// How the model writes a tool call.
     pub form: Arc<ToolCallFormat>,
     /// The tools that are offered.
     pub tools: Arc<Vec<Value>>,

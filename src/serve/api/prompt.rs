@@ -19,7 +19,7 @@ const RESERVED: [&str; 4] = ["messages", "tools", "chat_template", "tokenize"];
 /// A chat request's prompt.
 #[derive(Debug)]
 pub struct Prompt {
-    /// The text.
+    /// The text that is tokenised.
     pub text: String,
     /// The tools it shows.
     pub tools: Tools,

@@ -24,9 +24,9 @@ pub struct TokenSpan {
 /// Text that became certain.
 #[derive(Debug, Clone, Default)]
 pub struct TextDelta {
-    /// The text.
+    /// The text that became complete with these tokens.
     pub text: String,
-    /// Its tokens.
+    /// The tokens that this text was made of.
     pub tokens: Vec<TokenSpan>,
 }
 

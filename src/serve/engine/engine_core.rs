@@ -15,7 +15,7 @@ use crate::rollout::{Batcher, BatcherConfig, Decoder, DecoderConfig, GenerateReq
 pub struct EngineConfig {
     /// Most tokens of a prompt and its answer together.
     pub context: usize,
-    /// Sequences decoded together.
+    /// How many sequences are decoded together at most.
     pub slots: usize,
     /// Most new tokens of an answer.
     pub new_tokens: usize,
@@ -60,7 +60,7 @@ impl<'m> EngineCore<'m> {
     /// positions.
     ///
     /// # Errors
-    /// No memory for the packed weights or the cache.
+    /// Memory runs out for the packed weights or the cache.
     pub fn new(model: &'m CausalLm, config: EngineConfig, decoder: DecoderConfig) -> Result<Self> {
         let own = model.config();
         let positions = decoder.positions.unwrap_or(own.max_position_embeddings as usize);
@@ -115,7 +115,7 @@ impl<'m> EngineCore<'m> {
     /// Begins anew after a fault: what was in flight is lost.
     ///
     /// # Errors
-    /// No memory for a new decoder.
+    /// Memory runs out for a new decoder.
     pub fn reset(&mut self) -> Result<()> {
         self.queue.clear();
         self.batcher = batcher(self.model, self.batcher_config, self.decoder_config)?;

@@ -27,13 +27,13 @@ const MAX_SPECIAL_BYTES: usize = 64;
 /// A model that is being served. Its thread ends when the last handle is dropped.
 #[derive(Debug)]
 pub struct ModelHandle {
-    /// Its tokenizer.
+    /// The tokenizer of its prompts and answers.
     pub tokenizer: Tokenizer,
     /// The tokens that end an answer.
     pub stop_ids: Vec<u32>,
     /// How it writes tool calls.
     pub call_format: Arc<ToolCallFormat>,
-    /// Its architecture.
+    /// The architecture of the model.
     pub config: ModelConfig,
     /// Where it came from, for people.
     pub origin: String,
@@ -54,7 +54,7 @@ impl ModelHandle {
     /// Starts the model's thread. `on_death` runs where it ends while it is still wanted.
     ///
     /// # Errors
-    /// No memory for the packed weights or the cache, no thread.
+    /// Memory runs out for the packed weights or the cache, no thread.
     pub fn start(
         loaded: LoadedModel,
         origin: String,
@@ -77,7 +77,7 @@ impl ModelHandle {
                     Err(error) => return drop(ready.send(Err(error))),
                 };
                 drop(ready.send(Ok(())));
-                // Whatever happens there, nobody goes on asking a thread that is gone.
+                // After any end of the thread, no caller waits for it.
                 let exit = catch_unwind(AssertUnwindSafe(|| worker::run(engine, &received, metrics)));
                 if !matches!(exit, Ok(WorkerExit::NotWanted)) {
                     on_death();
@@ -195,7 +195,7 @@ impl ModelHandle {
     }
 }
 
-/// Seconds since 1970.
+/// Seconds since the Unix epoch, for `created` of an answer.
 pub fn now_secs() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

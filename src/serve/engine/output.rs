@@ -30,7 +30,7 @@ pub enum ChoiceUpdate {
 pub struct Usage {
     /// Tokens of the prompts; several choices of one prompt count it once.
     pub prompt_tokens: usize,
-    /// Tokens generated.
+    /// Tokens that were generated, of all choices together.
     pub completion_tokens: usize,
     /// Tokens of the prompts that came from the prefix cache.
     pub cached_tokens: usize,

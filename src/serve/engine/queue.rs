@@ -129,7 +129,7 @@ impl FairQueue {
         }
     }
 
-    /// Drops all.
+    /// Drops every generation, waiting or running.
     pub fn clear(&mut self) {
         self.waiting.clear();
         self.running.clear();
@@ -186,7 +186,7 @@ mod tests {
         queue.remove(4);
         push(&mut queue, 30..31, 30);
         assert_eq!(ids(&mut queue), [30]);
-        // However long the others go on, it is not passed for ever.
+        // However long the others run, it is served in the end.
         for next in 100..200 {
             let running: Vec<u64> = queue.running.keys().copied().filter(|id| *id >= 16).collect();
             running.into_iter().for_each(|id| queue.remove(id));

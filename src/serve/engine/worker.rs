@@ -97,12 +97,12 @@ pub(super) enum WorkerExit {
     Broken,
 }
 
-/// Runs the thread until it is not wanted any more, or cannot go on.
+/// Runs the thread until all handles are gone, or a failure ends it.
 pub(super) fn run(engine: EngineCore<'_>, commands: &Receiver<Command>, metrics: Arc<Metrics>) -> WorkerExit {
     let mut worker =
         Worker { engine, active: HashMap::new(), embeddings: VecDeque::new(), metrics, reported: (0, 0) };
     loop {
-        // Without work, wait for some; with work, take what has come and go on.
+        // Without work, wait for some; with work, take what has come and continue.
         if worker.engine.is_idle() && worker.embeddings.is_empty() {
             worker.report_gauges();
             match commands.recv() {

@@ -113,7 +113,7 @@ fn single_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option
 }
 
 /// The server that a request is meant for: its `Host`, and its target's where that names one too. HTTP/1.0,
-/// which some balancers still speak, may leave it out.
+/// which some load balancers still use, may leave it out.
 fn target(request: &Request) -> Result<Option<Authority<'_>>, ApiError> {
     let unreadable = || ApiError::bad_request("the `host` header of the request cannot be read");
     let host = single_header(request.headers(), &header::HOST)?;

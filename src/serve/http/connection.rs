@@ -122,7 +122,7 @@ impl ConnectionTable {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Adds a connection.
+    /// Adds a connection to the list, and returns its state.
     pub fn register(&self) -> Arc<ConnectionState> {
         let connection = Arc::new(ConnectionState::new());
         self.list().push(Arc::clone(&connection));

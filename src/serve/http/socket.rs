@@ -32,7 +32,7 @@ pub struct WatchedSocket {
 }
 
 impl WatchedSocket {
-    /// Wraps one.
+    /// Watches `stream`, on which nothing is unsent yet.
     pub fn new(stream: TcpStream) -> Self {
         Self { stream: Arc::new(stream), unsent: Arc::default() }
     }
