@@ -112,11 +112,11 @@ mod tests {
         assert_eq!(resolve_model_path(&format!("{spec}:lora")).unwrap(), run.join("lora_8.pth"));
         let several = resolve_model_path(spec).unwrap_err();
         assert_eq!(several.exit_code(), 2);
-        let told = several.to_string();
+        let message = several.to_string();
         assert!(
-            told.contains("3 weight files: lora_8.pth, sft_8.pth, sft_long_8.pth")
-                && told.contains("sft_8.pth"),
-            "{told}"
+            message.contains("3 weight files: lora_8.pth, sft_8.pth, sft_long_8.pth")
+                && message.contains("sft_8.pth"),
+            "{message}"
         );
         std::fs::write(run.join("plan.json"), "{}").unwrap();
         let newest = resolve_model_path(spec).unwrap();

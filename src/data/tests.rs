@@ -274,11 +274,11 @@ fn prose_says_every_heldout_fact_and_no_heldout_sum() {
     let sentences: BTreeSet<&str> = text.split(['.', '\n']).collect();
     for question in synthetic::questions(42).iter().filter(|q| q.group == 0 && q.heldout) {
         let words: Vec<&str> = question.ask.split([' ', '?', '.']).collect();
-        let told = sentences.iter().any(|s| {
+        let stated = sentences.iter().any(|s| {
             let said: Vec<&str> = s.split(' ').collect();
             s.contains(&question.answer) && words.iter().any(|w| w.len() > 2 && said.contains(w))
         });
-        assert!(told, "{}", question.ask);
+        assert!(stated, "{}", question.ask);
     }
 }
 

@@ -297,8 +297,8 @@ mod tests {
         };
         assert_eq!((ids(5), ids(7)), ((25..30).collect(), vec![4, 5, 6, 7]));
         for shape in [&[1, 3, 4][..], &[2, 4]] {
-            let told = both(shape).unwrap_err().to_string();
-            assert!(told.contains("/b: ") && told.contains("not like those"), "{told}");
+            let message = both(shape).unwrap_err().to_string();
+            assert!(message.contains("/b: ") && message.contains("not like those"), "{message}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The built-in tools as a model is told of them, in OpenAI's form.
+//! The built-in tools as a chat template shows them to a model, in OpenAI's form.
 //!
 //! Here rather than in `rollout::tools`, which carries them out, because the built-in world's tool tasks show them too.
 

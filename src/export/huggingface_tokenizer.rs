@@ -19,7 +19,7 @@ pub struct SpecialIds {
     pub bos: Option<u32>,
     /// EOS: each of them ends a turn.
     pub ends: Vec<u32>,
-    /// Padding.
+    /// The id that pads a batch (`pad_token_id`).
     pub pad: u32,
 }
 
@@ -99,7 +99,7 @@ fn complete(config: &mut Value, tokenizer: &Tokenizer, positions: i64) {
 /// Writes indented JSON.
 ///
 /// # Errors
-/// The disk fails.
+/// A file cannot be written, or read back.
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::failed("cannot write JSON").at(Place::file(path)).because(e))?;

@@ -29,7 +29,7 @@ use crate::model::params;
 /// What was written, and how it compares with the source.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The format.
+    /// The format that was written.
     pub format: Format,
     /// The file or folder.
     pub path: PathBuf,
@@ -37,7 +37,7 @@ pub struct Report {
     pub files: Vec<PathBuf>,
     /// Their size in bytes.
     pub bytes: u64,
-    /// Number of parameters.
+    /// The number of the model's parameters.
     pub parameters: u64,
     /// Their element type.
     pub precision: Precision,

@@ -25,7 +25,7 @@ pub struct Source {
     pub metadata: Map<String, Value>,
     /// Folder with its tokenizer.
     pub tokenizer: Option<PathBuf>,
-    /// EOS token ids.
+    /// The ids of the tokens that end an answer.
     pub ends: Vec<u32>,
     /// What stated its architecture.
     pub architecture_from: String,

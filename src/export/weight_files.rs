@@ -12,7 +12,7 @@ use crate::error::Result;
 /// Writes a plain dict of tensors; tied weights stay one storage.
 ///
 /// # Errors
-/// The disk fails.
+/// A file cannot be written, or read back.
 pub fn pth(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let value = weights_value(&source.model, precision.kind())?;
     pth::write(path, &value, &[(METADATA, source.describe(path).to_string().as_bytes())])
@@ -21,7 +21,7 @@ pub fn pth(source: &Source, precision: Precision, path: &Path) -> Result<()> {
 /// Writes the tensors without a tied output layer: the format cannot tell it from a copy, and readers restore it.
 ///
 /// # Errors
-/// The disk fails.
+/// A file cannot be written, or read back.
 pub fn safetensors(source: &Source, precision: Precision, path: &Path) -> Result<()> {
     let tied = source.model.config().tie_word_embeddings;
     let value = weights_value(&source.model, precision.kind())?;

@@ -98,7 +98,7 @@ impl Cache {
     /// Lets a branch or tag (`refs/`) name a commit.
     ///
     /// # Errors
-    /// The disk fails.
+    /// A file cannot be written, or read back.
     pub(super) fn set_ref(&self, revision: &str, commit: &str) -> Result<()> {
         if revision == commit || !is_plain(revision) {
             return Ok(());

@@ -31,7 +31,7 @@ use transfer::Transfer;
 pub struct Progress<'a> {
     /// Its name in the repository.
     pub file: &'a str,
-    /// Bytes downloaded.
+    /// Bytes of the file that are on this machine so far.
     pub done: u64,
     /// Bytes in all, where the hub states them.
     pub total: Option<u64>,

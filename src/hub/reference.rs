@@ -19,7 +19,7 @@ pub enum Site {
 /// A repository, or one file of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
-    /// Which hub.
+    /// The hub: Hugging Face or ModelScope.
     pub site: Site,
     /// Model or data set, where it is stated.
     pub repo_type: Option<RepoType>,

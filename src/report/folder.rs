@@ -12,7 +12,7 @@ use crate::error::{Error, Place, Result};
 /// A run.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// The folder.
+    /// The run folder: `output` of its recipe.
     pub folder: PathBuf,
     /// The recipe's name.
     pub name: String,

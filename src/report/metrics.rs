@@ -1,7 +1,7 @@
 //! A stage's rows: `metrics.jsonl` for everyone, `events.out.tfevents.*` for TensorBoard.
 //!
 //! Both files only grow. A checkpoint keeps how long they were ([`MetricsFile::position`]); a run that
-//! goes on from it cuts them back to there, so its rows are those of a run that was never stopped.
+//! resumes from it cuts them back to there, so its rows are those of a run that was never stopped.
 //! What a killed process left half written is cut too. Next: `tfevents`, then `folder`, the reader.
 
 use std::fs::{File, OpenOptions};

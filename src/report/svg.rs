@@ -25,7 +25,7 @@ pub struct Series {
     pub name: String,
     /// Its CSS class: `s0` (main), `s1` (second), `raw` (faint, without legend).
     pub class: &'static str,
-    /// Step and value.
+    /// The points of the line: step and value.
     pub points: Vec<(f64, f64)>,
 }
 

@@ -71,12 +71,12 @@ fn models_come_back_under_every_file_type() {
         ] {
             let (config, weights) = write_model(&path, name, file_type);
             let back = load_model(&path, None, Device::Cpu, Kind::Float).unwrap();
-            let mut told = back.model.config().clone();
-            if let (Some(ours), Some(theirs)) = (&mut told.moe, &config.moe) {
+            let mut read_back = back.model.config().clone();
+            if let (Some(ours), Some(theirs)) = (&mut read_back.moe, &config.moe) {
                 // What only training needs is not said by a GGUF.
                 (ours.aux_loss_coef, ours.seq_aux) = (theirs.aux_loss_coef, theirs.seq_aux);
             }
-            assert_eq!(told, config);
+            assert_eq!(read_back, config);
             for (name, before) in &weights {
                 let (a, b) = (convert::to_tensor(before).unwrap(), back.model.params().get(name));
                 let worst = (&a - b).abs().max().double_value(&[]);

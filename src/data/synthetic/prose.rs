@@ -1,4 +1,4 @@
-//! The world told as text: three to five sentences, each a fact, a sum, a comparison or small talk.
+//! The built-in world as running text: three to five sentences, each a fact, a sum, a comparison or small talk.
 //!
 //! Sums that are held out are never shown.
 

@@ -22,7 +22,7 @@ const TEXT: usize = 64 << 20;
 /// The names a message's thoughts go by; a template may read any of them.
 const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// What a prompt ends with, and what else its template is told.
+/// What a prompt ends with, and which other variables its template gets.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RenderOptions {
     /// Opens an assistant turn for the model to fill.
