@@ -66,7 +66,7 @@ pub fn look(path: &Path) -> Result<Json> {
         return look_script(path);
     }
     let is_pth = path.is_file() && path.extension().is_none_or(|e| e != "safetensors");
-    // A program's own dict with a model in it; with a position or an optimizer one can go on from it.
+    // A program's own dict with a model in it; with a position or an optimizer training can resume from it.
     let goes_on = |v: &Value| {
         v.get("model").is_some() && ["epoch", "step", "optimizer"].iter().any(|k| v.get(k).is_some())
     };

@@ -56,7 +56,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Carry a recipe out, going on from where it stopped.
+    /// Run a recipe, resuming where it stopped.
     Run(run::Args),
     /// Show what a recipe will do: parameters, tokens, steps, memory, time.
     Plan(plan::Args),

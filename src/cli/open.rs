@@ -72,7 +72,7 @@ pub(super) fn parse_device(text: &str) -> std::result::Result<Wanted, String> {
 /// A model with everything that generating from it needs.
 #[derive(Debug)]
 pub struct Opened {
-    /// The model.
+    /// The model that `--model` and the flags beside it name.
     pub model: CausalLm,
     /// Its tokenizer, where one was found.
     pub tokenizer: Option<Tokenizer>,

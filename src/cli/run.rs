@@ -15,7 +15,7 @@ use crate::stage::{self, record};
 
 /// The recipe, and which of its stages run.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Ctrl-C saves and stops; the same command goes on. A second Ctrl-C stops at once.")]
+#[command(after_help = "Ctrl-C saves and stops; the same command resumes. A second Ctrl-C stops at once.")]
 pub struct Args {
     /// The recipe: a YAML file.
     recipe: PathBuf,
@@ -25,7 +25,7 @@ pub struct Args {
     /// Run this stage alone.
     #[arg(long, value_name = "STAGE")]
     only: Option<String>,
-    /// Run this stage and those below it anew, done or not; old files are kept as .old. One that was cut short and has not changed goes on.
+    /// Run this stage and those below it anew, done or not; old files are kept as .old. One that was cut short and has not changed resumes.
     #[arg(long, value_name = "STAGE", conflicts_with = "only")]
     from: Option<String>,
     /// Whether to go on from checkpoints.
@@ -111,7 +111,7 @@ fn leave_nccl(ranks: &Ranks, error: &Error) {
     }
 }
 
-/// The command as a person can type it again, without what asks for a beginning or a going on.
+/// The command as a person can type it again, without the flags that ask to start anew or to resume.
 fn command(args: &Args) -> String {
     let plain = |text: &str| {
         let safe = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+@%".contains(c);

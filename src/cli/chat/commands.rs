@@ -55,7 +55,7 @@ impl<'a> Command<'a> {
     }
 }
 
-/// Prints the error of a `/` command; the conversation goes on, a script's too.
+/// Prints the error of a `/` command; the conversation continues, a script's too.
 pub(super) fn obey(done: Result<()>) {
     if let Err(error) = done {
         eprintln!("{error}");

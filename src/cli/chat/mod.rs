@@ -39,7 +39,7 @@ pub struct Args {
     sampling: SamplingArgs,
 }
 
-/// A conversation and how it goes on.
+/// A conversation and the settings of its next answer.
 #[derive(Debug)]
 struct Session<'m> {
     opened: &'m Opened,
