@@ -86,7 +86,7 @@ pub enum EvalTask {
     Loss,
     /// Greedy answers compared with the verifiable answer.
     ExactMatch,
-    /// The likeliest of several answers; also ceval, cmmlu, arc, piqa, openbookqa or hellaswag.
+    /// The likeliest of several answers.
     #[serde(
         alias = "ceval",
         alias = "cmmlu",
@@ -98,7 +98,7 @@ pub enum EvalTask {
     #[schemars(extend("x-aliases" = ["ceval", "cmmlu", "arc", "piqa", "openbookqa", "hellaswag"]))]
     #[value(aliases = ["ceval", "cmmlu", "arc", "piqa", "openbookqa", "hellaswag"])]
     MultipleChoice,
-    /// Greedy answers whose final number is compared; also gsm8k.
+    /// Greedy answers whose final number is compared.
     #[serde(alias = "gsm8k")]
     #[schemars(extend("x-aliases" = ["gsm8k"]))]
     #[value(alias = "gsm8k")]
