@@ -97,6 +97,7 @@ impl Resolver<'_> {
         (self.top().has("model") || *init == Init::Scratch).then(|| self.model_of(&top)).flatten()
     }
 
+    /// A row must fit the model's positions.
     pub(super) fn fits_positions(&mut self, base: &[String], length: usize, model: Option<&ModelPlan>) {
         if let Some(most) = model.map(|m| m.config.max_position_embeddings)
             && length as i64 > most
@@ -109,6 +110,7 @@ impl Resolver<'_> {
         }
     }
 
+    /// The tokenizer of a stage: its own, the recipe's, or the usual one; `None` where it needs none.
     pub(super) fn tokenizer_of(
         &mut self,
         base: &[String],
@@ -119,42 +121,7 @@ impl Resolver<'_> {
         let (path, given) = match (own, self.top().text("tokenizer")) {
             (Some(name), _) => (join(base, "tokenizer"), name),
             (None, Some(name)) => (vec!["tokenizer".to_owned()], name),
-            (None, None) => {
-                let inherited = match init {
-                    Init::Stage(name) => {
-                        self.above.iter().find(|a| a.name == *name).and_then(|a| a.tokenizer.clone())
-                    }
-                    _ => None,
-                };
-                let last = || {
-                    self.above
-                        .iter()
-                        .rev()
-                        .find(|a| a.makes == Makes::Tokenizer)
-                        .map(|a| TokenizerSource::Stage(a.name.clone()))
-                };
-                let beside = || match init {
-                    Init::Path(path) if format != DataFormat::Tokens && path.exists() => {
-                        builtin::for_path(&path.to_string_lossy(), &Machine::detect().cache_dir)
-                            .ok()
-                            .flatten()
-                    }
-                    _ => None,
-                };
-                let found = inherited.or_else(last).or_else(|| beside().map(TokenizerSource::Folder));
-                if found.is_none()
-                    && format != DataFormat::Tokens
-                    && !self.recipe.aside.contains(&vec!["tokenizer".to_owned()])
-                {
-                    self.missing(
-                        base,
-                        "tokenizer",
-                        "this stage needs a tokenizer",
-                        "set `tokenizer:` to a folder with tokenizer.json, minimind3 or minimind2 (MiniMind's own), or add a tokenizer stage above",
-                    );
-                }
-                return found;
-            }
+            (None, None) => return self.usual_tokenizer(base, init, format),
         };
         if self.above.iter().any(|a| a.makes == Makes::Tokenizer && a.name == given) {
             return Some(TokenizerSource::Stage(given.to_owned()));
@@ -182,6 +149,45 @@ impl Resolver<'_> {
             );
         }
         Some(TokenizerSource::Folder(PathBuf::from(given)))
+    }
+
+    /// The tokenizer of a stage that names none: of the stage it starts from, of the last tokenizer stage, or beside the
+    /// weights it starts from.
+    fn usual_tokenizer(
+        &mut self,
+        base: &[String],
+        init: &Init,
+        format: DataFormat,
+    ) -> Option<TokenizerSource> {
+        let inherited = match init {
+            Init::Stage(name) => {
+                self.above.iter().find(|a| a.name == *name).and_then(|a| a.tokenizer.clone())
+            }
+            _ => None,
+        };
+        let last = || {
+            let last = self.above.iter().rev().find(|a| a.makes == Makes::Tokenizer)?;
+            Some(TokenizerSource::Stage(last.name.clone()))
+        };
+        let beside = || match init {
+            Init::Path(path) if format != DataFormat::Tokens && path.exists() => {
+                builtin::for_path(&path.to_string_lossy(), &Machine::detect().cache_dir).ok().flatten()
+            }
+            _ => None,
+        };
+        let found = inherited.or_else(last).or_else(|| beside().map(TokenizerSource::Folder));
+        if found.is_none()
+            && format != DataFormat::Tokens
+            && !self.recipe.aside.contains(&vec!["tokenizer".to_owned()])
+        {
+            self.missing(
+                base,
+                "tokenizer",
+                "this stage needs a tokenizer",
+                "set `tokenizer:` to a folder with tokenizer.json, minimind3 or minimind2 (MiniMind's own), or add a tokenizer stage above",
+            );
+        }
+        found
     }
 }
 

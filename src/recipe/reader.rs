@@ -92,41 +92,7 @@ pub fn parse_with(
 ) -> Result<(Recipe, Vec<Error>)> {
     let written = text.strip_prefix('\u{feff}').unwrap_or(text);
     let masked = mask(written);
-    let text = masked.text.as_str();
-    if depth(text) > MOST_DEPTH {
-        return Err(Error::input("the recipe is nested too deep")
-            .at(Place::file(path))
-            .hint("close its brackets"));
-    }
-    let parsed = serde_yaml::from_str::<Value>(text);
-    if let Err(error) = &parsed
-        && !error.to_string().contains("duplicate")
-    {
-        return Err(syntax(path, text, error));
-    }
-    let mut places = Places::index(path, text).map_err(|error| {
-        let place = Place::line_column(path, error.marker().line().max(1), error.marker().col() + 1);
-        if error.info().contains("duplicate") {
-            let key = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
-            let key: String = key.chars().skip(error.marker().col()).take_while(|c| *c != ':').collect();
-            return Error::input(format!("key `{}` occurs twice in one map", key.trim()))
-                .at(place)
-                .hint("remove one of the two");
-        }
-        Error::input("the recipe is not valid YAML").at(place).because(error.info())
-    })?;
-    let mut value = parsed.map_err(|error| syntax(path, text, &error))?;
-    if let Err(error) = value.apply_merge() {
-        let place = places.merge().map_or(Place::file(path), |at| places.key(&at));
-        return Err(Error::input("`<<` takes an alias of a map, or a list of such").at(place).because(error));
-    }
-    let mut value = plain(value);
-    let Value::Mapping(_) = &value else {
-        let what = if value.is_null() { "the recipe is empty" } else { "a recipe is a map of keys" };
-        return Err(Error::input(what)
-            .at(Place::line(path, 1))
-            .hint("see `minimind recipes show quickstart`"));
-    };
+    let (mut value, mut places) = parse_yaml(path, &masked.text)?;
     let mut faults = Vec::new();
     lower(shape, shape.root(), &mut value, &mut Vec::new(), &mut places);
     for set in sets {
@@ -134,12 +100,9 @@ pub fn parse_with(
             faults.push(error);
         }
     }
-    let kept = if sets.is_empty() {
-        written.to_owned()
-    } else {
-        let flags: String = sets.iter().map(|set| format!("# --set {}\n", set.replace('\n', " "))).collect();
-        let text = serde_yaml::to_string(&masked.written(&value)).unwrap_or_else(|_| written.to_owned());
-        format!("{flags}{text}")
+    let kept = match sets.is_empty() {
+        true => written.to_owned(),
+        false => with_sets(sets, &masked.written(&value)).unwrap_or_else(|| written.to_owned()),
     };
     lower(shape, shape.root(), &mut value, &mut Vec::new(), &mut places);
     let mut expanded = expand::expand(&mut value, &masked, &places, shape.hints.paths, lookup);
@@ -164,6 +127,51 @@ pub fn parse_with(
     faults.retain(|fault| seen.insert(fault.to_string()));
     let tree = tree::from_yaml(&value);
     Ok((Recipe { path: path.to_owned(), text, tree, places, aside }, faults))
+}
+
+/// The tree of a text and the places of its keys: anchors and merge keys resolved, tags gone, a map at the top.
+fn parse_yaml(path: &Path, text: &str) -> Result<(Value, Places)> {
+    if depth(text) > MOST_DEPTH {
+        return Err(Error::input("the recipe is nested too deep")
+            .at(Place::file(path))
+            .hint("close its brackets"));
+    }
+    let parsed = serde_yaml::from_str::<Value>(text);
+    if let Err(error) = &parsed
+        && !error.to_string().contains("duplicate")
+    {
+        return Err(syntax(path, text, error));
+    }
+    let places = Places::index(path, text).map_err(|error| {
+        let place = Place::line_column(path, error.marker().line().max(1), error.marker().col() + 1);
+        if error.info().contains("duplicate") {
+            let key = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
+            let key: String = key.chars().skip(error.marker().col()).take_while(|c| *c != ':').collect();
+            return Error::input(format!("key `{}` occurs twice in one map", key.trim()))
+                .at(place)
+                .hint("remove one of the two");
+        }
+        Error::input("the recipe is not valid YAML").at(place).because(error.info())
+    })?;
+    let mut value = parsed.map_err(|error| syntax(path, text, &error))?;
+    if let Err(error) = value.apply_merge() {
+        let place = places.merge().map_or(Place::file(path), |at| places.key(&at));
+        return Err(Error::input("`<<` takes an alias of a map, or a list of such").at(place).because(error));
+    }
+    let value = plain(value);
+    let Value::Mapping(_) = &value else {
+        let what = if value.is_null() { "the recipe is empty" } else { "a recipe is a map of keys" };
+        return Err(Error::input(what)
+            .at(Place::line(path, 1))
+            .hint("see `minimind recipes show quickstart`"));
+    };
+    Ok((value, places))
+}
+
+/// The text of a recipe that flags have changed.
+fn with_sets(sets: &[String], value: &Value) -> Option<String> {
+    let flags: String = sets.iter().map(|set| format!("# --set {}\n", set.replace('\n', " "))).collect();
+    Some(flags + &serde_yaml::to_string(value).ok()?)
 }
 
 fn syntax(path: &Path, text: &str, error: &serde_yaml::Error) -> Error {
