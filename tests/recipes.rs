@@ -41,8 +41,13 @@ fn every_recipe_plans_and_says_how_to_run_it() {
         let name = recipe.file_name().expect("a name").to_string_lossy().into_owned();
         assert!(text.contains(&format!("# Run:     minimind run recipes/{name}")), "{name}: no command");
         assert!(text.contains("# Needs:") && text.contains("# Expect:"), "{name}: header");
-        let output =
-            minimind().current_dir(root).arg("plan").arg(&recipe).arg("--json").output().expect("runs");
+        let output = minimind()
+            .current_dir(root)
+            .arg("plan")
+            .arg(format!("recipes/{name}"))
+            .arg("--json")
+            .output()
+            .expect("runs");
         let faults = String::from_utf8_lossy(&output.stderr).into_owned();
         let stem = name.trim_end_matches(".yaml");
         let wanted: BTreeSet<&str> = BROUGHT

@@ -122,7 +122,9 @@ impl<'a> Resolver<'a> {
         all.extend(computed.iter().cloned());
         tree::merge(&mut all, s.map);
         let mut all = Value::Object(all);
-        tree::without_nulls(&mut all);
+        if let Some(node) = super::shape().node(&s.path) {
+            super::shape().drop_set_aside(node, &mut all);
+        }
         self.from_value(s, all)
     }
 

@@ -119,10 +119,13 @@ impl<'a> Checker<'a> {
         let Some(item) = node.get("items") else { return true };
         if let (Some(size), true) = (least, least == most) {
             // A tuple is faulty as a whole, but for an element of another type.
-            if let Some(at) = items.iter().position(|value| !is_one_of(value, item)) {
+            let wrong: Vec<usize> = (0..items.len()).filter(|at| !is_one_of(&items[*at], item)).collect();
+            for at in &wrong {
                 path.push(at.to_string());
-                self.wrong(&items[at], &self.shape.expected(item), path);
+                self.wrong(&items[*at], &self.shape.expected(item), path);
                 path.pop();
+            }
+            if !wrong.is_empty() {
                 return false;
             }
             let fits = |value: &Yaml| is_one_of(value, item) && range_hint(value, item).is_none();
@@ -132,7 +135,14 @@ impl<'a> Checker<'a> {
             let range = range_hint(&Yaml::from(f64::NAN), item).unwrap_or_default();
             let range = range.strip_prefix("give a number ").unwrap_or_default();
             let what = format!("`{}` is not a list of {size} numbers {range}", last(path));
-            self.fault(Error::input(what).at(self.places.value(path)));
+            let fault = Error::input(what).at(self.places.value(path));
+            self.fault(match node.get("default").and_then(Value::as_array) {
+                Some(usual) => {
+                    let usual: Vec<String> = usual.iter().map(Value::to_string).collect();
+                    fault.hint(format!("for example [{}]", usual.join(", ")))
+                }
+                None => fault,
+            });
             return false;
         }
         let kinds = one_key(self.shape.resolved(item));
@@ -161,7 +171,15 @@ impl<'a> Checker<'a> {
         let keys: Vec<String> = map.keys().filter_map(|key| key.as_str().map(str::to_owned)).collect();
         for key in keys {
             path.push(key.clone());
-            let stays = match own.and_then(|own| own.get(&key)).or(others) {
+            let known = own.and_then(|own| own.get(&key));
+            let empty = map.get(key.as_str()).is_some_and(Yaml::is_null);
+            let stays = match known.or(others) {
+                // A key of ours without a value is as one that is not there; a name of the user's wants one.
+                Some(_) if empty && known.is_some() => {
+                    map.remove(key.as_str());
+                    true
+                }
+                Some(node) if empty => self.wrong(&Yaml::Null, &self.shape.expected(node), path),
                 Some(node) => map.get_mut(key.as_str()).is_none_or(|value| self.value(value, node, path)),
                 None => self.unknown(&key, own, path),
             };

@@ -63,13 +63,12 @@ pub fn range_hint(value: &Value, node: &Node) -> Option<String> {
             _ => None,
         };
     }
-    let within = number.is_finite()
-        && least.is_none_or(|bound| number >= bound)
+    let within = least.is_none_or(|bound| number >= bound)
         && above.is_none_or(|bound| number > bound)
         && most.is_none_or(|bound| number <= bound)
         && below.is_none_or(|bound| number < bound);
-    if within {
-        return None;
+    if within && !number.is_nan() {
+        return number.is_infinite().then(|| "give a number that is finite".to_owned());
     }
     let range = match (least, above, most, below) {
         (Some(least), _, Some(most), _) => format!("between {least} and {most}"),

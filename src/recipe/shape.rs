@@ -105,6 +105,33 @@ impl Shape {
         own.filter_map(|(key, node)| Some((key.clone(), stated(node)?))).collect()
     }
 
+    /// Takes the elements that were set aside, and are null, out of the lists of a checked value. What the shape leaves
+    /// free keeps its nulls: there they are the user's.
+    pub fn drop_set_aside(&self, node: &Value, value: &mut Value) {
+        let node = self.resolved(node);
+        let parts: Vec<&Value> =
+            std::iter::once(node).chain(branches(node).into_iter().map(|b| self.resolved(b))).collect();
+        match value {
+            Value::Array(items) => {
+                let Some(node) = parts.iter().find_map(|part| part.get("items")) else { return };
+                items.retain(|item| !item.is_null());
+                items.iter_mut().for_each(|item| self.drop_set_aside(node, item));
+            }
+            Value::Object(map) => {
+                let own = |key: &str| parts.iter().find_map(|part| part.get("properties")?.get(key));
+                let others = || {
+                    parts.iter().find_map(|part| part.get("additionalProperties")).filter(|n| n.is_object())
+                };
+                for (key, value) in map {
+                    if let Some(node) = own(key).or_else(others) {
+                        self.drop_set_aside(node, value);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// What a value must be, in words.
     pub fn expected(&self, node: &Value) -> String {
         let node = self.resolved(node);

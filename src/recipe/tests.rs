@@ -171,3 +171,25 @@ proptest! {
         let _ = faults(&text, &["stages.sft.epochs=2"]);
     }
 }
+
+#[test]
+fn what_the_shape_leaves_free_keeps_its_nulls() {
+    let text = "stages:\n  - agent:\n      tools:\n        - command: {name: a, parameters: {properties: {x: {enum: [a, null], default: null}}}}\n";
+    let (recipe, faults) = parse(Path::new("r.yaml"), text, &[], shape()).expect("a tree");
+    assert!(faults.is_empty(), "{faults:?}");
+    let mut tree = recipe.tree;
+    shape().drop_set_aside(shape().root(), &mut tree);
+    let kept = tree.pointer("/stages/0/agent/tools/0/command/parameters/properties/x").expect("the property");
+    assert_eq!(*kept, serde_json::json!({"enum": ["a", null], "default": null}));
+}
+
+#[test]
+fn empty_headers_and_each_element_of_a_tuple_are_faults() {
+    let stage = |keys: &str| format!("stages:\n  - ppo: {{{keys}}}\n");
+    let found = faults(&stage("rollout: {headers: {X-A: , X-B: b}}"), &[]);
+    assert!(found.iter().any(|f| f.contains("2:34") && f.contains("`X-A` in `headers`")), "{found:?}");
+    let found = faults(&stage("betas: [a, b]"), &[]);
+    assert!(found.iter().any(|f| f.contains("`a`")) && found.iter().any(|f| f.contains("`b`")), "{found:?}");
+    let found = faults(&stage("learning_rate: .inf"), &[]);
+    assert!(found.iter().any(|f| f.contains("give a number that is finite")), "{found:?}");
+}

@@ -7,7 +7,7 @@ use serde_yaml::Value as Yaml;
 
 use super::places::Steps;
 
-/// A checked YAML tree as JSON. Keys without a value go; elements of lists stay, as null.
+/// A checked YAML tree as JSON. Elements of lists that were set aside stay, as null.
 pub fn from_yaml(value: &Yaml) -> Value {
     match value {
         Yaml::Null | Yaml::Tagged(_) => Value::Null,
@@ -21,9 +21,9 @@ pub fn from_yaml(value: &Yaml) -> Value {
         Yaml::Sequence(items) => Value::Array(items.iter().map(from_yaml).collect()),
         Yaml::Mapping(map) => {
             let entry = |(key, value): (&Yaml, &Yaml)| {
-                (!value.is_null()).then(|| (key.as_str().unwrap_or_default().to_owned(), from_yaml(value)))
+                (key.as_str().unwrap_or_default().to_owned(), from_yaml(value))
             };
-            Value::Object(map.iter().filter_map(entry).collect())
+            Value::Object(map.iter().map(entry).collect())
         }
     }
 }
@@ -90,17 +90,5 @@ impl<'a> Section<'a> {
     pub fn section(&self, key: &str) -> Option<Self> {
         let map = self.map.get(key)?.as_object()?;
         Some(Self { path: self.at(key), map })
-    }
-}
-
-/// The tree without the elements of lists that were set aside.
-pub fn without_nulls(value: &mut Value) {
-    match value {
-        Value::Array(items) => {
-            items.retain(|item| !item.is_null());
-            items.iter_mut().for_each(without_nulls);
-        }
-        Value::Object(map) => map.values_mut().for_each(without_nulls),
-        _ => {}
     }
 }
