@@ -125,15 +125,15 @@ impl<'a> Resolver<'a> {
         if let Some(node) = super::shape().node(&s.path) {
             super::shape().drop_set_aside(node, &mut all);
         }
-        self.from_value(s, all)
+        self.deserialize(s, all)
     }
 
     /// A section as it is written, nothing filled in.
     pub(super) fn written<T: DeserializeOwned>(&mut self, s: &Section<'_>) -> Option<T> {
-        self.from_value(s, Value::Object(s.map.clone()))
+        self.deserialize(s, Value::Object(s.map.clone()))
     }
 
-    fn from_value<T: DeserializeOwned>(&mut self, s: &Section<'_>, value: Value) -> Option<T> {
+    fn deserialize<T: DeserializeOwned>(&mut self, s: &Section<'_>, value: Value) -> Option<T> {
         let read = serde_json::from_value(value);
         read.map_err(|error| {
             let fault = Error::input(format!("`{}` cannot be read", s.key())).because(error);
