@@ -4,9 +4,9 @@
 
 use tch::Kind;
 
-use super::anomaly::OnAnomaly;
 use super::aux_model::AuxModel;
 use super::ranks::{GradientReducer, Ranks};
+use super::settings::{AnomalyConfig, LoopIntervals};
 use crate::error::Result;
 use crate::model::CausalLm;
 use crate::optim::{AdamWConfig, Schedule};
@@ -27,22 +27,12 @@ pub struct LoopConfig {
     pub grad_clip: f64,
     /// AdamW's hyper-parameters.
     pub adamw: AdamWConfig,
-    /// Micro-batches between rows of metrics.
-    pub log_interval: u64,
-    /// Micro-batches between checkpoints.
-    pub save_interval: u64,
-    /// Micro-batches between validations; `None`: with each checkpoint.
-    pub eval_interval: Option<u64>,
-    /// Numbered weight files to keep.
-    pub keep_last: usize,
+    /// How often to log, save and validate.
+    pub intervals: LoopIntervals,
     /// Type of the numbers in weight files.
     pub save_kind: Kind,
-    /// What to do about a loss or gradient that is not finite.
-    pub on_nan: OnAnomaly,
-    /// What to do about a loss spike.
-    pub on_spike: OnAnomaly,
-    /// How many times the loss's moving average counts as a spike.
-    pub spike_factor: Option<f64>,
+    /// What to do about a loss or gradient that is not finite, and about a spike.
+    pub anomalies: AnomalyConfig,
     /// Whether the loss is scaled (fp16).
     pub loss_scaling: bool,
     /// JSON that every weight file carries.

@@ -123,7 +123,8 @@ impl Trainer<'_> {
     fn run(mut self) -> Result<Outcome> {
         // All ranks have read what they start from before rank 0 writes anything.
         self.optimizers.check_same(self.model, self.ranks)?;
-        let rolls_back = [self.config.on_nan, self.config.on_spike].contains(&OnAnomaly::Rollback);
+        let rolls_back =
+            [self.config.anomalies.on_nan, self.config.anomalies.on_spike].contains(&OnAnomaly::Rollback);
         if rolls_back && self.progress.step == 0 {
             self.save_resume()?;
         }
@@ -193,7 +194,8 @@ impl Trainer<'_> {
         self.state.tokens += tokens;
         self.throughput.count(tokens);
         self.state.loss = Some(loss);
-        self.anomaly = self.anomaly.or(self.state.loss_monitor.check(loss, self.config.spike_factor));
+        self.anomaly =
+            self.anomaly.or(self.state.loss_monitor.check(loss, self.config.anomalies.spike_factor));
     }
 
     fn collect_notes(&mut self) {
@@ -264,9 +266,11 @@ impl Trainer<'_> {
     fn handle_anomaly(&mut self, anomaly: Anomaly) -> Result<()> {
         self.optimizers.zero_grad();
         let (what, policy) = match anomaly {
-            Anomaly::NotFinite => ("the loss or its gradient is not finite".to_owned(), self.config.on_nan),
+            Anomaly::NotFinite => {
+                ("the loss or its gradient is not finite".to_owned(), self.config.anomalies.on_nan)
+            }
             Anomaly::Spike(ratio) => {
-                (format!("the loss is {ratio:.1} times its running mean"), self.config.on_spike)
+                (format!("the loss is {ratio:.1} times its running mean"), self.config.anomalies.on_spike)
             }
         };
         let what = format!("micro-batch {}: {what}", self.progress.step);
@@ -292,10 +296,11 @@ impl Trainer<'_> {
 
     /// Rows of metrics, validation and checkpoints that fall due after a round.
     fn log_and_save(&mut self, round: &Round, loss: StepLoss) -> Result<()> {
-        let save = self.progress.is_due(self.config.save_interval);
-        let validate = self.config.eval_interval.map_or(save, |interval| self.progress.is_due(interval));
+        let save = self.progress.is_due(self.config.intervals.save_interval);
+        let validate =
+            self.config.intervals.eval_interval.map_or(save, |interval| self.progress.is_due(interval));
         let validation = if validate { self.objective.validate(self.model, self.ranks)? } else { Vec::new() };
-        let (step, log) = (self.progress.step, self.config.log_interval);
+        let (step, log) = (self.progress.step, self.config.intervals.log_interval);
         let at_end = self.progress.at_end();
         if step / log > (step - round.size) / log || at_end || !validation.is_empty() {
             let notes = std::mem::take(&mut self.notes);

@@ -1,19 +1,27 @@
 //! AdamW (arXiv 1711.05101) whose moments are our tensors, so that a checkpoint can hold them exactly.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::native::{AdamWStep, adamw_step, clear_grads, foreach_zero};
 
-/// AdamW's constants; PyTorch's defaults are betas 0.9 and 0.999, eps 1e-8, decay 0.01.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// AdamW's constants, as a recipe states them; the defaults are PyTorch's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AdamWConfig {
-    /// Decay rates of the two moments.
-    pub betas: (f64, f64),
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled decay, on every parameter.
+    /// AdamW's decay, on every parameter.
+    #[schemars(range(min = 0), extend("default" = 0.01))]
     pub weight_decay: f64,
+    /// AdamW's betas.
+    #[schemars(
+        with = "[f64; 2]",
+        extend("default" = [0.9, 0.999], "items" = {"type": "number", "minimum": 0, "exclusiveMaximum": 1})
+    )]
+    pub betas: (f64, f64),
+    /// AdamW's epsilon.
+    #[schemars(extend("default" = 1e-8, "exclusiveMinimum" = 0))]
+    pub eps: f64,
 }
 
 impl Default for AdamWConfig {

@@ -31,8 +31,14 @@ fn defaults_are_upstreams() {
     assert_eq!(row(p), (2, 32, 8, 5e-4, 340));
     assert_eq!(row(s), (2, 16, 1, 1e-5, 768));
     for c in [p, s] {
-        assert_eq!((c.grad_clip, c.weight_decay, c.betas, c.eps), (1.0, 0.01, (0.9, 0.999), 1e-8));
-        assert_eq!((c.log_interval, c.save_interval, c.schedule), (100, 1000, ScheduleKind::Upstream));
+        assert_eq!(
+            (c.grad_clip, c.adamw.weight_decay, c.adamw.betas, c.adamw.eps),
+            (1.0, 0.01, (0.9, 0.999), 1e-8)
+        );
+        assert_eq!(
+            (c.intervals.log_interval, c.intervals.save_interval, c.schedule),
+            (100, 1000, ScheduleKind::Upstream)
+        );
         assert_eq!((c.save_dtype, c.system_prompt_ratio, c.empty_think_ratio), (SaveDtype::Fp16, 0.2, 0.2));
         assert_eq!(c.model.as_ref().unwrap().config.hidden_size, 768);
         assert_eq!(c.tokenizer, Some(TokenizerSource::Stage("tokenizer".into())));

@@ -5,7 +5,7 @@ use tch::Kind;
 use super::context::{StageRun, StartFrom};
 use crate::engine::{Compute, LoopConfig, Objective};
 use crate::error::{Error, Result};
-use crate::optim::{AdamWConfig, Schedule};
+use crate::optim::Schedule;
 use crate::plan::{SaveDtype, TrainConfig};
 
 /// libtorch's type of the numbers in weight files.
@@ -48,15 +48,10 @@ pub fn loop_config(
         schedule,
         update_schedule,
         grad_clip: config.grad_clip,
-        adamw: AdamWConfig { betas: config.betas, eps: config.eps, weight_decay: config.weight_decay },
-        log_interval: config.log_interval as u64,
-        save_interval: config.save_interval as u64,
-        eval_interval: config.eval_interval.map(|n| n as u64),
-        keep_last: config.keep_last,
+        adamw: config.adamw,
+        intervals: config.intervals,
         save_kind: save_kind(config.save_dtype),
-        on_nan: config.on_nan,
-        on_spike: config.on_spike,
-        spike_factor: config.spike_factor,
+        anomalies: config.anomalies,
         loss_scaling: context.compute == Compute::Fp16,
         metadata,
         content_hash: stage.inputs.content_hash.clone(),

@@ -52,7 +52,7 @@ impl Trainer<'_> {
     pub(super) fn save_all(&mut self) -> Result<()> {
         self.save_resume()?;
         self.save_weights(&self.paths.weights)?;
-        if self.config.keep_last > 0 && self.ranks.is_rank0() {
+        if self.config.intervals.keep_last > 0 && self.ranks.is_rank0() {
             self.save_weights(&self.paths.folder.join(format!("step-{:08}.pth", self.progress.step)))?;
             self.remove_old_weights()?;
         }
@@ -72,7 +72,7 @@ impl Trainer<'_> {
             }
         }
         numbered.sort();
-        let surplus = numbered.len().saturating_sub(self.config.keep_last);
+        let surplus = numbered.len().saturating_sub(self.config.intervals.keep_last);
         for path in &numbered[..surplus] {
             std::fs::remove_file(path).map_err(|e| Error::io("remove an old checkpoint", path, e))?;
         }

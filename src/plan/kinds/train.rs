@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::data::OnBadRow;
-use crate::engine::OnAnomaly;
+use crate::engine::{AnomalyConfig, LoopIntervals};
 use crate::model::Era;
-use crate::optim::ScheduleKind;
+use crate::optim::{AdamWConfig, ScheduleKind};
 use crate::plan::changes::{Kinds, SettingKind};
 use crate::plan::resolve::Resolver;
 use crate::plan::schema::{DataSection, ModelSection};
@@ -63,18 +63,10 @@ pub struct TrainConfig {
     /// Largest global gradient norm; 0 turns clipping off.
     #[schemars(range(min = 0), extend("default" = 1.0))]
     pub grad_clip: f64,
-    /// AdamW's decay, on every parameter.
-    #[schemars(range(min = 0), extend("default" = 0.01))]
-    pub weight_decay: f64,
-    /// AdamW's betas.
-    #[schemars(
-        with = "[f64; 2]",
-        extend("default" = [0.9, 0.999], "items" = {"type": "number", "minimum": 0, "exclusiveMaximum": 1})
-    )]
-    pub betas: (f64, f64),
-    /// AdamW's epsilon.
-    #[schemars(extend("default" = 1e-8, "exclusiveMinimum" = 0))]
-    pub eps: f64,
+    /// AdamW's constants.
+    #[serde(flatten)]
+    #[schemars(flatten)]
+    pub adamw: AdamWConfig,
     /// The learning rate over time.
     #[schemars(extend("default" = "upstream"))]
     pub schedule: ScheduleKind,
@@ -84,30 +76,17 @@ pub struct TrainConfig {
     /// Stop after this many micro-batches; the schedule ends there too (the epochs decide).
     #[schemars(range(min = 1))]
     pub max_steps: Option<usize>,
-    /// Micro-batches between rows of metrics.
-    #[schemars(range(min = 1), extend("default" = 100))]
-    pub log_interval: usize,
-    /// Micro-batches between checkpoints.
-    #[schemars(range(min = 1), extend("default" = 1000))]
-    pub save_interval: usize,
-    /// Micro-batches between validations (at each checkpoint and at the end).
-    #[schemars(range(min = 1))]
-    pub eval_interval: Option<usize>,
-    /// Numbered checkpoints to keep beside the newest; 0 keeps the newest alone.
-    #[schemars(extend("default" = 0))]
-    pub keep_last: usize,
+    /// How often to log, save and validate.
+    #[serde(flatten)]
+    #[schemars(flatten)]
+    pub intervals: LoopIntervals,
     /// Type of the numbers in the weight file; adapters of minimind2 are fp32, as upstream's.
     #[schemars(extend("default" = "fp16"))]
     pub save_dtype: SaveDtype,
-    /// What to do about a loss that is not a number.
-    #[schemars(extend("default" = "stop"))]
-    pub on_nan: OnAnomaly,
-    /// What to do about a loss above `spike_factor` times its running mean.
-    #[schemars(extend("default" = "skip"))]
-    pub on_spike: OnAnomaly,
-    /// How many times its running mean a loss must be to count as a spike (never).
-    #[schemars(extend("exclusiveMinimum" = 1))]
-    pub spike_factor: Option<f64>,
+    /// What to do about a loss that is not a number, or far too large.
+    #[serde(flatten)]
+    #[schemars(flatten)]
+    pub anomalies: AnomalyConfig,
     /// Dropout probability while training (the model's; lora: of what goes into the adapter, 0).
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub dropout: f64,

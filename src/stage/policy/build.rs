@@ -166,7 +166,7 @@ fn completions_log(session: &Session<'_>, config: &PolicyConfig) -> Result<Compl
     if !session.stage.context.ranks.is_rank0() {
         return Ok(CompletionsLog::none());
     }
-    let interval = config.train.log_interval as u64;
+    let interval = config.train.intervals.log_interval;
     CompletionsLog::open(session.stage.folder, config.keys.keep_completions, interval)
 }
 
