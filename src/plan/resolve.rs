@@ -255,27 +255,6 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn stage(&mut self, s: &Section<'_>) -> Option<StageConfig> {
-        match s.key() {
-            "tokenizer" => self.tokenizer(s),
-            "pretrain" => self.train(s).map(StageConfig::Pretrain),
-            "sft" => self.train(s).map(StageConfig::Sft),
-            "lora" => self.lora(s),
-            "merge" => self.merge(s),
-            "reason" => self.reason(s),
-            "distill" => self.distill(s),
-            "dpo" => self.dpo(s),
-            "reward" => self.reward(s),
-            "eval" => self.eval(s),
-            "export" => self.export(s),
-            "grpo" => self.grpo(s),
-            "ppo" => self.ppo(s),
-            "spo" => self.spo(s),
-            "agent" => self.agent(s),
-            _ => None,
-        }
-    }
-
     fn note(&mut self, name: &str, config: &StageConfig) {
         let makes = match config {
             StageConfig::Tokenizer(_) => Makes::Tokenizer,

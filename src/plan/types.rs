@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 
+use schemars::SchemaGenerator;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 pub use crate::data::config::*;
 pub use crate::engine::OnAnomaly;
@@ -11,8 +13,10 @@ pub use crate::engine::device::Wanted;
 use crate::error::Place;
 use crate::model::{ModelConfig, ModelOverrides};
 pub use crate::optim::ScheduleKind;
+use crate::recipe::Section;
 
 pub use super::kinds::*;
+use super::resolve::Resolver;
 pub use super::runtime::{Precision, Runtime};
 
 /// A whole run.
@@ -47,8 +51,10 @@ pub struct StagePlan {
     pub config: StageConfig,
 }
 
+/// Each kind of stage once: its name in recipes, its settings in the plan, the struct of its keys in recipes, and the method
+/// that resolves them.
 macro_rules! stage_kinds {
-    ($($(#[$doc:meta])* $name:literal => $variant:ident($config:ty),)*) => {
+    ($($(#[$doc:meta])* $name:literal => $variant:ident($config:ty), keys $keys:ty, by $resolve:path;)*) => {
         /// What a stage does, with its settings.
         #[derive(Debug, Clone, Serialize)]
         #[serde(rename_all = "lowercase")]
@@ -67,40 +73,55 @@ macro_rules! stage_kinds {
                 }
             }
         }
+
+        /// The schema of each kind's keys.
+        pub(super) fn kind_schemas(generator: &mut SchemaGenerator) -> Map<String, Value> {
+            [$(($name.to_owned(), generator.subschema_for::<$keys>().into())),*].into_iter().collect()
+        }
+
+        impl Resolver<'_> {
+            /// The settings of the stage at `s`, whose last step is its kind; `None` where a fault was found.
+            pub(super) fn stage(&mut self, s: &Section<'_>) -> Option<StageConfig> {
+                match s.key() {
+                    $($name => $resolve(self, s),)*
+                    _ => None, // the schema knows no other: a fault already
+                }
+            }
+        }
     };
 }
 
 stage_kinds! {
     /// Trains a byte-level BPE tokenizer.
-    "tokenizer" => Tokenizer(TokenizerConfig),
+    "tokenizer" => Tokenizer(TokenizerConfig), keys TokenizerConfig, by Resolver::tokenizer;
     /// Next-token training on plain text.
-    "pretrain" => Pretrain(TrainConfig),
+    "pretrain" => Pretrain(TrainConfig), keys TrainConfig, by Resolver::pretrain;
     /// Supervised fine-tuning on conversations.
-    "sft" => Sft(TrainConfig),
+    "sft" => Sft(TrainConfig), keys TrainConfig, by Resolver::sft;
     /// Trains an adapter.
-    "lora" => Lora(LoraConfig),
+    "lora" => Lora(LoraConfig), keys LoraConfig, by Resolver::lora;
     /// Adds an adapter to weights.
-    "merge" => Merge(MergeConfig),
+    "merge" => Merge(MergeConfig), keys MergeConfig, by Resolver::merge;
     /// Fine-tuning with marked tokens.
-    "reason" => Reason(ReasonConfig),
+    "reason" => Reason(ReasonConfig), keys ReasonConfig, by Resolver::reason;
     /// Learns from a teacher.
-    "distill" => Distill(DistillStage),
+    "distill" => Distill(DistillStage), keys DistillStage, by Resolver::distill;
     /// Direct preference optimisation.
-    "dpo" => Dpo(DpoStage),
+    "dpo" => Dpo(DpoStage), keys DpoStage, by Resolver::dpo;
     /// Trains a reward model.
-    "reward" => Reward(RewardConfig),
+    "reward" => Reward(RewardConfig), keys RewardConfig, by Resolver::reward;
     /// Proximal policy optimisation.
-    "ppo" => Ppo(Box<PolicyConfig>),
+    "ppo" => Ppo(Box<PolicyConfig>), keys PpoKeys, by Resolver::ppo;
     /// Group-relative policy optimisation.
-    "grpo" => Grpo(Box<PolicyConfig>),
+    "grpo" => Grpo(Box<PolicyConfig>), keys GrpoKeys, by Resolver::grpo;
     /// Single-stream policy optimisation.
-    "spo" => Spo(Box<PolicyConfig>),
+    "spo" => Spo(Box<PolicyConfig>), keys SpoKeys, by Resolver::spo;
     /// Tool use over several turns.
-    "agent" => Agent(Box<PolicyConfig>),
+    "agent" => Agent(Box<PolicyConfig>), keys AgentKeys, by Resolver::agent;
     /// Measures a model.
-    "eval" => Eval(EvalConfig),
+    "eval" => Eval(EvalConfig), keys EvalConfig, by Resolver::eval;
     /// Writes a model for other tools.
-    "export" => Export(ExportConfig),
+    "export" => Export(ExportConfig), keys ExportConfig, by Resolver::export;
 }
 
 /// Where a tokenizer comes from.

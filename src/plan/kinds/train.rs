@@ -11,7 +11,7 @@ use crate::optim::{AdamWConfig, ScheduleKind};
 use crate::plan::changes::{Kinds, SettingKind};
 use crate::plan::resolve::Resolver;
 use crate::plan::schema::{DataSection, ModelSection};
-use crate::plan::types::{DataConfig, Init, ModelPlan, TokenizerSource};
+use crate::plan::types::{DataConfig, Init, ModelPlan, StageConfig, TokenizerSource};
 use crate::recipe::Section;
 
 /// The type of the numbers in the weight file.
@@ -124,6 +124,14 @@ impl TrainConfig {
 }
 
 impl Resolver<'_> {
+    pub(in crate::plan) fn pretrain(&mut self, s: &Section<'_>) -> Option<StageConfig> {
+        self.train(s).map(StageConfig::Pretrain)
+    }
+
+    pub(in crate::plan) fn sft(&mut self, s: &Section<'_>) -> Option<StageConfig> {
+        self.train(s).map(StageConfig::Sft)
+    }
+
     /// A stage that trains on rows; its own keys beside these are read by its kind.
     pub(in crate::plan) fn train(&mut self, s: &Section<'_>) -> Option<TrainConfig> {
         let data = self.stage_data(s);
