@@ -7,18 +7,22 @@
 //!
 //! B batch, T tokens, M labelled positions, D hidden (the teacher's may differ), V vocab of the student.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::cross_entropy::Targets;
 use crate::error::Result;
 use crate::model::ops;
 
-/// The loss's constants.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The loss's settings, as a recipe states them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DistillConfig {
-    /// Share of the cross-entropy.
+    /// Share of the cross-entropy in the loss; the rest is the divergence from the teacher.
+    #[schemars(range(min = 0, max = 1), extend("default" = 0.5))]
     pub alpha: f64,
-    /// The temperature T that divides both models' logits.
+    /// Temperature that softens both distributions.
+    #[schemars(extend("default" = 1.5, "exclusiveMinimum" = 0))]
     pub temperature: f64,
 }
 

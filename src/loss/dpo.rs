@@ -31,15 +31,18 @@ pub enum Reduction {
     Mean,
 }
 
-/// The loss's constants.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The loss's settings, as a recipe states them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DpoConfig {
     /// How strongly the reference holds.
+    #[schemars(extend("default" = 0.15, "exclusiveMinimum" = 0))]
     pub beta: f64,
-    /// Chance that a label is the wrong way round (arXiv 2305.18290's authors' conservative DPO).
+    /// Chance that a label is the wrong way round, for loss_type: sigmoid.
+    #[schemars(range(min = 0), extend("default" = 0.0, "exclusiveMaximum" = 0.5))]
     pub label_smoothing: f64,
-    /// Which loss.
-    pub loss: PairLoss,
+    /// Which preference loss.
+    #[schemars(extend("default" = "sigmoid"))]
+    pub loss_type: PairLoss,
 }
 
 /// Both answers' log-probabilities, each `[P]`.
@@ -75,7 +78,7 @@ pub fn reduce(logprobs: &Tensor, mask: &Tensor, how: Reduction) -> Tensor {
 
 /// The loss; without a `reference` its log-probabilities count as equal (reference-free).
 pub fn dpo(policy: &Pair, reference: Option<&Pair>, config: DpoConfig) -> Preferences {
-    let DpoConfig { beta, label_smoothing, loss } = config;
+    let DpoConfig { beta, label_smoothing, loss_type } = config;
     let against = |policy: &Tensor, reference: Option<&Tensor>| match reference {
         Some(reference) => policy - reference,
         None => policy.shallow_clone(),
@@ -83,7 +86,7 @@ pub fn dpo(policy: &Pair, reference: Option<&Pair>, config: DpoConfig) -> Prefer
     let chosen = against(&policy.chosen, reference.map(|r| &r.chosen)); // [P]
     let rejected = against(&policy.rejected, reference.map(|r| &r.rejected));
     let h = &chosen - &rejected;
-    let each = match loss {
+    let each = match loss_type {
         PairLoss::Sigmoid if label_smoothing == 0.0 => -(&h * beta).log_sigmoid(),
         PairLoss::Sigmoid => {
             (&h * beta).log_sigmoid() * (label_smoothing - 1.0) - (&h * -beta).log_sigmoid() * label_smoothing
@@ -117,14 +120,14 @@ mod tests {
         let log_sigmoid = |x: f64| -(1.0 + (-x).exp()).ln();
         let mean = |f: &dyn Fn(f64) -> f64| h.iter().map(|h| f(*h)).sum::<f64>() / 2.0;
         for (beta, e) in [(0.1, 0.0), (2.0, 0.0), (0.5, 0.2)] {
-            let config = DpoConfig { beta, label_smoothing: e, loss: PairLoss::Sigmoid };
+            let config = DpoConfig { beta, label_smoothing: e, loss_type: PairLoss::Sigmoid };
             let want = mean(&|h| -(1.0 - e) * log_sigmoid(beta * h) - e * log_sigmoid(-beta * h));
             assert!((value(&policy, Some(&reference), config) - want).abs() < 1e-6);
-            let ipo = DpoConfig { loss: PairLoss::Ipo, ..config };
+            let ipo = DpoConfig { loss_type: PairLoss::Ipo, ..config };
             let want = mean(&|h| (h - 0.5 / beta) * (h - 0.5 / beta));
             assert!((value(&policy, Some(&reference), ipo) - want).abs() < 1e-5);
         }
-        let config = DpoConfig { beta: 1.0, label_smoothing: 0.0, loss: PairLoss::Sigmoid };
+        let config = DpoConfig { beta: 1.0, label_smoothing: 0.0, loss_type: PairLoss::Sigmoid };
         let free = dpo(&policy, None, config);
         assert!((free.loss.double_value(&[]) + (log_sigmoid(1.0) + log_sigmoid(-2.0)) / 2.0).abs() < 1e-6);
         assert_eq!(Vec::<f32>::try_from(free.chosen_reward).unwrap(), [-3.0, -9.0]);
@@ -133,7 +136,7 @@ mod tests {
     #[test]
     fn a_policy_that_is_its_reference_has_log_two() {
         let policy = pair(&[-1.0, -2.0], &[-3.0, -1.0]);
-        let config = DpoConfig { beta: 0.15, label_smoothing: 0.1, loss: PairLoss::Sigmoid };
+        let config = DpoConfig { beta: 0.15, label_smoothing: 0.1, loss_type: PairLoss::Sigmoid };
         assert!((value(&policy, Some(&policy), config) - 2f64.ln()).abs() < 1e-6);
     }
 

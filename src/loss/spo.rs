@@ -7,7 +7,7 @@
 //! R rows, T tokens.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tch::Tensor;
 
 use super::policy::{k3, row_mean};
@@ -28,19 +28,30 @@ pub enum RhoMode {
     Constant,
 }
 
-/// The tracker's settings.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// The tracker's settings, as a recipe states them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct TrackerConfig {
-    /// How fast it forgets.
+    /// What decides how fast the baseline forgets: kl or constant. The plan's file says whether it is constant.
+    #[serde(rename(serialize = "constant_rho"), serialize_with = "is_constant")]
+    #[schemars(extend("default" = "kl"))]
     pub rho_mode: RhoMode,
-    /// What is kept at the first step, and always in mode `constant`.
+    /// Share kept at the first step, and always with rho_mode: constant.
+    #[schemars(range(min = 0, max = 1))]
     pub rho_const: f64,
-    /// The move of the mean log-probability that halves what is kept.
+    /// Move of the mean log-probability that halves what is kept.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub d_half: f64,
-    /// The smallest share of the old estimate that an update keeps.
+    /// Least share kept.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub clip_lower: f64,
-    /// The largest share of the old estimate that an update keeps.
+    /// Most share kept.
+    #[schemars(range(min = 0, max = 1))]
     pub clip_upper: f64,
+}
+
+fn is_constant<S: Serializer>(mode: &RhoMode, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_bool(*mode == RhoMode::Constant)
 }
 
 impl Default for TrackerConfig {

@@ -209,6 +209,12 @@ impl ModelOverrides {
 }
 
 impl ModelConfig {
+    /// Whether both compute the same from the same weights: dropout, which acts while training alone, does not count.
+    pub fn same_architecture(&self, other: &Self) -> bool {
+        let at_inference = |config: &Self| Self { dropout: 0.0, ..config.clone() };
+        at_inference(self) == at_inference(other)
+    }
+
     /// What must hold between keys; `own_head_dim`: whether `head_dim` was stated.
     fn check(&self, own_head_dim: bool) -> Result<()> {
         let (hidden, heads, kv) = (self.hidden_size, self.num_attention_heads, self.num_key_value_heads);

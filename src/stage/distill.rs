@@ -119,7 +119,7 @@ pub fn run(stage: StageRun<'_>, config: &DistillStage) -> Result<StageResult> {
         validation: batches.validation,
         compute: context.compute,
         teacher,
-        config: DistillConfig { alpha: config.alpha, temperature: config.temperature },
+        config: config.loss,
     };
     session.train(&model, &mut objective, &batches.prepared, Extras { chat: true, ..Extras::default() })
 }

@@ -118,11 +118,7 @@ pub fn run(stage: StageRun<'_>, config: &DpoStage) -> Result<StageResult> {
         validation: batches.validation,
         compute: context.compute,
         reference,
-        config: DpoConfig {
-            beta: config.beta,
-            label_smoothing: config.label_smoothing,
-            loss: config.loss_type,
-        },
+        config: config.loss,
         reduction: config.logprob_reduction,
     };
     session.train(&model, &mut objective, &batches.prepared, Extras { chat: true, ..Extras::default() })
@@ -136,8 +132,7 @@ fn load_reference(context: &Context<'_>, config: &DpoStage, init: &Init) -> Resu
 
 /// Checks that the reference has the policy's architecture.
 fn same_architecture(reference: &ModelConfig, policy: &ModelConfig) -> Result<()> {
-    let plain = |config: &ModelConfig| ModelConfig { dropout: 0.0, ..config.clone() };
-    if plain(reference) == plain(policy) {
+    if reference.same_architecture(policy) {
         return Ok(());
     }
     let shape = |c: &ModelConfig| {

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TrainConfig;
+use crate::loss::distill::DistillConfig;
 use crate::plan::changes::{Kinds, SettingKind};
 use crate::plan::resolve::Resolver;
 use crate::plan::schema::ModelSection;
@@ -24,12 +25,9 @@ pub struct DistillStage {
     #[serde(skip_deserializing)]
     #[schemars(!skip_deserializing, with = "ModelSection")]
     pub teacher_model: Option<ModelPlan>,
-    /// Share of the cross-entropy in the loss; the rest is the divergence from the teacher.
-    #[schemars(range(min = 0, max = 1), extend("default" = 0.5))]
-    pub alpha: f64,
-    /// Temperature that softens both distributions.
-    #[schemars(extend("default" = 1.5, "exclusiveMinimum" = 0))]
-    pub temperature: f64,
+    /// The loss's settings.
+    #[serde(flatten)]
+    pub loss: DistillConfig,
 }
 
 impl DistillStage {

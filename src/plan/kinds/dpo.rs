@@ -4,8 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TrainConfig;
-use crate::loss::dpo::{PairLoss, Reduction};
-use crate::model::ModelConfig;
+use crate::loss::dpo::{DpoConfig, PairLoss, Reduction};
 use crate::plan::changes::{Kinds, SettingKind};
 use crate::plan::resolve::Resolver;
 use crate::plan::types::{Init, ModelPlan, StageConfig};
@@ -38,15 +37,9 @@ pub struct DpoStage {
     #[serde(skip_serializing)]
     #[schemars(extend("default" = false))]
     pub reference_free: bool,
-    /// How strongly the reference holds.
-    #[schemars(extend("default" = 0.15, "exclusiveMinimum" = 0))]
-    pub beta: f64,
-    /// Chance that a label is the wrong way round, for loss_type: sigmoid.
-    #[schemars(range(min = 0), extend("default" = 0.0, "exclusiveMaximum" = 0.5))]
-    pub label_smoothing: f64,
-    /// Which preference loss.
-    #[schemars(extend("default" = "sigmoid"))]
-    pub loss_type: PairLoss,
+    /// The loss's settings.
+    #[serde(flatten)]
+    pub loss: DpoConfig,
     /// How the log-probabilities of an answer's tokens become one number.
     #[schemars(extend("default" = "sum"))]
     pub logprob_reduction: Reduction,
@@ -77,7 +70,7 @@ impl Resolver<'_> {
                 Reference::Weights(found)
             }
         };
-        if config.loss_type == PairLoss::Ipo && config.label_smoothing != 0.0 {
+        if config.loss.loss_type == PairLoss::Ipo && config.loss.label_smoothing != 0.0 {
             let what = "`label_smoothing` is for loss_type: sigmoid";
             self.fault(&s.at("label_smoothing"), what, "remove it");
         }
@@ -88,9 +81,8 @@ impl Resolver<'_> {
     fn same_shape(&mut self, at: &[String], reference: &Init, own: Option<&ModelPlan>) {
         let Init::Stage(name) = reference else { return };
         let theirs = self.above.iter().find(|a| a.name == *name).and_then(|a| a.model.clone());
-        let shape = |m: &ModelPlan| ModelConfig { dropout: 0.0, ..m.config.clone() };
         if let (Some(theirs), Some(own)) = (theirs, own)
-            && shape(&theirs) != shape(own)
+            && !theirs.config.same_architecture(&own.config)
         {
             self.fault(
                 at,

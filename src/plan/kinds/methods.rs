@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::loss::grpo::LengthNorm;
-use crate::loss::spo::RhoMode;
+use crate::loss::spo::TrackerConfig;
 use crate::plan::resolve::Resolver;
 use crate::plan::types::Init;
 use crate::recipe::Section;
@@ -173,39 +173,15 @@ pub struct SpoPlan {
     /// Weight of the KL to the reference; 0 needs none.
     #[schemars(range(min = 0))]
     pub beta: f64,
-    /// What decides how fast the baseline forgets: kl or constant. The plan's file says whether it is constant.
-    #[serde(rename(serialize = "constant_rho"), serialize_with = "is_constant")]
-    #[schemars(extend("default" = "kl"))]
-    pub rho_mode: RhoMode,
-    /// Share kept at the first step, and always with rho_mode: constant.
-    #[schemars(range(min = 0, max = 1))]
-    pub rho_const: f64,
-    /// Move of the mean log-probability that halves what is kept.
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub d_half: f64,
-    /// Least share kept.
-    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
-    pub clip_lower: f64,
-    /// Most share kept.
-    #[schemars(range(min = 0, max = 1))]
-    pub clip_upper: f64,
+    /// The tracker's settings.
+    #[serde(flatten)]
+    pub tracker: TrackerConfig,
 }
 
 impl Default for SpoPlan {
     fn default() -> Self {
-        Self {
-            beta: 0.02,
-            rho_mode: RhoMode::Kl,
-            rho_const: 0.9,
-            d_half: 0.06,
-            clip_lower: 0.5,
-            clip_upper: 0.96,
-        }
+        Self { beta: 0.02, tracker: TrackerConfig::default() }
     }
-}
-
-fn is_constant<S: Serializer>(mode: &RhoMode, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_bool(*mode == RhoMode::Constant)
 }
 
 impl Resolver<'_> {
@@ -241,10 +217,11 @@ impl Resolver<'_> {
 
     pub(super) fn spo_method(&mut self, s: &Section<'_>) -> SpoPlan {
         let plan: SpoPlan = self.read(s, &[]).unwrap_or_default();
-        if plan.clip_lower > plan.clip_upper {
+        let TrackerConfig { clip_lower, clip_upper, .. } = plan.tracker;
+        if clip_lower > clip_upper {
             self.fault(
                 &s.at("clip_lower"),
-                format!("`clip_lower` {} is above `clip_upper` {}", plan.clip_lower, plan.clip_upper),
+                format!("`clip_lower` {clip_lower} is above `clip_upper` {clip_upper}"),
                 "lower it",
             );
         }

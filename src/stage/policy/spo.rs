@@ -24,13 +24,7 @@ pub struct Spo {
 impl Spo {
     /// From the plan.
     pub fn new(plan: &SpoPlan) -> Self {
-        let config = TrackerConfig {
-            rho_mode: plan.rho_mode,
-            rho_const: plan.rho_const,
-            d_half: plan.d_half,
-            clip_lower: plan.clip_lower,
-            clip_upper: plan.clip_upper,
-        };
+        let config = plan.tracker;
         Self { beta: plan.beta, config, tracker: Tracker::new(&config) }
     }
 }
