@@ -58,7 +58,7 @@ pub(super) enum Makes {
     Model,
     /// An adapter, which with the weights it was trained on is a model too.
     Adapter,
-    /// A reward model, which does not speak.
+    /// A reward model, which cannot generate text.
     Score,
 }
 
@@ -92,6 +92,11 @@ pub(super) struct Resolver<'a> {
 /// `base` with one more step.
 pub(super) fn join(base: &[String], key: &str) -> Steps {
     base.iter().cloned().chain([key.to_owned()]).collect()
+}
+
+/// What a stage says of rows that cannot be used, for data that do not say it themselves.
+pub(super) fn on_bad_row(s: &Section<'_>) -> Option<OnBadRow> {
+    serde_json::from_value(s.map.get("on_bad_row")?.clone()).ok()
 }
 
 impl<'a> Resolver<'a> {
@@ -151,8 +156,7 @@ impl<'a> Resolver<'a> {
     /// The data of a stage.
     pub(super) fn stage_data(&mut self, s: &Section<'_>) -> DataConfig {
         let written = s.section("data").and_then(|data| self.written::<DataSection>(&data));
-        let on_bad_row = s.map.get("on_bad_row").and_then(|word| serde_json::from_value(word.clone()).ok());
-        self.data(&s.path, written.as_ref(), s.key(), self.seed, on_bad_row)
+        self.data(&s.path, written.as_ref(), s.key(), self.seed, on_bad_row(s))
     }
 
     /// A fault of the value at `path`.

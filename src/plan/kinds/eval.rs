@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::without_repeats;
 use crate::data::source;
 use crate::plan::changes::{Kinds, SettingKind};
 use crate::plan::resolve::Resolver;
@@ -121,13 +122,7 @@ impl Resolver<'_> {
             _ => MAX_SEQ_LEN,
         };
         let mut config: EvalConfig = self.read(s, &[("max_seq_len".to_owned(), trained.into())])?;
-        let mut seen = Vec::new();
-        config.tasks.retain(|task| {
-            !seen.contains(task) && {
-                seen.push(*task);
-                true
-            }
-        });
+        without_repeats(&mut config.tasks);
         if config.tasks.is_empty() {
             // As `minimind eval`: sums in words are answered, not read.
             config.tasks.push(if is_math(&data) { EvalTask::Math } else { EvalTask::Loss });

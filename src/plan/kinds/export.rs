@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::without_repeats;
 use crate::export::{Format, Options};
 use crate::plan::changes::{Kinds, SettingKind};
 use crate::plan::resolve::Resolver;
@@ -50,13 +51,7 @@ impl Resolver<'_> {
             let hint = "for example formats: [torchscript, safetensors]";
             self.missing(&s.path, "formats", "stage `export` needs `formats`", hint);
         }
-        let mut seen = Vec::new();
-        config.formats.retain(|format| {
-            !seen.contains(format) && {
-                seen.push(*format);
-                true
-            }
-        });
+        without_repeats(&mut config.formats);
         config.options = self.read(s, &[])?;
         if config.options.freeze && !config.formats.contains(&Format::Torchscript) {
             let hint = "add it to formats, or leave freeze out";

@@ -31,3 +31,13 @@ pub use reward::RewardConfig;
 pub use rollout::{GeneratedPlan, RolloutKeys, RolloutPlan, ServerPlan, UpdatePlan};
 pub use tokenizer::TokenizerConfig;
 pub use train::{SaveDtype, TrainConfig};
+
+/// Keeps the first of equal elements.
+fn without_repeats<T: Copy + PartialEq>(list: &mut Vec<T>) {
+    let mut seen = Vec::new();
+    list.retain(|item| {
+        let new = !seen.contains(item);
+        seen.push(*item);
+        new
+    });
+}

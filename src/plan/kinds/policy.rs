@@ -11,7 +11,7 @@ use super::rollout::{RolloutKeys, RolloutPlan};
 use super::train::TrainConfig;
 use crate::data::{DataConfig, DataFormat, DataSource};
 use crate::plan::changes::{Kinds, SettingKind};
-use crate::plan::resolve::Resolver;
+use crate::plan::resolve::{Resolver, on_bad_row};
 use crate::plan::schema::{DataSection, FormatName, RewardItem, ToolItem};
 use crate::plan::types::{Init, StageConfig};
 use crate::recipe::Section;
@@ -311,8 +311,7 @@ impl Resolver<'_> {
         let agent = s.key() == "agent";
         let format = written.format.or(agent.then_some(FormatName::Stated(DataFormat::Agent)));
         let written = DataSection { format, ..written };
-        let on_bad_row = s.map.get("on_bad_row").and_then(|word| serde_json::from_value(word.clone()).ok());
-        let mut data = self.data(&s.at("heldout"), Some(&written), "eval", self.seed, on_bad_row);
+        let mut data = self.data(&s.at("heldout"), Some(&written), "eval", self.seed, on_bad_row(s));
         data.shuffle = false;
         data.format = if agent { DataFormat::Agent } else { DataFormat::Prompts };
         Some(data)
