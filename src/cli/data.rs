@@ -9,10 +9,12 @@ use serde::Serialize;
 
 use super::vocabulary;
 use crate::atomic;
-use crate::data::jsonl::{self, Lines, RowError};
+use crate::data::jsonl::{self, RowError};
 use crate::data::synthetic::{self, SyntheticKind};
 use crate::data::token_file::TokenFile;
-use crate::data::{DataFormat, RowCheck, SyntheticConfig, SyntheticSplit, SyntheticTask, source};
+use crate::data::{
+    DataFormat, ReadOptions, RowCheck, SyntheticConfig, SyntheticSplit, SyntheticTask, reader, shapes, source,
+};
 use crate::error::{Error, Place, Result};
 
 /// Faults shown in full; more are only counted.
@@ -144,12 +146,14 @@ fn check(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
     }
     let look = RowCheck::new(tokenizer.map(vocabulary::load).transpose()?)?;
     let (mut good, mut bad, mut faults, mut format) = (0usize, 0usize, Vec::new(), None);
-    for line in Lines::open(file)? {
+    let options = ReadOptions::default();
+    for line in reader::open(file, &options)? {
         let line = line?;
         let usable = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
             // A file's first row that tells decides for all.
             format = format.or(source::format_of_row(&row));
-            look.check(&row, format.unwrap_or(DataFormat::Text))
+            let known = format.unwrap_or(DataFormat::Text);
+            look.check(&shapes::convert(row, known, &options)?, known)
         });
         match usable {
             Ok(()) => good += 1,
@@ -227,12 +231,14 @@ fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
     let look = RowCheck::new(tokenizer.map(vocabulary::load).transpose()?)?;
     let mut found = Stats { kind: "text", ..Stats::default() };
     let (mut format, mut tokens, mut longest) = (None, 0, 0);
-    for line in Lines::open(file)? {
+    let options = ReadOptions::default();
+    for line in reader::open(file, &options)? {
         let line = line?;
         found.bytes += line.bytes.len() as u64 + 1;
         let length = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
             format = format.or(source::format_of_row(&row));
-            look.length(&row, format.unwrap_or(DataFormat::Text))
+            let known = format.unwrap_or(DataFormat::Text);
+            look.length(&shapes::convert(row, known, &options)?, known)
         });
         match length {
             Ok(len) => {

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::data::{is_tokens, kind_of, print_json};
 use super::vocabulary;
-use crate::data::jsonl::{self, Lines, RowError, RowFault};
+use crate::data::jsonl::{self, RowError, RowFault};
 use crate::data::token_cache::TokenizedRow;
 use crate::data::token_file::TokenFile;
 use crate::data::tokenizer::StreamDecoder;
-use crate::data::{DataFormat, IGNORE_INDEX, Row, RowCheck, Tokenizer, source};
+use crate::data::{DataFormat, IGNORE_INDEX, ReadOptions, Row, RowCheck, Tokenizer, reader, shapes, source};
 use crate::error::{Error, Result};
 use crate::plan::environment;
 
@@ -143,8 +143,8 @@ fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
             printer.row(row + 1, "tokens", &parts)?;
         }
     } else {
-        let mut format = None;
-        for (i, line) in Lines::open(file)?.enumerate() {
+        let (mut format, options) = (None, ReadOptions::default());
+        for (i, line) in reader::open(file, &options)?.enumerate() {
             if i == counted {
                 more = true;
                 break;
@@ -152,7 +152,8 @@ fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
             let line = line?;
             let encoded = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
                 format = format.or(source::format_of_row(&row));
-                printer.look.encode(&row, format.unwrap_or(DataFormat::Text))
+                let known = format.unwrap_or(DataFormat::Text);
+                printer.look.encode(&shapes::convert(row, known, &options)?, known)
             });
             let known = format.unwrap_or(DataFormat::Text);
             match encoded {
@@ -251,7 +252,7 @@ fn plain(file: &Path, rows: usize, json: bool) -> Result<()> {
             shown.push(json!({"input_ids": ids, "labels": labels}));
         }
     } else {
-        for line in Lines::open(file)?.take(rows) {
+        for line in reader::open(file, &ReadOptions::default())?.take(rows) {
             let line = line?;
             shown.push(jsonl::parse(&line.bytes).map_err(|fault| fault.at(file, line.number))?);
         }

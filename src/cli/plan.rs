@@ -172,7 +172,7 @@ pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
     let rows = crate::data::prepare::quick_facts(data).ok()?.rows as u64;
     let sample = source::rows(data).ok()?.take(SAMPLE_ROWS).filter_map(|row| row.ok());
     let lens: Vec<u64> =
-        sample.map(|row| length_of(&row, tokenizer.as_ref()).clamp(1, length) as u64).collect();
+        sample.map(|row| length_of(&row.row, tokenizer.as_ref()).clamp(1, length) as u64).collect();
     let mean = lens.iter().sum::<u64>() as f64 / lens.len().max(1) as f64;
     let tokens = (rows as f64 * mean).round() as u64;
     let batch = batch.max(1) as u64;

@@ -1,5 +1,6 @@
 //! What data a stage reads and how it becomes batches: plain values that `plan` fills.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -118,6 +119,39 @@ pub enum Validation {
     Heldout,
 }
 
+/// Where one document of a text file ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TextSplit {
+    /// Each line is a document.
+    Line,
+    /// Empty lines are between documents.
+    Paragraph,
+    /// This text is between documents.
+    Marker(String),
+}
+
+/// How files are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ReadOptions {
+    /// The file's own names of columns, by what they are: `{prompt: Frage, response: Antwort}`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+    /// The encoding of text files, by its name in the Encoding Standard; `None`: UTF-8, or UTF-16 with a byte order mark.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    /// How text files are divided into documents; `None`: a file is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<TextSplit>,
+}
+
+impl ReadOptions {
+    /// Whether nothing is said: files are read as they are.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A stage's data.
 #[derive(Debug, Clone, Serialize)]
 pub struct DataConfig {
@@ -133,6 +167,9 @@ pub struct DataConfig {
     pub batching: Batching,
     /// What to do with bad rows.
     pub on_bad_row: OnBadRow,
+    /// How files are read.
+    #[serde(flatten)]
+    pub read: ReadOptions,
 }
 
 impl Default for DataConfig {
@@ -152,6 +189,7 @@ impl DataConfig {
             validation: Validation::Off,
             batching: Batching::Bucket,
             on_bad_row: OnBadRow::Error,
+            read: ReadOptions::default(),
         }
     }
 }

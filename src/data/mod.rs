@@ -1,6 +1,6 @@
 //! Bytes to batches.
 //!
-//! In reading order: `config` (what is asked for), `jsonl` (lines), `text`, `chat` and `preference` (a row to tokens),
+//! In reading order: `config` (what is asked for), `reader` (files to rows), `jsonl` (lines), `shapes` (other people's keys), `text`, `chat` and `preference` (a row to tokens),
 //! `token_cache` and `token_file` (where tokens are stored), `dataset`, `prepare` (all of it together), `packing` and `loader`
 //! (batches); `prompts` (for reinforcement learning), `episode` (rollouts), `multiple_choice` (benchmarks).
 
@@ -19,6 +19,8 @@ pub mod prepare;
 pub mod preview;
 pub mod prompts;
 pub mod random;
+pub mod reader;
+pub mod shapes;
 pub mod source;
 pub mod synthetic;
 pub mod text;

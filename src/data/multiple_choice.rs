@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::jsonl::{self, Lines, RowFault};
+use super::config::ReadOptions;
+use super::jsonl::{self, RowFault};
+use super::reader;
 use crate::error::{Error, Place, Result};
 
 /// A question with its answers.
@@ -69,7 +71,7 @@ pub fn is_multiple_choice(path: &Path) -> bool {
         if path.extension().is_some_and(|e| e == "csv") {
             return csv_rows(path).ok()?.into_iter().next();
         }
-        let line = Lines::open(path).ok()?.next()?.ok()?;
+        let line = reader::open(path, &ReadOptions::default()).ok()?.next()?.ok()?;
         let row = jsonl::parse(&line.bytes).ok()?;
         Some((line.number, row.as_object()?.clone()))
     };
@@ -98,7 +100,7 @@ type Rows = Vec<(usize, Map<String, Value>)>;
 
 fn json_rows(path: &Path) -> Result<Rows> {
     let mut rows = Vec::new();
-    for line in Lines::open(path)? {
+    for line in reader::open(path, &ReadOptions::default())? {
         let line = line?;
         match jsonl::parse(&line.bytes).map_err(|fault| fault.at(path, line.number))? {
             Value::Object(map) => rows.push((line.number, map)),

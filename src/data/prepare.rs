@@ -3,7 +3,7 @@
 //! Next: `loader`.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -14,14 +14,16 @@ use super::config::{
     DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, Validation,
 };
 use super::dataset::Dataset;
-use super::jsonl::{self, Line, Lines, RowError, RowFault};
+use super::jsonl::{self, RowError, RowFault};
 use super::preference;
 use super::random::SplitMix64;
-use super::synthetic::{self, SyntheticKind};
+use super::source::{self, SourceLines};
+use super::synthetic;
 use super::text;
 use super::token_cache::{self, TokenCache, TokenizedRow};
 use super::token_file::{TokenFile, TokenFiles};
 use super::tokenizer::{Tokenizer, chat_row};
+use super::{reader, shapes};
 use crate::error::{Error, Result};
 use crate::hash::hex;
 
@@ -161,7 +163,7 @@ pub fn quick_facts(config: &DataConfig) -> Result<QuickFacts> {
                 if config.format == DataFormat::Tokens {
                     facts.rows += TokenFile::open(path)?.rows;
                 } else {
-                    for line in Lines::open(path)? {
+                    for line in reader::open(path, &config.read)? {
                         line?;
                         facts.rows += 1;
                     }
@@ -219,6 +221,9 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
     if form != DataFormat::Text {
         key.update(format!("|{}|{}|{}", ctx.seed, ctx.system_prompt_ratio, ctx.empty_think_ratio));
     }
+    if !config.read.is_default() {
+        key.update(format!("|{:?}", config.read));
+    }
     let path = ctx.cache_dir.join(format!("{}.rows", &hex(&key.finalize())[..32]));
     let cache = match TokenCache::open(&path) {
         Some(cache) => cache,
@@ -242,27 +247,7 @@ fn build(
     ctx: &PrepareContext,
 ) -> Result<TokenCache> {
     let (format, skip) = (config.format, config.on_bad_row == OnBadRow::Skip);
-    // A row's number is its line, made unique over files by the file's place in the list.
-    let (files, lines): (Vec<PathBuf>, Box<dyn Iterator<Item = Result<Line>>>) = match source {
-        DataSource::Paths(paths) => {
-            let each = paths.clone().into_iter().enumerate().flat_map(|(i, path)| {
-                let (lines, fault) = match Lines::open(&path) {
-                    Ok(lines) => (Some(lines), None),
-                    Err(e) => (None, Some(Err(e))),
-                };
-                fault
-                    .into_iter()
-                    .chain(lines.into_iter().flatten())
-                    .map(move |line| line.map(|l| Line { number: l.number | i << 40, bytes: l.bytes }))
-            });
-            (paths.clone(), Box::new(each))
-        }
-        DataSource::Synthetic(config) => {
-            let rows = synthetic::rows(config, SyntheticKind::of(format)).enumerate();
-            let lines = rows.map(|(i, row)| Ok(Line { number: i + 1, bytes: row.to_string().into_bytes() }));
-            (vec![PathBuf::from("synthetic")], Box::new(lines))
-        }
-    };
+    let SourceLines { files, lines } = source::lines(source, format, &config.read);
     if matches!(format, DataFormat::Chat) && ctx.system_prompt_ratio > 0.0 && !tokenizer.renders_system() {
         tracing::info!(
             "the chat template shows no system prompt before an answer: none is put in front of rows"
@@ -275,14 +260,18 @@ fn build(
         empty_think_ratio: ctx.empty_think_ratio,
     };
     token_cache::build(path, lines, |line| {
-        let encoded = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
-            check(&row, format)?;
-            encode(tokenizer, &row, line.number, &options, format)
-        });
+        let encoded =
+            shapes::parse(&line.bytes, format, &config.read).map_err(RowError::Bad).and_then(|row| {
+                check(&row, format)?;
+                encode(tokenizer, &row, line.number, &options, format)
+            });
         match encoded {
             Ok(row) => Ok(Some(row)),
             Err(RowError::Bad(_)) if skip => Ok(None),
-            Err(error) => Err(error.at(&files[line.number >> 40], line.number & ((1 << 40) - 1))),
+            Err(error) => {
+                let (file, number) = source::file_and_number(line.number);
+                Err(error.at(&files[file], number))
+            }
         }
     })
 }

@@ -1,16 +1,16 @@
 //! The first rows of files as files of their own, so that what reads whole files can be asked about their beginning.
 //!
-//! Line numbers stay: blank lines are copied too. Only regular files are opened: a pipe can be read once. Next:
+//! Rows keep their numbers. Only regular files are opened: a pipe can be read once. Next:
 //! `stage::preflight`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::config::{DataConfig, DataFormat, DataSource, Validation};
-use super::jsonl::MAX_LINE_BYTES;
+use super::config::{DataConfig, DataFormat, DataSource, ReadOptions, Validation};
+use super::reader;
 use crate::error::{Error, Result};
 
 /// The most bytes that are looked at of a file, but for its first row, which is always whole.
@@ -65,43 +65,45 @@ impl Preview {
                 preview.cut = true;
                 break;
             }
-            let (copy, found) = preview.add(path, most)?;
+            let (copy, found) = preview.add(path, most, &data.read)?;
             taken += found;
             copies.push(copy);
         }
-        let mut own = DataConfig { source: DataSource::Paths(copies), ..data.clone() };
+        // The copies are JSON lines in UTF-8; the names of columns stay.
+        let read = ReadOptions { encoding: None, split: None, ..data.read.clone() };
+        let mut own = DataConfig { source: DataSource::Paths(copies), read, ..data.clone() };
         if let Validation::Path(path) = &data.validation
             && path.is_file()
         {
-            own.validation = Validation::Path(preview.add(path, rows)?.0);
+            own.validation = Validation::Path(preview.add(path, rows, &data.read)?.0);
         } else {
             own.validation = Validation::Off;
         }
         Ok(Some((preview, own)))
     }
 
-    /// Copies the first rows of a file; says how many it found.
-    fn add(&mut self, path: &Path, rows: usize) -> Result<(PathBuf, usize)> {
+    /// Copies the first rows of a file as JSON lines; says how many it found. Rows keep their numbers: empty lines stand for
+    /// what is not copied.
+    fn add(&mut self, path: &Path, rows: usize, options: &ReadOptions) -> Result<(PathBuf, usize)> {
         let below = self.folder.path().join(self.files.len().to_string());
-        let copy = below.join(path.file_name().unwrap_or(path.as_os_str()));
-        let read = |e| Error::io("read", path, e);
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        let copy = below.join(name).with_extension("jsonl");
         let write = |e| Error::io("write", &copy, e);
         std::fs::create_dir_all(&below).map_err(write)?;
-        let mut reader = BufReader::with_capacity(1 << 16, File::open(path).map_err(read)?);
+        let mut lines = reader::open(path, options)?;
         let mut writer = BufWriter::new(File::create(&copy).map_err(write)?);
-        let (mut found, mut bytes, mut line) = (0, 0, Vec::new());
+        let (mut found, mut bytes, mut number) = (0, 0, 1);
         while found < rows && (found == 0 || bytes < self.most_bytes) {
-            line.clear();
-            let length = (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(read)?;
-            if length == 0 {
-                break;
+            let Some(line) = lines.next().transpose()? else { break };
+            for _ in number..line.number {
+                writer.write_all(b"\n").map_err(write)?;
             }
-            bytes += length as u64;
-            found += usize::from(!line.iter().all(u8::is_ascii_whitespace));
-            writer.write_all(&line).map_err(write)?;
+            writer.write_all(&line.bytes).and_then(|()| writer.write_all(b"\n")).map_err(write)?;
+            (found, bytes, number) = (found + 1, bytes + line.bytes.len() as u64, line.number + 1);
         }
         writer.flush().map_err(write)?;
-        self.cut |= !reader.fill_buf().map_err(read)?.is_empty();
+        // A fault further down is met where the file is read as a whole.
+        self.cut |= lines.next().is_some();
         self.files.push((copy.clone(), path.to_owned()));
         Ok((copy, found))
     }

@@ -14,9 +14,10 @@ use super::chat::{self, ChatOptions};
 use super::config::{
     DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, SyntheticTask, Validation,
 };
-use super::jsonl::{self, Lines, RowError, RowFault, kind};
+use super::jsonl::{Line, RowError, RowFault, kind};
 use super::random::{SplitMix64, chance};
-use super::synthetic::{self, SyntheticKind};
+use super::shapes;
+use super::source::{self, SourceLines};
 use super::tokenizer::chat_row::{self, TOOL_KEYS};
 use super::tokenizer::{RenderOptions, Tokenizer};
 use crate::error::{Error, Place, Result};
@@ -199,9 +200,10 @@ impl Prompts {
         options: &PromptOptions,
     ) -> Result<Self> {
         let agent = config.format == DataFormat::Agent;
-        let (lines, content_hash) = lines(source, agent)?;
+        let (lines, content_hash) = lines(source, config)?;
         let usable = |(place, number, bytes): Numbered| -> Result<PromptRow> {
-            let row = jsonl::parse(&bytes).and_then(|row| prompt_row(number, row, agent));
+            let row = shapes::parse(&bytes, config.format, &config.read);
+            let row = row.and_then(|row| prompt_row(number, row, agent));
             let row = row.map_err(RowFault::into_error).and_then(|row| {
                 fits(tokenizer, &row, options)?;
                 Ok(row)
@@ -236,25 +238,19 @@ impl Prompts {
 type Numbered = (Place, usize, Vec<u8>);
 
 /// Every line, and the hash of all.
-fn lines(source: &DataSource, agent: bool) -> Result<(Vec<Numbered>, String)> {
-    let mut found = Vec::new();
-    match source {
-        DataSource::Synthetic(world) => {
-            let task = if agent { SyntheticTask::Tools } else { world.task };
-            let world = SyntheticConfig { task, ..world.clone() };
-            for (i, row) in synthetic::rows(&world, SyntheticKind::Chat).enumerate() {
-                found.push((Place::line("synthetic", i + 1), i + 1, row.to_string().into_bytes()));
-            }
+fn lines(source: &DataSource, config: &DataConfig) -> Result<(Vec<Numbered>, String)> {
+    let source = match source {
+        DataSource::Synthetic(world) if config.format == DataFormat::Agent => {
+            DataSource::Synthetic(SyntheticConfig { task: SyntheticTask::Tools, ..world.clone() })
         }
-        DataSource::Paths(paths) => {
-            for (i, path) in paths.iter().enumerate() {
-                for line in Lines::open(path)? {
-                    let line = line?;
-                    found.push((Place::line(path, line.number), line.number | i << 40, line.bytes));
-                }
-            }
-        }
-    }
+        other => other.clone(),
+    };
+    let SourceLines { files, lines } = source::lines(&source, config.format, &config.read);
+    let numbered = |line: Line| {
+        let (file, number) = source::file_and_number(line.number);
+        (Place::line(&files[file], number), line.number, line.bytes)
+    };
+    let found = lines.map(|line| line.map(numbered)).collect::<Result<Vec<Numbered>>>()?;
     let mut hash = Sha256::new();
     for (_, _, bytes) in &found {
         hash.update(bytes);

@@ -5,42 +5,99 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::config::{DataConfig, DataFormat, DataSource, OnBadRow};
-use super::jsonl::{self, Lines, RowError, RowFault};
+use super::config::{DataConfig, DataFormat, DataSource, OnBadRow, ReadOptions};
+use super::jsonl::{self, Line, RowFault};
+use super::reader::{self, RowReader};
+use super::shapes;
 use super::synthetic::{self, SyntheticKind};
 use super::tokenizer::{ChatTemplate, RenderOptions, chat_row, train};
-use crate::error::Result;
+use crate::error::{Error, Place, Result};
 
-/// Rows, or the fault of one.
-pub type RowIter = Box<dyn Iterator<Item = Result<Value>>>;
-
-/// The rows of a file, each with its line as place where it is bad.
-fn file_rows(path: PathBuf, skip: bool) -> Result<impl Iterator<Item = Result<Value>>> {
-    Ok(Lines::open(&path)?.filter_map(move |line| match line {
-        Err(error) => Some(Err(error)),
-        Ok(line) => match jsonl::parse(&line.bytes) {
-            Ok(row) => Some(Ok(row)),
-            Err(_) if skip => None,
-            Err(fault) => Some(Err(fault.at(&path, line.number))),
-        },
-    }))
+/// The text of a row with its place. Its number is made unique over files by the file's place in the list ([`NUMBER_BITS`]).
+pub struct SourceLines {
+    /// The files, for places.
+    pub files: Vec<PathBuf>,
+    /// Every row in order.
+    pub lines: RowReader,
 }
 
-/// Every row of a source in order, not tokenised.
+/// The bits of a row's number that count within its file; those above are the file's place in the list.
+const NUMBER_BITS: u32 = 40;
+
+/// The file (its place in the list) and the number in it of a row of several files.
+pub fn file_and_number(number: usize) -> (usize, usize) {
+    (number >> NUMBER_BITS, number & ((1 << NUMBER_BITS) - 1))
+}
+
+/// Every row of a source in order, as text. Files are opened as they are reached.
+pub fn lines(source: &DataSource, format: DataFormat, options: &ReadOptions) -> SourceLines {
+    match source {
+        DataSource::Synthetic(world) => {
+            let rows = synthetic::rows(world, SyntheticKind::of(format)).enumerate();
+            let lines = rows.map(|(i, row)| Ok(Line { number: i + 1, bytes: row.to_string().into_bytes() }));
+            SourceLines { files: vec![PathBuf::from("synthetic")], lines: Box::new(lines) }
+        }
+        DataSource::Paths(paths) => {
+            let options = options.clone();
+            let each = paths.clone().into_iter().enumerate().flat_map(move |(i, path)| {
+                let (lines, fault) = match reader::open(&path, &options) {
+                    Ok(lines) => (Some(lines), None),
+                    Err(error) => (None, Some(Err(error))),
+                };
+                let number = move |line: Line| Line { number: line.number | i << NUMBER_BITS, ..line };
+                fault.into_iter().chain(lines.into_iter().flatten()).map(move |line| line.map(number))
+            });
+            SourceLines { files: paths.clone(), lines: Box::new(each) }
+        }
+    }
+}
+
+impl SourceLines {
+    /// The place of a row.
+    pub fn place(&self, number: usize) -> Place {
+        let (file, number) = file_and_number(number);
+        Place::line(&self.files[file], number)
+    }
+}
+
+/// A row in MiniMind's keys, with its place.
+#[derive(Debug, Clone)]
+pub struct SourceRow {
+    /// File and line.
+    pub place: Place,
+    /// The row.
+    pub row: Value,
+}
+
+/// Every row of a source in order, in MiniMind's keys, not tokenised.
 ///
 /// # Errors
-/// A file cannot be opened. Bad rows come as errors of the iterator, unless they are skipped.
-pub fn rows(config: &DataConfig) -> Result<RowIter> {
-    let paths = match &config.source {
-        DataSource::Synthetic(world) => {
-            let kind = SyntheticKind::of(config.format);
-            return Ok(Box::new(synthetic::rows(world, kind).map(Ok)));
-        }
-        DataSource::Paths(paths) => paths,
-    };
+/// The first file cannot be opened. Others, and bad rows, come as errors of the iterator; bad rows are left out where they
+/// are skipped.
+pub fn rows(config: &DataConfig) -> Result<impl Iterator<Item = Result<SourceRow>> + use<>> {
+    if let DataSource::Paths(paths) = &config.source
+        && let Some(first) = paths.first()
+    {
+        drop(reader::open(first, &config.read)?);
+    }
+    let (format, options) = (config.format, config.read.clone());
     let skip = config.on_bad_row == OnBadRow::Skip;
-    let files = paths.iter().map(|path| file_rows(path.clone(), skip)).collect::<Result<Vec<_>>>()?;
-    Ok(Box::new(files.into_iter().flatten()))
+    let SourceLines { files, mut lines } = lines(&config.source, format, &options);
+    Ok(std::iter::from_fn(move || {
+        loop {
+            let line = match lines.next()? {
+                Ok(line) => line,
+                Err(error) => return Some(Err(error)),
+            };
+            let (file, number) = file_and_number(line.number);
+            let place = Place::line(&files[file], number);
+            match shapes::parse(&line.bytes, format, &options) {
+                Ok(row) => return Some(Ok(SourceRow { place, row })),
+                Err(_) if skip => {}
+                Err(fault) => return Some(Err(fault.into_error().at(place))),
+            }
+        }
+    }))
 }
 
 /// The text of every row: its `text`, or what its messages say. For a row with tools, all that our chat template makes of
@@ -49,19 +106,16 @@ pub fn rows(config: &DataConfig) -> Result<RowIter> {
 /// # Errors
 /// As [`rows`].
 pub fn texts(config: &DataConfig) -> Result<impl Iterator<Item = Result<String>> + use<>> {
-    let place = match &config.source {
-        DataSource::Paths(paths) if paths.len() == 1 => Some(paths[0].clone()),
-        _ => None,
-    };
     let skip = config.on_bad_row == OnBadRow::Skip;
     let template = train::template()?;
-    Ok(rows(config)?.enumerate().filter_map(move |(i, row)| {
-        let text = row.map_err(RowError::Failed).and_then(|row| Ok(row_text(&row, &template)?));
-        match text {
-            Err(RowError::Bad(_)) if skip => None,
-            text => {
-                Some(text.map_err(|error| error.at(place.as_deref().unwrap_or(Path::new("data")), i + 1)))
-            }
+    Ok(rows(config)?.filter_map(move |row| {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => return Some(Err(error)),
+        };
+        match row_text(&row.row, &template) {
+            Err(_) if skip => None,
+            text => Some(text.map_err(|fault| fault.into_error().at(row.place))),
         }
     }))
 }
@@ -91,6 +145,14 @@ fn row_text(row: &Value, template: &ChatTemplate) -> Result<String, RowFault> {
     Ok(turns.iter().filter_map(|turn| turn["content"].as_str()).collect::<Vec<_>>().join("\n"))
 }
 
+/// The first row of a file as it stands.
+fn first_row(path: &Path) -> Result<Option<Value>> {
+    let Some(line) = reader::open(path, &ReadOptions::default())?.next().transpose()? else {
+        return Ok(None);
+    };
+    jsonl::parse(&line.bytes).map(Some).map_err(|fault| fault.at(path, line.number))
+}
+
 /// A file's format by its first row, and whether that row holds an `answer` to check against.
 ///
 /// # Errors
@@ -99,9 +161,9 @@ pub fn detect_format(path: &Path) -> Result<(DataFormat, bool)> {
     if path.extension().is_some_and(|e| e == "safetensors") {
         return Ok((DataFormat::Tokens, false));
     }
-    let Some(row) = file_rows(path.to_owned(), false)?.next().transpose()? else {
-        return Err(crate::error::Error::input("the file holds no row")
-            .at(crate::error::Place::file(path))
+    let Some(row) = first_row(path)? else {
+        return Err(Error::input("the file holds no row")
+            .at(Place::file(path))
             .hint("one JSON object a line"));
     };
     Ok((format_of_row(&row).unwrap_or(DataFormat::Text), row.get("answer").is_some()))
@@ -112,8 +174,7 @@ pub fn is_math(path: &Path) -> bool {
     if !path.is_file() || path.extension().is_some_and(|e| e == "safetensors") {
         return false;
     }
-    let first = file_rows(path.to_owned(), false).ok().and_then(|mut rows| rows.next()?.ok());
-    first.is_some_and(|row| {
+    first_row(path).ok().flatten().is_some_and(|row| {
         let given = |field: &str| row.get(field).is_some_and(chat_row::is_truthy);
         given("gt") || (given("question") && given("answer") && !given("choices") && !given("conversations"))
     })

@@ -168,6 +168,7 @@ fn tokens_config(path: &Path, validation: Validation) -> DataConfig {
         validation,
         batching: Batching::Bucket,
         on_bad_row: OnBadRow::Error,
+        read: ReadOptions::default(),
     }
 }
 
@@ -295,6 +296,7 @@ fn world_config(split: SyntheticSplit, validation: Validation) -> DataConfig {
         validation,
         batching: Batching::Bucket,
         on_bad_row: OnBadRow::Error,
+        read: ReadOptions::default(),
     }
 }
 

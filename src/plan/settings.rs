@@ -130,6 +130,7 @@ impl Resolver<'_> {
                 given => given.unwrap_or_default(),
             },
             on_bad_row: d.on_bad_row.or(on_bad_row).unwrap_or_default(),
+            read: ReadOptions::default(),
         }
     }
 

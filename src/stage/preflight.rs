@@ -11,11 +11,12 @@ use super::eval::math;
 use super::policy::build::prompt_options;
 use crate::checkpoint::{resolve_model_path, safetensors};
 use crate::data::preview::Preview;
+use crate::data::source::{self, SourceRow};
 use crate::data::{
-    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, Prompts, Recorded, Tokenizer, jsonl,
-    multiple_choice, prepare, prompts, source, token_file,
+    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, Prompts, Recorded, Tokenizer,
+    multiple_choice, prepare, prompts, token_file,
 };
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
 use crate::plan::{
     EvalConfig, EvalTask, Init, Plan, PolicyConfig, RolloutPlan, StageConfig, StagePlan, TokenizerSource,
     TrainConfig,
@@ -107,8 +108,9 @@ impl DataChecker<'_> {
     ) -> Result<()> {
         check_head(data, &mut |data, preview| {
             let Some(tokenizer) = tokenizer else {
-                return source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
-                    prepare::check(&row?, data.format).map_err(|fault| fault.at(&path, line))
+                return source::rows(data)?.try_for_each(|row| {
+                    let SourceRow { place, row } = row?;
+                    prepare::check(&row, data.format).map_err(|fault| fault.into_error().at(place))
                 });
             };
             let settings = PrepareContext {
@@ -140,8 +142,9 @@ impl DataChecker<'_> {
                 Some(tokenizer) => Prompts::load(data, tokenizer, &options).map(|_| ()),
                 None => {
                     let agent = data.format == DataFormat::Agent;
-                    source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
-                        prompts::check(row?, agent).map_err(|fault| fault.at(&path, line))
+                    source::rows(data)?.try_for_each(|row| {
+                        let SourceRow { place, row } = row?;
+                        prompts::check(row, agent).map_err(|fault| fault.into_error().at(place))
                     })
                 }
             })?;
@@ -162,8 +165,9 @@ impl DataChecker<'_> {
         }
         if c.tasks.contains(&EvalTask::Math) {
             check_head(&c.data, &mut |data, _| {
-                source::rows(data)?.zip(places(data)?).try_for_each(|(row, (path, line))| {
-                    math::check(&row?).map_err(|fault| fault.at(Place::line(path, line)))
+                source::rows(data)?.try_for_each(|row| {
+                    let SourceRow { place, row } = row?;
+                    math::check(&row).map_err(|fault| fault.at(place))
                 })
             })?;
         }
@@ -177,22 +181,6 @@ impl DataChecker<'_> {
 
 fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |about| about.len())
-}
-
-/// File and line of each row that can be read.
-fn places(data: &DataConfig) -> Result<impl Iterator<Item = (PathBuf, usize)> + use<>> {
-    let DataSource::Paths(paths) = &data.source else { unreachable!("a preview is of files") };
-    let skip = data.on_bad_row == OnBadRow::Skip;
-    let mut all = Vec::new();
-    for path in paths {
-        for line in jsonl::Lines::open(path)? {
-            let line = line?;
-            if !skip || jsonl::parse(&line.bytes).is_ok() {
-                all.push((path.clone(), line.number));
-            }
-        }
-    }
-    Ok(all.into_iter())
 }
 
 /// Calls `read` with the first rows of `data`; its faults are placed at the files themselves.

@@ -55,7 +55,7 @@ pub fn row_count(config: &SyntheticConfig) -> usize {
 }
 
 /// Rows of the world.
-pub fn rows(config: &SyntheticConfig, kind: SyntheticKind) -> Box<dyn Iterator<Item = Value>> {
+pub fn rows(config: &SyntheticConfig, kind: SyntheticKind) -> Box<dyn Iterator<Item = Value> + Send> {
     let heldout = config.split == SyntheticSplit::Heldout;
     let count = row_count(config);
     let world = world::World::new(config.seed);

@@ -60,9 +60,9 @@ pub fn measure(
 ) -> Result<(Map<String, Value>, Vec<Value>)> {
     let mut rows = Vec::new();
     for row in source::rows(what.data)?.take(what.limit.unwrap_or(usize::MAX)) {
-        let row = row?;
-        let asked = messages(&row)
-            .ok_or_else(|| Error::input(format!("row {} has no question", rows.len() + 1)).hint(FORM))?;
+        let source::SourceRow { place, row } = row?;
+        let asked =
+            messages(&row).ok_or_else(|| Error::input("the row has no question").at(place).hint(FORM))?;
         rows.push((row, asked));
     }
     if rows.is_empty() {

@@ -153,7 +153,7 @@ fn questions(what: &Measurement<'_>) -> Result<Vec<Question>> {
         if what.limit.is_some_and(|limit| questions.len() >= limit) {
             break;
         }
-        questions.extend(Question::from_row(&row?));
+        questions.extend(Question::from_row(&row?.row));
     }
     if questions.is_empty() {
         return Err(Error::input("no row holds a question with an answer")

