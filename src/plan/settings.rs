@@ -109,16 +109,10 @@ impl Resolver<'_> {
             );
         }
         let d = section.cloned().unwrap_or_default();
-        let synthetic = d.synthetic.as_ref().and_then(|synthetic| synthetic.0.as_ref());
         if section.is_some() {
-            self.one_source(&base, &d, synthetic.is_some());
+            self.one_source(&base, &d.rows);
         }
-        let files = self.data_files(&base, &d, kind);
-        let format = self.data_format(&base, &d, kind, synthetic.is_some());
-        let source = match synthetic {
-            Some(own) => DataSource::Synthetic(synthetic_rows(own, kind, format, seed)),
-            None => DataSource::Paths(files),
-        };
+        let (source, format) = self.source(&base, &d.rows, kind, seed);
         let validation = self.validation(&base, d.validation, &source);
         DataConfig {
             source,
@@ -134,8 +128,26 @@ impl Resolver<'_> {
         }
     }
 
+    /// Where the rows of a section come from, and their shape.
+    fn source(
+        &mut self,
+        base: &[String],
+        rows: &RowsSection,
+        kind: &str,
+        seed: u64,
+    ) -> (DataSource, DataFormat) {
+        let files = self.data_files(base, rows, kind);
+        let format = self.data_format(base, rows, kind);
+        let source = match rows.synthetic() {
+            Some(own) => DataSource::Synthetic(synthetic_rows(own, kind, format, seed)),
+            None => DataSource::Paths(files),
+        };
+        (source, format)
+    }
+
     /// Rows come from one of path, paths and synthetic.
-    fn one_source(&mut self, base: &[String], d: &DataSection, synthetic: bool) {
+    fn one_source(&mut self, base: &[String], d: &RowsSection) {
+        let synthetic = d.synthetic().is_some();
         let given = usize::from(d.path.is_some()) + usize::from(d.paths.is_some()) + usize::from(synthetic);
         let aside = ["path", "paths", "synthetic"]
             .iter()
@@ -149,7 +161,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn data_files(&mut self, base: &[String], d: &DataSection, kind: &str) -> Vec<PathBuf> {
+    fn data_files(&mut self, base: &[String], d: &RowsSection, kind: &str) -> Vec<PathBuf> {
         let mut files: Vec<(Vec<String>, &String)> = Vec::new();
         files.extend(d.path.iter().map(|p| (join(base, "path"), p)));
         for (index, path) in d.paths.iter().flatten().enumerate() {
@@ -164,7 +176,7 @@ impl Resolver<'_> {
     }
 
     /// The shape of rows: as stated, else by the files' ending and the stage's kind.
-    fn data_format(&mut self, base: &[String], d: &DataSection, kind: &str, synthetic: bool) -> DataFormat {
+    fn data_format(&mut self, base: &[String], d: &RowsSection, kind: &str) -> DataFormat {
         let tokens =
             d.path.iter().chain(d.paths.iter().flatten().flatten()).any(|f| f.ends_with(".safetensors"));
         let format = d.format.and_then(FormatName::stated).unwrap_or(match kind {
@@ -176,7 +188,7 @@ impl Resolver<'_> {
             _ => DataFormat::Chat,
         });
         let at = join(base, "format");
-        if synthetic && format == DataFormat::Tokens {
+        if d.synthetic().is_some() && format == DataFormat::Tokens {
             self.fault(&at, "synthetic rows have no format `tokens`", "use text, chat or preference");
         }
         let pairs = matches!(kind, "dpo" | "reward");

@@ -307,10 +307,10 @@ impl Resolver<'_> {
 
     /// The prompts to measure on.
     fn heldout(&mut self, s: &Section<'_>) -> Option<DataConfig> {
-        let written: DataSection = self.written(&s.section("heldout")?)?;
+        let mut written: DataSection = self.written(&s.section("heldout")?)?;
         let agent = s.key() == "agent";
-        let format = written.format.or(agent.then_some(FormatName::Stated(DataFormat::Agent)));
-        let written = DataSection { format, ..written };
+        let format = written.rows.format.or(agent.then_some(FormatName::Stated(DataFormat::Agent)));
+        written.rows.format = format;
         let mut data = self.data(&s.at("heldout"), Some(&written), "eval", self.seed, on_bad_row(s));
         data.shuffle = false;
         data.format = if agent { DataFormat::Agent } else { DataFormat::Prompts };

@@ -56,12 +56,9 @@ pub struct ModelSection {
     pub stated: ModelOverrides,
 }
 
-/// Rows and how they become batches. Give one of path, paths, synthetic; a file's name alone, or a list of names, is
-/// the same as path or paths.
+/// Where rows come from and how they are read: what `data` and each part of a mixture may say.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(transform = or_files)]
-pub struct DataSection {
+pub struct RowsSection {
     /// One file.
     pub path: Option<String>,
     /// Several files, read one after another.
@@ -70,6 +67,23 @@ pub struct DataSection {
     pub synthetic: Option<Synthetic>,
     /// The shape of rows (auto: by the file's ending and the stage's kind).
     pub format: Option<FormatName>,
+}
+
+impl RowsSection {
+    /// The built-in world, where it is asked for.
+    pub fn synthetic(&self) -> Option<&SyntheticSection> {
+        self.synthetic.as_ref().and_then(|synthetic| synthetic.0.as_ref())
+    }
+}
+
+/// Rows and how they become batches. Give one of path, paths, synthetic; a file's name alone, or a list of names, is
+/// the same as path or paths.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields, transform = or_files)]
+pub struct DataSection {
+    /// Which rows.
+    #[serde(flatten)]
+    pub rows: RowsSection,
     /// Whether each epoch draws a new order (true).
     pub shuffle: Option<bool>,
     /// Validation rows: a share 0..1 of these rows, a file, or heldout for the built-in world (0: none).
