@@ -6,7 +6,6 @@ pub mod adapter;
 pub mod bench;
 pub mod chat;
 pub mod data;
-mod data_show;
 pub mod doctor;
 pub mod eval;
 pub mod export;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::data::{is_tokens, kind_of, print_json};
-use super::vocabulary;
+use super::{is_tokens, kind_of, print_json};
+use crate::cli::vocabulary;
 use crate::data::jsonl::{self, RowError, RowFault};
 use crate::data::token_cache::TokenizedRow;
 use crate::data::token_file::TokenFile;

@@ -1,0 +1,76 @@
+//! `minimind data`: check a file row by row, count it, look at it, or write the built-in world; one file a command.
+//!
+//! Results go to stdout; the faults of `check` come back as one error, exit code 2.
+
+mod check;
+mod show;
+mod stats;
+mod synth;
+
+use std::path::Path;
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::data::DataFormat;
+use crate::error::{Error, Result};
+
+/// What `minimind data` was asked to do.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Name every row that cannot be used; exit 2 if there is one
+    Check(check::Args),
+    /// Count rows, bytes and (with a tokenizer) tokens
+    Stats(stats::Args),
+    /// Print the first rows; with a tokenizer, which of their tokens carry loss
+    Show(show::Args),
+    /// Write rows of the built-in world
+    Synth(synth::Args),
+}
+
+/// Checks, counts, shows or writes a data file.
+///
+/// # Errors
+/// A file cannot be read or written. `check` returns every bad row as one input error (exit code 2).
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Check(args) => check::run(&args),
+        Command::Stats(args) => stats::run(&args),
+        Command::Show(args) => show::run(args),
+        Command::Synth(args) => synth::run(args),
+    }
+}
+
+/// Prints one indented JSON value to stdout.
+///
+/// # Errors
+/// The value cannot be written as JSON.
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text =
+        serde_json::to_string_pretty(value).map_err(|e| Error::failed("cannot write JSON").because(e))?;
+    println!("{text}");
+    Ok(())
+}
+
+/// Whether a file holds token ids (`.safetensors`) and not JSON rows.
+fn is_tokens(file: &Path) -> bool {
+    file.extension().is_some_and(|e| e == "safetensors")
+}
+
+/// A format's name for people; `text` where no row has told the format yet.
+fn kind_of(format: Option<DataFormat>) -> &'static str {
+    match format {
+        Some(DataFormat::Chat) => "chat",
+        Some(DataFormat::Preference) => "preference",
+        Some(DataFormat::Prompts) => "prompts",
+        Some(DataFormat::Agent) => "agent",
+        Some(DataFormat::Tokens) => "tokens",
+        Some(DataFormat::Text) | None => "text",
+    }
+}
