@@ -2,12 +2,12 @@
 //!
 //! Blank lines are skipped. Not here: what a row means (`text`, `chat`).
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::reader::bytes::{self, Bytes};
 use crate::error::{Error, Place, Result};
 
 /// The longest line read; a longer one is a fault, not memory.
@@ -95,23 +95,22 @@ pub struct Line {
 /// Reads a file line by line.
 pub struct Lines {
     path: PathBuf,
-    reader: BufReader<File>,
+    reader: Bytes,
     number: usize,
 }
 
 impl Lines {
-    /// Opens a file at its first line.
+    /// Opens a file at its first line; it may be compressed.
     ///
     /// # Errors
     /// There is no such file, or it is a folder (input); or it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = crate::files::open(path).map_err(|e| missing(path, e))?;
-        if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(Error::input("a folder, not a file")
-                .at(Place::file(path))
-                .hint("name the .jsonl file in it"));
-        }
-        Ok(Self { path: path.to_owned(), reader: BufReader::with_capacity(1 << 20, file), number: 0 })
+        Ok(Self::new(path, bytes::open(path, None)?))
+    }
+
+    /// The lines of a file that was opened.
+    pub fn new(path: &Path, reader: Bytes) -> Self {
+        Self { path: path.to_owned(), reader, number: 0 }
     }
 
     fn read(&mut self) -> Result<Option<Line>> {
@@ -120,7 +119,7 @@ impl Lines {
             let read = (&mut self.reader)
                 .take(MAX_LINE_BYTES)
                 .read_until(b'\n', &mut bytes)
-                .map_err(|e| Error::io("read", &self.path, e))?;
+                .map_err(|e| bytes::fault(Place::line(&self.path, self.number + 1), e))?;
             if read == 0 {
                 return Ok(None);
             }
@@ -131,9 +130,6 @@ impl Lines {
                     "one JSON object a line: is this a JSON-lines file?",
                 )
                 .at(&self.path, self.number));
-            }
-            if self.number == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
-                bytes.drain(..3);
             }
             while bytes.last().is_some_and(u8::is_ascii_whitespace) {
                 bytes.pop();

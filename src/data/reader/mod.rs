@@ -2,13 +2,18 @@
 //!
 //! A reader holds one row (or one batch of columns) at a time, so that a file larger than memory can be read. A row's number is
 //! its line in text files and its place from 1 in files without lines (JSON lists, parquet, arrow). What a row means is
-//! `shapes`' to say. Next: `jsonl`, the lines of a file.
+//! `shapes`' to say. In reading order: `kind` (what a file is), `bytes` (opened, unpacked, decoded), and a file a kind.
 
 use std::path::Path;
 
 use super::config::ReadOptions;
 use super::jsonl::{Line, Lines};
-use crate::error::Result;
+use crate::error::{Error, Place, Result};
+
+pub mod bytes;
+mod kind;
+
+pub use kind::{FileKind, KNOWN_ENDINGS, kind_of};
 
 /// Rows as they are read: the text of one JSON object each.
 pub type RowReader = Box<dyn Iterator<Item = Result<Line>> + Send>;
@@ -16,7 +21,12 @@ pub type RowReader = Box<dyn Iterator<Item = Result<Line>> + Send>;
 /// Opens a file at its first row.
 ///
 /// # Errors
-/// There is no such file, or it is a folder (input); or it cannot be opened.
-pub fn open(path: &Path, _options: &ReadOptions) -> Result<RowReader> {
-    Ok(Box::new(Lines::open(path)?))
+/// There is no such file, it is a folder, or of no known kind (input); or it cannot be opened.
+pub fn open(path: &Path, options: &ReadOptions) -> Result<RowReader> {
+    let text = || bytes::open(path, options.encoding.as_deref());
+    let kind = kind_of(path, options)?;
+    Ok(match kind {
+        FileKind::JsonLines => Box::new(Lines::new(path, text()?)),
+        _ => return Err(Error::input(format!("{kind:?} files are not read yet")).at(Place::file(path))),
+    })
 }
