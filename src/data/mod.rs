@@ -11,6 +11,7 @@ pub mod config;
 pub mod dataset;
 pub mod episode;
 pub mod jsonl;
+pub mod language;
 pub mod loader;
 pub mod multiple_choice;
 pub mod packing;
