@@ -79,7 +79,9 @@ fn schema(file: &Path, opened: &Opened) -> Result<Box<dyn Constraint + Send>> {
     let schema = serde_json::from_str(&text)
         .map_err(|e| Error::input("the JSON Schema is not JSON").at(Place::file(file)).because(e))?;
     let tokenizer = opened.tokenizer()?;
-    Grammars::new(&tokenizer.token_bytes(), &opened.ends)?.json(&schema).map_err(|e| e.at(Place::file(file)))
+    Grammars::new(&tokenizer.plain_token_bytes(), &opened.ends)?
+        .json(&schema)
+        .map_err(|e| e.at(Place::file(file)))
 }
 
 /// Generates one completion and prints it as it comes, or at the end as one JSON object.

@@ -29,6 +29,18 @@ impl Tokenizer {
             })
             .collect()
     }
+
+    /// The same without added tokens, special or not, as grammars want it: a marker such as `</tool_call>` inside a JSON string
+    /// would be that marker again when the conversation comes back as a prompt. Grammars name the markers that they write.
+    pub fn plain_token_bytes(&self) -> Vec<Option<Vec<u8>>> {
+        let mut bytes = self.token_bytes();
+        for id in self.inner.get_added_tokens_decoder().keys() {
+            if let Some(token) = bytes.get_mut(*id as usize) {
+                *token = None;
+            }
+        }
+        bytes
+    }
 }
 
 #[cfg(test)]

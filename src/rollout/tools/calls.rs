@@ -46,7 +46,7 @@ impl ToolCall {
         if !arguments.is_object() {
             return Self::broken(name, "`arguments` is not an object");
         }
-        Self { name: name.to_owned(), arguments, fault: None }
+        Self { name: name.to_owned(), arguments: without_negative_zero(arguments), fault: None }
     }
 
     /// The call as a message's `tool_calls` holds it.
@@ -65,11 +65,11 @@ impl ToolCallFormat {
         }
         let mut calls = Vec::new();
         while let Some((_, after)) = rest.split_once(&self.start_marker) {
+            let end = self.block_end(after, true);
             let (block, next) = if self.end_marker.is_empty() {
-                let at = after.find(&self.start_marker).unwrap_or(after.len());
-                after.split_at(at)
-            } else if let Some(parts) = after.split_once(&self.end_marker) {
-                parts
+                after.split_at(end.unwrap_or(after.len()))
+            } else if let Some(at) = end {
+                (&after[..at], &after[at + self.end_marker.len()..])
             } else {
                 calls.push(ToolCall::broken(
                     "",
@@ -81,6 +81,17 @@ impl ToolCallFormat {
             calls.extend(self.parse_block(block, tools));
         }
         calls
+    }
+
+    /// Where a block ends: at its end marker, or the next start marker where the form has none. A marker inside a JSON
+    /// string is text. `complete`: whether nothing follows `text`; until then a string that is open may still close.
+    pub fn block_end(&self, text: &str, complete: bool) -> Option<usize> {
+        let marker = if self.end_marker.is_empty() { &self.start_marker } else { &self.end_marker };
+        match self.body {
+            _ if marker.is_empty() => None,
+            Body::Json { .. } | Body::Named { .. } => find_outside_strings(text, marker, complete),
+            Body::Pairs { .. } => text.find(marker),
+        }
     }
 
     /// Where a call is the whole text: that text, if it may be one.
@@ -158,7 +169,12 @@ impl ToolCallFormat {
             } else {
                 after.split_once(value_start).map_or("", |(_, v)| v)
             };
-            let Some((value, after)) = after.split_once(value_end) else {
+            // JSON may quote what closes a value; plain text cannot.
+            let end = match after.trim_start().starts_with(['{', '[']) {
+                true => find_outside_strings(after, value_end, true),
+                false => after.find(value_end),
+            };
+            let Some((value, after)) = end.map(|at| (&after[..at], &after[at + value_end.len()..])) else {
                 let fault = Some(format!("the value of `{key}` is not closed"));
                 return ToolCall { name: name.to_owned(), arguments: Value::Object(arguments), fault };
             };
@@ -173,6 +189,39 @@ impl ToolCallFormat {
     fn close_tag(&self) -> &str {
         first_line(&self.close)
     }
+}
+
+/// JSON with 0 in place of -0, which would be written as `-0.0`: no integer for readers that are strict.
+fn without_negative_zero(value: Value) -> Value {
+    match value {
+        Value::Number(n) if n.as_f64().is_some_and(|n| n == 0.0 && n.is_sign_negative()) => 0.into(),
+        Value::Array(list) => list.into_iter().map(without_negative_zero).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, v)| (key, without_negative_zero(v))).collect(),
+        other => other,
+    }
+}
+
+/// Where a marker first stands outside of JSON strings. A line break ends what only looked like a string, and a marker in it
+/// counts then; so does one in a string that never closes, where the text is `complete`.
+fn find_outside_strings(text: &str, marker: &str, complete: bool) -> Option<usize> {
+    let (mut quoted, mut escaped, mut inside) = (false, false, None);
+    for (at, c) in text.char_indices() {
+        if text[at..].starts_with(marker) {
+            if !quoted {
+                return Some(at);
+            }
+            inside = inside.or(Some(at));
+        }
+        match c {
+            '\n' if inside.is_some() => return inside,
+            '\n' => (quoted, escaped) = (false, false),
+            _ if escaped => escaped = false,
+            '\\' => escaped = quoted,
+            '"' => (quoted, inside) = (!quoted, None),
+            _ => {}
+        }
+    }
+    inside.filter(|_| complete)
 }
 
 fn first_line(text: &str) -> &str {

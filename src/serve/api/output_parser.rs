@@ -75,6 +75,8 @@ pub struct OutputParser {
     after_tag: bool,
     /// No content came yet: a think block may still open.
     at_start: bool,
+    /// All of the answer is here, and it was not cut off.
+    complete: bool,
 }
 
 impl OutputParser {
@@ -84,7 +86,7 @@ impl OutputParser {
             ToolCallMode::Forced { .. } => Section::Call,
             ToolCallMode::None | ToolCallMode::Auto => Section::Content,
         };
-        Self { section, mode, syntax, held: String::new(), after_tag: true, at_start: true }
+        Self { section, mode, syntax, held: String::new(), after_tag: true, at_start: true, complete: false }
     }
 
     /// For a prompt that opened a think block: the answer starts in it. Not where calls are forced.
@@ -112,8 +114,9 @@ impl OutputParser {
 
     /// Ends the answer. `cut`: it was cut off, so that a call may break off in its middle.
     pub fn finish(&mut self, cut: bool) -> Vec<OutputPart> {
+        self.complete = !cut;
+        let mut parts = self.push("");
         let rest = std::mem::take(&mut self.held);
-        let mut parts = Vec::new();
         match self.section {
             Section::Thinking => parts.extend(non_empty(OutputPart::Reasoning, rest.trim_end_matches('\n'))),
             // The start of the next call's tag.
@@ -233,9 +236,7 @@ impl OutputParser {
 
     fn parse_call(&mut self, parts: &mut Vec<OutputPart>) -> bool {
         let form = Arc::clone(&self.syntax.form);
-        // Without a mark at its end, a call ends with the next one, or with the answer.
-        let end = if form.end_marker.is_empty() { &form.start_marker } else { &form.end_marker };
-        let Some(at) = self.held.find(end).filter(|_| !end.is_empty()) else { return false };
+        let Some(at) = form.block_end(&self.held, self.complete) else { return false };
         let inside = &self.held[..at];
         match self.read_block(inside) {
             Some(calls) => parts.extend(calls.into_iter().map(OutputPart::Call)),
@@ -288,112 +289,4 @@ fn non_empty(kind: fn(String) -> OutputPart, text: &str) -> Option<OutputPart> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Pieces of one kind joined, whatever the cuts.
-    fn split(text: &str, cuts: &[usize], thinking: bool, tools: bool) -> (String, String, Vec<ParsedCall>) {
-        let mode = if tools { ToolCallMode::Auto } else { ToolCallMode::None };
-        let mut parser = OutputParser::new(mode, ToolSyntax::default());
-        if thinking {
-            parser = parser.in_thinking();
-        }
-        let chars: Vec<char> = text.chars().collect();
-        let mut parts = Vec::new();
-        let mut from = 0;
-        for &cut in cuts {
-            let to = (from + cut).min(chars.len());
-            parts.extend(parser.push(&chars[from..to].iter().collect::<String>()));
-            from = to;
-        }
-        parts.extend(parser.push(&chars[from..].iter().collect::<String>()));
-        parts.extend(parser.finish(false));
-        let (mut thought, mut said, mut calls) = (String::new(), String::new(), Vec::new());
-        for part in parts {
-            match part {
-                OutputPart::Reasoning(text) => thought.push_str(&text),
-                OutputPart::Content(text) => said.push_str(&text),
-                OutputPart::Call(call) => calls.push(call),
-            }
-        }
-        (thought, said, calls)
-    }
-
-    #[test]
-    fn thinking_content_and_calls_are_told_apart() {
-        let (thought, said, calls) = split(
-            "I add.\n</think>\n\nLet me see.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"b\": 1, \"a\": 2}}\n</tool_call>\n<tool_call>{\"name\":\"x\"}</tool_call>",
-            &[],
-            true,
-            true,
-        );
-        assert_eq!((thought.as_str(), said.as_str()), ("I add.", "Let me see."));
-        let call =
-            |name: &str, arguments: &str| ParsedCall { name: name.into(), arguments: arguments.into() };
-        assert_eq!(calls, [call("add", "{\"b\":1,\"a\":2}"), call("x", "{}")]);
-        assert_eq!(split("<think>\nhm\n</think>\nyes", &[3, 4], false, false).0, "hm");
-        assert_eq!(split("a <think> b", &[], false, false).1, "a <think> b");
-        // A call that is none, one that is cut off, and one where no tool was offered stay text.
-        assert_eq!(split("<tool_call>no</tool_call>", &[], false, true).1, "<tool_call>no</tool_call>");
-        assert_eq!(split("<tool_call>{\"na", &[], false, true).1, "<tool_call>{\"na");
-        assert_eq!(split("<tool_call>{\"name\":\"x\"}</tool_call>", &[], false, false).2, []);
-        assert_eq!(split("a < b\n", &[2], false, true).1, "a < b\n");
-    }
-
-    #[test]
-    fn a_call_that_is_cut_off_keeps_its_name_and_what_there_is_of_its_arguments() {
-        let end = |mode: ToolCallMode, cut: bool, text: &str| {
-            let mut parser = OutputParser::new(mode, ToolSyntax::default());
-            [parser.push(text), parser.finish(cut)].concat()
-        };
-        let call = |name: &str, arguments: &str| {
-            OutputPart::Call(ParsedCall { name: name.into(), arguments: arguments.into() })
-        };
-        let content = |text: &str| OutputPart::Content(text.to_owned());
-        let demanded = |name: Option<&str>| ToolCallMode::Forced { name: name.map(str::to_owned) };
-        for (inside, arguments) in [
-            (r#"{"name": "add", "arguments": {"a": 1, "b"#, r#"{"a": 1, "b"#),
-            (r#"{"name": "add", "arg"#, ""),
-            (r#"{"name": "add""#, ""),
-            (r#"{"name": "add", "arguments": {"a": 1}"#, r#"{"a": 1}"#),
-            ("{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_", r#"{"a":1}"#),
-        ] {
-            assert_eq!(end(demanded(None), true, inside), [call("add", arguments)], "{inside}");
-            let written = format!("I ask.\n<tool_call>\n{inside}");
-            let parts = [content("I ask."), call("add", arguments)];
-            assert_eq!(end(ToolCallMode::Auto, true, &written), parts, "{written}");
-        }
-        // Before its name is whole it stays text, unless there is one name alone.
-        let early = "{\"name\": \"ad";
-        assert_eq!(end(demanded(Some("add")), true, early), [call("add", "")]);
-        assert_eq!(end(demanded(None), true, early), [content("<tool_call>{\"name\": \"ad")]);
-        let written = format!("<tool_call>{early}");
-        assert_eq!(end(ToolCallMode::Auto, true, &written), [content(&written)]);
-        // So does one that the model itself leaves open.
-        let open = r#"<tool_call>{"name": "add", "arguments": {"a": 1"#;
-        assert_eq!(end(ToolCallMode::Auto, false, open), [content(open)]);
-        // The start of a further call's tag is no content of a demanded answer.
-        for two in [
-            "{\"name\": \"add\"}\n</tool_call>\n<tool_call>",
-            "{\"name\": \"add\"}\n</tool_call>\n<tool_call>\n{\"na",
-        ] {
-            assert_eq!(end(demanded(Some("add")), true, two), [call("add", "{}")], "{two}");
-            assert_eq!(end(demanded(None), true, two), [call("add", "{}")], "{two}");
-        }
-        let two = "{\"name\": \"add\"}\n</tool_call>\n<tool_";
-        assert_eq!(end(demanded(None), true, two), [call("add", "{}")]);
-    }
-
-    proptest! {
-        #[test]
-        fn cuts_change_nothing(
-            text in "(<think>|</think>|<tool_call>|</tool_call>|[a<\n{}é])*",
-            cuts in prop::collection::vec(1usize..5, 0..20),
-            thinking in any::<bool>(),
-            tools in any::<bool>(),
-        ) {
-            prop_assert_eq!(split(&text, &cuts, thinking, tools), split(&text, &[], thinking, tools));
-        }
-    }
-}
+mod tests;

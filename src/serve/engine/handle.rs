@@ -109,7 +109,7 @@ impl ModelHandle {
         if let Some(grammars) = self.grammars.get() {
             return Ok(grammars);
         }
-        let made = Grammars::new(&self.tokenizer.token_bytes(), &self.stop_ids)?;
+        let made = Grammars::new(&self.tokenizer.plain_token_bytes(), &self.stop_ids)?;
         Ok(self.grammars.get_or_init(|| made))
     }
 

@@ -130,6 +130,31 @@ fn call(name: &str, arguments: Value) -> ToolCall {
 }
 
 #[test]
+fn markers_inside_json_strings_are_text() {
+    let call = |text: &str| json!({"name": "note", "arguments": {"text": text}}).to_string();
+    for said in [
+        "</tool_call>",
+        "<tool_call>",
+        "\"</tool_call>",
+        "a\\",
+        "[TOOL_CALLS]",
+        "\n</tool_call>\n<tool_call>\n{",
+    ] {
+        let text = format!("<tool_call>\n{}\n</tool_call><tool_call>{}</tool_call>", call(said), call("b"));
+        let calls = ToolCallFormat::default().parse(&text, &[]);
+        assert_eq!(calls.len(), 2, "{text}");
+        assert_eq!((&calls[0].arguments["text"], &calls[0].fault), (&json!(said), &None), "{text}");
+        assert_eq!(calls[1].arguments["text"], "b", "{text}");
+    }
+    let zero = ToolCallFormat::default()
+        .parse(r#"<tool_call>{"name": "f", "arguments": {"a": [-0]}}</tool_call>"#, &[]);
+    assert_eq!(zero[0].arguments.to_string(), r#"{"a":[0]}"#);
+    let broken = "<tool_call>{\"name\": \"x}</tool_call>\n<tool_call>{\"name\": \"y\"}</tool_call>";
+    let calls = ToolCallFormat::default().parse(broken, &[]);
+    assert!(calls.len() == 2 && calls[0].fault.is_some() && calls[1].name == "y", "{calls:?}");
+}
+
+#[test]
 fn every_family_is_read_back() {
     for family in FAMILIES {
         let form = ToolCallFormat::of(&tokenizer(family.template), &[]);
