@@ -11,7 +11,11 @@ use super::jsonl::{Line, Lines};
 use crate::error::{Error, Place, Result};
 
 pub mod bytes;
+mod json;
 mod kind;
+mod row;
+mod table;
+mod text;
 
 pub use kind::{FileKind, KNOWN_ENDINGS, kind_of};
 
@@ -23,10 +27,18 @@ pub type RowReader = Box<dyn Iterator<Item = Result<Line>> + Send>;
 /// # Errors
 /// There is no such file, it is a folder, or of no known kind (input); or it cannot be opened.
 pub fn open(path: &Path, options: &ReadOptions) -> Result<RowReader> {
-    let text = || bytes::open(path, options.encoding.as_deref());
+    let unpacked = || bytes::open(path, options.encoding.as_deref());
     let kind = kind_of(path, options)?;
     Ok(match kind {
-        FileKind::JsonLines => Box::new(Lines::new(path, text()?)),
-        _ => return Err(Error::input(format!("{kind:?} files are not read yet")).at(Place::file(path))),
+        FileKind::JsonLines => Box::new(Lines::new(path, unpacked()?)),
+        FileKind::Json => Box::new(json::JsonRows::new(path, unpacked()?, options)),
+        FileKind::Text | FileKind::Markdown => {
+            Box::new(text::Documents::new(path, unpacked()?, options.split.clone()))
+        }
+        FileKind::Csv => Box::new(table::TableRows::new(path, unpacked()?, options, b',')),
+        FileKind::Tsv => Box::new(table::TableRows::new(path, unpacked()?, options, b'\t')),
+        FileKind::Parquet | FileKind::Arrow => {
+            return Err(Error::input(format!("{kind:?} files are not read yet")).at(Place::file(path)));
+        }
     })
 }
