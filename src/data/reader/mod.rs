@@ -8,9 +8,14 @@ use std::path::Path;
 
 use super::config::ReadOptions;
 use super::jsonl::{Line, Lines};
-use crate::error::{Error, Place, Result};
+use crate::error::Result;
 
 pub mod bytes;
+#[cfg(feature = "parquet")]
+mod columns;
+#[cfg(not(feature = "parquet"))]
+#[path = "no_columns.rs"]
+mod columns;
 mod json;
 mod kind;
 mod row;
@@ -37,8 +42,7 @@ pub fn open(path: &Path, options: &ReadOptions) -> Result<RowReader> {
         }
         FileKind::Csv => Box::new(table::TableRows::new(path, unpacked()?, options, b',')),
         FileKind::Tsv => Box::new(table::TableRows::new(path, unpacked()?, options, b'\t')),
-        FileKind::Parquet | FileKind::Arrow => {
-            return Err(Error::input(format!("{kind:?} files are not read yet")).at(Place::file(path)));
-        }
+        FileKind::Parquet => columns::parquet(path, bytes::open_seekable(path)?)?,
+        FileKind::Arrow => columns::arrow(path, bytes::open(path, None)?)?,
     })
 }
