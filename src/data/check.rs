@@ -106,7 +106,8 @@ impl RowCheck {
                 self.coverage.render_checked(&own_render(&self.own), (field, &messages), tools.as_ref());
             rendered.map_err(|fault| RowFault {
                 hint: "this is what MiniMind's own template makes of the row; --tokenizer DIR asks another one's. Name the \
-                       role as the template does (system, user, assistant, tool), or remove the row",
+                       role as the template does (system, user, assistant, tool), or remove the row"
+                    .into(),
                 ..fault
             })?;
         }

@@ -2,6 +2,7 @@
 //!
 //! Blank lines are skipped. Not here: what a row means (`text`, `chat`).
 
+use std::borrow::Cow;
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
@@ -19,13 +20,13 @@ pub struct RowFault {
     /// What is wrong, with the field's name.
     pub what: String,
     /// The fix.
-    pub hint: &'static str,
+    pub hint: Cow<'static, str>,
 }
 
 impl RowFault {
     /// A fault with the fix that its hint names.
-    pub fn new(what: impl Into<String>, hint: &'static str) -> Self {
-        Self { what: what.into(), hint }
+    pub fn new(what: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
+        Self { what: what.into(), hint: hint.into() }
     }
 
     /// The fault as an error at its line.

@@ -2,7 +2,13 @@
 //!
 //! A row that has MiniMind's keys stays as it is. Next: `chat`, `text` and `preference`, which tokenise the result.
 
+mod shape;
+mod write;
+
 use serde_json::Value;
+
+pub use shape::Shape;
+pub use write::write;
 
 use super::config::{DataFormat, ReadOptions};
 use super::jsonl::{self, RowFault};
@@ -21,4 +27,16 @@ pub fn parse(bytes: &[u8], format: DataFormat, options: &ReadOptions) -> Result<
 /// The row has no shape that carries what the format needs.
 pub fn convert(row: Value, _format: DataFormat, _options: &ReadOptions) -> Result<Value, RowFault> {
     Ok(row)
+}
+
+/// The shape of a row by its keys; `None` where it fits none.
+pub fn shape_of(row: &Value, _options: &ReadOptions) -> Option<Shape> {
+    let has = |field: &str| row.get(field).is_some();
+    if has("conversations") {
+        Some(Shape::Conversations)
+    } else if has("chosen") || has("rejected") {
+        Some(Shape::Preference)
+    } else {
+        has("text").then_some(Shape::Text)
+    }
 }
