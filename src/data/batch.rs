@@ -17,6 +17,8 @@ pub struct Batch {
     pub labels: Array2<i64>,
     /// Tokens of each document of each row, padding as one more: where rows are packed. They add up to T.
     pub documents: Option<Vec<Vec<usize>>>,
+    /// The part of a mixture that each row is of, and the row's tokens.
+    pub parts: Option<Vec<(usize, usize)>>,
     /// Tokens that are not padding.
     pub real_tokens: usize,
     /// Labels that carry loss (after the shift: column 0 never does).

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::mixture::MixturePart;
+use super::selection::RowSelection;
 use crate::error::{Error, Place};
 
 /// The shape of rows.
@@ -27,16 +29,31 @@ pub enum DataFormat {
 }
 
 /// Where rows come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DataSource {
     /// Files, read one after another.
     Paths(Vec<PathBuf>),
     /// The built-in world.
     Synthetic(SyntheticConfig),
+    /// Several sources by weight.
+    Mixture(Vec<MixturePart>),
 }
 
 impl DataSource {
+    /// Its name for people.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Paths(paths) => match paths.as_slice() {
+                [] => "no file".to_owned(),
+                [one] => one.display().to_string(),
+                [first, rest @ ..] => format!("{} and {} more", first.display(), rest.len()),
+            },
+            Self::Synthetic(_) => "synthetic".to_owned(),
+            Self::Mixture(parts) => parts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(" + "),
+        }
+    }
+
     /// The first file as the place of a fault of all rows; the built-in world has none.
     pub fn at(&self, fault: Error) -> Error {
         match self {
@@ -170,6 +187,9 @@ pub struct DataConfig {
     /// How files are read.
     #[serde(flatten)]
     pub read: ReadOptions,
+    /// Which rows are taken; not of validation files. A mixture's parts have their own.
+    #[serde(flatten)]
+    pub select: RowSelection,
 }
 
 impl Default for DataConfig {
@@ -180,6 +200,19 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
+    /// The parts of a mixture; this alone where it is none.
+    pub fn parts(&self) -> Vec<Self> {
+        match &self.source {
+            DataSource::Mixture(parts) => parts.iter().map(|part| part.config(self)).collect(),
+            _ => vec![self.clone()],
+        }
+    }
+
+    /// Another source read in the same way, all of its rows: for validation.
+    pub(super) fn beside(&self, source: DataSource) -> Self {
+        Self { source, select: RowSelection::default(), validation: Validation::Off, ..self.clone() }
+    }
+
     /// Files to look through in order, with no validation rows and no shuffling.
     pub fn files(paths: Vec<PathBuf>, format: DataFormat) -> Self {
         Self {
@@ -190,6 +223,7 @@ impl DataConfig {
             batching: Batching::Bucket,
             on_bad_row: OnBadRow::Error,
             read: ReadOptions::default(),
+            select: RowSelection::default(),
         }
     }
 }

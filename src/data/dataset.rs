@@ -1,10 +1,11 @@
-//! Tokenised rows, in a token cache or a token file; cheap to clone.
+//! Tokenised rows, in a token cache, a token file or several of these; cheap to clone.
 //!
 //! Next: `prepare`, which makes them, and `loader`, which batches them.
 
 use std::sync::Arc;
 
 use super::batch::IGNORE_INDEX;
+use super::mixture::Part;
 use super::preference::Pair;
 use super::token_cache::TokenCache;
 use super::token_file::TokenFiles;
@@ -31,6 +32,28 @@ impl Row {
 enum Store {
     Cache(TokenCache),
     Tokens(TokenFiles),
+    Parts(Parts),
+}
+
+/// The parts of a mixture, one after another.
+#[derive(Debug)]
+struct Parts {
+    parts: Vec<Part>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Parts {
+    /// The part that holds a row, and the row's place in it.
+    fn of(&self, row: usize) -> (usize, usize) {
+        let part = self.ends.partition_point(|end| *end <= row);
+        (part, row - part.checked_sub(1).map_or(0, |before| self.ends[before]))
+    }
+
+    fn at(&self, row: usize) -> (&Dataset, usize) {
+        let (part, at) = self.of(row);
+        (&self.parts[part].rows, at)
+    }
 }
 
 /// Tokenised rows, or a selection of them.
@@ -52,6 +75,39 @@ impl Dataset {
     /// All rows of token files.
     pub(super) fn tokens(tokens: TokenFiles) -> Self {
         Self { store: Arc::new(Store::Tokens(tokens)), selection: None, pairs: false }
+    }
+
+    /// All rows of several datasets; all of them pairs, or none.
+    pub(super) fn of_parts(parts: Vec<Part>) -> Self {
+        let pairs = parts.iter().any(|part| part.rows.is_preference());
+        let mut total = 0;
+        let ends = parts.iter().map(|part| {
+            total += part.rows.len();
+            total
+        });
+        let ends = ends.collect();
+        Self { store: Arc::new(Store::Parts(Parts { parts, ends })), selection: None, pairs }
+    }
+
+    /// The parts of a mixture; `None` for other rows.
+    pub fn parts(&self) -> Option<&[Part]> {
+        match &*self.store {
+            Store::Parts(parts) => Some(&parts.parts),
+            _ => None,
+        }
+    }
+
+    /// The part of a mixture that a row is of; 0 for other rows.
+    pub fn part_of(&self, row: usize) -> usize {
+        match &*self.store {
+            Store::Parts(parts) => parts.of(self.source_index(row)).0,
+            _ => 0,
+        }
+    }
+
+    /// Whether these are some of the rows.
+    pub(super) fn is_selection(&self) -> bool {
+        self.selection.is_some()
     }
 
     /// The rows `units` of this dataset: rows, or fixed micro-batches.
@@ -82,7 +138,7 @@ impl Dataset {
     pub fn fixed_len(&self) -> Option<usize> {
         match &*self.store {
             Store::Tokens(tokens) => Some(tokens.max_row_len()),
-            Store::Cache(_) => None,
+            Store::Cache(_) | Store::Parts(_) => None,
         }
     }
 
@@ -90,7 +146,7 @@ impl Dataset {
     pub fn micro_batch(&self) -> Option<usize> {
         match &*self.store {
             Store::Tokens(tokens) => tokens.micro_batch(),
-            Store::Cache(_) => None,
+            Store::Cache(_) | Store::Parts(_) => None,
         }
     }
 
@@ -101,6 +157,7 @@ impl Dataset {
             (Some(selection), _) => selection.len() * unit,
             (None, Store::Cache(cache)) => cache.rows(),
             (None, Store::Tokens(tokens)) => tokens.rows,
+            (None, Store::Parts(parts)) => parts.ends.last().copied().unwrap_or(0),
         }
     }
 
@@ -125,6 +182,10 @@ impl Dataset {
         match &*self.store {
             Store::Cache(cache) => cache.row_len(self.source_index(row)),
             Store::Tokens(tokens) => tokens.of(self.source_index(row)).0.row_len,
+            Store::Parts(parts) => {
+                let (rows, at) = parts.at(self.source_index(row));
+                rows.row_len(at)
+            }
         }
     }
 
@@ -133,6 +194,10 @@ impl Dataset {
         match &*self.store {
             Store::Cache(cache) => cache.row_loss(self.source_index(row)).0,
             Store::Tokens(_) => 0,
+            Store::Parts(parts) => {
+                let (rows, at) = parts.at(self.source_index(row));
+                rows.loss_bytes(at)
+            }
         }
     }
 
@@ -145,13 +210,17 @@ impl Dataset {
                 pair.chosen.loss_tokens() + pair.rejected.loss_tokens()
             }
             Store::Tokens(_) => self.row(row).loss_tokens(),
+            Store::Parts(parts) => {
+                let (rows, at) = parts.at(self.source_index(row));
+                rows.loss_tokens(at)
+            }
         }
     }
 
     /// Whether the rows are pairs of conversations.
     pub fn is_preference(&self) -> bool {
         match &*self.store {
-            Store::Cache(_) => self.pairs,
+            Store::Cache(_) | Store::Parts(_) => self.pairs,
             Store::Tokens(tokens) => tokens.is_preference(),
         }
     }
@@ -163,6 +232,10 @@ impl Dataset {
             Store::Tokens(tokens) => {
                 let (file, at) = tokens.of(index);
                 file.pair(at)
+            }
+            Store::Parts(parts) => {
+                let (rows, at) = parts.at(index);
+                rows.pair(at)
             }
             Store::Cache(cache) => {
                 let Row { mut ids, mut labels, loss_bytes: start } = self.row(row);
@@ -184,6 +257,10 @@ impl Dataset {
                 let (file, at) = tokens.of(index);
                 let (ids, labels) = file.row(at);
                 Row { ids, labels, loss_bytes: 0 }
+            }
+            Store::Parts(parts) => {
+                let (rows, at) = parts.at(index);
+                rows.row(at)
             }
             Store::Cache(cache) => {
                 let pairs = cache

@@ -1,7 +1,7 @@
 //! Rows to padded or packed micro-batches in a seeded order, with a seek to any batch of any epoch.
 //!
 //! The order of an epoch is a Fisher-Yates permutation of (seed, epoch), so batch `index` does not depend on the batches
-//! read before it: resuming is seeking. B rows, T tokens.
+//! read before it: resuming is seeking. Of a mixture `mixture::order` says which rows an epoch has. B rows, T tokens.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,8 @@ use ndarray::Array2;
 use super::batch::{Batch, IGNORE_INDEX};
 use super::config::Batching;
 use super::dataset::Dataset;
+use super::mixture::Part;
+use super::mixture::order::{MixtureOrder, PartSize, quotas};
 use super::packing::Bins;
 use super::random::SplitMix64;
 use crate::error::{Error, Result};
@@ -59,8 +61,10 @@ struct Order {
 pub struct DataLoader {
     rows: Dataset,
     config: DataLoaderConfig,
-    /// Which rows share a bin, where they are packed.
+    /// Which rows share a bin, where they are packed; rows of one part of a mixture alone.
     bins: Option<Bins>,
+    /// Which rows or bins each epoch of a mixture has.
+    mixture: Option<MixtureOrder>,
     /// The order of the epoch that was asked for last.
     last_order: Mutex<Option<(u64, Arc<Order>)>>,
 }
@@ -71,19 +75,43 @@ impl DataLoader {
         config.batch_size = rows.micro_batch().unwrap_or(config.batch_size).max(1);
         // A file of fixed micro-batches is taken as it is.
         let packs = config.batching == Batching::Pack && rows.micro_batch().is_none();
-        let bins = packs.then(|| {
-            let mut order: Vec<u32> = (0..rows.len() as u32).collect();
-            if config.shuffle {
-                SplitMix64::new(config.seed, 1 << 33).shuffle(&mut order);
+        let len = |row: u32| rows.row_len(row as usize);
+        let (mut bins, mut units) = (packs.then(Bins::default), Vec::new());
+        for part in part_ranges(&rows) {
+            let mut order: Vec<u32> = part.collect();
+            if let Some(bins) = &mut bins {
+                if config.shuffle {
+                    SplitMix64::new(config.seed, 1 << 33).shuffle(&mut order);
+                }
+                let own = Bins::fill(order, len, config.max_seq_len);
+                units.push(
+                    (0..own.len()).map(|bin| own.bin(bin).iter().map(|row| len(*row) as u32).sum()).collect(),
+                );
+                bins.append(own);
+            } else {
+                units.push(order.into_iter().map(|row| len(row) as u32).collect());
             }
-            Bins::fill(order, |row| rows.row_len(row as usize), config.max_seq_len)
-        });
-        Self { rows, config, bins, last_order: Mutex::new(None) }
+        }
+        let mixture = mixture(&rows, units, &config);
+        Self { rows, config, bins, mixture, last_order: Mutex::new(None) }
+    }
+
+    /// Rows, or bins where rows are packed.
+    fn units(&self) -> usize {
+        self.bins.as_ref().map_or(self.rows.len(), Bins::len)
+    }
+
+    /// The rows or bins of an epoch, not shuffled yet.
+    fn epoch_units(&self, epoch: u64) -> Vec<u32> {
+        match &self.mixture {
+            Some(mixture) => mixture.epoch(epoch),
+            None => (0..self.units() as u32).collect(),
+        }
     }
 
     /// Micro-batches of an epoch, the same for every epoch; a last partial one counts.
     pub fn steps_per_epoch(&self) -> u64 {
-        let units = self.bins.as_ref().map_or(self.rows.len(), Bins::len);
+        let units = self.mixture.as_ref().map_or(self.units(), MixtureOrder::len);
         units.div_ceil(self.config.batch_size) as u64
     }
 
@@ -116,14 +144,13 @@ impl DataLoader {
                 units.iter().flat_map(|u| (0..size as u32).map(move |i| u * size as u32 + i)).collect();
             return Order { batches: chunk_ranges(rows.len(), size), rows };
         }
-        if let Some(bins) = &self.bins {
-            let mut rows: Vec<u32> = (0..bins.len() as u32).collect();
+        let mut rows = self.epoch_units(epoch);
+        if self.bins.is_some() {
             if self.config.shuffle {
                 random.shuffle(&mut rows);
             }
             return Order { batches: chunk_ranges(rows.len(), size), rows };
         }
-        let mut rows: Vec<u32> = (0..self.rows.len() as u32).collect();
         let mut batches = chunk_ranges(rows.len(), size);
         if self.config.shuffle {
             random.shuffle(&mut rows);
@@ -208,10 +235,17 @@ impl DataLoader {
             input_ids,
             labels,
             documents: self.bins.is_some().then_some(documents),
+            parts: self.rows.parts().map(|_| lines.iter().map(|line| self.line_part(line)).collect()),
             real_tokens: rows.iter().map(|row| row.ids.len()).sum(),
             loss_tokens: rows.iter().map(|row| row.loss_tokens()).sum(),
             loss_bytes: rows.iter().map(|row| row.loss_bytes).sum(),
         })
+    }
+
+    /// The part that a line's rows are of, and their tokens.
+    fn line_part(&self, line: &[usize]) -> (usize, usize) {
+        let tokens = line.iter().map(|row| self.rows.row_len(*row)).sum();
+        (line.first().map_or(0, |row| self.rows.part_of(*row)), tokens)
     }
 
     /// Real and padded tokens of the first epoch.
@@ -226,6 +260,33 @@ impl DataLoader {
         }
         PaddingStats { real_tokens: real, padded_tokens: padded }
     }
+}
+
+/// The rows of each part of a mixture; one range for other rows, and for some of a mixture's.
+fn part_ranges(rows: &Dataset) -> Vec<Range<u32>> {
+    let Some(parts) = rows.parts().filter(|_| !rows.is_selection()) else {
+        return std::iter::once(0..rows.len() as u32).collect();
+    };
+    let mut start = 0;
+    let range = |len: usize| {
+        let range = start..start + len as u32;
+        start = range.end;
+        range
+    };
+    parts.iter().map(|part| part.rows.len()).map(range).collect()
+}
+
+/// The order of a mixture whose parts have shares, over the tokens of each part's units.
+fn mixture(rows: &Dataset, units: Vec<Vec<u32>>, config: &DataLoaderConfig) -> Option<MixtureOrder> {
+    let parts = rows.parts().filter(|parts| parts.len() == units.len())?;
+    let size = |(part, lens): (&Part, &Vec<u32>)| {
+        let (weight, epochs) = part.share?;
+        let tokens = lens.iter().map(|len| u64::from(*len)).sum();
+        Some(PartSize { units: lens.len(), tokens, weight, epochs })
+    };
+    let sizes: Vec<PartSize> = parts.iter().zip(&units).map(size).collect::<Option<_>>()?;
+    let parts = units.into_iter().zip(quotas(&sizes)).collect();
+    Some(MixtureOrder::new(parts, config.seed, config.shuffle))
 }
 
 fn chunk_ranges(rows: usize, size: usize) -> Vec<Range<usize>> {

@@ -1,7 +1,7 @@
 //! Bytes to batches.
 //!
 //! In reading order: `config` (what is asked for), `reader` (files to rows), `jsonl` (lines), `shapes` (other people's keys), `text`, `chat` and `preference` (a row to tokens),
-//! `token_cache` and `token_file` (where tokens are stored), `dataset`, `prepare` (all of it together), `packing` and `loader`
+//! `token_cache` and `token_file` (where tokens are stored), `dataset`, `prepare` (all of it together), `selection` (which rows), `mixture` (several sources), `packing` and `loader`
 //! (batches); `prompts` (for reinforcement learning), `episode` (rollouts), `multiple_choice` (benchmarks).
 
 pub mod batch;
@@ -10,9 +10,11 @@ pub mod check;
 pub mod config;
 pub mod dataset;
 pub mod episode;
+pub mod facts;
 pub mod jsonl;
 pub mod language;
 pub mod loader;
+pub mod mixture;
 pub mod multiple_choice;
 pub mod packing;
 pub mod preference;
@@ -21,6 +23,7 @@ pub mod preview;
 pub mod prompts;
 pub mod random;
 pub mod reader;
+pub mod selection;
 pub mod shapes;
 pub mod source;
 pub mod synthetic;
@@ -38,8 +41,11 @@ pub use check::RowCheck;
 pub use config::*;
 pub use dataset::{Dataset, Row};
 pub use episode::{Episode, Recorded};
+pub use facts::DataFacts;
 pub use loader::{DataLoader, DataLoaderConfig, PaddingStats};
+pub use mixture::{MixturePart, PartFacts};
 pub use preference::{Pair, PreferenceBatch};
-pub use prepare::{DataFacts, PrepareContext, PreparedData, QuickFacts, prepare, quick_facts};
+pub use prepare::{PrepareContext, PreparedData, QuickFacts, prepare, quick_facts};
 pub use prompts::{Prompt, PromptOptions, PromptRow, Prompts};
+pub use selection::{RowFilter, RowSelection, Sample};
 pub use tokenizer::Tokenizer;

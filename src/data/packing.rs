@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 /// Bins of rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bins {
     /// Rows, bin after bin.
     rows: Vec<u32>,
@@ -51,6 +51,13 @@ impl Bins {
         packed
     }
 
+    /// These bins and then others.
+    pub fn append(&mut self, other: Self) {
+        let start = self.rows.len();
+        self.rows.extend(other.rows);
+        self.ends.extend(other.ends.into_iter().map(|end| start + end));
+    }
+
     /// How many bins there are.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -76,7 +83,7 @@ mod tests {
     use crate::data::dataset::Dataset;
     use crate::data::jsonl::Line;
     use crate::data::loader::{DataLoader, DataLoaderConfig};
-    use crate::data::token_cache::{self, TokenizedRow};
+    use crate::data::token_cache::{self, Encoded, TokenizedRow};
 
     #[test]
     fn every_row_is_in_one_bin_and_no_bin_overflows() {
@@ -106,7 +113,11 @@ mod tests {
         let rows = token_cache::build(&dir.path().join("a.rows"), lines, |line: &Line| {
             let mut ids = vec![5; line.bytes.len() + 1];
             ids[0] = 1000 + line.number as u32;
-            Ok(Some(TokenizedRow { loss_mask: vec![true; ids.len()], loss_bytes: line.bytes.len(), ids }))
+            Ok(Encoded::Row(TokenizedRow {
+                loss_mask: vec![true; ids.len()],
+                loss_bytes: line.bytes.len(),
+                ids,
+            }))
         });
         let rows = Dataset::cached(rows.unwrap(), false);
         let config = |batching| DataLoaderConfig {

@@ -14,13 +14,16 @@ use super::config::{
     DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, Validation,
 };
 use super::dataset::Dataset;
+use super::facts::DataFacts;
 use super::jsonl::{self, RowError, RowFault};
+use super::mixture;
 use super::preference;
 use super::random::SplitMix64;
+use super::selection::{self, Filter, Filtered, RowSelection};
 use super::source::{self, SourceLines};
 use super::synthetic;
 use super::text;
-use super::token_cache::{self, TokenCache, TokenizedRow};
+use super::token_cache::{self, Encoded, TokenCache, TokenizedRow};
 use super::token_file::{TokenFile, TokenFiles};
 use super::tokenizer::{Tokenizer, chat_row};
 use super::{reader, shapes};
@@ -44,54 +47,6 @@ pub struct PrepareContext<'a> {
     pub empty_think_ratio: f64,
 }
 
-/// What was read, in numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DataFacts {
-    /// Rows for training.
-    pub rows: usize,
-    /// Rows left out as unusable.
-    pub skipped_rows: usize,
-    /// Tokens of the training rows.
-    pub tokens: usize,
-    /// Labels with loss.
-    pub loss_tokens: usize,
-    /// Rows without one: nothing is learned from them.
-    pub rows_without_loss: usize,
-    /// Tokens of the longest row.
-    pub longest: usize,
-    /// Bytes of the source.
-    pub bytes: u64,
-    /// SHA-256 of the source, in hex.
-    pub content_hash: String,
-}
-
-impl DataFacts {
-    /// Warns of rows without training targets.
-    ///
-    /// # Errors
-    /// No row has a target.
-    pub fn check_targets(&self, format: DataFormat, max_seq_len: usize) -> Result<()> {
-        if self.rows_without_loss == 0 {
-            return Ok(());
-        }
-        let cut = format != DataFormat::Tokens && self.longest >= max_seq_len;
-        let why = match format {
-            DataFormat::Tokens => "all their labels are -100".to_owned(),
-            _ if cut => format!("rows are cut at max_seq_len {max_seq_len}, and no answer begins before it"),
-            _ => "in no row does the chat template mark anything as said by the assistant".to_owned(),
-        };
-        if self.rows_without_loss == self.rows {
-            return Err(Error::input("no training targets: every label is -100").because(why).hint(if cut {
-                "raise max_seq_len; `minimind data stats` counts tokens"
-            } else {
-                "`minimind data show --tokenizer DIR FILE` shows which tokens carry loss"
-            }));
-        }
-        tracing::warn!("{} of {} rows have no training targets: {why}", self.rows_without_loss, self.rows);
-        Ok(())
-    }
-}
-
 /// Rows to train and to validate on.
 #[derive(Debug, Clone)]
 pub struct PreparedData {
@@ -109,11 +64,19 @@ pub struct PreparedData {
 /// A file is missing or a row is bad (input), no row is usable, `validation` leaves none to train on, or the cache cannot be
 /// written.
 pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<PreparedData> {
-    let whole = load(&config.source, config, ctx)?;
+    if let DataSource::Mixture(parts) = &config.source {
+        let mut mixed = mixture::prepare(parts, config, ctx, prepare)?;
+        if let Validation::Path(path) = &config.validation {
+            let other = config.beside(DataSource::Paths(vec![path.clone()]));
+            mixed.validation = Some(load(&other, ctx)?.rows);
+        }
+        return Ok(mixed);
+    }
+    let whole = load(config, ctx)?;
     let (train, validation) = match &config.validation {
         Validation::Off => (whole.rows.clone(), None),
         Validation::Path(path) => {
-            let other = load(&DataSource::Paths(vec![path.clone()]), config, ctx)?;
+            let other = load(&config.beside(DataSource::Paths(vec![path.clone()])), ctx)?;
             (whole.rows.clone(), Some(other.rows))
         }
         Validation::Heldout => {
@@ -121,7 +84,8 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<PreparedData
                 return Err(Error::input("held-out questions are the built-in world's").hint("name a file"));
             };
             let other = SyntheticConfig { rows: None, split: SyntheticSplit::Heldout, ..world.clone() };
-            (whole.rows.clone(), Some(load(&DataSource::Synthetic(other), config, ctx)?.rows))
+            let other = config.beside(DataSource::Synthetic(other));
+            (whole.rows.clone(), Some(load(&other, ctx)?.rows))
         }
         Validation::Share(share) => split(&whole.rows, *share, ctx.seed)?,
     };
@@ -130,12 +94,14 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<PreparedData
     let facts = DataFacts {
         rows: train.len(),
         skipped_rows: whole.skipped,
+        filtered: selection::by_reason(whole.filtered),
         tokens: lens().sum(),
         loss_tokens: losses.iter().sum(),
         rows_without_loss: losses.iter().filter(|&&n| n == 0).count(),
         longest: lens().max().unwrap_or(0),
         bytes: whole.bytes,
         content_hash: whole.hash,
+        parts: Vec::new(),
     };
     Ok(PreparedData { train, validation, facts })
 }
@@ -156,6 +122,12 @@ pub struct QuickFacts {
 pub fn quick_facts(config: &DataConfig) -> Result<QuickFacts> {
     let mut facts = QuickFacts { rows: 0, bytes: 0 };
     match &config.source {
+        DataSource::Mixture(_) => {
+            for part in config.parts() {
+                let own = quick_facts(&part)?;
+                facts = QuickFacts { rows: facts.rows + own.rows, bytes: facts.bytes + own.bytes };
+            }
+        }
         DataSource::Synthetic(world) => facts.rows = synthetic::row_count(world),
         DataSource::Paths(paths) => {
             for path in paths {
@@ -170,6 +142,10 @@ pub fn quick_facts(config: &DataConfig) -> Result<QuickFacts> {
                 }
             }
         }
+    }
+    facts.rows = facts.rows.min(config.select.limit.unwrap_or(usize::MAX));
+    if let Some(some) = selection::sampled(config.select.sample, facts.rows) {
+        facts.rows = some.len();
     }
     Ok(facts)
 }
@@ -197,18 +173,22 @@ fn split(rows: &Dataset, share: f64, seed: u64) -> Result<(Dataset, Option<Datas
 struct LoadedSource {
     rows: Dataset,
     skipped: usize,
+    filtered: Filtered,
     bytes: u64,
     hash: String,
 }
 
-fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Result<LoadedSource> {
+/// The rows of a source that is no mixture.
+fn load(config: &DataConfig, ctx: &PrepareContext) -> Result<LoadedSource> {
+    let source = &config.source;
     let (hash, bytes) = hash_source(source, config.format)?;
     if config.format == DataFormat::Tokens {
         let DataSource::Paths(paths) = source else {
             return Err(Error::input("the built-in world has no tokens format")
                 .hint("use format: text, chat or preference"));
         };
-        return Ok(LoadedSource { rows: Dataset::tokens(TokenFiles::open(paths)?), skipped: 0, bytes, hash });
+        let rows = Dataset::tokens(TokenFiles::open(paths)?);
+        return Ok(LoadedSource { rows, skipped: 0, filtered: Filtered::default(), bytes, hash });
     }
     let tokenizer = ctx.tokenizer.ok_or_else(|| {
         Error::input("text rows need a tokenizer").hint("name one: `tokenizer: PATH`, or use format: tokens")
@@ -224,30 +204,56 @@ fn load(source: &DataSource, config: &DataConfig, ctx: &PrepareContext) -> Resul
     if !config.read.is_default() {
         key.update(format!("|{:?}", config.read));
     }
+    let RowSelection { limit, filter, .. } = &config.select;
+    if limit.is_some() || !filter.is_default() {
+        key.update(format!("|{limit:?} {filter:?}"));
+    }
     let path = ctx.cache_dir.join(format!("{}.rows", &hex(&key.finalize())[..32]));
     let cache = match TokenCache::open(&path) {
         Some(cache) => cache,
-        None => build(source, &path, tokenizer, config, ctx)?,
+        None => build(&path, tokenizer, config, ctx)?,
     };
+    let (skipped, filtered) = (cache.skipped, cache.filtered);
+    let dropped: u32 = filtered.iter().sum();
     if cache.rows() == 0 {
-        let fault = Error::input(format!("no usable row ({} skipped)", cache.skipped))
-            .hint("look with `minimind data check FILE`");
-        return Err(source.at(fault));
+        let fault = Error::input(match dropped {
+            0 => format!("no usable row ({skipped} skipped)"),
+            _ => format!("`filter` leaves no row ({})", reasons_in_words(filtered)),
+        });
+        return Err(source.at(fault.hint("look with `minimind data check FILE`")));
     }
-    let skipped = cache.skipped;
+    if dropped > 0 {
+        tracing::info!(
+            "{}: `filter` leaves out {dropped} of {} rows ({})",
+            source.name(),
+            cache.rows() + dropped as usize,
+            reasons_in_words(filtered)
+        );
+    }
     let bytes = if matches!(source, DataSource::Synthetic(_)) { cache.source_bytes } else { bytes };
-    Ok(LoadedSource { rows: Dataset::cached(cache, form == DataFormat::Preference), skipped, bytes, hash })
+    let mut rows = Dataset::cached(cache, form == DataFormat::Preference);
+    if let Some(some) = selection::sampled(config.select.sample, rows.len()) {
+        tracing::info!("{}: a sample of {} of {} rows", source.name(), some.len(), rows.len());
+        rows = rows.select(some);
+    }
+    Ok(LoadedSource { rows, skipped, filtered, bytes, hash })
+}
+
+fn reasons_in_words(filtered: Filtered) -> String {
+    let all = selection::by_reason(filtered);
+    all.iter().map(|(reason, count)| format!("{reason}: {count}")).collect::<Vec<_>>().join(", ")
 }
 
 fn build(
-    source: &DataSource,
     path: &Path,
     tokenizer: &Tokenizer,
     config: &DataConfig,
     ctx: &PrepareContext,
 ) -> Result<TokenCache> {
     let (format, skip) = (config.format, config.on_bad_row == OnBadRow::Skip);
-    let SourceLines { files, lines } = source::lines(source, format, &config.read);
+    let SourceLines { files, lines } = source::lines(&config.source, format, &config.read);
+    let lines = lines.take(config.select.limit.unwrap_or(usize::MAX));
+    let filter = Filter::new(&config.select.filter)?;
     if matches!(format, DataFormat::Chat) && ctx.system_prompt_ratio > 0.0 && !tokenizer.renders_system() {
         tracing::info!(
             "the chat template shows no system prompt before an answer: none is put in front of rows"
@@ -263,17 +269,38 @@ fn build(
         let encoded =
             shapes::parse(&line.bytes, format, &config.read).map_err(RowError::Bad).and_then(|row| {
                 check(&row, format)?;
-                encode(tokenizer, &row, line.number, &options, format)
+                encode_filtered(tokenizer, &row, line.number, (&options, format), &filter)
             });
         match encoded {
-            Ok(row) => Ok(Some(row)),
-            Err(RowError::Bad(_)) if skip => Ok(None),
+            Ok(row) => Ok(row),
+            Err(RowError::Bad(_)) if skip => Ok(Encoded::Skipped),
             Err(error) => {
                 let (file, number) = source::file_and_number(line.number);
                 Err(error.at(&files[file], number))
             }
         }
     })
+}
+
+/// A row that a filter may leave out; its tokens are counted before it is cut.
+fn encode_filtered(
+    tokenizer: &Tokenizer,
+    row: &Value,
+    number: usize,
+    (options, format): (&ChatOptions, DataFormat),
+    filter: &Filter,
+) -> Result<Encoded, RowError> {
+    if let Some(reason) = filter.by_text(row) {
+        return Ok(Encoded::Filtered(reason));
+    }
+    let most = options.max_seq_len;
+    let whole = ChatOptions { max_seq_len: most.max(filter.tokens_needed()), ..*options };
+    let encoded = encode(tokenizer, row, number, &whole, format)?;
+    if let Some(reason) = filter.by_tokens(encoded.ids.len()) {
+        return Ok(Encoded::Filtered(reason));
+    }
+    let cut = whole.max_seq_len > most && encoded.ids.len() > most;
+    Ok(Encoded::Row(if cut { encode(tokenizer, row, number, options, format)? } else { encoded }))
 }
 
 /// Tokens of a row that [`check`] has passed; `number` is its line.
@@ -319,6 +346,7 @@ fn hash_source(source: &DataSource, format: DataFormat) -> Result<(String, u64)>
     let mut hash = Sha256::new();
     let mut bytes = 0u64;
     match source {
+        DataSource::Mixture(_) => return Err(Error::failed("the parts of a mixture are read one by one")),
         DataSource::Synthetic(config) => {
             hash.update(format!("synthetic {} {config:?} {format:?}", synthetic::VERSION));
         }

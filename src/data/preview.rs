@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::config::{DataConfig, DataFormat, DataSource, ReadOptions, Validation};
 use super::reader;
+use super::selection::RowSelection;
 use crate::error::{Error, Result};
 
 /// The most bytes that are looked at of a file, but for its first row, which is always whole.
@@ -71,7 +72,9 @@ impl Preview {
         }
         // The copies are JSON lines in UTF-8; the names of columns stay.
         let read = ReadOptions { encoding: None, split: None, ..data.read.clone() };
-        let mut own = DataConfig { source: DataSource::Paths(copies), read, ..data.clone() };
+        // What a filter lets through may stand further down.
+        let select = RowSelection { limit: data.select.limit, ..RowSelection::default() };
+        let mut own = DataConfig { source: DataSource::Paths(copies), read, select, ..data.clone() };
         if let Validation::Path(path) = &data.validation
             && path.is_file()
         {

@@ -15,7 +15,9 @@ use super::config::{
     DataConfig, DataFormat, DataSource, OnBadRow, SyntheticConfig, SyntheticSplit, SyntheticTask, Validation,
 };
 use super::jsonl::{Line, RowError, RowFault, kind};
+use super::mixture::order::MixtureOrder;
 use super::random::{SplitMix64, chance};
+use super::selection::{self, Filter, RowSelection};
 use super::shapes;
 use super::source::{self, SourceLines};
 use super::tokenizer::chat_row::{self, TOOL_KEYS};
@@ -76,6 +78,8 @@ pub struct Prompts {
     pub skipped: usize,
     /// SHA-256 of the source, in hex.
     pub content_hash: String,
+    /// Which rows an epoch of a mixture asks.
+    mixture: Option<Arc<MixtureOrder>>,
 }
 
 /// Faults shown in full; more are only counted.
@@ -93,6 +97,9 @@ impl Prompts {
         tokenizer: &Tokenizer,
         options: &PromptOptions,
     ) -> Result<(Self, Option<Self>)> {
+        if let DataSource::Mixture(parts) = &config.source {
+            return Self::mixed(parts, config, tokenizer, options);
+        }
         let whole = Self::read(&config.source, config, tokenizer, options)?;
         match &config.validation {
             Validation::Off => Ok((whole, None)),
@@ -140,6 +147,11 @@ impl Prompts {
         Self { rows: self.rows.iter().take(count).cloned().collect(), ..self.clone() }
     }
 
+    /// How many rows an epoch asks.
+    pub fn per_epoch(&self) -> usize {
+        self.mixture.as_ref().map_or(self.len(), |mixture| mixture.len())
+    }
+
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -158,7 +170,10 @@ impl Prompts {
 
     /// The rows of an epoch in the order they are asked.
     pub fn order(&self, epoch: u64, shuffle: bool) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.len()).collect();
+        let mut order: Vec<usize> = match &self.mixture {
+            Some(mixture) => mixture.epoch(epoch).into_iter().map(|row| row as usize).collect(),
+            None => (0..self.len()).collect(),
+        };
         if shuffle {
             SplitMix64::new(self.options.seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15), 12)
                 .shuffle(&mut order);
@@ -200,23 +215,37 @@ impl Prompts {
         options: &PromptOptions,
     ) -> Result<Self> {
         let agent = config.format == DataFormat::Agent;
-        let (lines, content_hash) = lines(source, config)?;
-        let usable = |(place, number, bytes): Numbered| -> Result<PromptRow> {
+        // Validation files are taken whole.
+        let select = if *source == config.source { config.select.clone() } else { RowSelection::default() };
+        let filter = Filter::new(&select.filter)?;
+        let (lines, content_hash) = lines(source, config, select.limit)?;
+        let usable = |(place, number, bytes): Numbered| -> Result<Option<PromptRow>> {
             let row = shapes::parse(&bytes, config.format, &config.read);
             let row = row.and_then(|row| prompt_row(number, row, agent));
             let row = row.map_err(RowFault::into_error).and_then(|row| {
-                fits(tokenizer, &row, options)?;
-                Ok(row)
+                if filter.by_text(&row.row).is_some() {
+                    return Ok(None);
+                }
+                let tokens = prompt_tokens(tokenizer, &row, options)?;
+                if filter.by_tokens(tokens).is_some() {
+                    return Ok(None);
+                }
+                fits(tokenizer, &row, options, tokens).map(|()| Some(row))
             });
             row.map_err(|error| error.at(place))
         };
-        let read: Vec<Result<PromptRow>> = lines.into_par_iter().map(usable).collect();
+        let read: Vec<Result<Option<PromptRow>>> = lines.into_par_iter().map(usable).collect();
         let (mut rows, mut faults) = (Vec::new(), Vec::new());
+        let all = read.len();
         for row in read {
             match row {
-                Ok(row) => rows.push(Arc::new(row)),
+                Ok(row) => rows.extend(row.map(Arc::new)),
                 Err(fault) => faults.push(fault),
             }
+        }
+        let dropped = all - rows.len() - faults.len();
+        if dropped > 0 {
+            tracing::info!("{}: `filter` leaves out {dropped} of {all} prompts", source.name());
         }
         let skipped = faults.len();
         if config.on_bad_row == OnBadRow::Error && skipped > 0 {
@@ -230,7 +259,10 @@ impl Prompts {
             let fault = Error::input(format!("no usable prompt ({skipped} skipped)")).hint(FORM);
             return Err(source.at(fault));
         }
-        Ok(Self { rows, options: options.clone(), skipped, content_hash })
+        if let Some(some) = selection::sampled(select.sample, rows.len()) {
+            rows = some.into_iter().map(|row| rows[row as usize].clone()).collect();
+        }
+        Ok(Self { rows, options: options.clone(), skipped, content_hash, mixture: None })
     }
 }
 
@@ -238,7 +270,7 @@ impl Prompts {
 type Numbered = (Place, usize, Vec<u8>);
 
 /// Every line, and the hash of all.
-fn lines(source: &DataSource, config: &DataConfig) -> Result<(Vec<Numbered>, String)> {
+fn lines(source: &DataSource, config: &DataConfig, limit: Option<usize>) -> Result<(Vec<Numbered>, String)> {
     let source = match source {
         DataSource::Synthetic(world) if config.format == DataFormat::Agent => {
             DataSource::Synthetic(SyntheticConfig { task: SyntheticTask::Tools, ..world.clone() })
@@ -250,6 +282,7 @@ fn lines(source: &DataSource, config: &DataConfig) -> Result<(Vec<Numbered>, Str
         let (file, number) = source::file_and_number(line.number);
         (Place::line(&files[file], number), line.number, line.bytes)
     };
+    let lines = lines.take(limit.unwrap_or(usize::MAX));
     let found = lines.map(|line| line.map(numbered)).collect::<Result<Vec<Numbered>>>()?;
     let mut hash = Sha256::new();
     for (_, _, bytes) in &found {
@@ -331,10 +364,15 @@ fn render(
     tokenizer.apply_chat_template(&Value::from(messages.to_vec()), tools, options)
 }
 
-/// Whether the prompt is within the budget, its thinking closed (the longer form).
-fn fits(tokenizer: &Tokenizer, row: &PromptRow, options: &PromptOptions) -> Result<()> {
+/// Tokens of a prompt, its thinking closed (the longer form).
+fn prompt_tokens(tokenizer: &Tokenizer, row: &PromptRow, options: &PromptOptions) -> Result<usize> {
     let tools = row.tools.as_ref().or(options.tools.as_ref());
-    let tokens = tokenizer.encode(&render(tokenizer, &row.messages, tools, false)?)?.len();
+    Ok(tokenizer.encode(&render(tokenizer, &row.messages, tools, false)?)?.len())
+}
+
+/// Whether the prompt, of so many tokens, is within the budget.
+fn fits(tokenizer: &Tokenizer, row: &PromptRow, options: &PromptOptions, tokens: usize) -> Result<()> {
+    let tools = row.tools.as_ref().or(options.tools.as_ref());
     tokenizer.render_checked("conversations", &row.messages, tools).map_err(RowError::into_error)?;
     if tokens > options.max_tokens {
         return Err(Error::input(format!(
@@ -346,5 +384,6 @@ fn fits(tokenizer: &Tokenizer, row: &PromptRow, options: &PromptOptions) -> Resu
     Ok(())
 }
 
+mod mixed;
 #[cfg(test)]
 mod tests;

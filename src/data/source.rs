@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::config::{DataConfig, DataFormat, DataSource, OnBadRow, ReadOptions};
 use super::jsonl::{self, Line, RowFault};
 use super::reader::{self, RowReader};
+use super::selection::{self, Filter};
 use super::shapes;
 use super::synthetic::{self, SyntheticKind};
 use super::tokenizer::{ChatTemplate, RenderOptions, chat_row, train};
@@ -32,6 +33,10 @@ pub fn file_and_number(number: usize) -> (usize, usize) {
 /// Every row of a source in order, as text. Files are opened as they are reached.
 pub fn lines(source: &DataSource, format: DataFormat, options: &ReadOptions) -> SourceLines {
     match source {
+        DataSource::Mixture(_) => {
+            let fault = Error::failed("the parts of a mixture are read one by one");
+            SourceLines { files: Vec::new(), lines: Box::new(std::iter::once(Err(fault))) }
+        }
         DataSource::Synthetic(world) => {
             let rows = synthetic::rows(world, SyntheticKind::of(format)).enumerate();
             let lines = rows.map(|(i, row)| Ok(Line { number: i + 1, bytes: row.to_string().into_bytes() }));
@@ -69,12 +74,40 @@ pub struct SourceRow {
     pub row: Value,
 }
 
-/// Every row of a source in order, in MiniMind's keys, not tokenised.
+/// Rows in order.
+pub type SourceRows = Box<dyn Iterator<Item = Result<SourceRow>>>;
+
+/// Every row of a source in order, in MiniMind's keys, not tokenised; those that the source's selection takes. The parts of a
+/// mixture follow one another.
 ///
 /// # Errors
 /// The first file cannot be opened. Others, and bad rows, come as errors of the iterator; bad rows are left out where they
 /// are skipped.
-pub fn rows(config: &DataConfig) -> Result<impl Iterator<Item = Result<SourceRow>> + use<>> {
+pub fn rows(config: &DataConfig) -> Result<SourceRows> {
+    if let DataSource::Mixture(_) = &config.source {
+        let parts = config.parts().iter().map(rows).collect::<Result<Vec<_>>>()?;
+        return Ok(Box::new(parts.into_iter().flatten()));
+    }
+    let Some(sample) = config.select.sample else { return unsampled_rows(config) };
+    if let DataSource::Paths(paths) = &config.source
+        && let Some(once) = paths.iter().find(|path| path.exists() && !path.is_file())
+    {
+        let what = "`sample` counts the rows first, and this can be read once";
+        return Err(Error::input(what).at(Place::file(once)).hint("save it as a file"));
+    }
+    let mut all = 0;
+    for row in unsampled_rows(config)? {
+        row?;
+        all += 1;
+    }
+    let rows = unsampled_rows(config)?;
+    let Some(some) = selection::sampled(Some(sample), all) else { return Ok(rows) };
+    let mut some = some.into_iter().peekable();
+    let drawn = move |(place, row)| some.next_if(|next| *next as usize == place).map(|_| row);
+    Ok(Box::new(rows.enumerate().filter_map(drawn)))
+}
+
+fn unsampled_rows(config: &DataConfig) -> Result<SourceRows> {
     if let DataSource::Paths(paths) = &config.source
         && let Some(first) = paths.first()
     {
@@ -82,8 +115,10 @@ pub fn rows(config: &DataConfig) -> Result<impl Iterator<Item = Result<SourceRow
     }
     let (format, options) = (config.format, config.read.clone());
     let skip = config.on_bad_row == OnBadRow::Skip;
-    let SourceLines { files, mut lines } = lines(&config.source, format, &options);
-    Ok(std::iter::from_fn(move || {
+    let filter = Filter::new(&config.select.filter)?;
+    let SourceLines { files, lines } = lines(&config.source, format, &options);
+    let mut lines = lines.take(config.select.limit.unwrap_or(usize::MAX));
+    Ok(Box::new(std::iter::from_fn(move || {
         loop {
             let line = match lines.next()? {
                 Ok(line) => line,
@@ -92,12 +127,13 @@ pub fn rows(config: &DataConfig) -> Result<impl Iterator<Item = Result<SourceRow
             let (file, number) = file_and_number(line.number);
             let place = Place::line(&files[file], number);
             match shapes::parse(&line.bytes, format, &options) {
+                Ok(row) if filter.by_text(&row).is_some() => {}
                 Ok(row) => return Some(Ok(SourceRow { place, row })),
                 Err(_) if skip => {}
                 Err(fault) => return Some(Err(fault.into_error().at(place))),
             }
         }
-    }))
+    })))
 }
 
 /// The text of every row: its `text`, or what its messages say. For a row with tools, all that our chat template makes of

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::jsonl::{self, Line, Lines};
 use super::synthetic::{self, SyntheticKind};
-use super::token_cache::{self, TokenCache, TokenizedRow};
+use super::token_cache::{self, Encoded, TokenCache, TokenizedRow};
 use super::token_file::TokenFile;
 use super::*;
 
@@ -18,11 +18,11 @@ fn lines(count: usize) -> impl Iterator<Item = crate::Result<Line>> {
 }
 
 /// Row `i` begins with `i`, so that a batch tells its rows.
-fn encode(line: &Line) -> crate::Result<Option<TokenizedRow>> {
+fn encode(line: &Line) -> crate::Result<Encoded> {
     let n = line.bytes.len();
     let mut ids = vec![5; n + 1];
     ids[0] = line.number as u32 - 1;
-    Ok(Some(TokenizedRow { loss_mask: vec![true; n + 1], ids, loss_bytes: n }))
+    Ok(Encoded::Row(TokenizedRow { loss_mask: vec![true; n + 1], ids, loss_bytes: n }))
 }
 
 fn some_rows(dir: &Path, count: usize) -> Dataset {
@@ -169,6 +169,7 @@ fn tokens_config(path: &Path, validation: Validation) -> DataConfig {
         batching: Batching::Bucket,
         on_bad_row: OnBadRow::Error,
         read: ReadOptions::default(),
+        select: RowSelection::default(),
     }
 }
 
@@ -297,6 +298,7 @@ fn world_config(split: SyntheticSplit, validation: Validation) -> DataConfig {
         batching: Batching::Bucket,
         on_bad_row: OnBadRow::Error,
         read: ReadOptions::default(),
+        select: RowSelection::default(),
     }
 }
 

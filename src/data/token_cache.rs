@@ -1,6 +1,6 @@
 //! Rows tokenised once: a file of ids that later runs map into memory.
 //!
-//! Layout, little endian: header (64 bytes), ids (u32, the top bit marks a label with loss), index
+//! Layout, little endian: header (64 bytes; the last 16 count what a filter left out, u32 by reason), ids (u32, the top bit marks a label with loss), index
 //! (per row: end of the row in ids u64, loss bytes u32, loss tokens u32). Streamed in chunks encoded
 //! on all cores, written beside and renamed, so that inputs larger than memory work and a killed run
 //! leaves no half file. A file that is short or whose checksum differs is made anew.
@@ -13,6 +13,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::jsonl::Line;
+use super::selection::{Filtered, Reason};
 use crate::error::{Error, Result};
 use crate::native::map_file;
 
@@ -34,6 +35,17 @@ pub struct TokenizedRow {
     pub loss_bytes: usize,
 }
 
+/// What became of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encoded {
+    /// Its tokens.
+    Row(TokenizedRow),
+    /// It is bad, and such rows are skipped.
+    Skipped,
+    /// A filter leaves it out.
+    Filtered(Reason),
+}
+
 /// A cache file in memory.
 #[derive(Debug)]
 pub struct TokenCache {
@@ -42,6 +54,8 @@ pub struct TokenCache {
     tokens: usize,
     /// Rows left out as unusable.
     pub skipped: usize,
+    /// Rows that a filter left out.
+    pub filtered: Filtered,
     /// Bytes of the rows read.
     pub source_bytes: u64,
 }
@@ -69,7 +83,8 @@ impl TokenCache {
         if size != map.len() || u64::from(crc32fast::hash(&map[HEADER_BYTES..])) != sum {
             return None;
         }
-        Some(Self { map, rows, tokens, skipped, source_bytes })
+        let filtered = [48, 52, 56, 60].map(|at| u32_at(&map, at));
+        Some(Self { map, rows, tokens, skipped, filtered, source_bytes })
     }
 
     /// How many rows there are.
@@ -120,14 +135,14 @@ impl<W: Write> Summed<W> {
     }
 }
 
-/// Encodes `lines` into the file `path` on all cores and maps it. `encode` answers `Ok(None)` for a row to skip.
+/// Encodes `lines` into the file `path` on all cores and maps it.
 ///
 /// # Errors
 /// The first error of `lines` or `encode` in the order of the lines; or the file cannot be written.
 pub fn build(
     path: &Path,
     lines: impl Iterator<Item = Result<Line>>,
-    encode: impl Fn(&Line) -> Result<Option<TokenizedRow>> + Sync,
+    encode: impl Fn(&Line) -> Result<Encoded> + Sync,
 ) -> Result<TokenCache> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(|e| Error::io("make the cache folder", dir, e))?;
@@ -148,13 +163,14 @@ pub fn build(
 fn write(
     path: &Path,
     mut lines: impl Iterator<Item = Result<Line>>,
-    encode: impl Fn(&Line) -> Result<Option<TokenizedRow>> + Sync,
+    encode: impl Fn(&Line) -> Result<Encoded> + Sync,
 ) -> Result<()> {
     let io = |e| Error::io("write the token cache", path, e);
     let file = File::create(path).map_err(io)?;
     let mut out = Summed { inner: BufWriter::with_capacity(1 << 20, file), crc: crc32fast::Hasher::new() };
     out.inner.write_all(&[0; HEADER_BYTES]).map_err(io)?;
     let (mut index, mut tokens, mut skipped, mut source_bytes) = (Vec::new(), 0u64, 0u64, 0u64);
+    let mut filtered = Filtered::default();
     loop {
         let (mut chunk, mut bytes) = (Vec::new(), 0);
         while chunk.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
@@ -170,9 +186,16 @@ fn write(
         let encoded: Vec<_> = chunk.par_iter().map(&encode).collect();
         for row in encoded {
             // The first bad row in file order stops, whichever core found it.
-            let Some(row) = row? else {
-                skipped += 1;
-                continue;
+            let row = match row? {
+                Encoded::Row(row) => row,
+                Encoded::Skipped => {
+                    skipped += 1;
+                    continue;
+                }
+                Encoded::Filtered(reason) => {
+                    filtered[reason as usize] = filtered[reason as usize].saturating_add(1);
+                    continue;
+                }
             };
             let ids: Vec<u8> = row
                 .ids
@@ -197,6 +220,7 @@ fn write(
     for number in [rows, tokens, skipped, source_bytes, sum] {
         header.extend_from_slice(&number.to_le_bytes());
     }
+    filtered.iter().for_each(|number| header.extend_from_slice(&number.to_le_bytes()));
     file.write_all(&header).map_err(io)?;
     file.sync_all().map_err(io)
 }

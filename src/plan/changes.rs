@@ -27,7 +27,7 @@ pub type Kinds = &'static [(SettingKind, &'static str)];
 
 /// What every stage's `data` has in common.
 pub const DATA_KINDS: Kinds = &[
-    (SettingKind::Place, "data.source.paths data.validation.path"),
+    (SettingKind::Place, "data.source.paths data.source.mixture.*.source.paths data.validation.path"),
     // With `error` no row was bad, or nothing would have been trained.
     (SettingKind::Watch, "data.on_bad_row"),
 ];
@@ -190,6 +190,9 @@ fn recipe_key(path: &[String]) -> String {
     let names: Vec<&str> = path.iter().map(String::as_str).collect();
     let shown: Vec<&str> = match names.as_slice() {
         ["train", rest @ ..] => return recipe_key(&path[path.len() - rest.len()..]),
+        ["data", "source", "mixture", part, "source", rest @ ..] => {
+            [&["data", "mixture", part][..], rest].concat()
+        }
         ["data", "source", rest @ ..] => [&["data"][..], rest].concat(),
         ["heldout", "source", rest @ ..] => [&["heldout"][..], rest].concat(),
         ["model", "config", "moe", rest @ ..] | ["model", "config", rest @ ..] => {

@@ -13,6 +13,7 @@ pub mod hubs;
 pub mod kinds;
 pub mod machine;
 mod markdown;
+mod mixture;
 mod quota;
 pub mod references;
 pub mod resolve;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::resolve::{Resolver, join};
 use super::schema::*;
 use super::types::*;
+use crate::data::RowSelection;
 use crate::model::Era;
 use crate::model::config::{ModelOverrides, PRESETS, preset};
 use crate::recipe::faults::hint;
@@ -110,9 +111,16 @@ impl Resolver<'_> {
         }
         let d = section.cloned().unwrap_or_default();
         if section.is_some() {
-            self.one_source(&base, &d.rows);
+            self.one_source(&base, &d.rows, d.mixture.is_some());
         }
-        let (source, format) = self.source(&base, &d.rows, kind, seed);
+        let (source, format) = match &d.mixture {
+            None => self.source(&base, &d.rows, kind, seed),
+            Some(_) => (self.mixture(&base, &d, kind, seed), self.data_format(&base, &d.rows, kind)),
+        };
+        let select = match &d.mixture {
+            None => self.selection(&base, &d.rows, kind, seed),
+            Some(_) => RowSelection::default(),
+        };
         let validation = self.validation(&base, d.validation, &source);
         DataConfig {
             source,
@@ -124,12 +132,18 @@ impl Resolver<'_> {
                 given => given.unwrap_or_default(),
             },
             on_bad_row: d.on_bad_row.or(on_bad_row).unwrap_or_default(),
-            read: ReadOptions::default(),
+            read: self.read_options(&base, &d.rows),
+            select,
         }
     }
 
+    /// How the files of a section are read.
+    pub(super) fn read_options(&mut self, _base: &[String], _rows: &RowsSection) -> ReadOptions {
+        ReadOptions::default()
+    }
+
     /// Where the rows of a section come from, and their shape.
-    fn source(
+    pub(super) fn source(
         &mut self,
         base: &[String],
         rows: &RowsSection,
@@ -145,17 +159,20 @@ impl Resolver<'_> {
         (source, format)
     }
 
-    /// Rows come from one of path, paths and synthetic.
-    fn one_source(&mut self, base: &[String], d: &RowsSection) {
+    /// Rows come from one of path, paths, synthetic and mixture.
+    pub(super) fn one_source(&mut self, base: &[String], d: &RowsSection, mixture: bool) {
         let synthetic = d.synthetic().is_some();
-        let given = usize::from(d.path.is_some()) + usize::from(d.paths.is_some()) + usize::from(synthetic);
-        let aside = ["path", "paths", "synthetic"]
+        let given = usize::from(mixture)
+            + usize::from(d.path.is_some())
+            + usize::from(d.paths.is_some())
+            + usize::from(synthetic);
+        let aside = ["path", "paths", "synthetic", "mixture"]
             .iter()
             .any(|key| self.recipe.aside.iter().any(|p| p.starts_with(&join(base, key))));
         if given != 1 && !aside {
             let what = match given {
                 0 => "`data` names no rows",
-                _ => "`data` takes one of path, paths, synthetic",
+                _ => "`data` takes one of path, paths, synthetic, mixture",
             };
             self.fault(base, what, "give path: FILE, paths: [FILE, ...] or synthetic: true");
         }

@@ -221,7 +221,15 @@ mod tests {
         let input_ids = Array2::from_shape_fn((3, 21), |(b, t)| ((b * 31 + t * t * 7) % 60) as i64);
         let labels = input_ids.mapv(|id| if id % 3 == 0 { -100 } else { id });
         let loss_tokens = labels.slice(ndarray::s![.., 1..]).iter().filter(|id| **id >= 0).count();
-        let batch = Batch { input_ids, labels, documents: None, real_tokens: 63, loss_tokens, loss_bytes: 0 };
+        let batch = Batch {
+            input_ids,
+            labels,
+            documents: None,
+            parts: None,
+            real_tokens: 63,
+            loss_tokens,
+            loss_bytes: 0,
+        };
         let grads = || -> Vec<Tensor> {
             let params = model.params().trained().1;
             let grads = params.iter().map(|p| p.grad().copy()).collect();

@@ -115,13 +115,8 @@ fn template_hash(folder: &Path) -> Result<String> {
 
 fn data_hash(data: &DataConfig) -> Result<String> {
     let mut hasher = Sha256::new();
-    let mut files: Vec<&PathBuf> = match &data.source {
-        DataSource::Paths(paths) => paths.iter().collect(),
-        DataSource::Synthetic(_) => {
-            hasher.update(format!("built-in world {}", crate::data::synthetic::VERSION));
-            Vec::new()
-        }
-    };
+    let mut files = Vec::new();
+    add_source(&data.source, &mut hasher, &mut files);
     if let Validation::Path(path) = &data.validation {
         files.push(path);
     }
@@ -129,6 +124,17 @@ fn data_hash(data: &DataConfig) -> Result<String> {
         hasher.update(path_hash(file)?);
     }
     Ok(hex(&hasher.finalize()))
+}
+
+/// Adds the files of a source, and the version of the built-in world.
+fn add_source<'a>(source: &'a DataSource, hasher: &mut Sha256, files: &mut Vec<&'a PathBuf>) {
+    match source {
+        DataSource::Paths(paths) => files.extend(paths),
+        DataSource::Synthetic(_) => {
+            hasher.update(format!("built-in world {}", crate::data::synthetic::VERSION));
+        }
+        DataSource::Mixture(parts) => parts.iter().for_each(|part| add_source(&part.source, hasher, files)),
+    }
 }
 
 /// Hash of weights, joined by that of `config.json` in the same folder where the file does not state its architecture.

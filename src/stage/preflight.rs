@@ -13,7 +13,7 @@ use crate::checkpoint::{resolve_model_path, safetensors};
 use crate::data::preview::Preview;
 use crate::data::source::{self, SourceRow};
 use crate::data::{
-    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, Prompts, Recorded, Tokenizer,
+    DataConfig, DataFormat, DataSource, OnBadRow, PrepareContext, Prompts, Recorded, Tokenizer, Validation,
     multiple_choice, prepare, prompts, token_file,
 };
 use crate::error::{Error, Result};
@@ -185,6 +185,13 @@ fn size(path: &Path) -> u64 {
 
 /// Calls `read` with the first rows of `data`; its faults are placed at the files themselves.
 fn check_head(data: &DataConfig, read: &mut dyn FnMut(&DataConfig, &Preview) -> Result<()>) -> Result<()> {
+    if let DataSource::Mixture(_) = data.source {
+        data.parts().iter().try_for_each(|part| check_head(part, read))?;
+        // Validation rows of a file are read as those of the mixture are.
+        let Validation::Path(path) = &data.validation else { return Ok(()) };
+        let held = DataConfig { source: DataSource::Paths(vec![path.clone()]), ..data.clone() };
+        return check_head(&DataConfig { validation: Validation::Off, ..held }, read);
+    }
     if let (DataFormat::Tokens, DataSource::Paths(paths)) = (data.format, &data.source) {
         let there = paths.iter().filter(|path| path.is_file());
         return there.map(|path| token_file::TokenFile::open(path)).try_for_each(|file| file.map(|_| ()));

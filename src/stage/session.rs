@@ -88,6 +88,9 @@ impl<'a> Session<'a> {
             let targets = prepared.facts.check_targets(config.data.format, config.max_seq_len);
             targets.map_err(|e| config.data.source.at(e))?;
         }
+        if context.ranks.is_rank0() {
+            prepared.facts.parts.iter().for_each(|part| tracing::info!("{}", part.in_words("tokens")));
+        }
         let loader = |rows: &Dataset, shuffle: bool| {
             let settings = DataLoaderConfig {
                 batch_size: config.batch_size,

@@ -48,7 +48,7 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
         notes.push(note);
     }
     let source = match &config.data.source {
-        DataSource::Synthetic(_) => "synthetic".to_owned(),
+        source @ (DataSource::Synthetic(_) | DataSource::Mixture(_)) => source.name(),
         DataSource::Paths(paths) => {
             paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
         }

@@ -183,6 +183,6 @@ impl Resolver<'_> {
 fn is_math(data: &DataConfig) -> bool {
     match &data.source {
         DataSource::Paths(paths) => !paths.is_empty() && paths.iter().all(|path| source::is_math(path)),
-        DataSource::Synthetic(_) => false,
+        DataSource::Synthetic(_) | DataSource::Mixture(_) => false,
     }
 }

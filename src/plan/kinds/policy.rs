@@ -215,9 +215,11 @@ impl Resolver<'_> {
 
     /// Calculator, units and clock; for errands of the built-in world, which ask for its prices, lookup too.
     fn usual_tools(&mut self, s: &Section<'_>, config: &PolicyConfig) -> Vec<ToolConfig> {
-        let world = |data: &DataConfig| match &data.source {
-            DataSource::Synthetic(world) => Some(world.seed),
-            DataSource::Paths(_) => None,
+        let world = |data: &DataConfig| {
+            data.parts().into_iter().find_map(|part| match part.source {
+                DataSource::Synthetic(world) => Some(world.seed),
+                _ => None,
+            })
         };
         let (asked, held) = (world(&config.train.data), config.heldout.as_ref().and_then(world));
         if let (Some(asked), Some(held)) = (asked, held)

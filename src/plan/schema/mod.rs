@@ -67,16 +67,65 @@ pub struct RowsSection {
     pub synthetic: Option<Synthetic>,
     /// The shape of rows (auto: by the file's ending and the stage's kind).
     pub format: Option<FormatName>,
+    /// The first rows alone, as many (all).
+    #[schemars(range(min = 1))]
+    pub limit: Option<usize>,
+    /// What rows must be like; others are left out and counted.
+    #[schemars(with = "FilterSection")]
+    pub filter: Option<FilterSection>,
+    /// Rows drawn at random, by the recipe's seed, of those that are left: a share below 1, or as many (all).
+    pub sample: Option<f64>,
+}
+
+/// What rows must be like.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FilterSection {
+    /// Fewest tokens of a row, before it is cut.
+    pub min_tokens: Option<usize>,
+    /// Most tokens of a row, before it is cut.
+    #[schemars(range(min = 1))]
+    pub max_tokens: Option<usize>,
+    /// A pattern that the row's text must hold somewhere.
+    pub regex: Option<String>,
+    /// The language of the row's text, or a list of them, by ISO 639 code: en, zh, kor.
+    pub language: Option<Words>,
+}
+
+/// One source of a mixture.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct PartSection {
+    /// Its name in metrics (its file's name).
+    pub name: Option<String>,
+    /// Its share of an epoch's tokens, beside the other parts' weights (by its own tokens).
+    pub weight: Option<f64>,
+    /// The most times that an epoch passes it (1).
+    pub epochs: Option<f64>,
+    /// Which rows.
+    #[serde(flatten)]
+    pub rows: RowsSection,
 }
 
 impl RowsSection {
+    /// What these keys leave out as `other` says it, but for where rows come from.
+    pub fn or(self, other: &Self) -> Self {
+        Self {
+            format: self.format.or(other.format),
+            limit: self.limit.or(other.limit),
+            filter: self.filter.or_else(|| other.filter.clone()),
+            sample: self.sample.or(other.sample),
+            ..self
+        }
+    }
+
     /// The built-in world, where it is asked for.
     pub fn synthetic(&self) -> Option<&SyntheticSection> {
         self.synthetic.as_ref().and_then(|synthetic| synthetic.0.as_ref())
     }
 }
 
-/// Rows and how they become batches. Give one of path, paths, synthetic; a file's name alone, or a list of names, is
+/// Rows and how they become batches. Give one of path, paths, synthetic, mixture; a file's name alone, or a list of names, is
 /// the same as path or paths.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields, transform = or_files)]
@@ -84,6 +133,8 @@ pub struct DataSection {
     /// Which rows.
     #[serde(flatten)]
     pub rows: RowsSection,
+    /// Several sources by weight; what is said beside it holds for every part that does not say otherwise.
+    pub mixture: Option<Vec<Option<PartSection>>>,
     /// Whether each epoch draws a new order (true).
     pub shuffle: Option<bool>,
     /// Validation rows: a share 0..1 of these rows, a file, or heldout for the built-in world (0: none).

@@ -227,7 +227,7 @@ fn repetition(ids: &[u32]) -> f64 {
 
 impl RolloutSource for GeneratedRollouts {
     fn steps_per_epoch(&self) -> u64 {
-        self.prompts.len().div_ceil(self.batch_size) as u64
+        self.prompts.per_epoch().div_ceil(self.batch_size) as u64
     }
 
     fn rows_per_step(&self) -> usize {
