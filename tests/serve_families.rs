@@ -27,7 +27,7 @@ const GLM: &str = "{% for m in messages %}{{ '<|' + m.role + '|>\n' }}{{ m.conte
 
 fn tools() -> Value {
     let parameters = json!({"type": "object", "required": ["a", "b"],
-        "properties": {"a": {"type": "integer"}, "b": {"type": "string", "maxLength": 12}, "c": {"enum": ["x", "y"]}}});
+        "properties": {"a": {"type": "integer"}, "b": {"type": "string", "maxLength": 12}, "c": {"enum": ["x", "y"]}, "d": {"type": "string", "pattern": "^.{0,6}$"}}});
     json!([
         {"type": "function", "function": {"name": "add", "parameters": parameters}},
         {"type": "function", "function": {"name": "now"}},
@@ -48,7 +48,7 @@ fn sound(call: &Value) -> String {
     match call["function"]["name"].as_str() {
         Some("add") => {
             assert!(value["a"].is_i64() && value["b"].is_string(), "{text}");
-            assert!(keys.iter().all(|key| ["a", "b", "c"].contains(&key.as_str())), "{text}");
+            assert!(keys.iter().all(|key| ["a", "b", "c", "d"].contains(&key.as_str())), "{text}");
         }
         Some("now") => assert_eq!(text, "{}"),
         other => panic!("{other:?}"),

@@ -2,11 +2,12 @@
 //! `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`.
 //!
 //! A call that cannot be read is kept with what is wrong with it, so that the model gets to know. White space between a
-//! form's parts is not looked at: models differ from their own template there. Next: `form`, `mod`.
+//! form's parts is not looked at: models differ from their own template there. Next: `call_format`, `call_scan`, `mod`.
 
 use serde_json::{Map, Value, json};
 
 use super::call_format::{Body, ToolCallFormat};
+use super::call_scan::json_end;
 use crate::rollout::rewards::text::THINK_END;
 
 /// What Llama 3 may put before a call.
@@ -59,45 +60,46 @@ impl ToolCallFormat {
     /// Every call of a text in order. What stands in the thinking part is no call. `tools` tell which arguments are text
     /// where the form does not.
     pub fn parse(&self, text: &str, tools: &[Value]) -> Vec<ToolCall> {
-        let mut rest = text.rsplit_once(THINK_END).map_or(text, |(_, after)| after);
-        if self.start_marker.is_empty() {
+        let (start, end) = (self.start_marker.as_str(), self.end_marker.as_str());
+        let mut rest = text;
+        if start.is_empty() {
+            while let Some((at, _)) = self.first_marker(without_tag(rest), &[THINK_END]) {
+                rest = &without_tag(rest)[at + THINK_END.len()..];
+            }
             return self.bare_call(rest).map_or_else(Vec::new, |text| self.parse_block(text, tools));
         }
         let mut calls = Vec::new();
-        while let Some((_, after)) = rest.split_once(&self.start_marker) {
-            let end = self.block_end(after, true);
-            let (block, next) = if self.end_marker.is_empty() {
-                after.split_at(end.unwrap_or(after.len()))
-            } else if let Some(at) = end {
-                (&after[..at], &after[at + self.end_marker.len()..])
-            } else {
-                calls.push(ToolCall::broken(
-                    "",
-                    format!("`{}` is not closed by `{}`", self.start_marker, self.end_marker),
-                ));
-                break;
+        loop {
+            let (thought, call) = (rest.find(THINK_END), rest.find(start));
+            if let Some(at) = thought.filter(|at| call.is_none_or(|call| *at < call)) {
+                calls.clear();
+                rest = &rest[at + THINK_END.len()..];
+                continue;
+            }
+            let Some(at) = call else { return calls };
+            let inside = &rest[at + start.len()..];
+            let marks = [THINK_END, if end.is_empty() { start } else { end }];
+            let block = match self.first_marker(inside, &marks) {
+                // A call that the model only thinks of; the loop finds the end of the thought.
+                Some((at, 0)) => {
+                    rest = &inside[at..];
+                    continue;
+                }
+                Some((at, _)) => &inside[..at],
+                None if end.is_empty() => inside,
+                None => {
+                    calls.push(ToolCall::broken("", format!("`{start}` is not closed by `{end}`")));
+                    return calls;
+                }
             };
-            rest = next;
+            rest = inside[block.len()..].strip_prefix(end).unwrap_or_default();
             calls.extend(self.parse_block(block, tools));
-        }
-        calls
-    }
-
-    /// Where a block ends: at its end marker, or the next start marker where the form has none. A marker inside a JSON
-    /// string is text. `complete`: whether nothing follows `text`; until then a string that is open may still close.
-    pub fn block_end(&self, text: &str, complete: bool) -> Option<usize> {
-        let marker = if self.end_marker.is_empty() { &self.start_marker } else { &self.end_marker };
-        match self.body {
-            _ if marker.is_empty() => None,
-            Body::Json { .. } | Body::Named { .. } => find_outside_strings(text, marker, complete),
-            Body::Pairs { .. } => text.find(marker),
         }
     }
 
     /// Where a call is the whole text: that text, if it may be one.
     pub fn bare_call<'a>(&self, text: &'a str) -> Option<&'a str> {
-        let text = text.trim();
-        let text = text.strip_prefix(PYTHON_TAG).map_or(text, str::trim_start);
+        let text = without_tag(text.trim());
         let object = text.starts_with('{');
         let value = serde_json::Deserializer::from_str(text).into_iter::<Value>().next();
         match value {
@@ -169,12 +171,10 @@ impl ToolCallFormat {
             } else {
                 after.split_once(value_start).map_or("", |(_, v)| v)
             };
-            // JSON may quote what closes a value; plain text cannot.
-            let end = match after.trim_start().starts_with(['{', '[']) {
-                true => find_outside_strings(after, value_end, true),
-                false => after.find(value_end),
-            };
-            let Some((value, after)) = end.map(|at| (&after[..at], &after[at + value_end.len()..])) else {
+            // A tag in the JSON of a value is none.
+            let json = json_end(after);
+            let end = after[json..].find(value_end).map(|end| json + end);
+            let Some((value, after)) = end.map(|end| (&after[..end], &after[end + value_end.len()..])) else {
                 let fault = Some(format!("the value of `{key}` is not closed"));
                 return ToolCall { name: name.to_owned(), arguments: Value::Object(arguments), fault };
             };
@@ -201,27 +201,10 @@ fn without_negative_zero(value: Value) -> Value {
     }
 }
 
-/// Where a marker first stands outside of JSON strings. A line break ends what only looked like a string, and a marker in it
-/// counts then; so does one in a string that never closes, where the text is `complete`.
-fn find_outside_strings(text: &str, marker: &str, complete: bool) -> Option<usize> {
-    let (mut quoted, mut escaped, mut inside) = (false, false, None);
-    for (at, c) in text.char_indices() {
-        if text[at..].starts_with(marker) {
-            if !quoted {
-                return Some(at);
-            }
-            inside = inside.or(Some(at));
-        }
-        match c {
-            '\n' if inside.is_some() => return inside,
-            '\n' => (quoted, escaped) = (false, false),
-            _ if escaped => escaped = false,
-            '\\' => escaped = quoted,
-            '"' => (quoted, inside) = (!quoted, None),
-            _ => {}
-        }
-    }
-    inside.filter(|_| complete)
+/// A bare call without what Llama 3 may put before it.
+fn without_tag(text: &str) -> &str {
+    let text = text.trim_start();
+    text.strip_prefix(PYTHON_TAG).map_or(text, str::trim_start)
 }
 
 fn first_line(text: &str) -> &str {
@@ -229,7 +212,7 @@ fn first_line(text: &str) -> &str {
 }
 
 /// The first and the last tag of a text between two parts, the whole where it has but one.
-fn ends_of(text: &str) -> (&str, &str) {
+pub(super) fn ends_of(text: &str) -> (&str, &str) {
     let text = text.trim();
     let first = text.find('>').filter(|at| *at > 0).map_or(text, |at| &text[..=at]);
     let last = text.rfind('<').map_or(text, |at| &text[at..]);
@@ -337,4 +320,4 @@ fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -1,11 +1,12 @@
 //! Tools that a model may call while it answers: a calculator, units, the clock, a table, the user's programs.
 //!
-//! A call never ends the run: whatever is wrong with it comes back as a text for the model. Reading order: `form` (how a model
-//! writes calls), `calls` (out of its text), this file (carrying them out), `calculator`, `units`. The tools' descriptions: `data::tool_specs`.
+//! A call never ends the run: whatever is wrong with it comes back as a text for the model. Reading order: `call_format` (how
+//! a model writes calls), `calls` (out of its text), this file (carrying them out), `calculator`, `units`. The tools' descriptions: `data::tool_specs`.
 
 pub mod calculator;
 pub mod call_format;
 mod call_format_probe;
+pub mod call_scan;
 pub mod calls;
 pub mod config;
 mod functions;

@@ -113,8 +113,15 @@ impl ForcedToolCall {
                         );
                         let optional = if required.contains(key) { "" } else { "?" };
                         parts.push(format!("({pair}){optional}"));
-                        let value = value(schema, &parameters, literal, after_value);
-                        let _ = writeln!(rules, "{rule}_value_{i}: {value}");
+                        let text = TextValue { behind: after_value, end: &form.end_marker };
+                        let _ = match value(schema, &parameters, literal, text) {
+                            // What a terminal may not hold, a rule cannot say.
+                            ValueRule::Terminal(value) => {
+                                let terminal = format!("{rule}_value_{i}").to_uppercase();
+                                writeln!(rules, "{rule}_value_{i}: {terminal}\n{terminal}: {value}")
+                            }
+                            ValueRule::Rule(value) => writeln!(rules, "{rule}_value_{i}: {value}"),
+                        };
                     }
                     write!(grammar, "{rule}: {}\n{rules}", parts.join(" "))
                 }
@@ -162,15 +169,53 @@ fn pairs(parameters: &Value) -> (Map<String, Value>, Vec<String>) {
     (properties, required)
 }
 
+/// What limits a value that stands as text: the text behind it, and the marker at the end of a call.
+#[derive(Clone, Copy)]
+struct TextValue<'a> {
+    behind: &'a str,
+    end: &'a str,
+}
+
+/// A value in a grammar: one expression, or a rule of several.
+enum ValueRule {
+    Terminal(String),
+    Rule(String),
+}
+
+impl TextValue<'_> {
+    /// One expression with what closes it: a text would take the line break before a tag for its own. It cannot quote:
+    /// neither of its limits may stand in it.
+    fn terminal(self, schema: &Value) -> String {
+        let escape = |text: &str| regex::escape(text).replace('/', r"\/").replace('\n', r"\n");
+        let close = escape(self.behind);
+        if let Some(pattern) = schema["pattern"].as_str() {
+            let (start, pattern) = pattern.strip_prefix('^').map_or(("[^<]*", pattern), |rest| ("", rest));
+            let end = pattern.strip_suffix('$').filter(|rest| !rest.ends_with('\\'));
+            let (end, pattern) = end.map_or(("[^<]*", pattern), |rest| ("", rest));
+            let pattern = pattern.replace("\\/", "/").replace('/', r"\/");
+            let limits = [self.behind.trim(), self.end].map(escape);
+            let limits: Vec<String> = limits.into_iter().filter(|text| !text.is_empty()).collect();
+            return format!(
+                "/{start}({pattern}){end}{close}/ & ~/(?s:.*)({})(?s:.*){close}/",
+                limits.join("|")
+            );
+        }
+        let (least, most) = (schema["minLength"].as_u64().unwrap_or(0), schema["maxLength"].as_u64());
+        let most = most.map_or(String::new(), |most| most.to_string());
+        format!("/[^<]{{{least},{most}}}{close}/")
+    }
+}
+
 /// A value that stands as text between two tags, with the text behind it; what it refers to is in `root`.
-fn value(schema: &Value, root: &Value, literal: &dyn Fn(&str) -> String, behind: &str) -> String {
-    let close = literal(behind);
+fn value(schema: &Value, root: &Value, literal: &dyn Fn(&str) -> String, text: TextValue<'_>) -> ValueRule {
+    let close = literal(text.behind);
     let target = schema["$ref"].as_str().and_then(|to| root.pointer(to.strip_prefix('#')?));
     let schema = target.filter(|target| target.get("$ref").is_none()).unwrap_or(schema);
     let known = schema["enum"].as_array().filter(|known| !known.is_empty()).cloned();
     if let Some(known) = known.or_else(|| schema.get("const").map(|only| vec![only.clone()])) {
         let word = |value: &Value| value.as_str().map_or_else(|| literal(&value.to_string()), literal);
-        return format!("({}) {close}", known.iter().map(word).collect::<Vec<_>>().join(" | "));
+        let words: Vec<String> = known.iter().map(word).collect();
+        return ValueRule::Rule(format!("({}) {close}", words.join(" | ")));
     }
     let json = || {
         let mut schema = schema.clone();
@@ -187,26 +232,12 @@ fn value(schema: &Value, root: &Value, literal: &dyn Fn(&str) -> String, behind:
     let bounded = bounded.into_iter().any(|key| schema.get(key).is_some());
     let value = match schema.get("type").map(|kind| kind.as_str().unwrap_or_default()) {
         None if composed => json(),
-        None | Some("string") => {
-            // One rule with what closes it: a text would take the line break before a tag for its own.
-            let close = regex::escape(behind).replace('/', r"\/").replace('\n', r"\n");
-            if let Some(pattern) = schema["pattern"].as_str() {
-                let (start, pattern) =
-                    pattern.strip_prefix('^').map_or(("[^<]*", pattern), |rest| ("", rest));
-                let end = pattern.strip_suffix('$').filter(|rest| !rest.ends_with('\\'));
-                let (end, pattern) = end.map_or(("[^<]*", pattern), |rest| ("", rest));
-                let pattern = pattern.replace("\\/", "/").replace('/', r"\/");
-                return format!("/{start}({pattern}){end}{close}/");
-            }
-            let (least, most) = (schema["minLength"].as_u64().unwrap_or(0), schema["maxLength"].as_u64());
-            let most = most.map_or(String::new(), |most| most.to_string());
-            return format!("/[^<]{{{least},{most}}}{close}/");
-        }
+        None | Some("string") => return ValueRule::Terminal(text.terminal(schema)),
         Some("integer") if !bounded => "/-?(0|[1-9][0-9]{0,14})/".to_owned(),
         Some("number") if !bounded => r"/-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?/".to_owned(),
         Some(_) => json(),
     };
-    format!("{value} {close}")
+    ValueRule::Rule(format!("{value} {close}"))
 }
 
 /// Bounds whole numbers that have none: between tags nothing else keeps them short.
@@ -243,6 +274,14 @@ mod tests {
         json!(text).to_string()
     }
 
+    impl ValueRule {
+        fn into_text(self) -> String {
+            match self {
+                Self::Terminal(text) | Self::Rule(text) => text,
+            }
+        }
+    }
+
     #[test]
     fn the_keys_of_a_call_come_from_every_part_of_a_schema() {
         let parameters = json!({
@@ -260,23 +299,30 @@ mod tests {
 
     #[test]
     fn a_value_in_a_tag_follows_its_schema() {
+        let text = TextValue { behind: "</p>", end: "</c>" };
         let root = json!({"$defs": {"n": {"type": "integer"}, "two": {"$ref": "#/$defs/n"}}});
         for (schema, rule) in [
             (json!({"const": "a"}), r#"("a") "</p>""#),
             (json!({"type": "string", "const": "a"}), r#"("a") "</p>""#),
             (json!({"enum": ["a", 3]}), r#"("a" | "3") "</p>""#),
             (json!({"$ref": "#/$defs/n"}), r#"/-?(0|[1-9][0-9]{0,14})/ "</p>""#),
-            (json!({"type": "string", "pattern": "^a/b$"}), r"/(a\/b)<\/p>/"),
-            (json!({"type": "string", "pattern": r"a\$"}), r"/[^<]*(a\$)[^<]*<\/p>/"),
+            (
+                json!({"type": "string", "pattern": "^a/b$"}),
+                r"/(a\/b)<\/p>/ & ~/(?s:.*)(<\/p>|<\/c>)(?s:.*)<\/p>/",
+            ),
+            (
+                json!({"type": "string", "pattern": r"a\$"}),
+                r"/[^<]*(a\$)[^<]*<\/p>/ & ~/(?s:.*)(<\/p>|<\/c>)(?s:.*)<\/p>/",
+            ),
             (json!({"type": "string"}), r"/[^<]{0,}<\/p>/"),
         ] {
-            let got = value(&schema, &root, &literal, "</p>");
+            let got = value(&schema, &root, &literal, text).into_text();
             assert_eq!(got.replace("\\<", "<").replace("\\>", ">"), rule, "{schema}");
         }
         for schema in
             [json!({"anyOf": [{"type": "integer"}, {"type": "null"}]}), json!({"$ref": "#/$defs/two"})]
         {
-            let rule = value(&schema, &root, &literal, "</p>");
+            let rule = value(&schema, &root, &literal, text).into_text();
             assert!(rule.starts_with("%json {") && rule.contains("$defs"), "{rule}");
             assert!(rule.contains("\"maximum\":999999999999999"), "{rule}");
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::rollout::tools::call_scan::Scan;
 use crate::rollout::tools::calls::PYTHON_TAG;
 use crate::rollout::tools::{ToolCall, ToolCallFormat};
 use crate::serve::engine::stop_strings::partial_match;
@@ -114,8 +115,10 @@ impl OutputParser {
 
     /// Ends the answer. `cut`: it was cut off, so that a call may break off in its middle.
     pub fn finish(&mut self, cut: bool) -> Vec<OutputPart> {
+        let mut parts = Vec::new();
+        // What began as JSON and never ended is none; of an answer that was cut off it may be.
         self.complete = !cut;
-        let mut parts = self.push("");
+        while self.advance(&mut parts) {}
         let rest = std::mem::take(&mut self.held);
         match self.section {
             Section::Thinking => parts.extend(non_empty(OutputPart::Reasoning, rest.trim_end_matches('\n'))),
@@ -141,7 +144,9 @@ impl OutputParser {
     /// was not cut off is the model's own, and a call that it does not end stays text.
     fn last_calls(&self, rest: &str, cut: bool) -> Option<Vec<ParsedCall>> {
         let form = &self.syntax.form;
-        let inside = &rest[..rest.len() - partial_match(rest, &form.end_marker)];
+        let in_value = matches!(form.scan(rest, &[]), Scan::InValue(_));
+        let of_mark = if in_value { 0 } else { partial_match(rest, &form.end_marker) };
+        let inside = &rest[..rest.len() - of_mark];
         let whole = self.read_block(inside);
         let broken = || {
             // Of several the whole ones count.
@@ -236,7 +241,17 @@ impl OutputParser {
 
     fn parse_call(&mut self, parts: &mut Vec<OutputPart>) -> bool {
         let form = Arc::clone(&self.syntax.form);
-        let Some(at) = form.block_end(&self.held, self.complete) else { return false };
+        // Without a mark at its end, a call ends with the next one, or with the answer.
+        let end = if form.end_marker.is_empty() { &form.start_marker } else { &form.end_marker };
+        if end.is_empty() || !self.held.contains(end) {
+            return false;
+        }
+        let marker = if self.complete {
+            form.first_marker(&self.held, &[end])
+        } else {
+            form.scan(&self.held, &[end]).marker()
+        };
+        let Some((at, _)) = marker else { return false };
         let inside = &self.held[..at];
         match self.read_block(inside) {
             Some(calls) => parts.extend(calls.into_iter().map(OutputPart::Call)),

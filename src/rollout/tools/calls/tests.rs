@@ -1,6 +1,9 @@
 //! Calls of every family, in templates that write them as the families' own do.
 
 use std::path::Path;
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::data::Tokenizer;
@@ -218,5 +221,82 @@ fn a_call_that_is_cut_off_keeps_what_there_is() {
     assert_eq!(cut(4, "\n<function=add>\n<parameter=a>\n1\n</parameter>\n<par"), some("add", "{\"a\":1"));
     for (index, early) in [(0, "{\"name\": \"ad"), (3, "ad"), (4, "\n<function=ad"), (5, "ad")] {
         assert_eq!(cut(index, early), None, "{early}");
+    }
+}
+
+/// Every family's form.
+pub fn forms() -> &'static [ToolCallFormat] {
+    static FORMS: OnceLock<Vec<ToolCallFormat>> = OnceLock::new();
+    FORMS.get_or_init(|| FAMILIES.iter().map(|f| ToolCallFormat::of(&tokenizer(f.template), &[])).collect())
+}
+
+/// A call's name and arguments as a form writes them, without what stands around a turn's calls.
+fn written(form: &ToolCallFormat, name: &str, arguments: &Value) -> String {
+    match &form.body {
+        Body::Json { head, middle, tail } => {
+            format!(
+                "{head}{name}{middle}{arguments}{}",
+                tail.replace(super::super::call_format::ID_MARK, "abcdefghi")
+            )
+        }
+        Body::Named { middle } => format!("{name}{middle}{arguments}"),
+        Body::Pairs { after_name, before_key, middle, after_value } => {
+            let pair =
+                |(key, value): (&String, &Value)| format!("{before_key}{key}{middle}{value}{after_value}");
+            let pairs: String = arguments.as_object().into_iter().flatten().map(pair).collect();
+            format!("{name}{after_name}{pairs}")
+        }
+    }
+}
+
+/// Text with the markers of all families in it, and with what JSON escapes.
+fn any_text() -> impl Strategy<Value = String> {
+    let mut pieces: Vec<&'static str> =
+        FAMILIES.iter().flat_map(|f| [f.open, f.close, f.mark, f.end]).collect();
+    pieces.extend([
+        "</think>",
+        "<think>",
+        "<|python_tag|>",
+        "\"name\"",
+        "\"",
+        "\\",
+        "{",
+        "}]",
+        "\n",
+        "```json\n",
+        "[ARGS]",
+        "a",
+        "é",
+    ]);
+    pieces.extend([
+        "</parameter>",
+        "</arg_value>",
+        "<parameter=a>",
+        "<tool_call>{\"name\": \"x\"}</tool_call>",
+        "</tool_",
+    ]);
+    prop::collection::vec(prop::sample::select(pieces), 0..8).prop_map(|pieces| pieces.concat())
+}
+
+/// A family by its place, one or two calls in its form, and their arguments.
+pub fn any_calls() -> impl Strategy<Value = (usize, String, Vec<Value>)> {
+    let texts = prop::collection::vec(any_text(), 1..3);
+    (0..FAMILIES.len(), texts).prop_map(|(which, texts)| {
+        let form = &forms()[which];
+        let taken = if form.between.is_some() { texts.len() } else { 1 };
+        // Where a value stands between tags, its text is quoted in a list.
+        let values: Vec<Value> = texts[..taken].iter().map(|text| json!({"a": 1, "b": [text]})).collect();
+        let calls: Vec<String> = values.iter().map(|value| written(form, "add", value)).collect();
+        let between = form.between.as_deref().unwrap_or_default();
+        (which, format!("{}{}{}", form.open, calls.join(between), form.close), values)
+    })
+}
+
+proptest! {
+    #[test]
+    fn an_argument_may_hold_any_marker((form, text, values) in any_calls(), thought in any::<bool>()) {
+        let text = if thought { format!("Hm. {text} <tool_call>{{\"</think>\n{text}") } else { text };
+        let want: Vec<ToolCall> = values.into_iter().map(|value| call("add", value)).collect();
+        prop_assert_eq!(forms()[form].parse(&text, &[]), want, "{}", text);
     }
 }

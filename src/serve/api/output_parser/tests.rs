@@ -1,6 +1,7 @@
-//! Answers taken apart: tags, calls, cuts.
+//! Answers taken apart, whole and cut anywhere.
 
 use super::*;
+use crate::rollout::tools::calls::tests::{any_calls, forms};
 use proptest::prelude::*;
 
 /// Pieces of one kind joined, whatever the cuts.
@@ -44,6 +45,12 @@ fn thinking_content_and_calls_are_told_apart() {
     assert_eq!(calls, [call("add", "{\"b\":1,\"a\":2}"), call("x", "{}")]);
     assert_eq!(split("<think>\nhm\n</think>\nyes", &[3, 4], false, false).0, "hm");
     assert_eq!(split("a <think> b", &[], false, false).1, "a <think> b");
+    // A marker in a JSON string is text; in a string that never ends it counts.
+    let quoted = "<tool_call>{\"name\": \"x\", \"arguments\": {\"y\": \"</tool_call>\"}}</tool_call>";
+    assert_eq!(split(quoted, &[40], false, true).2, [call("x", "{\"y\":\"</tool_call>\"}")]);
+    let open = "<tool_call>{\"name\": \"x</tool_call> a <tool_call>{\"name\": \"x\"}</tool_call>";
+    let (_, said, calls) = split(open, &[30], false, true);
+    assert_eq!((said.as_str(), calls), ("<tool_call>{\"name\": \"x</tool_call> a ", vec![call("x", "{}")]));
     // A call that is none, one that is cut off, and one where no tool was offered stay text.
     assert_eq!(split("<tool_call>no</tool_call>", &[], false, true).1, "<tool_call>no</tool_call>");
     assert_eq!(split("<tool_call>{\"na", &[], false, true).1, "<tool_call>{\"na");
@@ -73,6 +80,7 @@ fn a_call_that_is_cut_off_keeps_its_name_and_what_there_is_of_its_arguments() {
         (r#"{"name": "add", "arg"#, ""),
         (r#"{"name": "add""#, ""),
         (r#"{"name": "add", "arguments": {"a": 1}"#, r#"{"a": 1}"#),
+        (r#"{"name": "add", "arguments": {"a": "</tool_call></tool"#, r#"{"a": "</tool_call></tool"#),
         ("{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_", r#"{"a":1}"#),
     ] {
         assert_eq!(end(demanded(None), true, inside), [call("add", arguments)], "{inside}");
@@ -113,18 +121,31 @@ proptest! {
     }
 
     #[test]
-    fn markers_in_strings_are_text(
-        said in "(<tool_call>|</tool_call>|\\[TOOL_CALLS\\]|[a<\n{}é\"\\\\])*",
-        cuts in prop::collection::vec(1usize..9, 0..20),
+    fn an_argument_is_read_back_whole(
+        (form, text, values) in any_calls(),
+        cuts in prop::collection::vec(1usize..9, 0..80),
+        thought in any::<bool>(),
     ) {
-        let call = serde_json::json!({"name": "note", "arguments": {"text": said}}).to_string();
-        let text = format!("So.\n<tool_call>\n{call}\n</tool_call>\n<tool_call>{call}</tool_call>");
-        let (_, content, calls) = split(&text, &cuts, false, true);
-        prop_assert_eq!(content, "So.");
-        prop_assert_eq!(calls.len(), 2);
-        for call in calls {
-            let arguments: Value = serde_json::from_str(&call.arguments).unwrap();
-            prop_assert_eq!(&arguments["text"], &Value::from(said.clone()));
+        let syntax = ToolSyntax { form: Arc::new(forms()[form].clone()), tools: Arc::default() };
+        let mut parser = OutputParser::new(ToolCallMode::Auto, syntax);
+        let mut chars: Vec<char> = text.chars().collect();
+        if thought {
+            parser = parser.in_thinking();
+            chars = "Hm. <tool_call>{\"</think>".chars().chain(chars).collect();
         }
+        let mut calls = Vec::new();
+        let mut rest = chars.as_slice();
+        for cut in cuts.into_iter().chain([usize::MAX]) {
+            let (now, later) = rest.split_at(cut.min(rest.len()));
+            calls.extend(parser.push(&now.iter().collect::<String>()));
+            rest = later;
+        }
+        calls.extend(parser.finish(false));
+        let calls: Vec<Value> = calls.into_iter().filter_map(|part| match part {
+            OutputPart::Call(call) => Some(serde_json::from_str(&call.arguments).unwrap()),
+            OutputPart::Reasoning(_) => None,
+            OutputPart::Content(text) => Some(text.into()),
+        }).collect();
+        prop_assert_eq!(calls, values, "{}", text);
     }
 }
