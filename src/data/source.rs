@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -156,6 +157,18 @@ pub fn texts(config: &DataConfig) -> Result<impl Iterator<Item = Result<String>>
     }))
 }
 
+/// What a conversation says.
+///
+/// # Errors
+/// Its tools or calls are not JSON.
+pub(super) fn conversation_text(row: &Value) -> Result<String, RowFault> {
+    static TEMPLATE: LazyLock<Option<ChatTemplate>> = LazyLock::new(|| train::template().ok());
+    match &*TEMPLATE {
+        Some(template) => row_text(row, template),
+        None => Err(RowFault::new("the built-in chat template cannot be parsed", "this is a bug: report it")),
+    }
+}
+
 fn row_text(row: &Value, template: &ChatTemplate) -> Result<String, RowFault> {
     if let Some(text) = row["text"].as_str() {
         return Ok(text.to_owned());
@@ -202,7 +215,10 @@ pub fn detect_format(path: &Path) -> Result<(DataFormat, bool)> {
             .at(Place::file(path))
             .hint("one JSON object a line"));
     };
-    Ok((format_of_row(&row).unwrap_or(DataFormat::Text), row.get("answer").is_some()))
+    Ok((
+        shapes::format_of(&row, &ReadOptions::default()).unwrap_or(DataFormat::Text),
+        row.get("answer").is_some(),
+    ))
 }
 
 /// Whether a file's first row is a sum in words with its answer: `gt`, or `question` and `answer` without choices.
@@ -214,18 +230,6 @@ pub fn is_math(path: &Path) -> bool {
         let given = |field: &str| row.get(field).is_some_and(chat_row::is_truthy);
         given("gt") || (given("question") && given("answer") && !given("choices") && !given("conversations"))
     })
-}
-
-/// The format that a row's fields show.
-pub fn format_of_row(row: &Value) -> Option<DataFormat> {
-    let has = |field: &str| row.get(field).is_some();
-    if has("conversations") {
-        Some(DataFormat::Chat)
-    } else if has("chosen") || has("rejected") {
-        Some(DataFormat::Preference)
-    } else {
-        has("text").then_some(DataFormat::Text)
-    }
 }
 
 #[cfg(test)]

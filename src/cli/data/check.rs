@@ -6,7 +6,7 @@ use super::{is_tokens, kind_of, print_json};
 use crate::cli::vocabulary;
 use crate::data::jsonl::{self, RowError};
 use crate::data::token_file::TokenFile;
-use crate::data::{DataFormat, ReadOptions, RowCheck, reader, shapes, source};
+use crate::data::{DataFormat, ReadOptions, RowCheck, reader, shapes};
 use crate::error::{Error, Place, Result};
 
 /// Faults shown in full; more are only counted.
@@ -49,7 +49,7 @@ fn check(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
         let line = line?;
         let usable = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
             // A file's first row that tells decides for all.
-            format = format.or(source::format_of_row(&row));
+            format = format.or(shapes::format_of(&row, &options));
             let known = format.unwrap_or(DataFormat::Text);
             look.check(&shapes::convert(row, known, &options)?, known)
         });

@@ -12,7 +12,7 @@ use crate::data::jsonl::{self, RowError, RowFault};
 use crate::data::token_cache::TokenizedRow;
 use crate::data::token_file::TokenFile;
 use crate::data::tokenizer::StreamDecoder;
-use crate::data::{DataFormat, IGNORE_INDEX, ReadOptions, Row, RowCheck, Tokenizer, reader, shapes, source};
+use crate::data::{DataFormat, IGNORE_INDEX, ReadOptions, Row, RowCheck, Tokenizer, reader, shapes};
 use crate::error::{Error, Result};
 use crate::plan::environment;
 
@@ -151,7 +151,7 @@ fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
             }
             let line = line?;
             let encoded = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
-                format = format.or(source::format_of_row(&row));
+                format = format.or(shapes::format_of(&row, &options));
                 let known = format.unwrap_or(DataFormat::Text);
                 printer.look.encode(&shapes::convert(row, known, &options)?, known)
             });

@@ -8,7 +8,7 @@ use super::{is_tokens, kind_of, print_json};
 use crate::cli::vocabulary;
 use crate::data::jsonl::{self, RowError};
 use crate::data::token_file::TokenFile;
-use crate::data::{DataFormat, ReadOptions, RowCheck, reader, shapes, source};
+use crate::data::{DataFormat, ReadOptions, RowCheck, reader, shapes};
 use crate::error::{Error, Result};
 
 /// Which file is counted, and with what tokenizer.
@@ -85,7 +85,7 @@ fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
         let line = line?;
         found.bytes += line.bytes.len() as u64 + 1;
         let length = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
-            format = format.or(source::format_of_row(&row));
+            format = format.or(shapes::format_of(&row, &options));
             let known = format.unwrap_or(DataFormat::Text);
             look.length(&shapes::convert(row, known, &options)?, known)
         });

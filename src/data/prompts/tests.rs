@@ -65,7 +65,7 @@ fn rows_that_cannot_be_asked_are_named_at_their_line() {
     let text = Prompts::load(&config, &tokenizer, &options()).unwrap_err().to_string();
     for part in [
         "rows.jsonl:2: not JSON",
-        "rows.jsonl:3: neither",
+        "rows.jsonl:3: the row is of shape text, which has no question",
         "rows.jsonl:4: no user turn",
         "rows.jsonl:5: the prompt has",
         "on_bad_row: skip",
