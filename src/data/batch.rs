@@ -26,3 +26,16 @@ pub struct Batch {
     /// UTF-8 bytes of the text that the loss-carrying labels spell, for bits per byte; 0 if unknown.
     pub loss_bytes: usize,
 }
+
+impl Batch {
+    /// Each row with the part of the mixture that it is of and its tokens; nothing without a mixture.
+    pub fn rows_by_part(&self) -> impl Iterator<Item = (usize, usize, u64)> + '_ {
+        let rows = self.parts.iter().flatten().enumerate();
+        rows.map(|(row, (part, tokens))| (row, *part, *tokens as u64))
+    }
+
+    /// Labels with loss of a row.
+    pub fn row_labels(&self, row: usize) -> u64 {
+        self.labels.row(row).iter().skip(1).filter(|label| **label >= 0).count() as u64
+    }
+}

@@ -120,6 +120,11 @@ impl DataLoader {
         &self.rows
     }
 
+    /// The names of a mixture's parts; none of other rows.
+    pub fn part_names(&self) -> Vec<String> {
+        self.rows.parts().into_iter().flatten().map(|part| part.name.clone()).collect()
+    }
+
     fn order(&self, epoch: u64) -> Arc<Order> {
         let mut last = self.last_order.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, order)) = &*last

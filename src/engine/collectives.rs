@@ -3,20 +3,33 @@
 
 use tch::Tensor;
 
-use super::objective::StepLoss;
+use super::objective::{PartLoss, StepLoss};
 use super::ranks::Ranks;
 use crate::error::Result;
 use crate::native;
 
-/// Loss and tokens of a rank's passes since the last update; `None` where it had no micro-batch.
+/// The numbers of one backward pass that all ranks learn.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Pass {
+    pub loss: f64,
+    pub tokens: u64,
+    /// By part of a mixture.
+    pub parts: Vec<PartLoss>,
+}
+
+/// A rank's passes since the last update; `None` where it had no micro-batch.
 #[derive(Debug, Default)]
-pub(super) struct StepStats(Vec<Option<(f64, u64)>>);
+pub(super) struct StepStats {
+    passes: Vec<Option<Pass>>,
+    /// Parts of the mixture.
+    parts: usize,
+}
 
 /// What all ranks know before an update.
 #[derive(Debug)]
 pub(super) struct GlobalStats {
-    /// Loss and tokens of every pass, in the order in which one process would have made them.
-    pub passes: Vec<(f64, u64)>,
+    /// Every pass, in the order in which one process would have made them.
+    pub passes: Vec<Pass>,
     /// The signal that some rank received.
     pub stop_signal: Option<i32>,
     /// The lowest of the ranks' factors on the learning rate.
@@ -24,8 +37,13 @@ pub(super) struct GlobalStats {
 }
 
 impl StepStats {
-    pub(super) fn push(&mut self, pass: Option<(f64, u64)>) {
-        self.0.push(pass);
+    /// No passes yet, of so many parts.
+    pub(super) fn new(parts: usize) -> Self {
+        Self { passes: Vec::new(), parts }
+    }
+
+    pub(super) fn push(&mut self, pass: Option<Pass>) {
+        self.passes.push(pass);
     }
 
     /// One all-reduce over a table in which each rank fills its own places; empties these stats.
@@ -36,24 +54,35 @@ impl StepStats {
         lr_factor: f64,
     ) -> Result<GlobalStats> {
         const PASS: usize = 3; // 1 where there was one, its loss, its tokens
+        const PART: usize = 3; // loss, labels, tokens
         const RANK: usize = 2; // signal, factor
-        let (passes, world, rank) = (std::mem::take(&mut self.0), ranks.world(), ranks.rank());
-        let mut table = vec![0.0; passes.len() * world * PASS + world * RANK];
-        let ends = passes.len() * world * PASS;
+        let (passes, world, rank) = (std::mem::take(&mut self.passes), ranks.world(), ranks.rank());
+        let size = PASS + self.parts * PART;
+        let mut table = vec![0.0; passes.len() * world * size + world * RANK];
+        let ends = passes.len() * world * size;
         for (i, pass) in passes.iter().enumerate() {
-            if let Some((loss, tokens)) = pass {
-                let at = (i * world + rank) * PASS;
-                table[at..at + PASS].copy_from_slice(&[1.0, *loss, *tokens as f64]);
+            if let Some(pass) = pass {
+                let at = (i * world + rank) * size;
+                table[at..at + PASS].copy_from_slice(&[1.0, pass.loss, pass.tokens as f64]);
+                for (place, p) in table[at + PASS..at + size].chunks_mut(PART).zip(&pass.parts) {
+                    place.copy_from_slice(&[p.loss, p.labels as f64, p.tokens as f64]);
+                }
             }
         }
         table[ends + rank * RANK] = f64::from(stop_signal.unwrap_or(0));
         table[ends + rank * RANK + 1] = lr_factor;
         ranks.all_reduce(&mut table)?;
         let (passes, ends) = table.split_at(ends);
-        let passes = passes.chunks(PASS).filter(|pass| pass[0] > 0.0);
+        let part = |p: &[f64]| PartLoss { loss: p[0], labels: p[1] as u64, tokens: p[2] as u64 };
+        let pass = |pass: &[f64]| Pass {
+            loss: pass[1],
+            tokens: pass[2] as u64,
+            parts: pass[PASS..].chunks(PART).map(part).collect(),
+        };
+        let passes = passes.chunks(size).filter(|pass| pass[0] > 0.0);
         let signal = ends.chunks(RANK).map(|rank| rank[0] as i32).max().filter(|signal| *signal > 0);
         Ok(GlobalStats {
-            passes: passes.map(|pass| (pass[1], pass[2] as u64)).collect(),
+            passes: passes.map(pass).collect(),
             stop_signal: signal,
             lr_factor: ends.chunks(RANK).map(|rank| rank[1]).fold(f64::INFINITY, f64::min),
         })
@@ -98,6 +127,7 @@ pub(super) fn mean_over_ranks(
         aux_loss: mean("aux_loss"),
         tokens: values("tokens").iter().sum::<f64>() as u64,
         extra: step.extra.iter().map(|(name, _)| (*name, mean(name))).collect(),
+        parts: step.parts,
     };
     Ok((step, all_notes))
 }

@@ -19,7 +19,9 @@ pub mod trainer;
 pub use anomaly::OnAnomaly;
 pub use aux_model::AuxModel;
 pub use device::Compute;
-pub use objective::{BackwardPass, LoopConfig, MetricsRow, Objective, Observer, Outcome, StepLoss};
+pub use objective::{
+    BackwardPass, LoopConfig, MetricsRow, Objective, Observer, Outcome, PartLoss, StepLoss, column,
+};
 pub use ranks::{DdpBackend, Ranks};
 pub use resume::{CheckpointPaths, Position, SavedState};
 pub use settings::{AnomalyConfig, LoopIntervals};

@@ -2,6 +2,10 @@
 //!
 //! Next: `trainer`, the loop.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use super::aux_model::AuxModel;
@@ -49,6 +53,43 @@ pub struct LoopConfig {
     pub shard_optimizer: bool,
 }
 
+/// What a micro-batch had of one part of a mixture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PartLoss {
+    /// The loss summed over its labels.
+    pub loss: f64,
+    /// Its labels with loss.
+    pub labels: u64,
+    /// Its tokens without padding.
+    pub tokens: u64,
+}
+
+impl PartLoss {
+    /// Adds another micro-batch's.
+    pub fn add(&mut self, other: &Self) {
+        self.loss += other.loss;
+        self.labels += other.labels;
+        self.tokens += other.tokens;
+    }
+
+    /// The mean loss of its labels; `None` where it has none.
+    pub fn mean(&self) -> Option<f64> {
+        (self.labels > 0).then(|| self.loss / self.labels as f64)
+    }
+}
+
+/// A name of a column that is made at run time. Names live as long as the program: there is one for each part of a mixture.
+pub fn column(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    let kept: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    names.insert(kept);
+    kept
+}
+
 /// One micro-batch's numbers.
 #[derive(Debug, Clone, Default)]
 pub struct StepLoss {
@@ -60,6 +101,8 @@ pub struct StepLoss {
     pub tokens: u64,
     /// Further columns of the row.
     pub extra: Vec<(&'static str, f64)>,
+    /// The same by part of a mixture, in the order of [`Objective::parts`].
+    pub parts: Vec<PartLoss>,
 }
 
 /// How a backward pass is to be made.
@@ -147,6 +190,12 @@ pub trait Objective {
     /// Factor on the learning rate; below 1 after a guard lowered it.
     fn lr_factor(&self) -> f64 {
         1.0
+    }
+
+    /// The names of the mixture's parts; none without a mixture. Rows then have `loss/NAME`, over the labels since the last
+    /// row, and `tokens/NAME`.
+    fn parts(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// What a person should read since the last call.

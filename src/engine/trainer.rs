@@ -14,9 +14,11 @@ mod saving;
 use self::optimizers::Optimizers;
 use self::progress::{Progress, Round};
 use super::anomaly::{Anomaly, OnAnomaly};
-use super::collectives::{self, StepStats};
+use super::collectives::{self, Pass, StepStats};
 use super::memory::PeakMemory;
-use super::objective::{BackwardPass, LoopConfig, MetricsRow, Objective, Observer, Outcome, StepLoss};
+use super::objective::{
+    BackwardPass, LoopConfig, MetricsRow, Objective, Observer, Outcome, PartLoss, StepLoss, column,
+};
 use super::ranks::Ranks;
 use super::resume::{self, CheckpointPaths, ResumeFile, SavedState};
 use super::signals::Signals;
@@ -38,6 +40,8 @@ struct Trainer<'a> {
     state: SavedState,
     /// This rank's passes since the last update, where there are several ranks.
     stats: StepStats,
+    /// The columns of each part of a mixture: its loss, its tokens.
+    part_columns: Vec<[&'static str; 2]>,
     /// The signal that some rank received; in a single process `signals` has it.
     stop_signal: Option<i32>,
     /// Notes of a rank after the first; rank 0 logs them with the next row of metrics.
@@ -86,6 +90,7 @@ pub fn train(
     let TrainSetup { model, config, paths, resume, control: RunControl { signals, ranks } } = setup;
     let optimizers = Optimizers::new(model, config, &*objective, ranks)?;
     let (per_epoch, total) = (objective.steps_per_epoch(), config.schedule.total_steps);
+    let parts = objective.parts();
     let mut trainer = Trainer {
         model,
         config,
@@ -101,9 +106,14 @@ pub fn train(
             total_steps: total,
             per_epoch,
             made_from: config.made_from.clone(),
+            parts: vec![PartLoss::default(); parts.len()],
             ..SavedState::default()
         },
-        stats: StepStats::default(),
+        stats: StepStats::new(parts.len()),
+        part_columns: parts
+            .iter()
+            .map(|name| [column(&format!("loss/{name}")), column(&format!("tokens/{name}"))])
+            .collect(),
         stop_signal: None,
         notes: Vec::new(),
         anomaly: None,
@@ -155,7 +165,11 @@ impl Trainer<'_> {
                 shown = self.backward(round, index)?;
                 more = self.objective.has_more_passes();
             }
-            self.record_pass(index.map(|_| (shown.loss, shown.tokens)));
+            self.record_pass(index.map(|_| Pass {
+                loss: shown.loss,
+                tokens: shown.tokens,
+                parts: shown.parts.clone(),
+            }));
             index = index.filter(|_| more);
             let more = if multi_pass { self.ranks.any(more)? } else { more };
             self.progress.accumulated += 1;
@@ -182,15 +196,17 @@ impl Trainer<'_> {
     }
 
     /// Takes a pass's loss and tokens into account; those of several ranks at the next update.
-    fn record_pass(&mut self, pass: Option<(f64, u64)>) {
+    fn record_pass(&mut self, pass: Option<Pass>) {
         if !self.ranks.is_single() {
             self.stats.push(pass);
-        } else if let Some((loss, tokens)) = pass {
-            self.count(loss, tokens);
+        } else if let Some(pass) = pass {
+            self.count(&pass);
         }
     }
 
-    fn count(&mut self, loss: f64, tokens: u64) {
+    fn count(&mut self, pass: &Pass) {
+        let Pass { loss, tokens, .. } = *pass;
+        self.state.parts.iter_mut().zip(&pass.parts).for_each(|(all, own)| all.add(own));
         self.state.tokens += tokens;
         self.throughput.count(tokens);
         self.state.loss = Some(loss);
@@ -227,7 +243,7 @@ impl Trainer<'_> {
         }
         self.optimizers.finish_reduction()?;
         let all = self.stats.all_reduce(self.ranks, self.signals.requested(), self.objective.lr_factor())?;
-        all.passes.into_iter().for_each(|(loss, tokens)| self.count(loss, tokens));
+        all.passes.iter().for_each(|pass| self.count(pass));
         self.stop_signal = all.stop_signal;
         self.state.rate_factor = Some(all.lr_factor);
         self.lr = self.scheduled_lr().unwrap_or(self.lr);
@@ -327,6 +343,11 @@ impl Trainer<'_> {
             ("elapsed_s", self.throughput.elapsed()),
         ]);
         values.extend(loss.extra.iter().copied());
+        for (part, [loss, tokens]) in self.state.parts.iter_mut().zip(&self.part_columns) {
+            values.extend(part.mean().map(|mean| (*loss, mean)));
+            values.push((tokens, part.tokens as f64));
+            (part.loss, part.labels) = (0.0, 0);
+        }
         values.extend(self.peaks.take());
         values.extend(validation.iter().copied());
         self.observer.log_metrics(&MetricsRow { epoch: epoch + 1, step: self.progress.step, values })

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::model::ops;
 use crate::native::to_device;
 
-pub use crate::model::ops::Targets;
+pub use crate::model::ops::{Entropy, Targets};
 
 impl Targets {
     /// From unshifted labels `[B, T]`.
@@ -24,6 +24,7 @@ impl Targets {
             tokens: upload(&tokens),
             weights: None,
             count: positions.len() as i64,
+            each: false,
         }
     }
 
@@ -56,6 +57,14 @@ pub fn mean(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Tens
 /// # Errors
 /// As [`ops::cross_entropy`].
 pub fn sum(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Tensor> {
+    Ok(ops::cross_entropy(hidden, lm_head, targets)?.sum)
+}
+
+/// The loss summed over the labelled positions, and that of each where the targets want it; without a graph.
+///
+/// # Errors
+/// As [`ops::cross_entropy`].
+pub fn measured(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Entropy> {
     ops::cross_entropy(hidden, lm_head, targets)
 }
 
@@ -73,12 +82,35 @@ pub fn mean_with_grad(
     targets: &Targets,
     scale: f64,
 ) -> Result<Option<(Tensor, Tensor)>> {
+    let entropy = entropy_with_grad(hidden, lm_head, targets, scale)?;
+    Ok(entropy.map(|entropy| (entropy.sum / targets.count as f64, entropy.surrogate)))
+}
+
+/// The summed loss with that of each position where the targets want it; the surrogate is that of `scale` times the mean.
+///
+/// # Errors
+/// As [`ops::cross_entropy_with_grad`].
+pub fn entropy_with_grad(
+    hidden: &Tensor,
+    lm_head: &Tensor,
+    targets: &Targets,
+    scale: f64,
+) -> Result<Option<Entropy>> {
     if targets.count == 0 {
         return Ok(None);
     }
-    let count = targets.count as f64;
-    let (sum, surrogate) = ops::cross_entropy_with_grad(hidden, lm_head, targets, scale / count)?;
-    Ok(Some((sum / count, surrogate)))
+    ops::cross_entropy_with_grad(hidden, lm_head, targets, scale / targets.count as f64).map(Some)
+}
+
+/// The summed loss of each of the `B` rows of `T` tokens, from that of each labelled position: numbers on the host.
+///
+/// # Errors
+/// libtorch's.
+pub fn row_sums(each: &Tensor, targets: &Targets, (rows, tokens): (usize, usize)) -> Result<Vec<f64>> {
+    let all = Tensor::f_zeros([(rows * tokens) as i64], (Kind::Double, each.device()))?;
+    let all = all.f_index_copy(0, &targets.positions, &each.to_kind(Kind::Double))?;
+    let sums = all.view([rows as i64, tokens as i64]).sum_dim_intlist(1, false, Kind::Double);
+    Ok(Vec::<f64>::try_from(&sums)?)
 }
 
 #[cfg(test)]
@@ -147,6 +179,44 @@ mod tests {
         want.backward();
         let far = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
         assert!(far(&loss, &want) < 1e-5 && far(&dh, &hidden.grad()) < 1e-6);
+    }
+
+    #[test]
+    fn losses_of_rows_add_up_and_the_sum_stays_the_same_bits() {
+        for (v, weigh) in [(11, false), (CHUNK_LOGITS / 2, false), (11, true)] {
+            let (hidden, head, labels) = case(v);
+            let targets = |each: bool| {
+                let plain = Targets { each, ..Targets::new(&labels, Device::Cpu) };
+                if weigh { plain.weighted(&Tensor::from_slice(&[3i64, 4, 4]), 10.0) } else { plain }
+            };
+            let run = |targets: &Targets| {
+                let entropy = entropy_with_grad(&hidden, &head, targets, 0.5).unwrap().unwrap();
+                entropy.surrogate.backward();
+                let grads = [&hidden, &head].map(|x| {
+                    let grad = x.grad().copy();
+                    let _ = x.grad().zero_();
+                    grad
+                });
+                (entropy, grads)
+            };
+            let ((plain, want), (by_row, got)) = (run(&targets(false)), run(&targets(true)));
+            let same = |a: &Tensor, b: &Tensor| a.equal(b);
+            assert!(plain.each.is_none() && same(&plain.sum, &by_row.sum));
+            assert!(same(&want[0], &got[0]) && same(&want[1], &got[1]));
+            let measured = ops::cross_entropy(&hidden, &head, &targets(true)).unwrap();
+            assert!(same(&measured.sum, &plain.sum));
+            let each = by_row.each.unwrap();
+            assert!(same(&measured.each.unwrap(), &each));
+            let rows = row_sums(&each, &targets(true), (2, 4)).unwrap();
+            let total = plain.sum.double_value(&[]);
+            assert!((rows.iter().sum::<f64>() - total).abs() < 1e-4 * total, "{rows:?} {total}");
+            // A row alone.
+            let first = Array2::from_shape_fn((2, 4), |(b, t)| if b == 0 { labels[[b, t]] } else { -100 });
+            let first = Targets::new(&first, Device::Cpu);
+            let first = if weigh { first.weighted(&Tensor::from_slice(&[3i64, 4, 4]), 10.0) } else { first };
+            let alone = sum(&hidden, &head, &first).unwrap().double_value(&[]);
+            assert!((alone - rows[0]).abs() < 1e-4 * alone, "{alone} {rows:?}");
+        }
     }
 
     #[test]

@@ -265,11 +265,11 @@ pub struct CrossEntropy<'a> {
 }
 
 impl CrossEntropy<'_> {
-    fn run(&self, scale: Option<&Tensor>, scaled: *mut *mut c_void) -> Result<Tensor> {
-        let mut loss = std::ptr::null_mut();
+    fn run(&self, scale: Option<&Tensor>, scaled: *mut *mut c_void) -> Result<(Tensor, Tensor)> {
+        let (mut loss, mut each) = (std::ptr::null_mut(), std::ptr::null_mut());
         let weights = handle_or_null(self.weights);
-        // SAFETY: live tensors for the length of the call; null weights mean none; `loss`, and `scaled` where it is not
-        // null, receive new tensors.
+        // SAFETY: live tensors for the length of the call; null weights mean none; `loss`, `each`, and `scaled` where it
+        // is not null, receive new tensors.
         let message = unsafe {
             ffi::mm_cuda_cross_entropy(
                 handle(self.hidden),
@@ -280,28 +280,30 @@ impl CrossEntropy<'_> {
                 scalar_type(self.dtype),
                 scaled,
                 &mut loss,
+                &mut each,
             )
         };
         check(message, "take a cross-entropy")?;
-        Ok(own(loss))
+        Ok((own(loss), own(each)))
     }
 
-    /// The loss summed over the rows: a scalar without a graph.
+    /// The loss summed over the rows, a scalar, and that of each row, `[N]`, 0 where nothing counts; without a graph.
     ///
     /// # Errors
     /// Shapes or dtypes that do not fit; no memory; a GPU that fails.
-    pub fn sum(&self) -> Result<Tensor> {
+    pub fn sum(&self) -> Result<(Tensor, Tensor)> {
         self.run(None, std::ptr::null_mut())
     }
 
-    /// The same, and `scale` (an fp32 scalar on the device) times it, a scalar whose gradients are known already.
+    /// The sum, and `scale` (an fp32 scalar on the device) times it, a scalar whose gradients are known already; the loss of
+    /// each row.
     ///
     /// # Errors
     /// Shapes or dtypes that do not fit; no memory; a GPU that fails.
-    pub fn sum_with_grad(&self, scale: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub fn sum_with_grad(&self, scale: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
         let mut scaled = std::ptr::null_mut();
-        let loss = self.run(Some(scale), &mut scaled)?;
-        Ok((loss, own(scaled)))
+        let (loss, each) = self.run(Some(scale), &mut scaled)?;
+        Ok((loss, own(scaled), each))
     }
 }
 

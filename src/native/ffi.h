@@ -78,7 +78,7 @@ char *mm_cuda_qkv_rope(mm_tensor x, mm_tensor q, mm_tensor k, mm_tensor v, mm_te
 char *mm_cuda_swiglu(mm_tensor x, mm_tensor gate, mm_tensor up, mm_tensor down, mm_tensor *out);
 // The loss summed over rows; with `scaled` also `scale` (a number on the device) times it, with a graph.
 char *mm_cuda_cross_entropy(mm_tensor h, mm_tensor w, mm_tensor tokens, mm_tensor weights, mm_tensor scale,
-                            int dtype, mm_tensor *scaled, mm_tensor *loss);
+                            int dtype, mm_tensor *scaled, mm_tensor *loss, mm_tensor *each);
 // Without a graph, for decoding: joined heads -> q, with k and v into caches [rows, K, S, E] from the place
 // `start` on the device; attention of one new token a row over a cache up to its place `last`; silu(gate) *
 // up.

@@ -47,6 +47,8 @@ struct CapturedStep {
     inputs: StaticInputs,
     /// The loss summed over the labels, a scalar.
     loss: Tensor,
+    /// The loss of each position, `[N]`.
+    each: Tensor,
 }
 
 /// The captured steps of a stage, by shape.
@@ -60,7 +62,8 @@ pub(super) struct GraphRunner {
 }
 
 impl GraphRunner {
-    /// Adds the gradients of `scale` times a batch's mean loss; the mean loss comes back, a scalar on the device. `None` where
+    /// Adds the gradients of `scale` times a batch's mean loss; the mean loss comes back, a scalar on the device, and the loss
+    /// of each position, `[B, T]`, which the next run overwrites. `None` where
     /// the batch has to run without a graph: the first of all, or one beyond [`MAX_SHAPES`].
     ///
     /// # Errors
@@ -71,7 +74,7 @@ impl GraphRunner {
         batch: &Batch,
         scale: f64,
         compute: Compute,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<(Tensor, Tensor)>> {
         if self.off || batch.loss_tokens == 0 || !can_capture(model, batch.documents.is_some(), compute) {
             return Ok(None);
         }
@@ -101,7 +104,8 @@ impl GraphRunner {
         let Some(captured) = self.shapes.get_mut(&shape) else { return Ok(None) };
         captured.inputs.copy_from(&fresh);
         captured.graph.replay()?;
-        Ok(Some(&captured.loss / batch.loss_tokens as f64))
+        let each = captured.each.view([shape.rows as i64, shape.width as i64]);
+        Ok(Some((&captured.loss / batch.loss_tokens as f64, each)))
     }
 }
 
@@ -187,18 +191,19 @@ fn capture(
 ) -> Result<CapturedStep> {
     // What other micro-steps and validation used is cached for later ones; the graph may need it.
     empty_cuda_cache(model.device())?;
-    let (graph, loss) = CudaGraph::capture(model.device(), like, || micro_step(model, &inputs, kind))?;
-    Ok(CapturedStep { graph, inputs, loss })
+    let (graph, (loss, each)) =
+        CudaGraph::capture(model.device(), like, || micro_step(model, &inputs, kind))?;
+    Ok(CapturedStep { graph, inputs, loss, each })
 }
 
-/// Forward, loss and backward; the summed loss.
-fn micro_step(model: &CausalLm, inputs: &StaticInputs, kind: Kind) -> Result<Tensor> {
+/// Forward, loss and backward; the summed loss, and that of each position.
+fn micro_step(model: &CausalLm, inputs: &StaticInputs, kind: Kind) -> Result<(Tensor, Tensor)> {
     let mask = inputs.packing.as_ref().map_or(Mask::Causal, Mask::Documents);
     let (hidden, _) = model.hidden(&inputs.ids, mask, true);
-    let (loss, scaled) =
+    let (loss, scaled, each) =
         ops::captured_cross_entropy(&hidden, model.lm_head(), &inputs.tokens, &inputs.scale, kind)?;
     scaled.f_backward()?;
-    Ok(loss)
+    Ok((loss, each))
 }
 
 #[cfg(test)]
@@ -247,7 +252,7 @@ mod tests {
         assert_eq!((shape.width, shape.documents), (40, 0));
         let mut inputs = StaticInputs::new(&batch, shape, 0.5, &model).copy();
         inputs.copy_from(&StaticInputs::new(&batch, shape, 0.5, &model));
-        let sum = cuda_ops::on_cpu(Kind::Float, || micro_step(&model, &inputs, Kind::Float)).unwrap();
+        let (sum, _) = cuda_ops::on_cpu(Kind::Float, || micro_step(&model, &inputs, Kind::Float)).unwrap();
         let got = sum / loss_tokens as f64;
         assert!((got - want).abs().double_value(&[]) < 1e-5);
         for (got, want) in grads().iter().zip(&wanted) {

@@ -64,7 +64,7 @@ impl Objective for Distill {
             };
             backward(surrogate, aux, pass.scale * self.config.alpha, pass)?;
             let extra = vec![("ce_loss", ce), ("distill_loss", kl)];
-            Ok(StepLoss { loss, aux_loss, tokens: batch.real_tokens as u64, extra })
+            Ok(StepLoss { loss, aux_loss, tokens: batch.real_tokens as u64, extra, ..StepLoss::default() })
         })
     }
 

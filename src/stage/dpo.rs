@@ -80,7 +80,7 @@ impl Objective for Dpo {
                 ("preference_margin", apart.margin()),
                 ("preference_accuracy", apart.accuracy),
             ];
-            Ok(StepLoss { loss, aux_loss, tokens: pairs.tokens, extra })
+            Ok(StepLoss { loss, aux_loss, tokens: pairs.tokens, extra, ..StepLoss::default() })
         })
     }
 

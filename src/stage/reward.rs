@@ -64,7 +64,13 @@ impl Objective for Reward {
                 ("preference_margin", apart.margin()),
                 ("preference_accuracy", apart.accuracy),
             ];
-            Ok(StepLoss { loss: loss.double_value(&[]), aux_loss, tokens: pairs.tokens, extra })
+            Ok(StepLoss {
+                loss: loss.double_value(&[]),
+                aux_loss,
+                tokens: pairs.tokens,
+                extra,
+                ..StepLoss::default()
+            })
         })
     }
 

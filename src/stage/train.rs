@@ -4,7 +4,7 @@
 //! prompted. Loss = CE + the experts' balance loss (upstream's `train_pretrain.py`,
 //! `train_full_sft.py`). The objective serves `lora` and `reason` too.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::context::{StageResult, StageRun};
 use super::cuda_graph::GraphRunner;
@@ -12,7 +12,7 @@ use super::device_batch::DeviceBatch;
 use super::eval::loss::measure_loss;
 use super::session::{Extras, Session};
 use crate::data::{Batch, DataLoader};
-use crate::engine::{BackwardPass, Compute, Objective, Ranks, StepLoss};
+use crate::engine::{BackwardPass, Compute, Objective, PartLoss, Ranks, StepLoss};
 use crate::error::Result;
 use crate::loss::cross_entropy;
 use crate::model::CausalLm;
@@ -44,6 +44,18 @@ impl LanguageModelling {
         }
     }
 
+    /// A batch's numbers by part of the mixture, from the summed loss of each row; nothing without a mixture.
+    fn parts_of(&self, batch: &Batch, row_losses: Option<Vec<f64>>) -> Vec<PartLoss> {
+        let mut parts = vec![PartLoss::default(); self.train.part_names().len()];
+        let losses = row_losses.unwrap_or_default();
+        for (row, part, tokens) in batch.rows_by_part() {
+            let labels = batch.row_labels(row);
+            let loss = losses.get(row).copied().unwrap_or(0.0);
+            parts[part].add(&PartLoss { loss, labels, tokens });
+        }
+        parts
+    }
+
     /// Prepares the next batch while a GPU computes; nothing on the CPU, or with several ranks. A fault of that batch
     /// shows when it is needed.
     fn prefetch(&mut self, model: &CausalLm, alone: bool, epoch: u64, index: u64) {
@@ -69,29 +81,43 @@ impl Objective for LanguageModelling {
         let tokens = batch.real_tokens as u64;
         if pass.single_process()
             && self.markers.is_none()
-            && let Some(loss) = self.graphs.run(model, &batch, pass.scale, self.compute)?
+            && let Some((loss, each)) = self.graphs.run(model, &batch, pass.scale, self.compute)?
         {
             self.prefetch(model, true, epoch, index + 1);
-            return Ok(StepLoss { loss: loss.double_value(&[]), tokens, ..StepLoss::default() });
+            let sums = || each.sum_dim_intlist(1, false, Kind::Double);
+            let rows = batch.parts.is_some().then(|| Vec::<f64>::try_from(&sums())).transpose()?;
+            let parts = self.parts_of(&batch, rows);
+            return Ok(StepLoss { loss: loss.double_value(&[]), tokens, parts, ..StepLoss::default() });
         }
         let mut uploaded = DeviceBatch::new(&batch, model.device());
         if let Some((tokens, weight)) = &self.markers {
             uploaded.targets = uploaded.targets.weighted(tokens, *weight);
         }
-        let (loss, balance) = self.compute.run(model.device(), || {
+        uploaded.targets.each = batch.parts.is_some();
+        let (loss, each, balance) = self.compute.run(model.device(), || {
             let (hidden, aux) = model.hidden(&uploaded.ids, uploaded.mask(), true);
-            let ce = cross_entropy::mean_with_grad(&hidden, model.lm_head(), &uploaded.targets, pass.scale)?;
-            let (loss, surrogate) = ce.unzip();
+            let targets = &uploaded.targets;
+            let ce = cross_entropy::entropy_with_grad(&hidden, model.lm_head(), targets, pass.scale)?;
+            let (loss, surrogate, each) = match ce {
+                Some(ce) => (Some(ce.sum / targets.count as f64), Some(ce.surrogate), ce.each),
+                None => (None, None, None),
+            };
             let balance = aux.as_ref().map(Tensor::detach);
             backward(surrogate, aux, pass.scale, pass)?;
-            Ok((loss, balance))
+            Ok((loss, each, balance))
         })?;
         self.prefetch(model, pass.single_process(), epoch, index + 1);
         // Read after backward: all work is queued on a GPU before the host waits for a number.
         let number = |scalar: Option<Tensor>| scalar.map_or(0.0, |scalar| scalar.double_value(&[]));
         let (loss, aux_loss) = (number(loss), number(balance));
         let extra = self.markers.iter().map(|_| ("logits_loss", loss)).collect();
-        Ok(StepLoss { loss, aux_loss, tokens, extra })
+        let sums = |each: &Tensor| cross_entropy::row_sums(each, &uploaded.targets, batch.input_ids.dim());
+        let parts = self.parts_of(&batch, each.as_ref().map(sums).transpose()?);
+        Ok(StepLoss { loss, aux_loss, tokens, extra, parts })
+    }
+
+    fn parts(&self) -> Vec<String> {
+        self.train.part_names()
     }
 
     fn validate(&mut self, model: &CausalLm, ranks: &Ranks) -> Result<Vec<(&'static str, f64)>> {

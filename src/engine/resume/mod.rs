@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::anomaly::LossMonitor;
+use super::objective::PartLoss;
 use crate::error::{Error, Result};
 
 pub use read::{ResumeFile, load_last, one_line, rename_broken};
@@ -106,6 +107,9 @@ pub struct SavedState {
     /// What the run was made from, as the stage records it; null in files from before this was kept.
     #[serde(default)]
     pub made_from: serde_json::Value,
+    /// By part of a mixture: tokens of the whole run, loss and labels since the last row of metrics.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartLoss>,
     /// The objective's state on rank 0.
     #[serde(default)]
     pub objective: serde_json::Value,

@@ -22,8 +22,8 @@ pub fn capture_dtype(x: &Tensor) -> Option<Kind> {
 }
 
 /// The cross-entropy of hidden states `[B, T, D]` under an output layer `[V, D]` and labels `[N]`, of which negative ones
-/// count nothing, summed up, and a surrogate scalar whose `backward` gives the gradients of `scale`, a scalar on the
-/// device, times that sum. `dtype` is that of products ([`capture_dtype`]).
+/// count nothing, summed up, a surrogate scalar whose `backward` gives the gradients of `scale`, a scalar on the
+/// device, times that sum, and the loss of each position, `[N]`. `dtype` is that of products ([`capture_dtype`]).
 ///
 /// # Errors
 /// Shapes that do not fit; a GPU that fails.
@@ -33,7 +33,7 @@ pub fn captured_cross_entropy(
     labels: &Tensor,
     scale: &Tensor,
     dtype: Kind,
-) -> Result<(Tensor, Tensor)> {
+) -> Result<(Tensor, Tensor, Tensor)> {
     let (_, _, d) = hidden.size3()?;
     let hidden = &hidden.f_reshape([-1, d])?;
     CrossEntropy { hidden, lm_head, tokens: labels, weights: None, dtype }.sum_with_grad(scale)

@@ -25,6 +25,19 @@ pub struct Targets {
     pub weights: Option<Tensor>,
     /// M, the number of positions that have a label.
     pub count: i64,
+    /// Whether the loss of each position is wanted too.
+    pub each: bool,
+}
+
+/// A summed cross-entropy.
+#[derive(Debug)]
+pub struct Entropy {
+    /// The sum, a scalar without a graph.
+    pub sum: Tensor,
+    /// A scalar whose `backward` gives the gradients; of a sum without gradients the sum itself.
+    pub surrogate: Tensor,
+    /// The loss of each labelled position, `[M]`, where it was wanted.
+    pub each: Option<Tensor>,
 }
 
 impl Targets {
@@ -45,22 +58,30 @@ impl Targets {
     }
 }
 
-/// The cross-entropy of hidden states `[B, T, D]` under an output layer `[V, D]`, summed over the labelled positions: a
-/// scalar without a graph.
+/// The cross-entropy of hidden states `[B, T, D]` under an output layer `[V, D]`, summed over the labelled positions,
+/// without a graph.
 ///
 /// # Errors
 /// libtorch's: no memory, shapes that do not fit.
-pub fn cross_entropy(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Tensor> {
+pub fn cross_entropy(hidden: &Tensor, lm_head: &Tensor, targets: &Targets) -> Result<Entropy> {
     let _no_grad = tch::no_grad_guard();
     if let Some(dtype) = kernel_dtype(hidden, lm_head) {
-        return with_rows(hidden, lm_head, targets, dtype, |entropy| entropy.sum());
+        return with_rows(hidden, lm_head, targets, dtype, |entropy| {
+            let (sum, each) = entropy.sum()?;
+            Ok(Entropy { surrogate: sum.shallow_clone(), sum, each: Some(each) })
+        });
     }
     let selected = labelled_rows(hidden, targets)?;
     let mut total = Tensor::f_zeros([], (Kind::Float, hidden.device()))?;
+    let mut parts = Vec::new();
     for (start, rows) in chunks(targets.count, lm_head) {
-        total += chunk_loss(&selected.narrow(0, start, rows), lm_head, targets.part(start, rows))?;
+        let chunk = selected.narrow(0, start, rows);
+        let (loss, each) = chunk_loss(&chunk, lm_head, targets.part(start, rows), targets.each)?;
+        total += loss;
+        parts.extend(each);
     }
-    Ok(total)
+    let each = targets.each.then(|| joined(&parts, hidden.device()));
+    Ok(Entropy { surrogate: total.shallow_clone(), sum: total, each })
 }
 
 /// The same sum, and a surrogate scalar whose `backward` gives the hidden states the gradient of `scale` times it. The
@@ -73,25 +94,36 @@ pub fn cross_entropy_with_grad(
     lm_head: &Tensor,
     targets: &Targets,
     scale: f64,
-) -> Result<(Tensor, Tensor)> {
+) -> Result<Entropy> {
     if let Some(dtype) = kernel_dtype(hidden, lm_head) {
         let scale = to_device(Tensor::from(scale as f32), hidden.device());
-        return with_rows(hidden, lm_head, targets, dtype, |entropy| entropy.sum_with_grad(&scale));
+        return with_rows(hidden, lm_head, targets, dtype, |entropy| {
+            let (sum, surrogate, each) = entropy.sum_with_grad(&scale)?;
+            Ok(Entropy { sum, surrogate, each: Some(each) })
+        });
     }
     let selected = labelled_rows(hidden, targets)?; // [M, D]
     let detached = selected.detach();
     let grad = Tensor::f_empty(detached.size(), (detached.kind(), detached.device()))?;
     let mut total = Tensor::f_zeros([], (Kind::Float, hidden.device()))?;
+    let mut parts = Vec::new();
     for (start, rows) in chunks(targets.count, lm_head) {
         let chunk = detached.narrow(0, start, rows).detach().set_requires_grad(true);
-        let loss = chunk_loss(&chunk, lm_head, targets.part(start, rows))?;
+        let (loss, each) = chunk_loss(&chunk, lm_head, targets.part(start, rows), targets.each)?;
         (&loss * scale).f_backward()?;
         grad.narrow(0, start, rows).f_copy_(&chunk.grad())?;
         total += loss.detach();
+        parts.extend(each);
     }
     // d(sum(h * g)) / dh = g: hands the gathered gradient to the graph below.
     let surrogate = (selected * grad).sum(Kind::Float);
-    Ok((total, surrogate))
+    let each = targets.each.then(|| joined(&parts, hidden.device()));
+    Ok(Entropy { sum: total, surrogate, each })
+}
+
+/// Pieces of the losses of positions as one, `[M]`.
+fn joined(parts: &[Tensor], device: tch::Device) -> Tensor {
+    if parts.is_empty() { Tensor::zeros([0], (Kind::Float, device)) } else { Tensor::cat(parts, 0) }
 }
 
 /// The dtype of products where a GPU's fused cross-entropy takes this output layer.
@@ -102,22 +134,27 @@ fn kernel_dtype(hidden: &Tensor, lm_head: &Tensor) -> Option<Kind> {
 
 /// Hands the labelled rows to the fused cross-entropy; where most are labelled, all of them as they lie, which costs
 /// less than to gather them.
-fn with_rows<T>(
+fn with_rows(
     hidden: &Tensor,
     lm_head: &Tensor,
     targets: &Targets,
     dtype: Kind,
-    take: impl FnOnce(&CrossEntropy<'_>) -> Result<T>,
-) -> Result<T> {
+    take: impl FnOnce(&CrossEntropy<'_>) -> Result<Entropy>,
+) -> Result<Entropy> {
     let (b, t, d) = hidden.size3().expect("hidden states are [B, T, D]");
-    let (rows, tokens, weights) = if 4 * targets.count >= 3 * b * t {
+    let all = 4 * targets.count >= 3 * b * t;
+    let (rows, tokens, weights) = if all {
         let (tokens, weights) = targets.spread(b * t);
         (hidden.f_reshape([-1, d])?, tokens, weights)
     } else {
         let weights = targets.weights.as_ref().map(Tensor::shallow_clone);
         (labelled_rows(hidden, targets)?, targets.tokens.shallow_clone(), weights)
     };
-    take(&CrossEntropy { hidden: &rows, lm_head, tokens: &tokens, weights: weights.as_ref(), dtype })
+    let mut entropy =
+        take(&CrossEntropy { hidden: &rows, lm_head, tokens: &tokens, weights: weights.as_ref(), dtype })?;
+    let each = entropy.each.take().filter(|_| targets.each);
+    entropy.each = each.map(|each| if all { each.index_select(0, &targets.positions) } else { each });
+    Ok(entropy)
 }
 
 /// The labelled rows, `[B, T, D] -> [M, D]`.
@@ -129,14 +166,31 @@ pub fn labelled_rows(hidden: &Tensor, targets: &Targets) -> Result<Tensor> {
     Ok(hidden.f_reshape([-1, d])?.f_index_select(0, &targets.positions)?) // [M, D]
 }
 
-/// The loss of rows `[N, D]` summed up, by eager logits.
-fn chunk_loss(hidden: &Tensor, lm_head: &Tensor, targets: (Tensor, Option<Tensor>)) -> Result<Tensor> {
+/// The loss of rows `[N, D]` summed up, by eager logits, and where it is wanted that of each row, `[N]`, without a graph. The
+/// sum is the same to the bit either way.
+fn chunk_loss(
+    hidden: &Tensor,
+    lm_head: &Tensor,
+    (tokens, weights): (Tensor, Option<Tensor>),
+    each: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
     let logits = hidden.f_linear(lm_head, None::<&Tensor>)?.to_kind(Kind::Float); // [rows, V]
-    let of = |reduction| logits.f_cross_entropy_loss(&targets.0, None::<&Tensor>, reduction, -100, 0.0);
-    Ok(match targets.1 {
-        None => of(Reduction::Sum)?,
-        Some(weights) => (of(Reduction::None)? * weights).f_sum(Kind::Float)?,
-    })
+    let of = |reduction| logits.f_cross_entropy_loss(&tokens, None::<&Tensor>, reduction, -100, 0.0);
+    match weights {
+        None if each => {
+            // What the sum is made of, step by step.
+            let logprobs = logits.f_log_softmax(-1, Kind::Float)?;
+            let sum = logprobs.f_nll_loss(&tokens, None::<&Tensor>, Reduction::Sum, -100)?;
+            let own = logprobs.detach().f_gather(1, &tokens.unsqueeze(1), false)?.squeeze_dim(1);
+            Ok((sum, Some(own.neg())))
+        }
+        None => Ok((of(Reduction::Sum)?, None)),
+        Some(weights) => {
+            let own = of(Reduction::None)? * weights;
+            let sum = own.f_sum(Kind::Float)?;
+            Ok((sum, each.then(|| own.detach())))
+        }
+    }
 }
 
 /// Pieces of `count` rows whose logits fit into [`CHUNK_LOGITS`]: where each starts and its length.

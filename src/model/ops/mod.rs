@@ -23,7 +23,7 @@ mod qkv_rope;
 pub use attention::attention;
 pub use capture::{can_capture, capture_dtype, captured_cross_entropy};
 pub use cross_entropy::{
-    CHUNK_LOGITS, Targets, chunks, cross_entropy, cross_entropy_with_grad, labelled_rows,
+    CHUNK_LOGITS, Entropy, Targets, chunks, cross_entropy, cross_entropy_with_grad, labelled_rows,
 };
 pub use experts::{Routing, experts};
 pub use norm::{NormDtype, Residual, add, add_rms_norm, residual_rms_norm, rms_norm};

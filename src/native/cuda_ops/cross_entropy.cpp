@@ -15,7 +15,7 @@ constexpr int HOST_VOCAB = 16;
 constexpr int64_t LOGITS = 128 << 20, HOST_LOGITS = 8 << 20;
 
 // The sum over rows of the loss, and with `back` the gradients of `scale` times it: (loss, dh [N, D], dw [V,
-// D]).
+// D], the loss of each row [N]).
 variable_list entropy_sum(const Tensor &h, const Tensor &w, const Tensor &tokens, const Tensor &weights,
                           const Tensor &scale, bool back, bool by_weight) {
   int64_t n = h.size(0), vocab = w.size(0),
@@ -50,7 +50,7 @@ variable_list entropy_sum(const Tensor &h, const Tensor &w, const Tensor &tokens
       else dw = share;
     }
   }
-  return {loss.sum(), dh, dw};
+  return {loss.sum(), dh, dw, loss};
 }
 
 // Gives `scale` times the summed loss a graph: its gradients are taken on the way.
@@ -64,9 +64,9 @@ struct EntropyFunction : public Function<EntropyFunction> {
     auto made = entropy_sum(h, w, tokens, weights ? weights->contiguous() : Tensor(), scale, true, by_weight);
     ctx->save_for_backward({made[1], made[2]});
     ctx->saved_data["type"] = static_cast<int64_t>(h_in.scalar_type());
-    Tensor loss = made[0];
-    ctx->mark_non_differentiable({loss});
-    return {loss * scale, loss};
+    Tensor loss = made[0], each = made[3];
+    ctx->mark_non_differentiable({loss, each});
+    return {loss * scale, loss, each};
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
@@ -87,14 +87,16 @@ struct EntropyFunction : public Function<EntropyFunction> {
 extern "C" {
 
 char *mm_cuda_cross_entropy(mm_tensor h, mm_tensor w, mm_tensor tokens, mm_tensor weights, mm_tensor scale,
-                            int type, mm_tensor *scaled, mm_tensor *loss) {
+                            int type, mm_tensor *scaled, mm_tensor *loss, mm_tensor *each) {
   return mm_guard([&] {
     if (!scaled) {
       AsWritten as_written;
       at::NoGradGuard no_grad;
       Tensor rows = mm_as_tensor(h).to(static_cast<at::ScalarType>(type)).contiguous();
-      *loss = new Tensor(entropy_sum(rows, mm_as_tensor(w), mm_as_tensor(tokens), maybe(weights), Tensor(),
-                                     false, false)[0]);
+      auto made =
+          entropy_sum(rows, mm_as_tensor(w), mm_as_tensor(tokens), maybe(weights), Tensor(), false, false);
+      *loss = new Tensor(made[0]);
+      *each = new Tensor(made[3]);
       return;
     }
     auto made =
@@ -102,6 +104,7 @@ char *mm_cuda_cross_entropy(mm_tensor h, mm_tensor w, mm_tensor tokens, mm_tenso
                                mm_as_tensor(scale), static_cast<at::ScalarType>(type));
     *scaled = new Tensor(made[0]);
     *loss = new Tensor(made[1]);
+    *each = new Tensor(made[2]);
   });
 }
 }

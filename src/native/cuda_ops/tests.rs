@@ -236,8 +236,10 @@ fn the_cross_entropy_is_that_of_the_counted_rows() {
                 let weights = weigh.then_some(&weights);
                 let entropy =
                     CrossEntropy { hidden: &i[0], lm_head: &i[1], tokens: &tokens, weights, dtype: kind };
-                let (loss, scaled) = entropy.sum_with_grad(&Tensor::from(0.5f32)).unwrap();
-                assert!(!loss.requires_grad() && entropy.sum().unwrap().equal(&loss));
+                let (loss, scaled, each) = entropy.sum_with_grad(&Tensor::from(0.5f32)).unwrap();
+                assert!(!loss.requires_grad() && entropy.sum().unwrap().0.equal(&loss));
+                assert!(!each.requires_grad() && each.double_value(&[1]) == 0.0 && each.size() == [5]);
+                assert!((each.sum(Kind::Float) - &loss).abs().double_value(&[]) < 1e-4);
                 vec![scaled]
             },
             &|i| {
@@ -264,5 +266,5 @@ fn the_cross_entropy_is_that_of_the_counted_rows() {
         weights: None,
         dtype: Kind::Float,
     };
-    assert!(entropy.sum().unwrap().double_value(&[]).is_nan());
+    assert!(entropy.sum().unwrap().0.double_value(&[]).is_nan());
 }

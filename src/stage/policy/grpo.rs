@@ -87,6 +87,6 @@ impl Learner for Grpo {
         extra.extend(gap.map(|gap| ("logprob_gap", gap)));
         let tokens = step.tokens;
         extra.extend(step.into_metrics());
-        Ok(StepLoss { loss, aux_loss, tokens, extra })
+        Ok(StepLoss { loss, aux_loss, tokens, extra, ..StepLoss::default() })
     }
 }

@@ -204,7 +204,7 @@ impl Ppo {
         let (loss, aux_loss) = (mean(sums.loss), mean(sums.aux));
         let tokens = progress.step.tokens;
         extra.extend(progress.step.into_metrics());
-        Ok(StepLoss { loss, aux_loss, tokens, extra })
+        Ok(StepLoss { loss, aux_loss, tokens, extra, ..StepLoss::default() })
     }
 }
 
