@@ -23,6 +23,7 @@ common::needs::tests! {
     a_recipe_names_rows_on_a_hub: [],
     a_data_set_s_split_comes_whole: [],
     the_conversion_is_read_where_own_files_cannot_be: [],
+    a_recipe_names_a_data_set: [],
 }
 
 /// The program with a cache of its own and the test's hub.
@@ -391,4 +392,49 @@ fn the_conversion_is_read_where_own_files_cannot_be() {
     server.set(|b| b.corrupt = true);
     let (code, _, err) = pull(&["hf:o/d", "--subset", "x"]);
     assert!(code == Some(1) && err.contains("not what the hub promised"), "{err}");
+}
+
+fn a_recipe_names_a_data_set() {
+    let root = tempfile::tempdir().expect("a folder");
+    let home = root.path().join("hf");
+    let rows = |words: &str| -> Vec<u8> {
+        (0..100).flat_map(|i| format!("{{\"text\": \"row {i} of {words}\"}}\n").into_bytes()).collect()
+    };
+    let readme = b"---\nconfigs:\n- config_name: a\n  data_files: a/*\n- config_name: b\n  data_files: [{split: test, path: b.jsonl}]\n---\n";
+    let repo = data_set(&[
+        ("README.md", readme),
+        ("a/1.jsonl", &rows("some words")),
+        ("a/2.jsonl", &rows("other words")),
+        ("b.jsonl", &rows("the rest")),
+    ]);
+    let server = Server::start(repos(&[("datasets/o/d", repo)]));
+    let recipe = root.path().join("r.yaml");
+    let write = |data: &str| {
+        let text = format!(
+            "name: r\noutput: {}\nstages:\n  - tokenizer: {{data: {{{data}}}, vocab_size: 320}}\n",
+            root.path().join("run").display()
+        );
+        std::fs::write(&recipe, text).expect("a recipe");
+    };
+    write("path: \"hf:o/d\", subset: a");
+    let (code, out, err) = run(at(&server.url, &home).arg("plan").arg(&recipe));
+    assert!(code == Some(0) && out.contains("not in the cache yet: hf:datasets/o/d?subset=a;"), "{out}{err}");
+    assert!(server.requests().is_empty(), "planning asks no hub");
+    succeed(at(&server.url, &home).arg("run").arg(&recipe));
+    let plan = std::fs::read_to_string(root.path().join("run/plan.json")).expect("a plan");
+    let place = |file: &str| plan.find(file).unwrap_or_else(|| panic!("{file} is not in {plan}"));
+    assert!(place("a/1.jsonl") < place("a/2.jsonl") && !plan.contains("b.jsonl"));
+    // Done is done, hub or no hub.
+    succeed(at("http://127.0.0.1:9", &home).arg("run").arg(&recipe));
+    // The only split is taken, whatever its name; a subset that is not there is a fault of the run.
+    write("path: \"hf:o/d\", subset: b");
+    succeed(at(&server.url, &home).args(["run", "--resume", "never"]).arg(&recipe));
+    write("path: \"hf:o/d?split=dev\", subset: a");
+    let (code, _, err) = run(at(&server.url, &home).arg("run").arg(&recipe));
+    assert!(code == Some(2) && err.contains("no split `dev`"), "{err}");
+    // A folder of save_to_disk.
+    let saved = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data/splits");
+    write(&format!("path: {}", saved.display()));
+    let (code, out, err) = run(at(&server.url, &home).args(["plan", "--json"]).arg(&recipe));
+    assert!(code == Some(0) && out.contains("train/data-00000-of-00001.arrow"), "{out}{err}");
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::checkpoint::resolve_model_path;
-use crate::data::reader::FileKind;
+use crate::data::reader::{self, FileKind};
 use crate::error::Result;
 use crate::hub::{Hub, Progress, Reference, reference::is_reference};
 use crate::plan::machine;
@@ -45,6 +45,25 @@ pub fn run(args: Args) -> Result<()> {
         println!("{}", path.display());
     }
     Ok(())
+}
+
+/// The files of a data set's split that the user named, on a hub (which are downloaded first, unless they are in the cache) or
+/// in a folder of `save_to_disk`; `None` where `name` is neither.
+///
+/// # Errors
+/// There is no such subset or split, or it cannot be downloaded.
+pub fn data_set(name: &Path, subset: Option<&str>, split: Option<&str>) -> Result<Option<Vec<PathBuf>>> {
+    if reader::is_saved(name) {
+        return reader::saved(name, split).map(Some);
+    }
+    let Some(text) = name.to_str().filter(|text| is_reference(text) && !name.exists()) else {
+        return Ok(None);
+    };
+    let mut reference = Reference::parse(text)?;
+    reference.subset = subset.map(str::to_owned).or(reference.subset);
+    reference.split = split.map(str::to_owned).or(reference.split);
+    let reference = reference.of_data();
+    with_bar(|hub| hub.get_data(&reference, is_data)).map(Some)
 }
 
 /// Whether a file's name is one of data.
