@@ -11,6 +11,7 @@ pub mod config;
 pub mod dataset;
 pub mod episode;
 pub mod facts;
+pub mod hygiene;
 pub mod jsonl;
 pub mod language;
 pub mod loader;

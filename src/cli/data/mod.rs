@@ -3,6 +3,8 @@
 //! Results go to stdout; the faults of `check` come back as one error, exit code 2.
 
 mod check;
+mod clean;
+mod rows_of;
 mod show;
 mod stats;
 mod synth;
@@ -24,12 +26,14 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Name every row that cannot be used; exit 2 if there is one
+    /// Name every row that cannot be used (exit 2 if there is one), and find repeats, overlap, odd characters, lengths
     Check(check::Args),
     /// Count rows, bytes and (with a tokenizer) tokens
     Stats(stats::Args),
     /// Print the first rows; with a tokenizer, which of their tokens carry loss
     Show(show::Args),
+    /// Write the rows that are worth keeping: no repeats, no overlap with held-out files, no odd characters
+    Clean(clean::Args),
     /// Write rows of the built-in world
     Synth(synth::Args),
 }
@@ -43,6 +47,7 @@ pub fn run(args: Args) -> Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Show(args) => show::run(args),
+        Command::Clean(args) => clean::run(&args),
         Command::Synth(args) => synth::run(args),
     }
 }
