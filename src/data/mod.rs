@@ -2,16 +2,16 @@
 //!
 //! In reading order: `config` (what is asked for), `reader` (files to rows), `jsonl` (lines), `shapes` (other people's keys), `text`, `chat` and `preference` (a row to tokens),
 //! `token_cache` and `token_file` (where tokens are stored), `dataset`, `prepare` (all of it together), `selection` (which rows), `mixture` (several sources), `packing` and `loader`
-//! (batches); `prompts` (for reinforcement learning), `episode` (rollouts), `multiple_choice` (benchmarks).
+//! (batches); `convert`, `split` and `writer` (rows into files); `prompts` (for reinforcement learning), `episode` (rollouts), `multiple_choice` (benchmarks).
 
 pub mod batch;
 pub mod chat;
 pub mod check;
 pub mod config;
+pub mod convert;
 pub mod dataset;
 pub mod episode;
 pub mod facts;
-pub mod hygiene;
 pub mod jsonl;
 pub mod language;
 pub mod loader;
@@ -27,12 +27,14 @@ pub mod reader;
 pub mod selection;
 pub mod shapes;
 pub mod source;
+pub mod split;
 pub mod synthetic;
 pub mod text;
 pub mod token_cache;
 pub mod token_file;
 pub mod tokenizer;
 pub mod tool_specs;
+pub mod writer;
 
 #[cfg(test)]
 mod tests;

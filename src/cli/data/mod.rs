@@ -1,11 +1,12 @@
-//! `minimind data`: check a file row by row, count it, look at it, or write the built-in world; one file a command.
+//! `minimind data`: check a file row by row, count it, look at it, convert or divide it, or write the built-in world; one file a command.
 //!
 //! Results go to stdout; the faults of `check` come back as one error, exit code 2.
 
 mod check;
-mod clean;
-mod rows_of;
+mod convert;
+pub(super) mod rows_in;
 mod show;
+mod split;
 mod stats;
 mod synth;
 
@@ -26,14 +27,16 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Name every row that cannot be used (exit 2 if there is one), and find repeats, overlap, odd characters, lengths
+    /// Name every row that cannot be used; exit 2 if there is one
     Check(check::Args),
     /// Count rows, bytes and (with a tokenizer) tokens
     Stats(stats::Args),
     /// Print the first rows; with a tokenizer, which of their tokens carry loss
     Show(show::Args),
-    /// Write the rows that are worth keeping: no repeats, no overlap with held-out files, no odd characters
-    Clean(clean::Args),
+    /// Write rows into a file of another kind
+    Convert(convert::Args),
+    /// Divide rows into a part to train on and parts to validate and test on
+    Split(split::Args),
     /// Write rows of the built-in world
     Synth(synth::Args),
 }
@@ -47,7 +50,8 @@ pub fn run(args: Args) -> Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Show(args) => show::run(args),
-        Command::Clean(args) => clean::run(&args),
+        Command::Convert(args) => convert::run(args),
+        Command::Split(args) => split::run(args),
         Command::Synth(args) => synth::run(args),
     }
 }
