@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::context::{Context, StageResult};
+use crate::data::tokenizer::{TrainOptions, train_with};
 use crate::data::{self, DataSource};
 use crate::error::{Error, Result};
 use crate::plan::TokenizerConfig;
@@ -34,7 +35,13 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
         left = left.saturating_sub(text.len() as u64);
         Some(Ok(text))
     });
-    let report = data::tokenizer::train::train(limited, config.vocab_size, folder)?;
+    let options = TrainOptions {
+        vocab_size: config.vocab_size,
+        special_tokens: config.special_tokens.clone(),
+        min_frequency: config.min_frequency,
+        normalizer: config.normalizer,
+    };
+    let report = train_with(limited, &options, folder)?;
     if report.texts == 0 {
         return Err(
             Error::input("the tokenizer's data holds no text").hint("look at it with minimind data stats")

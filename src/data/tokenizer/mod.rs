@@ -9,6 +9,7 @@ mod added_tokens;
 mod assistant_spans;
 pub mod builtin;
 pub mod chat_row;
+pub mod compare;
 pub(crate) mod coverage;
 pub mod eos;
 mod generation_tags;
@@ -47,7 +48,7 @@ pub use jinja::{Fault as TemplateFault, FaultKind as TemplateFaultKind, Rendered
 pub use loss_mask::MaskedTokens;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderOptions, parse_kwargs};
-pub use train::{TrainReport, train};
+pub use train::{Normalizer, TrainOptions, TrainReport, train, train_with};
 
 /// A special token: its text and its id.
 #[derive(Debug, Clone)]

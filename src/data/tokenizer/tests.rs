@@ -235,3 +235,33 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn what_a_training_may_choose() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts =
+        || ["ﬁne ﬁne ﬁne cafe\u{301}", "ab ab ab ab <|tool|>"].map(|text| Ok(text.to_owned())).into_iter();
+    let options = TrainOptions {
+        vocab_size: 400,
+        special_tokens: vec!["<|tool|>".to_owned()],
+        min_frequency: 4,
+        normalizer: Normalizer::Nfkc,
+    };
+    train_with(texts(), &options, dir.path()).unwrap();
+    let tokenizer = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!(tokenizer.token_id("<|tool|>"), Some(36));
+    assert_eq!(tokenizer.encode("a<|tool|>").unwrap()[1], 36);
+    assert_eq!(tokenizer.decode(&tokenizer.encode("ﬁ").unwrap(), false).unwrap(), "fi");
+    // ` a`, ` ab` and ` f` or the like come four times or more; nothing rarer is merged.
+    assert!(tokenizer.token_id("ab").is_some() && tokenizer.token_id("Ġfine").is_none());
+    for (tokens, word) in
+        [(vec![""], "empty"), (vec!["<think>"], "there already"), (vec!["a", "a"], "there already")]
+    {
+        let special_tokens = tokens.into_iter().map(str::to_owned).collect();
+        let fault =
+            train_with(texts(), &TrainOptions { special_tokens, ..options.clone() }, dir.path()).unwrap_err();
+        assert!(fault.exit_code() == 2 && fault.what().contains(word), "{fault}");
+    }
+    let fault = train_with(texts(), &TrainOptions { vocab_size: 292, ..options }, dir.path()).unwrap_err();
+    assert!(fault.to_string().contains("use 293 or more"), "{fault}");
+}

@@ -7,10 +7,16 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::normalizers::{NFC, NFD, NFKC, NFKD, NormalizerWrapper};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer as _, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer,
+};
 
 use super::ChatTemplate;
 use crate::atomic;
@@ -97,28 +103,113 @@ pub struct TrainReport {
     pub bytes: u64,
 }
 
+/// How characters that look alike become one before anything else (Unicode's normal forms).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalizer {
+    /// Text stays as it is.
+    #[default]
+    None,
+    /// Marks join their letters.
+    Nfc,
+    /// Letters and their marks apart.
+    Nfd,
+    /// As `nfc`, and full-width letters, ligatures and the like become plain ones.
+    Nfkc,
+    /// As `nfd`, and the same.
+    Nfkd,
+}
+
+impl Normalizer {
+    /// Whether text stays as it is.
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+
+    fn wrapper(self) -> Option<NormalizerWrapper> {
+        match self {
+            Self::None => None,
+            Self::Nfc => Some(NFC.into()),
+            Self::Nfd => Some(NFD.into()),
+            Self::Nfkc => Some(NFKC.into()),
+            Self::Nfkd => Some(NFKD.into()),
+        }
+    }
+}
+
+/// What a training may choose.
+#[derive(Debug, Clone, Default)]
+pub struct TrainOptions {
+    /// Entries, the reserved ones included.
+    pub vocab_size: usize,
+    /// Special tokens whose ids come after the reserved ones.
+    pub special_tokens: Vec<String>,
+    /// Pairs that come fewer times are not merged.
+    pub min_frequency: u64,
+    /// What is done to texts first, here and by the tokenizer.
+    pub normalizer: Normalizer,
+}
+
+impl TrainOptions {
+    /// The reserved tokens and those added to them, in the order of their ids, each with whether it is special.
+    ///
+    /// # Errors
+    /// One is empty or there already; `vocab_size` has no room for them and the bytes.
+    fn reserved(&self) -> Result<Vec<(&str, bool)>> {
+        let mut all: Vec<_> =
+            RESERVED.iter().enumerate().map(|(id, text)| (*text, id < PLAIN_FROM)).collect();
+        for token in &self.special_tokens {
+            if token.trim().is_empty() || all.iter().any(|(text, _)| text == token) {
+                return Err(Error::input(format!("special token `{token}` is empty or there already")).hint(
+                    "name each once; `<|im_end|>`, `<think>` and the other reserved ones are always there",
+                ));
+            }
+            all.push((token, true));
+        }
+        let least = all.len() + 256;
+        if self.vocab_size < least {
+            return Err(Error::input(format!("vocab_size {} is too small", self.vocab_size))
+                .because(format!("{} reserved ids and 256 bytes come before any merge", all.len()))
+                .hint(format!("use {least} or more; 6400 is usual")));
+        }
+        Ok(all)
+    }
+}
+
 /// Trains a byte-level BPE tokenizer on `texts` and writes `tokenizer.json` and `tokenizer_config.json` into `out`.
 ///
 /// # Errors
-/// The first error of `texts`, `vocab_size` is below the reserved tokens and bytes, or the folder cannot be written.
+/// As [`train_with`].
 pub fn train(
     texts: impl Iterator<Item = Result<String>>,
     vocab_size: usize,
     out: &Path,
 ) -> Result<TrainReport> {
-    if vocab_size < MIN_VOCAB_SIZE {
-        return Err(Error::input(format!("vocab_size {vocab_size} is too small"))
-            .because(format!("{} reserved ids and 256 bytes come before any merge", RESERVED.len()))
-            .hint(format!("use {MIN_VOCAB_SIZE} or more; 6400 is usual")));
-    }
-    let (words, texts, bytes) = count_all(texts)?;
+    train_with(texts, &TrainOptions { vocab_size, ..TrainOptions::default() }, out)
+}
+
+/// The same with every choice.
+///
+/// # Errors
+/// The first error of `texts`, `vocab_size` is below the reserved tokens and bytes, a special token is there already, or the
+/// folder cannot be written.
+pub fn train_with(
+    texts: impl Iterator<Item = Result<String>>,
+    options: &TrainOptions,
+    out: &Path,
+) -> Result<TrainReport> {
+    let reserved = options.reserved()?;
+    let normalizer = options.normalizer.wrapper();
+    let (words, texts, bytes) = count_all(texts, normalizer.as_ref())?;
     if texts == 0 {
         return Err(Error::input("there is no text to train the tokenizer on").hint("check the data files"));
     }
 
-    let tokens = reserved_tokens();
+    let token = |(text, special): &(&str, bool)| AddedToken::from(*text, *special).normalized(false);
+    let tokens: Vec<_> = reserved.iter().map(token).collect();
     let trainer = BpeTrainer::builder()
-        .vocab_size(vocab_size)
+        .vocab_size(options.vocab_size)
+        .min_frequency(options.min_frequency)
         .show_progress(false)
         .special_tokens(tokens.clone())
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
@@ -128,13 +219,14 @@ pub fn train(
     trainer.do_train(&words, &mut model).map_err(failed)?;
 
     let mut tokenizer = tokenizers::Tokenizer::new(model);
+    tokenizer.with_normalizer(normalizer).map_err(failed)?;
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
     tokenizer.with_decoder(Some(ByteLevel::default()));
     tokenizer.add_tokens(tokens).map_err(failed)?;
 
     std::fs::create_dir_all(out).map_err(|error| Error::io("make the folder", out, error))?;
     atomic::write_bytes(&out.join("tokenizer.json"), tokenizer.to_string(true).map_err(failed)?.as_bytes())?;
-    let config = serde_json::to_string_pretty(&config()).map_err(failed)?;
+    let config = serde_json::to_string_pretty(&config(&reserved)).map_err(failed)?;
     atomic::write_bytes(&out.join("tokenizer_config.json"), (config + "\n").as_bytes())?;
     Ok(TrainReport { vocab_size: tokenizer.get_vocab_size(true), texts, bytes })
 }
@@ -145,7 +237,10 @@ fn failed(error: impl std::fmt::Display) -> Error {
 
 type Counts = HashMap<String, u64>;
 
-fn count_all(texts: impl Iterator<Item = Result<String>>) -> Result<(Counts, usize, u64)> {
+fn count_all(
+    texts: impl Iterator<Item = Result<String>>,
+    normalizer: Option<&NormalizerWrapper>,
+) -> Result<(Counts, usize, u64)> {
     let mut counts = Counts::new();
     let (mut portion, mut portion_bytes) = (Vec::new(), 0);
     let (mut count, mut bytes) = (0, 0);
@@ -156,17 +251,17 @@ fn count_all(texts: impl Iterator<Item = Result<String>>) -> Result<(Counts, usi
         portion_bytes += text.len();
         portion.push(text);
         if portion_bytes >= PORTION_BYTES {
-            merge(&mut counts, count_portion(&portion)?);
+            merge(&mut counts, count_portion(&portion, normalizer)?);
             portion.clear();
             portion_bytes = 0;
         }
     }
-    merge(&mut counts, count_portion(&portion)?);
+    merge(&mut counts, count_portion(&portion, normalizer)?);
     Ok((counts, count, bytes))
 }
 
-fn count_portion(texts: &[String]) -> Result<Counts> {
-    texts.par_iter().try_fold(Counts::new, |counts, text| count_text(counts, text)).try_reduce(
+fn count_portion(texts: &[String], normalizer: Option<&NormalizerWrapper>) -> Result<Counts> {
+    texts.par_iter().try_fold(Counts::new, |counts, text| count_text(counts, text, normalizer)).try_reduce(
         Counts::new,
         |mut left, right| {
             merge(&mut left, right);
@@ -175,7 +270,11 @@ fn count_portion(texts: &[String]) -> Result<Counts> {
     )
 }
 
-fn count_text(mut counts: Counts, text: &str) -> Result<Counts> {
+fn count_text(mut counts: Counts, text: &str, normalizer: Option<&NormalizerWrapper>) -> Result<Counts> {
+    let mut text = NormalizedString::from(text);
+    if let Some(normalizer) = normalizer {
+        normalizer.normalize(&mut text).map_err(failed)?;
+    }
     let mut pieces = PreTokenizedString::from(text);
     ByteLevel::new(false, true, true).pre_tokenize(&mut pieces).map_err(failed)?;
     let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
@@ -196,26 +295,24 @@ fn merge(into: &mut Counts, from: Counts) {
     }
 }
 
-fn reserved_tokens() -> Vec<AddedToken> {
-    let token = |(id, text): (usize, &&str)| AddedToken::from(*text, id < PLAIN_FROM).normalized(false);
-    RESERVED.iter().enumerate().map(token).collect()
-}
-
-fn config() -> Value {
-    let entry = |(id, text): (usize, &&str)| {
+/// `tokenizer_config.json`, by the reserved tokens and whether each is special.
+fn config(reserved: &[(&str, bool)]) -> Value {
+    let entry = |(id, (text, special)): (usize, &(&str, bool))| {
         let token = json!({
             "content": text, "lstrip": false, "normalized": false, "rstrip": false,
-            "single_word": false, "special": id < PLAIN_FROM,
+            "single_word": false, "special": special,
         });
         (id.to_string(), token)
     };
-    let decoder: Map<String, Value> = RESERVED.iter().enumerate().map(entry).collect();
+    let decoder: Map<String, Value> = reserved.iter().enumerate().map(entry).collect();
+    let special: Vec<&str> =
+        reserved[1..].iter().filter(|(_, special)| *special).map(|(text, _)| *text).collect();
     json!({
         "add_bos_token": false,
         "add_eos_token": false,
         "add_prefix_space": false,
         "added_tokens_decoder": decoder,
-        "additional_special_tokens": RESERVED[1..PLAIN_FROM],
+        "additional_special_tokens": special,
         "bos_token": RESERVED[1],
         "eos_token": RESERVED[2],
         "pad_token": RESERVED[0],

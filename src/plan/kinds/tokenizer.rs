@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::data::tokenizer::Normalizer;
 use crate::plan::changes::Kinds;
 use crate::plan::resolve::Resolver;
 use crate::plan::schema::DataSection;
@@ -22,6 +23,22 @@ pub struct TokenizerConfig {
     /// Most bytes of text to read (all).
     #[schemars(range(min = 1))]
     pub max_bytes: Option<u64>,
+    /// Special tokens beside the 36 reserved ones; their ids come after those.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("default" = []))]
+    pub special_tokens: Vec<String>,
+    /// Pairs that come fewer times are not merged.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(extend("default" = 0))]
+    pub min_frequency: u64,
+    /// What is done to text first, in training and after: Unicode's normal form, or none.
+    #[serde(skip_serializing_if = "Normalizer::is_none")]
+    #[schemars(extend("default" = "none"))]
+    pub normalizer: Normalizer,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl TokenizerConfig {

@@ -3,14 +3,16 @@
 //! `render` and `decode` print the exact text; `encode` prints ids with spaces between, or JSON.
 //! The work is in [`crate::data::tokenizer`].
 
+mod compare;
+mod train;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::vocabulary;
-use crate::data::tokenizer::{RenderOptions, parse_kwargs, train};
-use crate::data::{DataConfig, DataFormat, source};
+use crate::data::tokenizer::{RenderOptions, parse_kwargs};
 use crate::error::{Error, Place, Result};
 
 /// What `minimind tokenizer` was asked to do.
@@ -22,18 +24,10 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Train a byte-level BPE tokenizer on JSONL rows (`text`, or `conversations`)
-    Train {
-        /// JSONL files
-        #[arg(long, required = true, num_args = 1..)]
-        data: Vec<PathBuf>,
-        /// Ids in the vocabulary, the 36 reserved ones included
-        #[arg(long, default_value_t = 6400)]
-        vocab_size: usize,
-        /// The folder to write
-        #[arg(long)]
-        out: PathBuf,
-    },
+    /// Train a byte-level BPE tokenizer on rows of any shape
+    Train(train::Args),
+    /// Compare tokenizers on the same texts: tokens by language and domain, unused ids, time
+    Compare(compare::Args),
     /// Print the ids of a text
     Encode {
         /// A folder with tokenizer.json
@@ -90,22 +84,8 @@ enum Command {
 /// A file or the tokenizer cannot be read or written, or the messages do not fit the chat template.
 pub fn run(args: Args) -> Result<()> {
     match args.command {
-        Command::Train { data, vocab_size, out } => {
-            let texts = source::texts(&DataConfig::files(data, DataFormat::Text))?;
-            let report = train(texts, vocab_size, &out)?;
-            if report.vocab_size < vocab_size {
-                eprintln!(
-                    "note: the text has merges for {} tokens only, not {vocab_size}",
-                    report.vocab_size
-                );
-            }
-            let (texts, bytes) = (report.texts, report.bytes);
-            print(&format!(
-                "{}: {} ids from {texts} texts, {bytes} bytes\n",
-                out.display(),
-                report.vocab_size
-            ))
-        }
+        Command::Train(args) => train::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Encode { tokenizer, text, json } => {
             let tokenizer = vocabulary::load(&tokenizer)?;
             let text = text.map_or_else(stdin, Ok)?;
