@@ -88,7 +88,7 @@ impl DataLoader {
                     (0..own.len()).map(|bin| own.bin(bin).iter().map(|row| len(*row) as u32).sum()).collect(),
                 );
                 bins.append(own);
-            } else {
+            } else if rows.parts().is_some() {
                 units.push(order.into_iter().map(|row| len(row) as u32).collect());
             }
         }

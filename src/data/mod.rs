@@ -1,7 +1,7 @@
 //! Bytes to batches.
 //!
 //! In reading order: `config` (what is asked for), `reader` (files to rows), `jsonl` (lines), `shapes` (other people's keys), `text`, `chat` and `preference` (a row to tokens),
-//! `token_cache` and `token_file` (where tokens are stored), `dataset`, `prepare` (all of it together), `selection` (which rows), `mixture` (several sources), `packing` and `loader`
+//! `token_cache` and `token_file` (where tokens are stored), `dataset`, `prepare` (all of it together), `progress`, `selection` (which rows), `mixture` (several sources), `packing` and `loader`
 //! (batches); `convert`, `split` and `writer` (rows into files); `prompts` (for reinforcement learning), `episode` (rollouts), `multiple_choice` (benchmarks).
 
 pub mod batch;
@@ -21,6 +21,7 @@ pub mod packing;
 pub mod preference;
 pub mod prepare;
 pub mod preview;
+pub mod progress;
 pub mod prompts;
 pub mod random;
 pub mod reader;

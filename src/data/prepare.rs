@@ -3,7 +3,7 @@
 //! Next: `loader`.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -18,6 +18,7 @@ use super::facts::DataFacts;
 use super::jsonl::{self, RowError, RowFault};
 use super::mixture;
 use super::preference;
+use super::progress::{Progress, Total, count_read};
 use super::random::SplitMix64;
 use super::selection::{self, Filter, Filtered, RowSelection};
 use super::source::{self, SourceLines};
@@ -90,14 +91,14 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<PreparedData
         Validation::Share(share) => split(&whole.rows, *share, ctx.seed)?,
     };
     let lens = || (0..train.len()).map(|i| train.row_len(i));
-    let losses: Vec<usize> = (0..train.len()).map(|i| train.loss_tokens(i)).collect();
+    let losses = || (0..train.len()).map(|i| train.loss_tokens(i));
     let facts = DataFacts {
         rows: train.len(),
         skipped_rows: whole.skipped,
         filtered: selection::by_reason(whole.filtered),
         tokens: lens().sum(),
-        loss_tokens: losses.iter().sum(),
-        rows_without_loss: losses.iter().filter(|&&n| n == 0).count(),
+        loss_tokens: losses().sum(),
+        rows_without_loss: losses().filter(|n| *n == 0).count(),
         longest: lens().max().unwrap_or(0),
         bytes: whole.bytes,
         content_hash: whole.hash,
@@ -211,7 +212,7 @@ fn load(config: &DataConfig, ctx: &PrepareContext) -> Result<LoadedSource> {
     let path = ctx.cache_dir.join(format!("{}.rows", &hex(&key.finalize())[..32]));
     let cache = match TokenCache::open(&path) {
         Some(cache) => cache,
-        None => build(&path, tokenizer, config, ctx)?,
+        None => build((&path, bytes), tokenizer, config, ctx)?,
     };
     let (skipped, filtered) = (cache.skipped, cache.filtered);
     let dropped: u32 = filtered.iter().sum();
@@ -245,7 +246,7 @@ fn reasons_in_words(filtered: Filtered) -> String {
 }
 
 fn build(
-    path: &Path,
+    (path, bytes): (&Path, u64),
     tokenizer: &Tokenizer,
     config: &DataConfig,
     ctx: &PrepareContext,
@@ -253,6 +254,11 @@ fn build(
     let (format, skip) = (config.format, config.on_bad_row == OnBadRow::Skip);
     let SourceLines { files, lines } = source::lines(&config.source, format, &config.read);
     let lines = lines.take(config.select.limit.unwrap_or(usize::MAX));
+    let total = match &config.source {
+        DataSource::Synthetic(world) => Total::Rows(synthetic::row_count(world) as u64),
+        DataSource::Paths(_) | DataSource::Mixture(_) => Total::Bytes(bytes),
+    };
+    let lines = Progress::new("tokenizing", total).of_rows(lines);
     let filter = Filter::new(&config.select.filter)?;
     if matches!(format, DataFormat::Chat) && ctx.system_prompt_ratio > 0.0 && !tokenizer.renders_system() {
         tracing::info!(
@@ -354,6 +360,8 @@ fn hash_source(source: &DataSource, format: DataFormat) -> Result<(String, u64)>
             if paths.is_empty() {
                 return Err(Error::input("no data file is named").hint("add `data: {path: FILE}`"));
             }
+            let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |about| about.len());
+            let mut progress = Progress::new("reading", Total::Bytes(paths.iter().map(size).sum()));
             let mut buffer = vec![0u8; 1 << 20];
             for path in paths {
                 let mut file = crate::files::open(path).map_err(|e| jsonl::missing(path, e))?;
@@ -365,6 +373,8 @@ fn hash_source(source: &DataSource, format: DataFormat) -> Result<(String, u64)>
                     }
                     hash.update(&buffer[..read]);
                     len += read as u64;
+                    count_read(read);
+                    progress.update();
                 }
                 hash.update(len.to_le_bytes());
                 bytes += len;

@@ -11,6 +11,7 @@ use super::token_cache::{self, Encoded, TokenCache, TokenizedRow};
 use super::token_file::TokenFile;
 use super::*;
 
+mod caches;
 mod preferences;
 
 fn lines(count: usize) -> impl Iterator<Item = crate::Result<Line>> {
@@ -93,23 +94,6 @@ fn without_shuffle_rows_keep_their_order() {
     let loader = DataLoader::new(some_rows(dir.path(), 10), still);
     assert_eq!(loader.batch_rows(3, 1).unwrap(), [4, 5, 6, 7]);
     assert_eq!(loader.batch_rows(3, 2).unwrap(), [8, 9]);
-}
-
-#[test]
-fn a_cut_or_changed_cache_does_not_open() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("a.rows");
-    drop(token_cache::build(&path, lines(50), encode).unwrap());
-    let whole = std::fs::read(&path).unwrap();
-    assert_eq!(TokenCache::open(&path).unwrap().rows(), 50);
-    std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
-    assert!(TokenCache::open(&path).is_none());
-    let mut changed = whole.clone();
-    changed[100] ^= 1;
-    std::fs::write(&path, changed).unwrap();
-    assert!(TokenCache::open(&path).is_none());
-    let names: Vec<PathBuf> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
-    assert_eq!(names, [path], "nothing is left beside");
 }
 
 #[test]

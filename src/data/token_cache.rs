@@ -1,16 +1,15 @@
 //! Rows tokenised once: a file of ids that later runs map into memory.
 //!
 //! Layout, little endian: header (64 bytes; the last 16 count what a filter left out, u32 by reason), ids (u32, the top bit marks a label with loss), index
-//! (per row: end of the row in ids u64, loss bytes u32, loss tokens u32). Streamed in chunks encoded
-//! on all cores, written beside and renamed, so that inputs larger than memory work and a killed run
-//! leaves no half file. A file that is short or whose checksum differs is made anew.
+//! (per row: end of the row in ids u64, loss bytes u32, loss tokens u32). Written beside and renamed, so that a killed run
+//! leaves no half file. A file that is short or whose checksum differs is made anew. Next: `write`, which streams.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use memmap2::Mmap;
-use rayon::prelude::*;
+
+mod write;
 
 use super::jsonl::Line;
 use super::selection::{Filtered, Reason};
@@ -21,8 +20,6 @@ const MAGIC: &[u8; 8] = b"MMROWS01";
 const HEADER_BYTES: usize = 64;
 const INDEX_BYTES: usize = 16;
 const LOSS_BIT: u32 = 1 << 31;
-const CHUNK_ROWS: usize = 2048;
-const CHUNK_BYTES: usize = 16 << 20;
 
 /// One tokenised row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -123,32 +120,20 @@ impl TokenCache {
     }
 }
 
-struct Summed<W> {
-    inner: W,
-    crc: crc32fast::Hasher,
-}
-
-impl<W: Write> Summed<W> {
-    fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.crc.update(bytes);
-        self.inner.write_all(bytes)
-    }
-}
-
 /// Encodes `lines` into the file `path` on all cores and maps it.
 ///
 /// # Errors
 /// The first error of `lines` or `encode` in the order of the lines; or the file cannot be written.
 pub fn build(
     path: &Path,
-    lines: impl Iterator<Item = Result<Line>>,
+    lines: impl Iterator<Item = Result<Line>> + Send,
     encode: impl Fn(&Line) -> Result<Encoded> + Sync,
 ) -> Result<TokenCache> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(|e| Error::io("make the cache folder", dir, e))?;
     }
     let beside = path.with_extension(format!("tmp{}", std::process::id()));
-    let made = write(&beside, lines, encode)
+    let made = write::write(&beside, lines, encode)
         .and_then(|()| fs::rename(&beside, path).map_err(|e| Error::io("rename the cache", path, e)));
     if made.is_err() {
         // The fault at hand matters more than a file that could not be removed.
@@ -158,69 +143,4 @@ pub fn build(
     TokenCache::open(path).ok_or_else(|| {
         Error::failed("the token cache just written does not read back").hint("check the disk")
     })
-}
-
-fn write(
-    path: &Path,
-    mut lines: impl Iterator<Item = Result<Line>>,
-    encode: impl Fn(&Line) -> Result<Encoded> + Sync,
-) -> Result<()> {
-    let io = |e| Error::io("write the token cache", path, e);
-    let file = File::create(path).map_err(io)?;
-    let mut out = Summed { inner: BufWriter::with_capacity(1 << 20, file), crc: crc32fast::Hasher::new() };
-    out.inner.write_all(&[0; HEADER_BYTES]).map_err(io)?;
-    let (mut index, mut tokens, mut skipped, mut source_bytes) = (Vec::new(), 0u64, 0u64, 0u64);
-    let mut filtered = Filtered::default();
-    loop {
-        let (mut chunk, mut bytes) = (Vec::new(), 0);
-        while chunk.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
-            let Some(line) = lines.next() else { break };
-            let line = line?;
-            bytes += line.bytes.len() + 1;
-            chunk.push(line);
-        }
-        if chunk.is_empty() {
-            break;
-        }
-        source_bytes += bytes as u64;
-        let encoded: Vec<_> = chunk.par_iter().map(&encode).collect();
-        for row in encoded {
-            // The first bad row in file order stops, whichever core found it.
-            let row = match row? {
-                Encoded::Row(row) => row,
-                Encoded::Skipped => {
-                    skipped += 1;
-                    continue;
-                }
-                Encoded::Filtered(reason) => {
-                    filtered[reason as usize] = filtered[reason as usize].saturating_add(1);
-                    continue;
-                }
-            };
-            let ids: Vec<u8> = row
-                .ids
-                .iter()
-                .zip(&row.loss_mask)
-                .flat_map(|(id, loss)| (id | if *loss { LOSS_BIT } else { 0 }).to_le_bytes())
-                .collect();
-            out.put(&ids).map_err(io)?;
-            tokens += row.ids.len() as u64;
-            let shifted = row.loss_mask.iter().skip(1).filter(|l| **l).count();
-            index.extend_from_slice(&tokens.to_le_bytes());
-            index.extend_from_slice(&(row.loss_bytes as u32).to_le_bytes());
-            index.extend_from_slice(&(shifted as u32).to_le_bytes());
-        }
-    }
-    out.put(&index).map_err(io)?;
-    let rows = (index.len() / INDEX_BYTES) as u64;
-    let sum = u64::from(out.crc.finalize());
-    let mut file = out.inner.into_inner().map_err(|e| io(e.into_error()))?;
-    file.seek(SeekFrom::Start(0)).map_err(io)?;
-    let mut header = MAGIC.to_vec();
-    for number in [rows, tokens, skipped, source_bytes, sum] {
-        header.extend_from_slice(&number.to_le_bytes());
-    }
-    filtered.iter().for_each(|number| header.extend_from_slice(&number.to_le_bytes()));
-    file.write_all(&header).map_err(io)?;
-    file.sync_all().map_err(io)
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use encoding_rs::{Decoder, DecoderResult, Encoding, UTF_8};
 
 use super::super::jsonl;
+use super::super::progress::Counted;
 use crate::error::{Error, Place, Result};
 
 /// An archive may unpack to this many bytes, or to [`MOST_TIMES`] its size, whichever is more.
@@ -119,7 +120,7 @@ fn unpacked(path: &Path) -> Result<(Bytes, bool)> {
             .hint("name the .jsonl file in it"));
     }
     let failed = |e| fault(Place::file(path), e);
-    let (head, reader) = peek(BufReader::with_capacity(1 << 20, file), 10).map_err(failed)?;
+    let (head, reader) = peek(BufReader::with_capacity(1 << 20, Counted(file)), 10).map_err(failed)?;
     let Some(packing) = Packing::by_bytes(&head) else { return Ok((Box::new(reader), false)) };
     let inner = packing.reader(reader).map_err(failed)?;
     let unpacked = Unpacked { inner, packing, made: 0, most: FREE_BYTES.max(about.len() * MOST_TIMES) };

@@ -16,6 +16,7 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::{Batches, Wrong, footer};
+use crate::data::progress::count_read;
 
 /// The bytes that a batch aims at, by what the row group says of itself.
 const BATCH_BYTES: i64 = 8 << 20;
@@ -61,6 +62,7 @@ impl Read for At {
         file.seek(SeekFrom::Start(self.at))?;
         let read = file.read(buffer)?;
         self.at += read as u64;
+        count_read(read);
         Ok(read)
     }
 }
