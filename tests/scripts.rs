@@ -45,7 +45,12 @@ fn gpu_check_runs_on_a_cpu() {
 
 fn the_benchmarks_run_in_small() {
     let size = ["--hidden-size", "64", "--num-hidden-layers", "2"];
-    let wants: [(&str, &[&str], &[&str]); 4] = [
+    let wants: [(&str, &[&str], &[&str]); 5] = [
+        (
+            "bench_data",
+            &["--rows", "20", "--rounds", "1", "--only", "text-jsonl", "--only", "chat-parquet"],
+            &["text-jsonl", "chat-parquet", "datasets.map"],
+        ),
         (
             "bench_train",
             &["--only", "small", "--only", "small-moe", "--rounds", "1", "--repeat", "1"],
@@ -73,7 +78,7 @@ fn the_benchmarks_run_in_small() {
         ),
     ];
     for (name, args, rows) in wants {
-        let sized = if ["bench_train", "bench_busy"].contains(&name) {
+        let sized = if ["bench_train", "bench_busy", "bench_data"].contains(&name) {
             args.to_vec()
         } else {
             [args, &size].concat()

@@ -1,16 +1,19 @@
 //! `minimind bench`: how fast a model loads, trains, decodes, reads prompts and rolls out, beside what this machine
-//! can do.
+//! can do; and how fast a data file is prepared.
 //!
 //! The limits are measured in the same run: a token cannot come faster than its weights are read from memory, nor
 //! than its operations are computed. Figures are medians.
 //!
 //! Next: `rollout` (decoding, prompts, rollouts), `train`, `load`, `gpu` (a GPU's limits), `show` (the output).
 
+mod data;
 mod gpu;
 mod load;
 mod rollout;
 mod show;
 mod train;
+
+use std::path::PathBuf;
 
 use tch::{Device, Kind, Tensor};
 
@@ -38,6 +41,8 @@ enum What {
     Train,
     /// Weights from a file into a model in fp32, beside a copy of as many bytes.
     Load,
+    /// Rows a second of preparing --data: reading, tokenizing, writing the token cache. Alone.
+    Data,
 }
 
 /// Which benchmarks run, on what weights and shapes.
@@ -46,6 +51,12 @@ pub struct Args {
     /// What to measure; without it, decode, prefill and rollout.
     #[arg(value_enum)]
     what: Vec<What>,
+    /// A data file to prepare.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Folder with tokenizer.json for --data, or a built-in tokenizer.
+    #[arg(long, value_name = "DIR", default_value = "minimind3")]
+    tokenizer: PathBuf,
     /// A model; without it, random weights of --preset.
     #[arg(long, value_name = "M")]
     model: Option<String>,
@@ -178,6 +189,9 @@ pub fn run(mut args: Args) -> Result<()> {
     if args.what.is_empty() {
         args.what = vec![What::Decode, What::Prefill, What::Rollout];
     }
+    if args.what.contains(&What::Data) {
+        return data_alone(&args);
+    }
     let machine = Machine::detect();
     let threads = args.threads.unwrap_or(machine.cores).max(1);
     threads::use_among(&machine, threads, 1, true);
@@ -225,6 +239,16 @@ pub fn run(mut args: Args) -> Result<()> {
     let limits = last.expect("a precision at least");
     show::show(&args, &show::Results { model: &model, threads, limits, figures, loaded });
     Ok(())
+}
+
+fn data_alone(args: &Args) -> Result<()> {
+    let Some(file) = args.data.as_deref().filter(|_| args.what.len() == 1) else {
+        return Err(
+            Error::input("`data` is measured alone, and of a file").hint("minimind bench data --data FILE")
+        );
+    };
+    let max_seq_len = args.seq_len.into();
+    data::run(data::Case { file, tokenizer: &args.tokenizer, max_seq_len, repeat: args.repeat }, args.json)
 }
 
 /// Refuses prompts and rows that the model's `positions` cannot hold.

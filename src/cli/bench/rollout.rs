@@ -49,7 +49,7 @@ impl Case<'_> {
                 What::Prefill => figures.push(self.prefill()?),
                 // Reinforcement learning rolls out in the precision it trains in.
                 What::Rollout if self.storage == Storage::F32 => figures.push(self.rollout()?),
-                What::Rollout | What::Train | What::Load => {}
+                What::Rollout | What::Train | What::Load | What::Data => {}
             }
         }
         Ok(())
