@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::checkpoint::resolve_model_path;
 use crate::checkpoint::tokenizer_folder::TOKENIZER_FILES;
+use crate::data::reader::{self, FileKind};
 use crate::error::Result;
 use crate::hub::{Hub, Progress, Reference, reference::is_reference};
 use crate::plan::machine;
@@ -19,20 +20,56 @@ MODELSCOPE_DOMAIN and MODELSCOPE_API_TOKEN do the same for ModelScope.")]
 /// What to download.
 pub struct Args {
     /// OWNER/NAME of a model, OWNER/NAME/FILE of any repository, datasets/OWNER/NAME/FILE; hf: (or nothing) for
-    /// Hugging Face, ms: for ModelScope; NAME@REVISION for a certain version.
+    /// Hugging Face, ms: for ModelScope; NAME@REVISION for a certain version. A data set without a FILE: a split of it.
     #[arg(value_name = "hf:OWNER/NAME")]
     name: String,
+    /// A data set's subset (the only one, or its default)
+    #[arg(long, value_name = "NAME")]
+    subset: Option<String>,
+    /// A data set's split (train)
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
 }
 
-/// Downloads the model or file into the cache and prints its path.
+/// Downloads the model, the file or a split of the data set into the cache and prints its path, or its files' paths.
 ///
 /// # Errors
 /// The name is no reference, the hub refuses it or cannot be reached, or a hash differs.
 pub fn run(args: Args) -> Result<()> {
-    let reference = Reference::parse(&args.name)?;
-    let path = with_bar(|hub| hub.pull(&reference))?;
-    println!("{}", path.display());
+    let mut reference = Reference::parse(&args.name)?;
+    if args.subset.is_some() || args.split.is_some() {
+        reference.subset = args.subset.or(reference.subset);
+        reference.split = args.split.or(reference.split);
+        reference = reference.of_data();
+    }
+    for path in with_bar(|hub| hub.pull_data(&reference, is_data))? {
+        println!("{}", path.display());
+    }
     Ok(())
+}
+
+/// The files of a data set's split that the user named, on a hub (which are downloaded first, unless they are in the cache) or
+/// in a folder of `save_to_disk`; `None` where `name` is neither.
+///
+/// # Errors
+/// There is no such subset or split, or it cannot be downloaded.
+pub fn data_set(name: &Path, subset: Option<&str>, split: Option<&str>) -> Result<Option<Vec<PathBuf>>> {
+    if reader::is_saved(name) {
+        return reader::saved(name, split).map(Some);
+    }
+    let Some(text) = name.to_str().filter(|text| is_reference(text) && !name.exists()) else {
+        return Ok(None);
+    };
+    let mut reference = Reference::parse(text)?;
+    reference.subset = subset.map(str::to_owned).or(reference.subset);
+    reference.split = split.map(str::to_owned).or(reference.split);
+    let reference = reference.of_data();
+    with_bar(|hub| hub.get_data(&reference, is_data)).map(Some)
+}
+
+/// Whether a file's name is one of data.
+fn is_data(name: &str) -> bool {
+    FileKind::by_name(Path::new(name)).is_some()
 }
 
 /// Runs `work` with a hub whose transfers are shown on stderr.
@@ -102,7 +139,7 @@ pub fn tokenizer(spec: &str) -> Result<PathBuf> {
 /// The first that cannot be downloaded.
 pub fn bring(references: &[Reference]) -> Result<()> {
     for reference in references {
-        with_bar(|hub| hub.get(reference))?;
+        with_bar(|hub| hub.get_data(reference, is_data))?;
     }
     Ok(())
 }

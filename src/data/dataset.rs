@@ -33,6 +33,8 @@ enum Store {
     Cache(TokenCache),
     Tokens(TokenFiles),
     Parts(Parts),
+    /// No tokens, but how many each row has.
+    Lengths(Vec<u32>),
 }
 
 /// The parts of a mixture, one after another.
@@ -110,6 +112,11 @@ impl Dataset {
         self.selection.is_some()
     }
 
+    /// Rows of these lengths, for counting what batches are padded: their tokens are all 0, without loss.
+    pub(super) fn of_lengths(lengths: Vec<u32>) -> Self {
+        Self { store: Arc::new(Store::Lengths(lengths)), selection: None, pairs: false }
+    }
+
     /// The rows `units` of this dataset: rows, or fixed micro-batches.
     pub(super) fn select(&self, units: Vec<u32>) -> Self {
         Self { store: self.store.clone(), selection: Some(Arc::new(units)), pairs: self.pairs }
@@ -138,7 +145,7 @@ impl Dataset {
     pub fn fixed_len(&self) -> Option<usize> {
         match &*self.store {
             Store::Tokens(tokens) => Some(tokens.max_row_len()),
-            Store::Cache(_) | Store::Parts(_) => None,
+            Store::Cache(_) | Store::Parts(_) | Store::Lengths(_) => None,
         }
     }
 
@@ -146,7 +153,7 @@ impl Dataset {
     pub fn micro_batch(&self) -> Option<usize> {
         match &*self.store {
             Store::Tokens(tokens) => tokens.micro_batch(),
-            Store::Cache(_) | Store::Parts(_) => None,
+            Store::Cache(_) | Store::Parts(_) | Store::Lengths(_) => None,
         }
     }
 
@@ -157,6 +164,7 @@ impl Dataset {
             (Some(selection), _) => selection.len() * unit,
             (None, Store::Cache(cache)) => cache.rows(),
             (None, Store::Tokens(tokens)) => tokens.rows,
+            (None, Store::Lengths(lengths)) => lengths.len(),
             (None, Store::Parts(parts)) => parts.ends.last().copied().unwrap_or(0),
         }
     }
@@ -182,6 +190,7 @@ impl Dataset {
         match &*self.store {
             Store::Cache(cache) => cache.row_len(self.source_index(row)),
             Store::Tokens(tokens) => tokens.of(self.source_index(row)).0.row_len,
+            Store::Lengths(lengths) => lengths[self.source_index(row)] as usize,
             Store::Parts(parts) => {
                 let (rows, at) = parts.at(self.source_index(row));
                 rows.row_len(at)
@@ -193,7 +202,7 @@ impl Dataset {
     pub fn loss_bytes(&self, row: usize) -> usize {
         match &*self.store {
             Store::Cache(cache) => cache.row_loss(self.source_index(row)).0,
-            Store::Tokens(_) => 0,
+            Store::Tokens(_) | Store::Lengths(_) => 0,
             Store::Parts(parts) => {
                 let (rows, at) = parts.at(self.source_index(row));
                 rows.loss_bytes(at)
@@ -210,6 +219,7 @@ impl Dataset {
                 pair.chosen.loss_tokens() + pair.rejected.loss_tokens()
             }
             Store::Tokens(_) => self.row(row).loss_tokens(),
+            Store::Lengths(_) => 0,
             Store::Parts(parts) => {
                 let (rows, at) = parts.at(self.source_index(row));
                 rows.loss_tokens(at)
@@ -220,7 +230,7 @@ impl Dataset {
     /// Whether the rows are pairs of conversations.
     pub fn is_preference(&self) -> bool {
         match &*self.store {
-            Store::Cache(_) | Store::Parts(_) => self.pairs,
+            Store::Cache(_) | Store::Parts(_) | Store::Lengths(_) => self.pairs,
             Store::Tokens(tokens) => tokens.is_preference(),
         }
     }
@@ -237,6 +247,7 @@ impl Dataset {
                 let (rows, at) = parts.at(index);
                 rows.pair(at)
             }
+            Store::Lengths(_) => Pair { chosen: self.row(row), rejected: self.row(row) },
             Store::Cache(cache) => {
                 let Row { mut ids, mut labels, loss_bytes: start } = self.row(row);
                 let (rest, rest_labels) = (ids.split_off(start), labels.split_off(start));
@@ -261,6 +272,10 @@ impl Dataset {
             Store::Parts(parts) => {
                 let (rows, at) = parts.at(index);
                 rows.row(at)
+            }
+            Store::Lengths(lengths) => {
+                let length = lengths[index] as usize;
+                Row { ids: vec![0; length], labels: vec![IGNORE_INDEX; length], loss_bytes: 0 }
             }
             Store::Cache(cache) => {
                 let pairs = cache

@@ -211,7 +211,7 @@ mod tests {
             ),
             ("fra", &["Quelle est la capitale de la France et combien d'habitants a-t-elle ?"]),
             ("spa", &["¿Cuál es la capital de España y cuántos habitantes tiene?"]),
-            ("rus", &["Какая сегодня погода в Москве?"]),
+            ("rus", &["Какая сегодня погода в Москве, и стоит ли мне брать с собой зонтик?"]),
             ("tha", &["สวัสดีครับ"]),
         ] {
             for text in texts {

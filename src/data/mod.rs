@@ -12,6 +12,7 @@ pub mod convert;
 pub mod dataset;
 pub mod episode;
 pub mod facts;
+pub mod hygiene;
 pub mod jsonl;
 pub mod language;
 pub mod loader;

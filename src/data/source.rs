@@ -31,6 +31,11 @@ pub fn file_and_number(number: usize) -> (usize, usize) {
     (number >> NUMBER_BITS, number & ((1 << NUMBER_BITS) - 1))
 }
 
+/// The number of a row over several files, of which `file` is its file's place in the list.
+pub fn number_of(file: usize, number: usize) -> usize {
+    number | file << NUMBER_BITS
+}
+
 /// Every row of a source in order, as text. Files are opened as they are reached.
 pub fn lines(source: &DataSource, format: DataFormat, options: &ReadOptions) -> SourceLines {
     match source {
@@ -50,7 +55,7 @@ pub fn lines(source: &DataSource, format: DataFormat, options: &ReadOptions) -> 
                     Ok(lines) => (Some(lines), None),
                     Err(error) => (None, Some(Err(error))),
                 };
-                let number = move |line: Line| Line { number: line.number | i << NUMBER_BITS, ..line };
+                let number = move |line: Line| Line { number: number_of(i, line.number), ..line };
                 fault.into_iter().chain(lines.into_iter().flatten()).map(move |line| line.map(number))
             });
             SourceLines { files: paths.clone(), lines: Box::new(each) }

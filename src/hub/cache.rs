@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::reference::{Reference, RepoType};
@@ -16,6 +17,15 @@ use crate::hash::hex;
 
 /// Weight files of a whole model, and the indexes that name shards.
 const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// Which files a subset and split of a data set are, in `minimind/` beside the hub's own folders.
+#[derive(Debug, Serialize, Deserialize)]
+struct Part {
+    /// The reference that was asked for.
+    part: String,
+    commit: String,
+    files: Vec<String>,
+}
 
 /// The cache of one repository.
 #[derive(Debug)]
@@ -50,6 +60,34 @@ impl Cache {
         let path = self.path(commit, reference.file.as_deref());
         let whole = if reference.file.is_some() { path.is_file() } else { is_whole(&path) };
         whole.then_some(path)
+    }
+
+    fn part(&self, reference: &Reference) -> PathBuf {
+        let whole = Reference { repo_type: Some(RepoType::Dataset), ..reference.clone() };
+        let name = hex(&Sha256::digest(format!("{} {whole}", reference.revision())));
+        self.folder.join("minimind").join(format!("{}.json", &name[..16]))
+    }
+
+    /// The files of a part of a data set, if it was brought and all of it is here.
+    pub(super) fn find_part(&self, reference: &Reference) -> Option<Vec<PathBuf>> {
+        let part: Part = serde_json::from_slice(&fs::read(self.part(reference)).ok()?).ok()?;
+        let inside = is_plain(&part.commit) && part.files.iter().all(|file| is_inside(file));
+        let files: Vec<PathBuf> = part.files.iter().map(|file| self.path(&part.commit, Some(file))).collect();
+        (inside && !files.is_empty() && files.iter().all(|file| file.is_file())).then_some(files)
+    }
+
+    /// Keeps which files a part of a data set is.
+    ///
+    /// # Errors
+    /// A file cannot be written, or read back.
+    pub(super) fn set_part(&self, reference: &Reference, commit: &str, files: &[String]) -> Result<()> {
+        let file = self.part(reference);
+        let part = Part { part: reference.to_string(), commit: commit.to_owned(), files: files.to_vec() };
+        let folder = self.folder.join("minimind");
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create the folder", &folder, e))?;
+        let json =
+            serde_json::to_vec(&part).map_err(|e| Error::failed("cannot describe a part").because(e))?;
+        atomic::write_bytes(&file, &json)
     }
 
     /// Whether a file of a commit is here with the hash that the hub states.

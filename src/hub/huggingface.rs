@@ -33,7 +33,11 @@ pub(super) fn list(
 ) -> Result<Listing> {
     let part = if repo_type == RepoType::Model { "models" } else { "datasets" };
     let (repo, revision) = (&reference.repo, reference.revision());
-    let url = format!("{}/api/{part}/{repo}/revision/{revision}", settings.hf_endpoint);
+    let url = format!(
+        "{}/api/{part}/{repo}/revision/{}",
+        settings.hf_endpoint,
+        escape(revision).replace('/', "%2F")
+    );
     let shown = match &reference.revision {
         Some(revision) => format!("{} at {revision}", describe(repo_type, repo)),
         None => describe(repo_type, repo),

@@ -1,5 +1,5 @@
 //! References to what is on a hub: `hf:OWNER/NAME`, `hf:OWNER/NAME/FILE`, `hf:datasets/OWNER/NAME/FILE`, the
-//! same with `ms:`; `NAME@REVISION` for a certain version.
+//! same with `ms:`; `NAME@REVISION` for a certain version, `?subset=NAME&split=NAME` for a part of a data set.
 
 use std::fmt;
 
@@ -27,8 +27,12 @@ pub struct Reference {
     pub repo: String,
     /// Branch, tag or commit, where one is stated.
     pub revision: Option<String>,
-    /// A file in it.
+    /// A file in it; of a data set also a folder.
     pub file: Option<String>,
+    /// A subset of a data set.
+    pub subset: Option<String>,
+    /// A split of a data set.
+    pub split: Option<String>,
 }
 
 /// Whether a text claims to be a reference to a hub.
@@ -53,6 +57,15 @@ impl Reference {
             Some(_) => return Err(wrong(text)),
             None => (Site::HuggingFace, text),
         };
+        let (rest, part) = rest.split_once('?').map_or((rest, None), |(rest, part)| (rest, Some(part)));
+        let (mut subset, mut split) = (None, None);
+        for pair in part.into_iter().flat_map(|part| part.split('&')) {
+            match pair.split_once('=') {
+                Some(("subset", name)) if !name.is_empty() => subset = Some(name.to_owned()),
+                Some(("split", name)) if !name.is_empty() => split = Some(name.to_owned()),
+                _ => return Err(wrong(text)),
+            }
+        }
         let (repo_type, rest) = match rest.split_once('/') {
             Some(("datasets", rest)) => (Some(RepoType::Dataset), rest),
             Some(("models", rest)) => (Some(RepoType::Model), rest),
@@ -76,7 +89,15 @@ impl Reference {
         if alone || !plain(name) || second.is_some() && !plain(first) || !good_revision || !good_file {
             return Err(wrong(text));
         }
-        Ok(Self { site, repo_type, repo, revision, file: file.map(str::to_owned) })
+        Ok(Self { site, repo_type, repo, revision, file: file.map(str::to_owned), subset, split })
+    }
+
+    /// The same as a data set, where a kind is not stated and no file is named.
+    pub fn of_data(mut self) -> Self {
+        if self.file.is_none() || self.subset.is_some() || self.split.is_some() {
+            self.repo_type = self.repo_type.or(Some(RepoType::Dataset));
+        }
+        self
     }
 
     /// The branch, tag or commit to ask for.
@@ -177,10 +198,13 @@ impl fmt::Display for Reference {
         if let Some(revision) = &self.revision {
             write!(f, "@{revision}")?;
         }
-        match &self.file {
-            Some(file) => write!(f, "/{file}"),
-            None => Ok(()),
+        if let Some(file) = &self.file {
+            write!(f, "/{file}")?;
         }
+        let named = [("subset", &self.subset), ("split", &self.split)];
+        let parts = named.iter().filter_map(|(key, name)| Some(format!("{key}={}", name.as_ref()?)));
+        let parts = parts.collect::<Vec<_>>().join("&");
+        if parts.is_empty() { Ok(()) } else { write!(f, "?{parts}") }
     }
 }
 
@@ -198,6 +222,8 @@ mod tests {
             "hf:datasets/a/b/d/c.jsonl",
             "ms:a/b@master/c.pth",
             "ms:datasets/a/b/c",
+            "hf:a/b?split=test",
+            "hf:datasets/a/b@v1/c?subset=d&split=test",
         ] {
             assert_eq!(Reference::parse(text).unwrap().to_string(), text);
         }
@@ -218,6 +244,9 @@ mod tests {
             "hf:a b/c",
             "hf:../a",
             "hf:.a/b",
+            "hf:a/b?",
+            "hf:a/b?split=",
+            "hf:a/b?c=d",
         ] {
             assert!(Reference::parse(text).is_err(), "{text}");
         }

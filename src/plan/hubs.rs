@@ -3,11 +3,13 @@
 //! Planning asks no hub: what is not in the cache stays as it was written, and `minimind run` brings it
 //! before it starts ([`absent`]). Next: `crate::hub`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::machine;
 use super::resolve::Resolver;
+use super::schema::RowsSection;
 use super::types::Plan;
+use crate::data::reader;
 use crate::error::{Error, Result};
 use crate::hub::{self, Reference, reference::is_reference};
 
@@ -24,6 +26,38 @@ impl Resolver<'_> {
                 Some(PathBuf::from(given))
             }
         }
+    }
+
+    /// The files of a data set's split, on a hub or in a folder of `save_to_disk`; `None` where `given` is neither. One that
+    /// is not in the cache yet stays a name, with its subset and split.
+    pub(super) fn data_set(
+        &mut self,
+        at: &[String],
+        given: &str,
+        rows: &RowsSection,
+    ) -> Option<Vec<PathBuf>> {
+        let path = Path::new(given);
+        let (subset, split) = (rows.subset.as_deref(), None::<&str>);
+        let found = if reader::is_saved(path) {
+            match subset {
+                Some(_) => Err(Error::input("a saved data set has no subsets").hint("leave subset out")),
+                None => reader::saved(path, split),
+            }
+        } else if is_reference(given) && !path.exists() {
+            Reference::parse(given).map(|mut reference| {
+                reference.subset = subset.map(str::to_owned).or(reference.subset);
+                reference.split = split.map(str::to_owned).or(reference.split);
+                let reference = reference.of_data();
+                let cached = hub::cached_data(&machine::hubs(), &reference);
+                cached.unwrap_or_else(|| vec![PathBuf::from(reference.to_string())])
+            })
+        } else {
+            return None;
+        };
+        Some(found.unwrap_or_else(|error| {
+            self.fault(at, error.what().to_owned(), error.hint_text().unwrap_or_default().to_owned());
+            vec![PathBuf::from(given)]
+        }))
     }
 }
 

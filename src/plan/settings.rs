@@ -185,11 +185,12 @@ impl Resolver<'_> {
             files.extend(path.iter().map(|p| (join(&join(base, "paths"), &index.to_string()), p)));
         }
         // Multiple choice may come as a folder of subjects: `eval` sees to it.
-        let local = |(at, file): (Vec<String>, &String)| match kind {
-            "eval" if Path::new(file).is_dir() => PathBuf::from(file),
-            _ => self.file(&at, file),
+        let local = |(at, file): (Vec<String>, &String)| match self.data_set(&at, file, d) {
+            Some(files) => files,
+            None if kind == "eval" && Path::new(file).is_dir() => vec![PathBuf::from(file)],
+            None => vec![self.file(&at, file)],
         };
-        files.into_iter().map(local).collect()
+        files.into_iter().flat_map(local).collect()
     }
 
     /// The shape of rows: as stated, else by the files' ending and the stage's kind.

@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use serde_json::Value;
 
+use super::document::{document, figures};
 use super::folder::{Run, Stage};
 use super::format::{compact, digits, duration, printable};
 use super::{section, table};
@@ -33,27 +34,15 @@ pub fn render(run: &Path) -> Result<String> {
 }
 
 fn page(run: &Run) -> Markup {
-    html! {
-        (DOCTYPE) "\n"
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width,initial-scale=1";
-                title { (printable(&run.name)) " – minimind report" }
-                style { (PreEscaped(include_str!("page.css"))) }
-            }
-            body {
-                main {
-                    (header(run))
-                    (stage_table(run))
-                    @for stage in &run.stages { (section::stage(stage)) }
-                    (reproduce(run))
-                    footer { "Written by minimind " (env!("CARGO_PKG_VERSION")) "." }
-                }
-            }
-        }
-        "\n"
-    }
+    document(
+        &format!("{} – minimind report", run.name),
+        &html! {
+            (header(run))
+            (stage_table(run))
+            @for stage in &run.stages { (section::stage(stage)) }
+            (reproduce(run))
+        },
+    )
 }
 
 fn header(run: &Run) -> Markup {
@@ -71,7 +60,7 @@ fn header(run: &Run) -> Markup {
         (!values.is_empty()).then(|| values.iter().sum::<f64>())
     };
     let parameters = run.stages.iter().filter_map(|s| s.number("parameters")).reduce(f64::max);
-    let figures = [
+    let shown = [
         Some(("Stages done", format!("{done} of {}", run.stages.len()))),
         parameters.map(|p| ("Parameters", compact(p))),
         sum("tokens").map(|t| ("Tokens trained", compact(t))),
@@ -81,11 +70,7 @@ fn header(run: &Run) -> Markup {
     html! {
         h1 { (printable(&run.name)) }
         p.soft { (printable(&facts.join(", "))) }
-        dl.figures {
-            @for (name, value) in figures.into_iter().flatten() {
-                div { dt { (name) } dd { (value) } }
-            }
-        }
+        (figures(&shown.into_iter().flatten().collect::<Vec<_>>()))
     }
 }
 

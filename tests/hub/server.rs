@@ -11,10 +11,13 @@ use sha2::{Digest, Sha256};
 /// The commit of everything.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
+/// The commit of what Hugging Face converts to Parquet.
+pub const CONVERTED: &str = "89abcdef0123456789abcdef0123456789abcdef";
+
 /// How the hub behaves.
 #[derive(Debug, Clone, Default)]
 pub struct Behaviour {
-    /// Files of `models/OWNER/NAME` or `datasets/OWNER/NAME`.
+    /// Files of `models/OWNER/NAME` or `datasets/OWNER/NAME`; of its conversion: `datasets/OWNER/NAME@parquet`.
     pub repos: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     /// Connections end after so many bytes of a body.
     pub cut_after: Option<usize>,
@@ -97,7 +100,7 @@ fn git_hash(bytes: &[u8]) -> String {
 }
 
 fn is_large(file: &str) -> bool {
-    [".safetensors", ".jsonl", ".pth"].iter().any(|ending| file.ends_with(ending))
+    [".safetensors", ".jsonl", ".pth", ".parquet"].iter().any(|ending| file.ends_with(ending))
 }
 
 struct Request {
@@ -181,15 +184,19 @@ fn route(stream: TcpStream, request: &Request, state: &Behaviour, storage: &str)
         return modelscope(stream, request, state, rest);
     }
     if let Some(rest) = path.strip_prefix("/api/") {
-        let repo = rest.strip_suffix("/revision/main").unwrap_or(rest);
-        let Some(files) = state.repos.get(repo) else { return missing(stream) };
+        let (repo, commit) = match rest.strip_suffix("/revision/refs%2Fconvert%2Fparquet") {
+            Some(repo) => (format!("{repo}@parquet"), CONVERTED),
+            None => (rest.strip_suffix("/revision/main").unwrap_or(rest).to_owned(), COMMIT),
+        };
+        let Some(files) = state.repos.get(&repo) else { return missing(stream) };
         let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
-        let json = serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string();
+        let json = serde_json::json!({"sha": commit, "siblings": siblings}).to_string();
         return send(stream, "200 OK", &[], json.as_bytes(), get);
     }
-    let Some((repo, file)) = path.trim_start_matches('/').split_once(&format!("/resolve/{COMMIT}/")) else {
-        return missing(stream);
-    };
+    let own = path.trim_start_matches('/').split_once(&format!("/resolve/{COMMIT}/"));
+    let converted = path.trim_start_matches('/').split_once(&format!("/resolve/{CONVERTED}/"));
+    let Some((repo, file)) = own.or(converted) else { return missing(stream) };
+    let repo = &if own.is_none() { format!("{repo}@parquet") } else { repo.to_owned() };
     let repo = if repo.starts_with("datasets/") { repo.to_owned() } else { format!("models/{repo}") };
     let Some(bytes) = state.repos.get(&repo).and_then(|files| files.get(file)) else {
         return missing(stream);

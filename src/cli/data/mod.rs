@@ -3,8 +3,10 @@
 //! Results go to stdout; the faults of `check` come back as one error, exit code 2.
 
 mod check;
+mod clean;
 mod convert;
 pub(super) mod rows_in;
+mod rows_of;
 mod show;
 mod split;
 mod stats;
@@ -27,7 +29,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Name every row that cannot be used; exit 2 if there is one
+    /// Name every row that cannot be used (exit 2 if there is one), and find repeats, overlap, odd characters, lengths
     Check(check::Args),
     /// Count rows, bytes and (with a tokenizer) tokens
     Stats(stats::Args),
@@ -37,6 +39,8 @@ enum Command {
     Convert(convert::Args),
     /// Divide rows into a part to train on and parts to validate and test on
     Split(split::Args),
+    /// Write the rows that are worth keeping: no repeats, no overlap with held-out files, no odd characters
+    Clean(clean::Args),
     /// Write rows of the built-in world
     Synth(synth::Args),
 }
@@ -52,6 +56,7 @@ pub fn run(args: Args) -> Result<()> {
         Command::Show(args) => show::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Split(args) => split::run(args),
+        Command::Clean(args) => clean::run(&args),
         Command::Synth(args) => synth::run(args),
     }
 }

@@ -19,10 +19,12 @@ mod columns;
 mod json;
 mod kind;
 mod row;
+mod saved;
 mod table;
 mod text;
 
 pub use kind::{FileKind, KNOWN_ENDINGS, kind_of};
+pub use saved::{is_saved, saved};
 
 /// Rows as they are read: the text of one JSON object each.
 pub type RowReader = Box<dyn Iterator<Item = Result<Line>> + Send>;

@@ -67,6 +67,8 @@ pub struct RowsSection {
     pub synthetic: Option<Synthetic>,
     /// The shape of rows (auto: by the file's ending and the stage's kind).
     pub format: Option<FormatName>,
+    /// The subset of a data set on a hub (the only one, or its default).
+    pub subset: Option<String>,
     /// The first rows alone, as many (all).
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
