@@ -16,8 +16,7 @@ use std::time::{Duration, Instant};
 use common::dice::Dice;
 use minimind::checkpoint::gguf::{self, FileType, TokenKind, Vocabulary};
 use minimind::checkpoint::{convert, load_model, named_tensors, pth, safetensors};
-use minimind::data::Tokenizer;
-use minimind::data::jsonl;
+use minimind::data::{ReadOptions, Tokenizer, jsonl, reader};
 use minimind::export::Source;
 use minimind::export::torchscript::{self, WeightForm};
 use minimind::model::config::preset;
@@ -354,4 +353,31 @@ fn rows_and_recipes() {
     assert!(seeds.len() > 1);
     let words: [&[u8]; 8] = [b"&a ", b"*a", b"<<: ", b"- ", b"{", b"[[[[[[[[", b"!!binary ", b"\n  "];
     fuzz("a.yaml", &seeds, &words, recipe, as_it_is);
+}
+
+/// Columns: Parquet, and both of Arrow's forms.
+#[test]
+fn column_files() {
+    fn rows(path: &Path) {
+        let Ok(rows) = reader::open(path, &ReadOptions::default()) else { return };
+        for line in rows.take(1000).map_while(Result::ok) {
+            let _ = jsonl::parse(&line.bytes);
+        }
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data");
+    let seeds = |names: &[&str]| -> Vec<Vec<u8>> {
+        names.iter().map(|name| std::fs::read(folder.join(name)).expect("a seed")).collect()
+    };
+    let words: [&[u8]; 6] =
+        [b"PAR1", b"\xff\xff\xff\x7f", b"\x15\x02", b"\x19\xfc", b"\0\0\0\0", b"\xff\xff\xff\xff\x0f"];
+    fuzz(
+        "a.parquet",
+        &seeds(&["brotli.parquet", "gzip.parquet", "lz4.parquet", "json.parquet"]),
+        &words,
+        rows,
+        as_it_is,
+    );
+    let words: [&[u8]; 4] =
+        [b"ARROW1\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"\0\0\0\0\0\0\0\0"];
+    fuzz("a.arrow", &seeds(&["feather.arrow", "stream.arrow", "types.arrow"]), &words, rows, as_it_is);
 }
