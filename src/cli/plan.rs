@@ -8,8 +8,11 @@ use serde_json::json;
 
 use super::doctor::matrix_speed;
 use super::threads;
+use crate::data::mixture::order::PartSize;
 use crate::data::token_file::TokenFile;
-use crate::data::{Batching, DataConfig, DataFormat, DataSource, Tokenizer, source};
+use crate::data::{
+    Batching, DataConfig, DataFormat, DataSource, MixturePart, PartFacts, RowSelection, Tokenizer, source,
+};
 use crate::error::{Error, Result};
 use crate::plan::cost::{self, Facts, StageCost};
 use crate::plan::{Machine, Plan, StageConfig, StagePlan, TokenizerSource};
@@ -46,6 +49,12 @@ pub fn run(args: Args) -> Result<()> {
     preflight::check_data(&plan, None)?;
     let mut notes = model_shapes::fill_from_files(&mut plan);
     notes.extend(open_vocabulary(&plan));
+    for stage in &plan.stages {
+        let Some((data, settings)) = settings(&plan, stage) else { continue };
+        let facts = part_facts(data, &settings).unwrap_or_default();
+        let line = |(part, _): &(PartFacts, f64)| format!("{}: {}", stage.name, part.in_words(settings.unit));
+        notes.extend(facts.iter().map(line));
+    }
     show(&plan, &notes, args.json, &|stage| count(&plan, stage))
 }
 
@@ -143,8 +152,18 @@ fn gib(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
 }
 
-/// A stage's rows, counted, and its tokens, estimated from the first 200 rows; `None` where its data cannot be read yet.
-pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
+/// What decides the tokens of a stage's rows.
+struct Settings {
+    tokenizer: Option<Tokenizer>,
+    batch_size: usize,
+    /// A row is cut at so many tokens.
+    length: usize,
+    /// What a mixture's weights are shares of; `rows`: nothing, every row is read once.
+    unit: &'static str,
+}
+
+/// A stage's data and what decides its tokens.
+fn settings<'a>(plan: &Plan, stage: &'a StagePlan) -> Option<(&'a DataConfig, Settings)> {
     let (data, source, batch, length) = match &stage.config {
         StageConfig::Tokenizer(c) => (&c.data, None, 1, usize::MAX),
         StageConfig::Export(_) => return None,
@@ -159,9 +178,6 @@ pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
             (&c.data, c.tokenizer.as_ref(), c.batch_size, c.max_seq_len.saturating_mul(sides))
         }
     };
-    if data.format == DataFormat::Tokens {
-        return token_facts(data, batch);
-    }
     let tokenizer = source.and_then(|source| {
         let folder = match source {
             TokenizerSource::Stage(name) => plan.output.join(name),
@@ -169,13 +185,66 @@ pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
         };
         Tokenizer::load(&folder).ok()
     });
+    let unit = match &stage.config {
+        StageConfig::Tokenizer(_) => "rows",
+        StageConfig::Ppo(_) | StageConfig::Grpo(_) | StageConfig::Spo(_) | StageConfig::Agent(_) => "prompts",
+        _ => "tokens",
+    };
+    Some((data, Settings { tokenizer, batch_size: batch, length, unit }))
+}
+
+/// A source's rows, counted, and its tokens, estimated from the first rows; `None` where it cannot be read yet.
+fn rows_and_tokens(data: &DataConfig, settings: &Settings) -> Option<(u64, u64)> {
     let rows = crate::data::prepare::quick_facts(data).ok()?.rows as u64;
+    let (tokenizer, length) = (settings.tokenizer.as_ref(), settings.length);
+    // A sample counts all rows first, and is like the others.
+    let select = RowSelection { sample: None, ..data.select.clone() };
+    let data = &DataConfig { select, ..data.clone() };
     let sample = source::rows(data).ok()?.take(SAMPLE_ROWS).filter_map(|row| row.ok());
-    let lens: Vec<u64> =
-        sample.map(|row| length_of(&row.row, tokenizer.as_ref()).clamp(1, length) as u64).collect();
+    let lens: Vec<u64> = sample.map(|row| length_of(&row.row, tokenizer).clamp(1, length) as u64).collect();
     let mean = lens.iter().sum::<u64>() as f64 / lens.len().max(1) as f64;
-    let tokens = (rows as f64 * mean).round() as u64;
-    let batch = batch.max(1) as u64;
+    Some((rows, (rows as f64 * mean).round() as u64))
+}
+
+/// The parts of a mixture, each with its tokens in an epoch; none of other data. `None` where a part cannot be read yet.
+fn part_facts(data: &DataConfig, settings: &Settings) -> Option<Vec<(PartFacts, f64)>> {
+    let DataSource::Mixture(parts) = &data.source else { return Some(Vec::new()) };
+    let size = |part: &MixturePart| {
+        let (rows, tokens) = rows_and_tokens(&part.config(data), settings)?;
+        let (weight, epochs) = match settings.unit {
+            "rows" => (None, 1.0),
+            _ => (part.weight, part.epochs),
+        };
+        let units = rows as usize;
+        let counted = if settings.unit == "tokens" { tokens } else { rows };
+        let mean = tokens as f64 / rows.max(1) as f64;
+        Some(((part.name.clone(), PartSize { units, tokens: counted, weight, epochs }), mean))
+    };
+    let (sizes, means): (Vec<_>, Vec<f64>) =
+        parts.iter().map(size).collect::<Option<Vec<_>>>()?.into_iter().unzip();
+    let with_tokens = |(part, mean): (PartFacts, f64)| {
+        let tokens = mean * part.epoch_rows as f64;
+        (part, tokens)
+    };
+    Some(PartFacts::of(&sizes).into_iter().zip(means).map(with_tokens).collect())
+}
+
+/// A stage's rows of an epoch, counted, and its tokens, estimated from the first 200 rows; `None` where its data cannot be
+/// read yet.
+pub fn count(plan: &Plan, stage: &StagePlan) -> Option<Facts> {
+    let (data, settings) = settings(plan, stage)?;
+    if data.format == DataFormat::Tokens {
+        return token_facts(data, settings.batch_size);
+    }
+    let parts = part_facts(data, &settings)?;
+    let (rows, tokens) = match parts.as_slice() {
+        [] => rows_and_tokens(data, &settings)?,
+        parts => (
+            parts.iter().map(|(part, _)| part.epoch_rows as u64).sum(),
+            parts.iter().map(|(_, tokens)| tokens.round() as u64).sum(),
+        ),
+    };
+    let (batch, length) = (settings.batch_size.max(1) as u64, settings.length);
     let (padded_tokens, micro_batches_per_epoch) = match data.batching {
         Batching::Bucket => (tokens + tokens / 20, rows.div_ceil(batch)),
         Batching::Pad => (rows * length.min(1 << 20) as u64, rows.div_ceil(batch)),

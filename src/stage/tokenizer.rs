@@ -54,6 +54,11 @@ pub fn run(context: &Context<'_>, config: &TokenizerConfig, folder: &Path) -> Re
         tracing::warn!("{note}; more text, or other text, has more");
         notes.push(note);
     }
+    if let DataSource::Mixture(parts) = &config.data.source
+        && parts.iter().any(|part| part.weight.is_some() || part.epochs != 1.0)
+    {
+        tracing::info!("a tokenizer reads every row of a mixture once, whatever its weights");
+    }
     let source = match &config.data.source {
         source @ (DataSource::Synthetic(_) | DataSource::Mixture(_)) => source.name(),
         DataSource::Paths(paths) => {

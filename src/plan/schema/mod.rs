@@ -72,7 +72,7 @@ pub struct RowsSection {
     /// The first rows alone, as many (all).
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
-    /// What rows must be like; others are left out and counted.
+    /// What rows must be like, others are left out and counted: a map of min_tokens, max_tokens (before rows are cut), regex, language.
     #[schemars(with = "FilterSection")]
     pub filter: Option<FilterSection>,
     /// Rows drawn at random, by the recipe's seed, of those that are left: a share below 1, or as many (all).
@@ -135,7 +135,8 @@ pub struct DataSection {
     /// Which rows.
     #[serde(flatten)]
     pub rows: RowsSection,
-    /// Several sources by weight; what is said beside it holds for every part that does not say otherwise.
+    /// Several sources by weight: a list of maps of path, paths or synthetic, and weight, epochs, name and the keys above; what is said
+    /// beside it holds for every part that does not say otherwise.
     pub mixture: Option<Vec<Option<PartSection>>>,
     /// Whether each epoch draws a new order (true).
     pub shuffle: Option<bool>,
