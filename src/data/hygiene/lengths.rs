@@ -53,7 +53,7 @@ impl Lengths {
             |share: f64| sorted[((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len()) - 1];
         let total: u64 = sorted.iter().map(|length| u64::from(*length)).sum();
         let p99 = at(0.99);
-        let step = round_step(p99.saturating_sub(min).saturating_add(1).div_ceil(BARS as u32));
+        let step = round_step(p99.saturating_sub(min).saturating_add(1).div_ceil(bars(lengths.len())));
         let first = min / step * step;
         let bars = (p99 - first) / step + 1;
         let mut histogram: Vec<Bar> = (0..bars)
@@ -82,6 +82,11 @@ impl Lengths {
             histogram,
         }
     }
+}
+
+/// Bars for so many rows: few rows in many bars tell nothing.
+fn bars(rows: usize) -> u32 {
+    rows.clamp(4, BARS) as u32
 }
 
 /// 1, 2 or 5 times a power of ten, no less than `least`.

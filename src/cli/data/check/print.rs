@@ -28,7 +28,7 @@ pub fn text(report: &Report) -> String {
         ),
     );
     let most = lengths.histogram.iter().map(|bar| bar.rows).max().unwrap_or(0).max(1);
-    for bar in &lengths.histogram {
+    for bar in lengths.histogram.iter().filter(|bar| bar.rows > 0) {
         let drawn = "█".repeat((bar.rows * BAR).div_ceil(most));
         add(
             "",
