@@ -1,10 +1,9 @@
 //! `minimind eval`: measure a model on a file.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::open::{OpenArgs, open};
-use crate::data::{DataConfig, DataFormat};
+use crate::data::{DataConfig, DataFormat, reader};
 use crate::error::{Error, Place, Result};
 use crate::native::Storage;
 use crate::plan::machine::Machine;
@@ -16,8 +15,8 @@ use crate::stage::eval::{Measurement, evaluate};
 pub struct Args {
     #[command(flatten)]
     open: OpenArgs,
-    /// Rows to measure on: .jsonl with `text` or `conversations`, .safetensors with ids and labels, or
-    /// multiple-choice questions (.csv or .jsonl, or a folder of them); - for standard input.
+    /// Rows to measure on: a data file (see `minimind data show`), a folder of them, .safetensors with ids and labels, or
+    /// multiple-choice questions (a file, or a folder with a file a subject); - for standard input.
     #[arg(long)]
     data: PathBuf,
     /// What to measure; without it: multiple_choice where the rows are such questions, math where they hold `gt` or
@@ -51,38 +50,43 @@ pub struct Args {
     json: bool,
 }
 
-/// Copies standard input or a pipe into a temporary file, since the data is read more than once; `None` for plain files
-/// and folders.
-fn kept(data: &Path) -> Result<Option<tempfile::NamedTempFile>> {
-    let input = data == Path::new("-");
-    if !input && (data.is_file() || data.is_dir() || !data.exists()) {
-        return Ok(None);
+/// Keeps what can be read once in a file: standard input in the cache, a pipe in a temporary file of its name's ending.
+/// Plain files and folders stay what they are.
+fn kept(data: &Path, cache_dir: &Path) -> Result<(PathBuf, Option<tempfile::NamedTempFile>)> {
+    if data == Path::new(reader::STANDARD_INPUT) {
+        return Ok((reader::keep_standard_input(cache_dir)?, None));
+    }
+    if data.is_file() || data.is_dir() || !data.exists() {
+        return Ok((data.to_owned(), None));
     }
     let fault = |e: std::io::Error| Error::failed("cannot keep the data").at(Place::file(data)).because(e);
-    let mut source: Box<dyn Read> = if input {
-        Box::new(std::io::stdin().lock())
-    } else {
-        Box::new(std::fs::File::open(data).map_err(fault)?)
-    };
-    let mut file = tempfile::Builder::new().suffix(".jsonl").tempfile().map_err(fault)?;
+    let mut source = std::fs::File::open(data).map_err(fault)?;
+    let name = data.file_name().unwrap_or_default().to_string_lossy();
+    let ending = name.find('.').map_or("", |at| &name[at..]);
+    let mut file = tempfile::Builder::new().suffix(ending).tempfile().map_err(fault)?;
     std::io::copy(&mut source, &mut file).map_err(fault)?;
-    Ok(Some(file))
+    Ok((file.path().to_owned(), Some(file)))
 }
 
-/// What is measured, and the data's format: the tasks that were asked for, or those that the first row shows.
-fn tasks(asked: &[EvalTask], data: &Path) -> Result<(Vec<EvalTask>, DataFormat)> {
+/// What is measured, on which files, and their format: the tasks that were asked for, or those that the first row shows.
+fn tasks(asked: &[EvalTask], data: PathBuf) -> Result<(Vec<EvalTask>, Vec<PathBuf>, DataFormat)> {
     let choice = asked.contains(&EvalTask::MultipleChoice)
-        || (asked.is_empty() && crate::data::multiple_choice::is_multiple_choice(data));
+        || (asked.is_empty() && crate::data::multiple_choice::is_multiple_choice(&data));
     if choice && asked.len() > 1 {
         return Err(Error::input("multiple_choice has files of its own and stands alone")
             .hint("measure the other tasks with a second call"));
     }
-    let math = !choice && asked.is_empty() && crate::data::source::is_math(data);
+    // Multiple choice has a subject a file and finds them itself.
+    let files = if choice { vec![data] } else { reader::find(&data)?.files };
+    let math = !choice && asked.is_empty() && crate::data::source::is_math(&files[0]);
     if math {
         tracing::info!("the rows hold `gt` or an answer: measured as math (--task loss for their loss)");
     }
-    let (format, has_answers) =
-        if choice || math { (DataFormat::Chat, false) } else { crate::data::source::detect_format(data)? };
+    let (format, has_answers) = if choice || math {
+        (DataFormat::Chat, false)
+    } else {
+        crate::data::source::detect_format(&files[0])?
+    };
     let tasks = match (asked.is_empty(), has_answers) {
         _ if choice => vec![EvalTask::MultipleChoice],
         _ if math => vec![EvalTask::Math],
@@ -90,7 +94,7 @@ fn tasks(asked: &[EvalTask], data: &Path) -> Result<(Vec<EvalTask>, DataFormat)>
         (true, true) => vec![EvalTask::Loss, EvalTask::ExactMatch],
         (true, false) => vec![EvalTask::Loss],
     };
-    Ok((tasks, format))
+    Ok((tasks, files, format))
 }
 
 /// Measures the model on the data and prints one line a metric, or one JSON object.
@@ -98,20 +102,19 @@ fn tasks(asked: &[EvalTask], data: &Path) -> Result<(Vec<EvalTask>, DataFormat)>
 /// # Errors
 /// The model or the data cannot be read, no tokenizer was found, or the tasks exclude each other.
 pub fn run(args: Args) -> Result<()> {
-    let kept = kept(&args.data)?;
-    let args = Args { data: kept.as_ref().map_or(args.data.clone(), |kept| kept.path().to_owned()), ..args };
     let machine = Machine::detect();
+    let (path, _kept) = kept(&args.data, &machine.cache_dir)?;
     let opened = open(&args.open)?;
     if opened.storage == Some(Storage::Int8) {
         return Err(Error::input("int8 is for generating; a loss is measured at full precision")
             .hint("give --precision fp32, bf16 or fp16"));
     }
-    let (tasks, format) = tasks(&args.task, &args.data)?;
+    let (tasks, files, format) = tasks(&args.task, path)?;
     if format != DataFormat::Tokens && opened.tokenizer.is_none() {
         return Err(Error::input("no tokenizer was found beside the model")
             .hint("name one: --tokenizer DIR, or minimind3 or minimind2 for MiniMind's own"));
     }
-    let data = DataConfig::files(vec![args.data], format);
+    let data = DataConfig::files(files, format);
     let what = Measurement {
         data: &data,
         tasks: &tasks,

@@ -148,6 +148,18 @@ pub enum TextSplit {
     Marker(String),
 }
 
+impl TextSplit {
+    /// What a word means; `marker` alone is `<|endoftext|>`.
+    pub fn by_word(word: &str) -> Option<Self> {
+        match word {
+            "line" => Some(Self::Line),
+            "paragraph" => Some(Self::Paragraph),
+            "marker" => Some(Self::Marker("<|endoftext|>".to_owned())),
+            _ => None,
+        }
+    }
+}
+
 /// How files are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ReadOptions {

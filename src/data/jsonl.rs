@@ -157,13 +157,22 @@ pub fn missing(path: &Path, error: std::io::Error) -> Error {
     Error::io("open", path, error)
 }
 
+const NOT_UTF8: &str = "save the file as UTF-8, or name its encoding: `encoding: gbk`";
+
+/// Which byte is no UTF-8, and what stands before it.
+fn not_utf8(bytes: &[u8], at: usize) -> String {
+    let before = String::from_utf8_lossy(&bytes[..at]);
+    let from = before.char_indices().rev().nth(19).map_or(0, |(from, _)| from);
+    format!("not UTF-8: byte {:#04x} in column {} after `{}`", bytes[at], at + 1, &before[from..])
+}
+
 /// A line as a JSON object.
 ///
 /// # Errors
 /// The line is not UTF-8, not JSON, or not an object.
 pub fn parse(bytes: &[u8]) -> Result<Value, RowFault> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|e| RowFault::new(format!("not UTF-8: {e}"), "save the file as UTF-8"))?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|e| RowFault::new(not_utf8(bytes, e.valid_up_to()), NOT_UTF8))?;
     let value: Value = serde_json::from_str(text).map_err(|e| {
         let text = e.to_string();
         let cause = text.split(" at line").next().unwrap_or_default().to_owned();

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::config::ReadOptions;
 use super::jsonl::{self, RowFault};
-use super::reader;
+use super::reader::{self, FileKind};
 use crate::error::{Error, Place, Result};
 
 /// A question with its answers.
@@ -39,7 +39,7 @@ const LETTERS: [&str; 10] = ["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"];
 const FORM: &str = "known shapes: question, A, B, C, D, answer; question, choices, answer; question, choices {text, label}, answerKey; \
                     goal, sol1, sol2, label; ctx, endings, label";
 
-/// The csv and jsonl files that a path names: itself, or those of a folder in order.
+/// The files of rows that a path names: itself, or those of a folder in order.
 ///
 /// # Errors
 /// A folder without such files, a path that is not there.
@@ -51,13 +51,15 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).map_err(read)? {
         let file = entry.map_err(read)?.path();
-        if file.extension().is_some_and(|e| e == "csv" || e == "jsonl") {
+        let holds_rows = |kind| !matches!(kind, FileKind::Text | FileKind::Markdown);
+        if FileKind::by_name(&file).is_some_and(holds_rows) {
             found.push(file);
         }
     }
     found.sort();
     if found.is_empty() {
-        return Err(Error::input("the folder holds no .csv and no .jsonl file").at(Place::file(path)));
+        let what = "the folder holds no file of questions, such as .csv, .jsonl or .parquet";
+        return Err(Error::input(what).at(Place::file(path)));
     }
     Ok(found)
 }
@@ -65,17 +67,13 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
 /// Whether a path is a folder of questions, or a file whose first row is one.
 pub fn is_multiple_choice(path: &Path) -> bool {
     if path.is_dir() {
-        return files(path).is_ok();
+        return files(path).is_ok_and(|files| files.first().is_some_and(|file| is_multiple_choice(file)));
     }
     let first = || {
-        if path.extension().is_some_and(|e| e == "csv") {
-            return csv_rows(path).ok()?.into_iter().next();
-        }
         let line = reader::open(path, &ReadOptions::default()).ok()?.next()?.ok()?;
-        let row = jsonl::parse(&line.bytes).ok()?;
-        Some((line.number, row.as_object()?.clone()))
+        jsonl::parse(&line.bytes).ok()?.as_object().cloned()
     };
-    path.extension().is_none_or(|e| e != "safetensors") && first().is_some_and(|(_, row)| item(&row).is_ok())
+    path.extension().is_none_or(|e| e != "safetensors") && first().is_some_and(|row| item(&row).is_ok())
 }
 
 /// Reads a file of questions.
@@ -83,9 +81,7 @@ pub fn is_multiple_choice(path: &Path) -> bool {
 /// # Errors
 /// The first row that is no question, at its line.
 pub fn read(path: &Path) -> Result<Subject> {
-    let name = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let csv = path.extension().is_some_and(|e| e == "csv");
-    let rows = if csv { csv_rows(path)? } else { json_rows(path)? };
+    let rows = rows(path)?;
     let mut items = Vec::with_capacity(rows.len());
     for (line, row) in rows {
         items.push(item(&row).map_err(|fault| fault.at(path, line))?);
@@ -93,12 +89,12 @@ pub fn read(path: &Path) -> Result<Subject> {
     if items.is_empty() {
         return Err(Error::input("the file holds no question").at(Place::file(path)).hint(FORM));
     }
-    Ok(Subject { name, items })
+    Ok(Subject { name: FileKind::stem(path), items })
 }
 
 type Rows = Vec<(usize, Map<String, Value>)>;
 
-fn json_rows(path: &Path) -> Result<Rows> {
+fn rows(path: &Path) -> Result<Rows> {
     let mut rows = Vec::new();
     for line in reader::open(path, &ReadOptions::default())? {
         let line = line?;
@@ -106,31 +102,6 @@ fn json_rows(path: &Path) -> Result<Rows> {
             Value::Object(map) => rows.push((line.number, map)),
             _ => unreachable!("a parsed line is an object"),
         }
-    }
-    Ok(rows)
-}
-
-fn csv_rows(path: &Path) -> Result<Rows> {
-    let fault = |e: csv::Error| {
-        let place = match e.position() {
-            Some(at) => Place::line(path, at.line() as usize),
-            None => Place::file(path),
-        };
-        Error::input("the file is not csv").at(place).because(e)
-    };
-    let file = crate::files::open(path).map_err(|e| jsonl::missing(path, e))?;
-    let mut reader = csv::Reader::from_reader(std::io::BufReader::new(file));
-    let heads: Vec<String> = reader
-        .headers()
-        .map_err(fault)?
-        .iter()
-        .map(|h| h.trim_start_matches('\u{feff}').trim().to_owned())
-        .collect();
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(fault)?;
-        let line = record.position().map_or(0, |at| at.line() as usize);
-        rows.push((line, heads.iter().cloned().zip(record.iter().map(Value::from)).collect()));
     }
     Ok(rows)
 }

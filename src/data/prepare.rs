@@ -20,14 +20,15 @@ use super::mixture;
 use super::preference;
 use super::progress::{Progress, Total, count_read};
 use super::random::SplitMix64;
+use super::reader::{self, FileKind};
 use super::selection::{self, Filter, Filtered, RowSelection};
+use super::shapes;
 use super::source::{self, SourceLines};
 use super::synthetic;
 use super::text;
 use super::token_cache::{self, Encoded, TokenCache, TokenizedRow};
 use super::token_file::{TokenFile, TokenFiles};
 use super::tokenizer::{Tokenizer, chat_row};
-use super::{reader, shapes};
 use crate::error::{Error, Result};
 use crate::hash::hex;
 
@@ -208,6 +209,15 @@ fn load(config: &DataConfig, ctx: &PrepareContext) -> Result<LoadedSource> {
     let RowSelection { limit, filter, .. } = &config.select;
     if limit.is_some() || !filter.is_default() {
         key.update(format!("|{limit:?} {filter:?}"));
+    }
+    // The same bytes under another ending are other rows.
+    if let DataSource::Paths(paths) = &config.source {
+        for path in paths {
+            let kind = reader::kind_of(path, &config.read)?;
+            if kind != FileKind::JsonLines {
+                key.update(format!("|{kind:?}"));
+            }
+        }
     }
     let path = ctx.cache_dir.join(format!("{}.rows", &hex(&key.finalize())[..32]));
     let cache = match TokenCache::open(&path) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::machine;
 use super::resolve::Resolver;
-use super::schema::RowsSection;
+use super::schema::{RowsSection, SplitSection};
 use super::types::Plan;
 use crate::data::reader;
 use crate::error::{Error, Result};
@@ -37,7 +37,11 @@ impl Resolver<'_> {
         rows: &RowsSection,
     ) -> Option<Vec<PathBuf>> {
         let path = Path::new(given);
-        let (subset, split) = (rows.subset.as_deref(), None::<&str>);
+        let subset = rows.subset.as_deref();
+        let split = match &rows.split {
+            Some(SplitSection::Word(name)) => Some(name.as_str()),
+            _ => None,
+        };
         let found = if reader::is_saved(path) {
             match subset {
                 Some(_) => Err(Error::input("a saved data set has no subsets").hint("leave subset out")),

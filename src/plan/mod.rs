@@ -2,12 +2,13 @@
 //!
 //! Reading order: `types` (the plan), `kinds` (the stages' settings, each declared once, and how they are resolved), `runtime`,
 //! `schema` (keys that are not yet there), `shape` and `defaults.yaml` (what a recipe may hold), `upstream` (MiniMind's names),
-//! `resolve` (from a recipe to a plan), `references`, `hubs`, `settings` (model, data), `rewards`,
+//! `resolve` (from a recipe to a plan), `references`, `hubs`, `settings` (model, data), `data_files`, `rewards`,
 //! `tools`, `changes` (what a change of a setting means), `environment` and `machine` with `quota` (the only readers of
 //! both), `cost` (what it will take).
 
 pub mod changes;
 pub mod cost;
+mod data_files;
 pub mod environment;
 pub mod hubs;
 pub mod kinds;

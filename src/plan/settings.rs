@@ -137,11 +137,6 @@ impl Resolver<'_> {
         }
     }
 
-    /// How the files of a section are read.
-    pub(super) fn read_options(&mut self, _base: &[String], _rows: &RowsSection) -> ReadOptions {
-        ReadOptions::default()
-    }
-
     /// Where the rows of a section come from, and their shape.
     pub(super) fn source(
         &mut self,
@@ -176,21 +171,6 @@ impl Resolver<'_> {
             };
             self.fault(base, what, "give path: FILE, paths: [FILE, ...] or synthetic: true");
         }
-    }
-
-    fn data_files(&mut self, base: &[String], d: &RowsSection, kind: &str) -> Vec<PathBuf> {
-        let mut files: Vec<(Vec<String>, &String)> = Vec::new();
-        files.extend(d.path.iter().map(|p| (join(base, "path"), p)));
-        for (index, path) in d.paths.iter().flatten().enumerate() {
-            files.extend(path.iter().map(|p| (join(&join(base, "paths"), &index.to_string()), p)));
-        }
-        // Multiple choice may come as a folder of subjects: `eval` sees to it.
-        let local = |(at, file): (Vec<String>, &String)| match self.data_set(&at, file, d) {
-            Some(files) => files,
-            None if kind == "eval" && Path::new(file).is_dir() => vec![PathBuf::from(file)],
-            None => vec![self.file(&at, file)],
-        };
-        files.into_iter().flat_map(local).collect()
     }
 
     /// The shape of rows: as stated, else by the files' ending and the stage's kind.

@@ -12,13 +12,15 @@ mod split;
 mod stats;
 mod synth;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::data::DataFormat;
+use crate::data::source::SourceLines;
+use crate::data::{DataFormat, DataSource, ReadOptions, TextSplit, reader, source};
 use crate::error::{Error, Result};
+use crate::plan::Machine;
 
 /// What `minimind data` was asked to do.
 #[derive(Debug, clap::Args)]
@@ -59,6 +61,75 @@ pub fn run(args: Args) -> Result<()> {
         Command::Clean(args) => clean::run(&args),
         Command::Synth(args) => synth::run(args),
     }
+}
+
+/// How files are read.
+#[derive(Debug, Clone, clap::Args)]
+struct ReadArgs {
+    /// The encoding of the files, such as gbk; default: UTF-8, or UTF-16 by its byte order mark
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<String>,
+    /// Where documents of text files end: line, paragraph, marker (<|endoftext|>) or marker=TEXT; default: a file is one
+    #[arg(long, value_name = "HOW")]
+    split: Option<String>,
+}
+
+impl ReadArgs {
+    fn options(&self) -> Result<ReadOptions> {
+        let by_word = |word: &str| match word.strip_prefix("marker=").filter(|text| !text.is_empty()) {
+            Some(text) => Some(TextSplit::Marker(text.to_owned())),
+            None => TextSplit::by_word(word),
+        };
+        let split = self.split.as_deref().map(|word| {
+            by_word(word).ok_or_else(|| {
+                Error::input(format!("--split is `{word}`")).hint("line, paragraph, marker or marker=TEXT")
+            })
+        });
+        self.encoding.as_deref().map(reader::bytes::encoding).transpose()?;
+        Ok(ReadOptions {
+            encoding: self.encoding.clone(),
+            split: split.transpose()?,
+            ..ReadOptions::default()
+        })
+    }
+}
+
+/// The data files behind a name: a file, a folder's, a pattern's, or standard input (`-`); what is left out is said.
+///
+/// # Errors
+/// There is none, or standard input cannot be kept.
+fn files(name: &Path) -> Result<Vec<PathBuf>> {
+    if name == Path::new(reader::STANDARD_INPUT) {
+        return Ok(vec![reader::keep_standard_input(&Machine::detect().cache_dir)?]);
+    }
+    if reader::is_saved(name) {
+        return reader::saved(name, None);
+    }
+    let found = reader::find(name)?;
+    if let Some(names) = found.left_out() {
+        tracing::info!("{}: left out, as no data: {names}", name.display());
+    }
+    Ok(found.files)
+}
+
+/// The data files behind several names.
+///
+/// # Errors
+/// As [`files`].
+fn all_files(names: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    Ok(names.iter().map(|name| files(name)).collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// The rows of the data files behind a name.
+///
+/// # Errors
+/// As [`files`], and the first one cannot be opened.
+fn rows(name: &Path, options: &ReadOptions) -> Result<SourceLines> {
+    let files = files(name)?;
+    if let Some(first) = files.first() {
+        drop(reader::open(first, options)?);
+    }
+    Ok(source::lines(&DataSource::Paths(files), DataFormat::Text, options))
 }
 
 /// Prints one indented JSON value to stdout.

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{is_tokens, kind_of, print_json};
+use super::{ReadArgs, is_tokens, kind_of, print_json};
 use crate::cli::vocabulary;
 use crate::data::jsonl::{self, RowError, RowFault};
+use crate::data::source::SourceLines;
 use crate::data::token_cache::TokenizedRow;
 use crate::data::token_file::TokenFile;
 use crate::data::tokenizer::StreamDecoder;
-use crate::data::{DataFormat, IGNORE_INDEX, ReadOptions, Row, RowCheck, Tokenizer, reader, shapes};
+use crate::data::{DataFormat, IGNORE_INDEX, ReadOptions, Row, RowCheck, Tokenizer, shapes, source};
 use crate::error::{Error, Result};
 use crate::plan::environment;
 
@@ -22,8 +23,10 @@ const COUNTED: usize = 1000;
 /// Which rows are printed, and with what tokenizer.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A .jsonl or .safetensors file
+    /// A data file, a folder of them, a pattern, - for standard input, or a .safetensors file
     file: PathBuf,
+    #[command(flatten)]
+    read: ReadArgs,
     /// Folder with tokenizer.json: shows the text that a model reads, the tokens that carry loss in colour
     /// (in [brackets] where the output is no terminal; ↵ is a line end with loss), and how many they are
     #[arg(long, value_name = "DIR")]
@@ -41,9 +44,10 @@ pub struct Args {
 /// # Errors
 /// The file or the tokenizer cannot be read, or one of the printed rows is bad.
 pub fn run(args: Args) -> Result<()> {
-    match args.tokenizer {
-        None => plain(&args.file, args.rows, args.json),
-        Some(dir) => masked(&args.file, RowCheck::new(Some(vocabulary::load(&dir)?))?, args.rows, args.json),
+    let options = args.read.options()?;
+    match &args.tokenizer {
+        None => plain(&args, &options),
+        Some(dir) => masked(&args, &options, RowCheck::new(Some(vocabulary::load(dir)?))?),
     }
 }
 
@@ -122,7 +126,9 @@ fn parts(row: TokenizedRow, format: DataFormat) -> Vec<Part> {
     vec![Part::new("chosen", ids, loss), rejected]
 }
 
-fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
+fn masked(args: &Args, options: &ReadOptions, look: RowCheck) -> Result<()> {
+    let Args { file, rows, json, .. } = args;
+    let (rows, json) = (*rows, *json);
     let colour = std::io::stdout().is_terminal() && !environment::no_color();
     let mut printer =
         Printer { look, rows, json, colour, shown: Vec::new(), faults: Vec::new(), seen: [0; 4] };
@@ -143,22 +149,24 @@ fn masked(file: &Path, look: RowCheck, rows: usize, json: bool) -> Result<()> {
             printer.row(row + 1, "tokens", &parts)?;
         }
     } else {
-        let (mut format, options) = (None, ReadOptions::default());
-        for (i, line) in reader::open(file, &options)?.enumerate() {
+        let mut format = None;
+        let SourceLines { files, lines } = super::rows(file, options)?;
+        for (i, line) in lines.enumerate() {
             if i == counted {
                 more = true;
                 break;
             }
             let line = line?;
             let encoded = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
-                format = format.or(shapes::format_of(&row, &options));
+                format = format.or(shapes::format_of(&row, options));
                 let known = format.unwrap_or(DataFormat::Text);
-                printer.look.encode(&shapes::convert(row, known, &options)?, known)
+                printer.look.encode(&shapes::convert(row, known, options)?, known)
             });
             let known = format.unwrap_or(DataFormat::Text);
+            let (place, number) = source::file_and_number(line.number);
             match encoded {
-                Ok(row) => printer.row(line.number, kind_of(format), &parts(row, known))?,
-                Err(error) => printer.fault(error.bad()?, file, line.number),
+                Ok(row) => printer.row(number, kind_of(format), &parts(row, known))?,
+                Err(error) => printer.fault(error.bad()?, &files[place], number),
             }
         }
     }
@@ -243,7 +251,9 @@ impl Printer {
     }
 }
 
-fn plain(file: &Path, rows: usize, json: bool) -> Result<()> {
+fn plain(args: &Args, options: &ReadOptions) -> Result<()> {
+    let Args { file, rows, json, .. } = args;
+    let (rows, json) = (*rows, *json);
     let mut shown = Vec::new();
     if is_tokens(file) {
         let tokens = TokenFile::open(file)?;
@@ -252,9 +262,11 @@ fn plain(file: &Path, rows: usize, json: bool) -> Result<()> {
             shown.push(json!({"input_ids": ids, "labels": labels}));
         }
     } else {
-        for line in reader::open(file, &ReadOptions::default())?.take(rows) {
+        let SourceLines { files, lines } = super::rows(file, options)?;
+        for line in lines.take(rows) {
             let line = line?;
-            shown.push(jsonl::parse(&line.bytes).map_err(|fault| fault.at(file, line.number))?);
+            let (place, number) = source::file_and_number(line.number);
+            shown.push(jsonl::parse(&line.bytes).map_err(|fault| fault.at(&files[place], number))?);
         }
     }
     if json {

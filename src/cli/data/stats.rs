@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{is_tokens, kind_of, print_json};
+use super::{ReadArgs, is_tokens, kind_of, print_json, rows};
 use crate::cli::vocabulary;
 use crate::data::jsonl::{self, RowError};
 use crate::data::token_file::TokenFile;
-use crate::data::{DataFormat, ReadOptions, RowCheck, reader, shapes};
+use crate::data::{DataFormat, ReadOptions, RowCheck, shapes};
 use crate::error::{Error, Result};
 
 /// Which file is counted, and with what tokenizer.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A .jsonl or .safetensors file
+    /// A data file, a folder of them, a pattern, - for standard input, or a .safetensors file
     file: PathBuf,
+    #[command(flatten)]
+    read: ReadArgs,
     /// Folder with tokenizer.json
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
@@ -29,7 +31,7 @@ pub struct Args {
 /// # Errors
 /// The file or the tokenizer cannot be read.
 pub fn run(args: &Args) -> Result<()> {
-    stats(&args.file, args.tokenizer.as_deref(), args.json)
+    stats(&args.file, &args.read.options()?, args.tokenizer.as_deref(), args.json)
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -46,8 +48,8 @@ struct Stats {
     mean_tokens: Option<f64>,
 }
 
-fn stats(file: &Path, tokenizer: Option<&Path>, json: bool) -> Result<()> {
-    let found = if is_tokens(file) { token_stats(file)? } else { row_stats(file, tokenizer)? };
+fn stats(file: &Path, options: &ReadOptions, tokenizer: Option<&Path>, json: bool) -> Result<()> {
+    let found = if is_tokens(file) { token_stats(file)? } else { row_stats(file, options, tokenizer)? };
     if json {
         return print_json(&found);
     }
@@ -76,18 +78,17 @@ fn token_stats(file: &Path) -> Result<Stats> {
     })
 }
 
-fn row_stats(file: &Path, tokenizer: Option<&Path>) -> Result<Stats> {
+fn row_stats(file: &Path, options: &ReadOptions, tokenizer: Option<&Path>) -> Result<Stats> {
     let look = RowCheck::new(tokenizer.map(vocabulary::load).transpose()?)?;
     let mut found = Stats { kind: "text", ..Stats::default() };
     let (mut format, mut tokens, mut longest) = (None, 0, 0);
-    let options = ReadOptions::default();
-    for line in reader::open(file, &options)? {
+    for line in rows(file, options)?.lines {
         let line = line?;
         found.bytes += line.bytes.len() as u64 + 1;
         let length = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
-            format = format.or(shapes::format_of(&row, &options));
+            format = format.or(shapes::format_of(&row, options));
             let known = format.unwrap_or(DataFormat::Text);
-            look.length(&shapes::convert(row, known, &options)?, known)
+            look.length(&shapes::convert(row, known, options)?, known)
         });
         match length {
             Ok(len) => {

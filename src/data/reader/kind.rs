@@ -2,6 +2,7 @@
 //!
 //! Next: `bytes`, which unpacks what is compressed.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::Path;
 
@@ -54,6 +55,16 @@ pub const KNOWN_ENDINGS: &str =
 const LOOKED_AT: u64 = 64 << 10;
 
 impl FileKind {
+    /// A file's name without its endings: `a` of `a.csv.gz`.
+    pub fn stem(path: &Path) -> String {
+        let mut name = path.to_owned();
+        let is_packing = |ending: &OsStr| PACKED.iter().any(|packed| ending.eq_ignore_ascii_case(packed));
+        if Self::by_name(path).is_some() && path.extension().is_some_and(is_packing) {
+            name.set_extension("");
+        }
+        name.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The kind that a file's ending names; `None` for others.
     pub fn by_name(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
@@ -131,6 +142,11 @@ mod tests {
         assert_eq!(by_name("gz"), None);
         assert_eq!(by_name("x.arrow.bz2"), Some(FileKind::Arrow));
         assert_eq!(by_name("README.md"), Some(FileKind::Markdown));
+        let stem = |name: &str| FileKind::stem(Path::new(name));
+        assert_eq!(
+            (stem("x/a.b.csv.GZ"), stem("a.csv"), stem("a.tar.gz")),
+            ("a.b".into(), "a".into(), "a.tar".into())
+        );
         for (bytes, kind) in [
             (&b"{\"text\": 1}\n"[..], Some(FileKind::JsonLines)),
             (b"\xef\xbb\xbf\n {\n  \"data\": []}", Some(FileKind::Json)),

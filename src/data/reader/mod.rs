@@ -16,15 +16,19 @@ mod columns;
 #[cfg(not(feature = "parquet"))]
 #[path = "no_columns.rs"]
 mod columns;
+mod find;
 mod json;
 mod kind;
 mod row;
 mod saved;
+mod stdin;
 mod table;
 mod text;
 
+pub use find::{Found, find, is_pattern};
 pub use kind::{FileKind, KNOWN_ENDINGS, kind_of};
 pub use saved::{is_saved, saved};
+pub use stdin::{STANDARD_INPUT, keep_standard_input};
 
 /// Rows as they are read: the text of one JSON object each.
 pub type RowReader = Box<dyn Iterator<Item = Result<Line>> + Send>;
@@ -48,3 +52,6 @@ pub fn open(path: &Path, options: &ReadOptions) -> Result<RowReader> {
         FileKind::Arrow => columns::arrow(path, bytes::open(path, None)?)?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,7 +113,7 @@ impl Resolver<'_> {
         }
         let init = self.start(s, if s.has("init") && !s.has("from") { "init" } else { "from" });
         let model = self.stage_model(None, &init);
-        let data = self.stage_data(s);
+        let mut data = self.stage_data(s);
         let tokenizer = self.tokenizer_of(&s.path, s.text("tokenizer"), &init, data.format);
         let trained = match &init {
             Init::Stage(name) => {
@@ -123,6 +123,9 @@ impl Resolver<'_> {
         };
         let mut config: EvalConfig = self.read(s, &[("max_seq_len".to_owned(), trained.into())])?;
         without_repeats(&mut config.tasks);
+        if !config.tasks.contains(&EvalTask::MultipleChoice) {
+            self.spread_folders(&s.at("data"), &mut data);
+        }
         if config.tasks.is_empty() {
             // As `minimind eval`: sums in words are answered, not read.
             config.tasks.push(if is_math(&data) { EvalTask::Math } else { EvalTask::Loss });
@@ -152,10 +155,6 @@ impl Resolver<'_> {
             }
             return Some(ChoicePlan::default());
         };
-        if let Some(folder) = paths.iter().find(|path| path.is_dir()).filter(|_| !asked) {
-            let what = format!("{} is a folder, not a file", folder.display());
-            self.fault(&s.at("data"), what, "only multiple_choice reads folders");
-        }
         if asked && paths.iter().any(|path| path.extension().is_some_and(|e| e == "safetensors")) {
             let hint = "give such files, or a folder of them";
             self.fault(&s.at("data"), "questions are .csv or .jsonl files", hint);

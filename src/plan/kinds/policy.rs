@@ -314,6 +314,7 @@ impl Resolver<'_> {
         let format = written.rows.format.or(agent.then_some(FormatName::Stated(DataFormat::Agent)));
         written.rows.format = format;
         let mut data = self.data(&s.at("heldout"), Some(&written), "eval", self.seed, on_bad_row(s));
+        self.spread_folders(&s.at("heldout"), &mut data);
         data.shuffle = false;
         data.format = if agent { DataFormat::Agent } else { DataFormat::Prompts };
         Some(data)

@@ -59,9 +59,9 @@ pub struct ModelSection {
 /// Where rows come from and how they are read: what `data` and each part of a mixture may say.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 pub struct RowsSection {
-    /// One file.
+    /// A file, a folder of data files, a pattern such as data/*.jsonl, or - for standard input.
     pub path: Option<String>,
-    /// Several files, read one after another.
+    /// Several of them, read one after another.
     pub paths: Option<Vec<Option<String>>>,
     /// The built-in world: `true`, or a map.
     pub synthetic: Option<Synthetic>,
@@ -69,6 +69,11 @@ pub struct RowsSection {
     pub format: Option<FormatName>,
     /// The subset of a data set on a hub (the only one, or its default).
     pub subset: Option<String>,
+    /// The encoding of the files by its usual name, such as gbk (utf-8, or utf-16 by its byte order mark).
+    pub encoding: Option<String>,
+    /// Where documents of text files end: line, paragraph, marker (<|endoftext|>), or a map with the marker (a file is one
+    /// document); of a data set, its split (train).
+    pub split: Option<SplitSection>,
     /// The first rows alone, as many (all).
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
@@ -114,6 +119,8 @@ impl RowsSection {
     pub fn or(self, other: &Self) -> Self {
         Self {
             format: self.format.or(other.format),
+            encoding: self.encoding.or_else(|| other.encoding.clone()),
+            split: self.split.or_else(|| other.split.clone()),
             limit: self.limit.or(other.limit),
             filter: self.filter.or_else(|| other.filter.clone()),
             sample: self.sample.or(other.sample),

@@ -174,3 +174,50 @@ impl JsonSchema for Words {
         json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
     }
 }
+
+/// A word, or a map with a marker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SplitSection {
+    /// A way by its name.
+    Word(String),
+    /// The text between documents.
+    Marker(String),
+}
+
+/// The map of [`SplitSection`].
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct MarkerSection {
+    /// The text between documents.
+    marker: String,
+}
+
+impl<'de> Deserialize<'de> for SplitSection {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = SplitSection;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("line, paragraph, marker, or a map with a marker")
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {
+                Ok(SplitSection::Word(v.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                MarkerSection::deserialize(de::value::MapAccessDeserializer::new(map))
+                    .map(|section| SplitSection::Marker(section.marker))
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+impl JsonSchema for SplitSection {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Split".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let section = generator.subschema_for::<MarkerSection>();
+        json_schema!({"anyOf": [{"type": "string"}, section]})
+    }
+}

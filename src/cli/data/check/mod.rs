@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::rows_of::{self, HeldOutFiles};
-use super::{is_tokens, kind_of, print_json};
+use super::{ReadArgs, is_tokens, kind_of, print_json};
 use crate::atomic;
 use crate::cli::vocabulary;
 use crate::data::hygiene::survey::{Findings, Look};
@@ -25,9 +25,11 @@ const SHOWN_FAULTS: usize = 1000;
 /// Which files are checked, and against what.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files of rows, or one .safetensors file of tokens
+    /// Data files, folders of them, patterns, - for standard input; or one .safetensors file of tokens
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    read: ReadArgs,
     /// Folder with tokenizer.json, whose chat template rows must pass, and which counts tokens; default: this program's own
     /// template, and characters
     #[arg(long, value_name = "DIR")]
@@ -77,25 +79,26 @@ pub fn run(args: &Args) -> Result<()> {
         return tokens(file, args.json);
     }
     let look = RowCheck::new(args.tokenizer.as_deref().map(vocabulary::load).transpose()?)?;
-    let read = ReadOptions::default();
-    let mut held = HeldOutFiles::read(&args.against, &read)?;
+    let (files, read) = (super::all_files(&args.files)?, args.read.options()?);
+    let mut held = HeldOutFiles::read(&super::all_files(&args.against)?, &read)?;
     let options = SurveyOptions {
         max_seq_len: args.max_seq_len as usize,
         batch_size: args.batch_size as usize,
         held_out: std::mem::take(&mut held.rows),
     };
     let mut checked = Checked::default();
-    for (at, file) in args.files.iter().enumerate() {
-        checked
-            .file(at, file, |row| Ok((row.shape(&read), Look::at(&row.row, row.format, &look, &options)?)))?;
+    for (at, file) in files.iter().enumerate() {
+        checked.file(at, file, &read, |row| {
+            Ok((row.shape(&read), Look::at(&row.row, row.format, &look, &options)?))
+        })?;
     }
     let place = |number: usize| {
         let (file, line) = source::file_and_number(number);
-        format!("{}:{line}", args.files[file].display())
+        format!("{}:{line}", files[file].display())
     };
     let report = Report {
         kind: checked.kind,
-        files: args.files.clone(),
+        files: files.clone(),
         rows: checked.good,
         faults: checked.bad,
         findings: checked.survey.findings(&options, &place, &|row| held.place(row)),
@@ -111,7 +114,7 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         println!("{}", print::text(&report));
     }
-    Error::all(checked.all_faults(&args.files)).map_or(Ok(()), Err)
+    Error::all(checked.all_faults(&files)).map_or(Ok(()), Err)
 }
 
 fn tokens(file: &Path, json: bool) -> Result<()> {
@@ -138,10 +141,11 @@ impl Checked {
         &mut self,
         at: usize,
         path: &Path,
+        read: &ReadOptions,
         look: impl Fn(&rows_of::ReadRow) -> Result<(&'static str, Look), crate::data::jsonl::RowError> + Sync,
     ) -> Result<()> {
         let before = self.good + self.bad;
-        let format = rows_of::each(path, &ReadOptions::default(), look, |line, seen| {
+        let format = rows_of::each(path, read, look, |line, seen| {
             match seen {
                 Ok((shape, look)) => {
                     self.good += 1;
