@@ -2,9 +2,11 @@
 //!
 //! Next: `json` (a value's text), `parquet` and `arrow` (where batches come from).
 
+use std::cell::Cell;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
@@ -58,8 +60,25 @@ fn damaged(path: &Path, form: &str, why: &str) -> Error {
 /// Runs what reads foreign bytes. The crates of Parquet and Arrow check what they read, but index, slice and convert numbers
 /// in places where a file that was made to harm can make them panic; such a file is damaged like any other.
 fn guarded<T>(work: impl FnOnce() -> Result<T, Wrong>) -> Result<T, Wrong> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err("its numbers contradict each other".to_owned()))
+    static HOOK: Once = Once::new();
+    // What panics here is a fault of the file: the fault says so, and nothing else does.
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                usual(info);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(false);
+    done.unwrap_or_else(|_| Err("its numbers contradict each other".to_owned()))
+}
+
+thread_local! {
+    /// Whether this thread is within [`guarded`].
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Rows of batches, one after another.
