@@ -429,12 +429,19 @@ fn a_recipe_names_a_data_set() {
     // The only split is taken, whatever its name; a subset that is not there is a fault of the run.
     write("path: \"hf:o/d\", subset: b");
     succeed(at(&server.url, &home).args(["run", "--resume", "never"]).arg(&recipe));
+    write("path: \"hf:o/d\", subset: b, split: test");
+    let (code, out, err) = run(at(&server.url, &home).args(["plan", "--json"]).arg(&recipe));
+    assert!(code == Some(0) && out.contains("hf:datasets/o/d?subset=b&split=test"), "{out}{err}");
+    let shown = succeed(at(&server.url, &home).args(["data", "stats", "hf:o/d?subset=b&split=test"]));
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("100"), "{shown:?}");
+    let (_, out, _) = run(at(&server.url, &home).args(["plan", "--json"]).arg(&recipe));
+    assert!(out.contains("b.jsonl") && !out.contains("hf:"), "{out}");
     write("path: \"hf:o/d?split=dev\", subset: a");
     let (code, _, err) = run(at(&server.url, &home).arg("run").arg(&recipe));
     assert!(code == Some(2) && err.contains("no split `dev`"), "{err}");
     // A folder of save_to_disk.
     let saved = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data/splits");
-    write(&format!("path: {}", saved.display()));
+    write(&format!("path: {}, split: test", saved.display()));
     let (code, out, err) = run(at(&server.url, &home).args(["plan", "--json"]).arg(&recipe));
-    assert!(code == Some(0) && out.contains("train/data-00000-of-00001.arrow"), "{out}{err}");
+    assert!(code == Some(0) && out.contains("test/data-00000-of-00001.arrow"), "{out}{err}");
 }

@@ -49,21 +49,18 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// The files of a data set's split that the user named, on a hub (which are downloaded first, unless they are in the cache) or
-/// in a folder of `save_to_disk`; `None` where `name` is neither.
+/// in a folder of `save_to_disk`; subset and split stand in the name (`hf:OWNER/NAME?subset=A&split=test`). `None` where `name` is neither.
 ///
 /// # Errors
 /// There is no such subset or split, or it cannot be downloaded.
-pub fn data_set(name: &Path, subset: Option<&str>, split: Option<&str>) -> Result<Option<Vec<PathBuf>>> {
+pub fn data_set(name: &Path) -> Result<Option<Vec<PathBuf>>> {
     if reader::is_saved(name) {
-        return reader::saved(name, split).map(Some);
+        return reader::saved(name, None).map(Some);
     }
     let Some(text) = name.to_str().filter(|text| is_reference(text) && !name.exists()) else {
         return Ok(None);
     };
-    let mut reference = Reference::parse(text)?;
-    reference.subset = subset.map(str::to_owned).or(reference.subset);
-    reference.split = split.map(str::to_owned).or(reference.split);
-    let reference = reference.of_data();
+    let reference = Reference::parse(text)?.of_data();
     with_bar(|hub| hub.get_data(&reference, is_data)).map(Some)
 }
 

@@ -82,7 +82,10 @@ impl Resolver<'_> {
         // A data set's own split: `data_set` takes it.
         let of_data_set = |name: &String| is_reference(name) || reader::is_saved(Path::new(name));
         let named = d.path.iter().chain(d.paths.iter().flatten().flatten());
-        let text = d.split.as_ref().filter(|_| !named.into_iter().any(of_data_set));
+        let text = d
+            .split
+            .as_ref()
+            .filter(|split| split.of_data_set().is_none() || !named.into_iter().any(of_data_set));
         let split = text.and_then(|split| self.text_split(&join(base, "split"), split));
         ReadOptions { encoding, split, ..ReadOptions::default() }
     }

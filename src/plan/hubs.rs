@@ -38,10 +38,7 @@ impl Resolver<'_> {
     ) -> Option<Vec<PathBuf>> {
         let path = Path::new(given);
         let subset = rows.subset.as_deref();
-        let split = match &rows.split {
-            Some(SplitSection::Word(name)) => Some(name.as_str()),
-            _ => None,
-        };
+        let split = rows.split.as_ref().and_then(SplitSection::of_data_set);
         let found = if reader::is_saved(path) {
             match subset {
                 Some(_) => Err(Error::input("a saved data set has no subsets").hint("leave subset out")),

@@ -94,16 +94,17 @@ impl ReadArgs {
     }
 }
 
-/// The data files behind a name: a file, a folder's, a pattern's, or standard input (`-`); what is left out is said.
+/// The data files behind a name: a file, a folder's, a pattern's, a data set's on a hub, or standard input (`-`); what
+/// is left out is said.
 ///
 /// # Errors
-/// There is none, or standard input cannot be kept.
+/// There is none, it cannot be downloaded, or standard input cannot be kept.
 fn files(name: &Path) -> Result<Vec<PathBuf>> {
     if name == Path::new(reader::STANDARD_INPUT) {
         return Ok(vec![reader::keep_standard_input(&Machine::detect().cache_dir)?]);
     }
-    if reader::is_saved(name) {
-        return reader::saved(name, None);
+    if let Some(files) = super::pull::data_set(name)? {
+        return Ok(files);
     }
     let found = reader::find(name)?;
     if let Some(names) = found.left_out() {

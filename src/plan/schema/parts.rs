@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::json;
 
-use crate::data::{DataFormat, SyntheticSplit, SyntheticTask};
+use crate::data::{DataFormat, SyntheticSplit, SyntheticTask, TextSplit};
 
 /// Shape of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -182,6 +182,16 @@ pub enum SplitSection {
     Word(String),
     /// The text between documents.
     Marker(String),
+}
+
+impl SplitSection {
+    /// The name of a data set's split: a word that divides no texts.
+    pub fn of_data_set(&self) -> Option<&str> {
+        match self {
+            Self::Word(name) if TextSplit::by_word(name).is_none() => Some(name),
+            _ => None,
+        }
+    }
 }
 
 /// The map of [`SplitSection`].
