@@ -1,3 +1,5 @@
+//! Rows of anything, written and read back.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
