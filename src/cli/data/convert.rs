@@ -12,7 +12,7 @@ use crate::terminal;
 /// What is read, and what is written.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files to read, one after another
+    /// Files, folders or patterns to read, one after another; - is standard input
     #[arg(value_name = "IN", required = true, num_args = 1..)]
     files: Vec<PathBuf>,
     /// The file to write, its kind by its ending: .jsonl, .json, .csv, .tsv, .txt, .parquet, .arrow, each but .parquet also
@@ -37,7 +37,7 @@ pub struct Args {
 /// # Errors
 /// A file cannot be read or written, OUT is there already, or it cannot hold a row.
 pub fn run(args: Args) -> Result<()> {
-    let read = args.read.options();
+    let read = args.read.options()?;
     let prints = args.out == Path::new("-");
     if !prints {
         writer::Target::of(&args.out)?;
@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<()> {
             .hint("say which shape to write: --to conversations, --to text, ..."));
     }
     let converter = Converter { to: args.to, read: read.clone() };
-    let mut source = rows_in::lines(&args.files, &read)?;
+    let mut source = rows_in::lines(&rows_in::files(&args.files)?, &read);
     let mut skipped = 0;
     let mut rows = std::iter::from_fn(|| {
         loop {
@@ -70,7 +70,7 @@ pub fn run(args: Args) -> Result<()> {
             terminal::raw(&(text + "\n"))?;
         }
     } else {
-        let options = WriteOptions { split: args.read.split.clone(), replace: args.force };
+        let options = WriteOptions { split: read.split.clone(), replace: args.force };
         let written = writer::write(&args.out, &mut rows, &options)?;
         drop(rows);
         written.notes.iter().for_each(|note| eprintln!("note: {note}"));

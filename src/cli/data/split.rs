@@ -12,7 +12,7 @@ use crate::error::{Error, Place, Result};
 /// What is divided, and how.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files to read, one after another
+    /// Files, folders or patterns to read, one after another; - is standard input
     #[arg(value_name = "IN", required = true, num_args = 1..)]
     files: Vec<PathBuf>,
     /// Rows to validate on: a share such as 0.05, or a number of rows
@@ -39,8 +39,9 @@ pub struct Args {
 ///
 /// # Errors
 /// A file cannot be read or written or is there already, a row is no JSON object, or nothing is left to train on.
-pub fn run(args: Args) -> Result<()> {
-    let read = args.read.options();
+pub fn run(mut args: Args) -> Result<()> {
+    let read = args.read.options()?;
+    args.files = rows_in::files(&args.files)?;
     let mut parts = vec![Part::Train, Part::Valid, Part::Test];
     let none = [PartSize::Rows(0), PartSize::Share(0.0)];
     parts.retain(|part| match part {
@@ -57,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
     let folder = first.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
     let (converter, mut splitter) = (Converter { to: None, read: read.clone() }, Splitter::new(args.seed));
-    let (mut spool, mut source) = (Spool::new(folder)?, rows_in::lines(&args.files, &read)?);
+    let (mut spool, mut source) = (Spool::new(folder)?, rows_in::lines(&args.files, &read));
     while let Some(line) = source.lines.next().transpose()? {
         let said = converter.said(&line).map_err(|fault| fault.into_error().at(source.place(line.number)));
         splitter.add(&said?);
@@ -71,7 +72,7 @@ pub fn run(args: Args) -> Result<()> {
             .enumerate()
             .filter(|(i, _)| split.part(*i) == part)
             .map(|(i, row)| Ok(OutRow { place: Place::line("the rows read", i + 1), bytes: row? }));
-        let options = WriteOptions { split: args.read.split.clone(), replace: args.force };
+        let options = WriteOptions { split: read.split.clone(), replace: args.force };
         let written = writer::write(&path, of_part, &options)?;
         written.notes.iter().for_each(|note| eprintln!("note: {note}"));
         println!("{:5} {} rows in {}", part.name(), written.rows, path.display());

@@ -41,7 +41,7 @@ fn normalizer(text: &str) -> Result<Normalizer, String> {
 /// # Errors
 /// A file cannot be read or holds no text, a choice is impossible, or the folder cannot be written.
 pub fn run(args: Args) -> Result<()> {
-    let config = DataConfig { read: args.read.options(), ..DataConfig::files(args.data, DataFormat::Text) };
+    let config = DataConfig { read: args.read.options()?, ..DataConfig::files(args.data, DataFormat::Text) };
     let options = TrainOptions {
         vocab_size: args.vocab_size,
         special_tokens: args.special_tokens,

@@ -78,18 +78,18 @@ fn check(text: &str, split: Option<&TextSplit>, before: usize) -> Result<(), Row
     match split {
         None if before > 0 => fault(
             "a second text: a text file holds one unless something stands between them",
-            "say what: --split line, --split paragraph or --split 'marker:<|endoftext|>'",
+            "say what: --split line, --split paragraph or --split marker",
         ),
         _ if text.trim_ascii().is_empty() => {
             fault("an empty text, which a text file cannot hold", "leave the row out, or write .jsonl")
         }
         Some(TextSplit::Line) if text.contains('\n') => fault(
             "the text has several lines, and each line of the file is a document",
-            "--split paragraph or --split 'marker:<|endoftext|>' puts something else between texts",
+            "--split paragraph or --split marker puts something else between texts",
         ),
         Some(TextSplit::Paragraph) if text.split('\n').any(|line| line.trim_ascii().is_empty()) => fault(
             "the text has an empty line, and those stand between the documents of the file",
-            "--split 'marker:<|endoftext|>' puts that between texts",
+            "--split marker puts that between texts",
         ),
         Some(TextSplit::Marker(marker)) if text.contains(marker.as_str()) => fault(
             "the text holds the marker that stands between the documents of the file",
