@@ -3,29 +3,34 @@
 //! Rows stay as they were written. Each is looked at on its own, on any core; repeats are found in order, the first stays.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use clap::ValueEnum;
 
 use super::rows_of::{self, HeldOutFiles, ReadRow};
-use super::{is_tokens, print_json};
-use crate::atomic;
+use super::{ReadArgs, all_files, is_tokens, print_json};
 use crate::cli::vocabulary;
 use crate::data::hygiene::exact::{RowHash, row_hash};
 use crate::data::hygiene::{ExactIndex, NearIndex, OddCharacters, Passages, Signature};
 use crate::data::jsonl::RowError;
 use crate::data::selection::{Filter, RowFilter};
+use crate::data::writer::{self, OutRow, Target, WriteOptions, Written};
 use crate::data::{ReadOptions, RowCheck, language};
 use crate::error::{Error, Place, Result};
+
+/// Rows that wait to be written.
+const WAITING: usize = 256;
 
 /// Which rows are left out, and where the others go.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files of rows
+    /// Data files, folders of them, patterns, - for standard input
     #[arg(value_name = "IN", required = true)]
     files: Vec<PathBuf>,
-    /// The file to write
+    #[command(flatten)]
+    read: ReadArgs,
+    /// The file to write; its ending names its kind
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Replace the file if it is there
@@ -91,17 +96,8 @@ enum Look {
 pub fn run(args: &Args) -> Result<()> {
     check_arguments(args)?;
     let rules = Rules::new(args)?;
-    let mut counts = Counts::default();
-    if let Some(folder) = args.out.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
-    }
-    atomic::write_with(&args.out, |out| {
-        let mut repeats = Repeats::new(args.dedup);
-        for file in &args.files {
-            rules.file(file, &mut repeats, &mut counts, out, &args.out)?;
-        }
-        Ok(())
-    })?;
+    let files = all_files(&args.files)?;
+    let (written, counts) = write(args, &files, &rules)?;
     let all = counts.kept + counts.left_out.values().sum::<usize>();
     if args.json {
         return print_json(&serde_json::json!({
@@ -112,15 +108,37 @@ pub fn run(args: &Args) -> Result<()> {
     for (reason, rows) in &counts.left_out {
         println!("left out: {rows} {reason}");
     }
+    for note in written.notes {
+        println!("note: {note}");
+    }
     Ok(())
 }
 
+/// Looks at rows in one thread and writes them in another, so that a file of any kind can take them as they come.
+fn write(args: &Args, files: &[PathBuf], rules: &Rules) -> Result<(Written, Counts)> {
+    let (send, rows) = sync_channel(WAITING);
+    let options = WriteOptions { replace: args.force, ..WriteOptions::default() };
+    std::thread::scope(|scope| {
+        let look = scope.spawn(move || {
+            let (mut counts, mut repeats) = (Counts::default(), Repeats::new(args.dedup));
+            for file in files {
+                if let Err(error) = rules.file(file, &mut repeats, &mut counts, &send) {
+                    // The writer hands the error back; where it is gone, it has one of its own.
+                    let _ = send.send(Err(error));
+                    break;
+                }
+            }
+            counts
+        });
+        let written = writer::write(&args.out, rows.into_iter(), &options);
+        let counts = look.join().map_err(|_| Error::failed("looking at rows panicked"))?;
+        Ok((written?, counts))
+    })
+}
+
 fn check_arguments(args: &Args) -> Result<()> {
-    if args.out.exists() && !args.force {
-        return Err(Error::input("the file is there already")
-            .at(Place::file(&args.out))
-            .hint("--force replaces it"));
-    }
+    Target::of(&args.out)?;
+    writer::check_free(&args.out, args.force)?;
     if let Some(file) = args.files.iter().chain(&args.drop_overlap).find(|file| is_tokens(file)) {
         return Err(Error::input("a file of token ids holds no rows to look at").at(Place::file(file)));
     }
@@ -146,12 +164,12 @@ impl Rules {
             regex: args.regex.clone(),
             language: args.language.clone(),
         };
-        let read = ReadOptions::default();
+        let read = args.read.options()?;
         Ok(Self {
             look: RowCheck::new(args.tokenizer.as_deref().map(vocabulary::load).transpose()?)?,
             counts_tokens: filter.counts_tokens(),
             filter: Filter::new(&filter)?,
-            held: HeldOutFiles::read(&args.drop_overlap, &read)?,
+            held: HeldOutFiles::read(&all_files(&args.drop_overlap)?, &read)?,
             drop_odd: args.drop_odd,
             dedup: args.dedup,
             read,
@@ -188,15 +206,13 @@ impl Rules {
         file: &Path,
         repeats: &mut Repeats,
         counts: &mut Counts,
-        out: &mut dyn Write,
-        target: &Path,
+        out: &SyncSender<Result<OutRow>>,
     ) -> Result<()> {
-        let fault = |e| Error::io("write", target, e);
         rows_of::each(
             file,
             &self.read,
             |row| self.at(row),
-            |mut line, look| {
+            |line, look| {
                 let reason = match look {
                     Ok(Look::LeftOut(reason)) => Some(reason),
                     Ok(Look::Kept(hash, signature)) => repeats.add(hash, signature),
@@ -205,10 +221,8 @@ impl Rules {
                 match reason {
                     Some(reason) => *counts.left_out.entry(reason).or_default() += 1,
                     None => {
-                        // White space alone may hold line ends in JSON.
-                        line.bytes.iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
-                        line.bytes.push(b'\n');
-                        out.write_all(&line.bytes).map_err(fault)?;
+                        let row = OutRow { place: Place::line(file, line.number), bytes: line.bytes };
+                        out.send(Ok(row)).map_err(|_| Error::failed("the rows cannot be written"))?;
                         counts.kept += 1;
                     }
                 }
