@@ -22,7 +22,7 @@ use super::progress::{Progress, Total, count_read};
 use super::random::SplitMix64;
 use super::reader::{self, FileKind};
 use super::selection::{self, Filter, Filtered, RowSelection};
-use super::shapes;
+use super::shapes::Tally;
 use super::source::{self, SourceLines};
 use super::synthetic;
 use super::text;
@@ -281,12 +281,12 @@ fn build(
         system_prompt_ratio: ctx.system_prompt_ratio,
         empty_think_ratio: ctx.empty_think_ratio,
     };
-    token_cache::build(path, lines, |line| {
-        let encoded =
-            shapes::parse(&line.bytes, format, &config.read).map_err(RowError::Bad).and_then(|row| {
-                check(&row, format)?;
-                encode_filtered(tokenizer, &row, line.number, (&options, format), &filter)
-            });
+    let tally = Tally::default();
+    let cache = token_cache::build(path, lines, |line| {
+        let encoded = tally.parse(&line.bytes, format, &config.read).map_err(RowError::Bad).and_then(|row| {
+            check(&row, format)?;
+            encode_filtered(tokenizer, &row, line.number, (&options, format), &filter)
+        });
         match encoded {
             Ok(row) => Ok(row),
             Err(RowError::Bad(_)) if skip => Ok(Encoded::Skipped),
@@ -295,7 +295,9 @@ fn build(
                 Err(error.at(&files[file], number))
             }
         }
-    })
+    })?;
+    tally.finish(config, ctx.cache_dir).inspect_err(|_| _ = std::fs::remove_file(path))?;
+    Ok(cache)
 }
 
 /// A row that a filter may leave out; its tokens are counted before it is cut.

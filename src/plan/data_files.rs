@@ -87,7 +87,7 @@ impl Resolver<'_> {
             .as_ref()
             .filter(|split| split.of_data_set().is_none() || !named.into_iter().any(of_data_set));
         let split = text.and_then(|split| self.text_split(&join(base, "split"), split));
-        ReadOptions { encoding, split, ..ReadOptions::default() }
+        ReadOptions { columns: self.columns(base, d), encoding, split }
     }
 
     fn text_split(&mut self, at: &[String], split: &SplitSection) -> Option<TextSplit> {

@@ -2,12 +2,14 @@
 //!
 //! Same rules as `resolve`: fill, check, collect faults, go on.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::resolve::{Resolver, join};
 use super::schema::*;
 use super::types::*;
 use crate::data::RowSelection;
+use crate::data::shapes::{COLUMNS, is_column};
 use crate::model::Era;
 use crate::model::config::{ModelOverrides, PRESETS, preset};
 use crate::recipe::faults::hint;
@@ -135,6 +137,16 @@ impl Resolver<'_> {
             read: self.read_options(&base, &d.rows),
             select,
         }
+    }
+
+    /// The file's own names of columns.
+    pub(super) fn columns(&mut self, base: &[String], rows: &RowsSection) -> BTreeMap<String, String> {
+        let columns = rows.columns.clone().unwrap_or_default();
+        for name in columns.keys().filter(|name| !is_column(name)) {
+            let at = join(&join(base, "columns"), name);
+            self.fault(&at, format!("no row has a part called `{name}`"), hint(name, &COLUMNS, "columns"));
+        }
+        columns
     }
 
     /// Where the rows of a section come from, and their shape.

@@ -8,6 +8,7 @@ mod columns;
 mod keys;
 mod read;
 mod shape;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -21,6 +22,7 @@ pub use columns::{COLUMNS, is_column};
 use keys::{Found, find, nearest};
 use read::{Content, read};
 pub use shape::Shape;
+pub use tally::Tally;
 pub use write::write;
 
 use super::config::{DataFormat, ReadOptions};

@@ -248,3 +248,25 @@ fn any_json() -> impl Strategy<Value = Value> {
     });
     prop::collection::btree_map(keys, inner, 0..6).prop_map(|map| Value::Object(map.into_iter().collect()))
 }
+
+#[test]
+fn shapes_are_counted_and_columns_must_be_somewhere() {
+    let columns = [("prompt", "Frage"), ("response", "Antwort")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let options = ReadOptions { columns: columns.into(), ..ReadOptions::default() };
+    let tally = Tally::default();
+    let row = |text: &str| tally.parse(text.as_bytes(), DataFormat::Chat, &options);
+    row(r#"{"Frage": "a", "response": "b"}"#).unwrap();
+    let fault = tally.check_columns(&options).unwrap_err();
+    assert_eq!(fault.what(), "no row has the column `Antwort`, which `columns` names as response");
+    assert_eq!(fault.hint_text(), Some("the rows have Frage, response"));
+    row(r#"{"Frage": "a", "Antwort": "b"}"#).unwrap();
+    assert!(tally.check_columns(&options).is_ok());
+    assert_eq!(tally.said().unwrap(), "prompt-response");
+    let (mixed, none) = (Tally::default(), ReadOptions::default());
+    let row = |text: &str| mixed.parse(text.as_bytes(), DataFormat::Chat, &none).unwrap();
+    row(r#"{"instruction": "a", "input": "", "output": "b"}"#);
+    row(r#"{"conversations": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#);
+    assert_eq!(mixed.said().unwrap(), "alpaca");
+    row(r#"{"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 1}"#);
+    assert_eq!(mixed.said().unwrap(), "alpaca (1), prompt-preference (1); not read: score_chosen");
+}

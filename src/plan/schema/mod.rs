@@ -2,6 +2,8 @@
 //!
 //! Lists hold optional elements, so that a faulty element can be set aside and its neighbours still read. Next: `stages`.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -74,6 +76,8 @@ pub struct RowsSection {
     /// Where documents of text files end: line, paragraph, marker (<|endoftext|>), or a map with the marker (a file is one
     /// document); of a data set, its split (train).
     pub split: Option<SplitSection>,
+    /// The file's own names of columns, by what they are: `{prompt: Frage, response: Antwort}`.
+    pub columns: Option<BTreeMap<String, String>>,
     /// The first rows alone, as many (all).
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
