@@ -13,6 +13,8 @@ use super::{Batches, Wrong};
 
 /// The file form's mark, padded to eight bytes.
 const MAGIC: &[u8] = b"ARROW1\0\0";
+/// The most bytes of the mark with its padding.
+const PADDING: usize = 64;
 /// What comes before a message's length since version 0.15.
 const CONTINUATION: [u8; 4] = [0xff; 4];
 /// The largest description of a message: a schema, or a batch's columns.
@@ -46,7 +48,19 @@ impl<R: Read> Stream<R> {
         let mut head = Vec::new();
         (&mut self.reader).take(MAGIC.len() as u64).read_to_end(&mut head).map_err(|e| e.to_string())?;
         if head == MAGIC {
-            return Ok(true);
+            // The mark is padded to 8 bytes, by arrow-rs to 64.
+            for _ in 0..PADDING / MAGIC.len() {
+                head.clear();
+                let mut next = (&mut self.reader).take(MAGIC.len() as u64);
+                next.read_to_end(&mut head).map_err(|e| e.to_string())?;
+                if head.iter().any(|byte| *byte != 0) {
+                    break;
+                }
+            }
+            if head.len() < MAGIC.len() {
+                return Err("it is cut off: the mark of its end is missing".to_owned());
+            }
+            return self.message(&head).map(|_| true);
         }
         if head.starts_with(b"FEA1") {
             return Err("Feather's first version is not read: write it as Arrow".to_owned());
