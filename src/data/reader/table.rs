@@ -76,7 +76,9 @@ impl Cells {
         let value: Value = serde_json::from_slice(cell).ok()?;
         let is_message = |value: &Value| value.get("role").or_else(|| value.get("from")).is_some();
         let messages = || value.as_array().and_then(|list| list.first()).is_some_and(is_message);
-        (self == Self::Any || messages()).then_some(value)
+        // LLaMA-Factory's preferences hold one message in a cell.
+        let message = ["content", "value"].iter().any(|key| value.get(*key).is_some()) && is_message(&value);
+        (self == Self::Any || message || messages()).then_some(value)
     }
 }
 
