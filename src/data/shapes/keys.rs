@@ -126,6 +126,10 @@ pub(super) fn find(
             .collect();
         named = given(&own);
     }
+    // Of a question alone the answer may stand under its standard name.
+    if let Some((Shape::Prompt, _)) = named {
+        named = given(row);
+    }
     let (shape, fields) = named.or_else(|| given(row))?;
     Some(Found { shape, fields })
 }
