@@ -195,15 +195,20 @@ fn settings<'a>(plan: &Plan, stage: &'a StagePlan) -> Option<(&'a DataConfig, Se
 
 /// A source's rows, counted, and its tokens, estimated from the first rows; `None` where it cannot be read yet.
 fn rows_and_tokens(data: &DataConfig, settings: &Settings) -> Option<(u64, u64)> {
-    let rows = crate::data::prepare::quick_facts(data).ok()?.rows as u64;
+    let rows = crate::data::quick_facts(data).ok()?.rows as u64;
     let (tokenizer, length) = (settings.tokenizer.as_ref(), settings.length);
     // A sample counts all rows first, and is like the others.
     let select = RowSelection { sample: None, ..data.select.clone() };
     let data = &DataConfig { select, ..data.clone() };
     let sample = source::rows(data).ok()?.take(SAMPLE_ROWS).filter_map(|row| row.ok());
-    let lens: Vec<u64> = sample.map(|row| length_of(&row.row, tokenizer).clamp(1, length) as u64).collect();
+    let divided = data.divided_files();
+    let divided = !divided.is_empty() && divided.iter().all(|divided| *divided);
+    let most = if divided { usize::MAX } else { length };
+    let lens: Vec<u64> = sample.map(|row| length_of(&row.row, tokenizer).clamp(1, most) as u64).collect();
     let mean = lens.iter().sum::<u64>() as f64 / lens.len().max(1) as f64;
-    Some((rows, (rows as f64 * mean).round() as u64))
+    let tokens = (rows as f64 * mean).round() as u64;
+    // Documents of text files become as many rows as they take.
+    Some((if divided { rows.max(tokens.div_ceil(length.max(1) as u64)) } else { rows }, tokens))
 }
 
 /// The parts of a mixture, each with its tokens in an epoch; none of other data. `None` where a part cannot be read yet.

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::mixture::MixturePart;
+use super::reader::kind::FileKind;
 use super::selection::RowSelection;
 use crate::error::{Error, Place};
 
@@ -212,6 +213,15 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
+    /// Of each file whether it holds documents (text, Markdown) that are divided where they are longer than `max_seq_len`;
+    /// rows of other files are cut there, as upstream cuts them.
+    pub fn divided_files(&self) -> Vec<bool> {
+        let DataSource::Paths(paths) = &self.source else { return Vec::new() };
+        let documents =
+            |path: &PathBuf| matches!(FileKind::by_name(path), Some(FileKind::Text | FileKind::Markdown));
+        paths.iter().map(|path| self.format == DataFormat::Text && documents(path)).collect()
+    }
+
     /// The parts of a mixture; this alone where it is none.
     pub fn parts(&self) -> Vec<Self> {
         match &self.source {

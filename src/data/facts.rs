@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::config::DataFormat;
+use super::config::{DataConfig, DataFormat, DataSource};
 use super::mixture::PartFacts;
+use super::token_file::TokenFile;
+use super::{jsonl, reader, selection, synthetic};
 use crate::error::{Error, Result};
 use crate::hash::hex;
 
@@ -87,4 +89,48 @@ impl DataFacts {
         tracing::warn!("{} of {} rows have no training targets: {why}", self.rows_without_loss, self.rows);
         Ok(())
     }
+}
+
+/// What a source is before it is tokenised, for `plan`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct QuickFacts {
+    /// Rows, bad ones included (validation rows too).
+    pub rows: usize,
+    /// Bytes of the files; 0 for the built-in world.
+    pub bytes: u64,
+}
+
+/// Counts rows and bytes in one pass over the lines, without a tokenizer.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn quick_facts(config: &DataConfig) -> Result<QuickFacts> {
+    let mut facts = QuickFacts { rows: 0, bytes: 0 };
+    match &config.source {
+        DataSource::Mixture(_) => {
+            for part in config.parts() {
+                let own = quick_facts(&part)?;
+                facts = QuickFacts { rows: facts.rows + own.rows, bytes: facts.bytes + own.bytes };
+            }
+        }
+        DataSource::Synthetic(world) => facts.rows = synthetic::row_count(world),
+        DataSource::Paths(paths) => {
+            for path in paths {
+                facts.bytes += std::fs::metadata(path).map_err(|e| jsonl::missing(path, e))?.len();
+                if config.format == DataFormat::Tokens {
+                    facts.rows += TokenFile::open(path)?.rows;
+                } else {
+                    for line in reader::open(path, &config.read)? {
+                        line?;
+                        facts.rows += 1;
+                    }
+                }
+            }
+        }
+    }
+    facts.rows = facts.rows.min(config.select.limit.unwrap_or(usize::MAX));
+    if let Some(some) = selection::sampled(config.select.sample, facts.rows) {
+        facts.rows = some.len();
+    }
+    Ok(facts)
 }

@@ -4,8 +4,8 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -27,7 +27,7 @@ use super::source::{self, SourceLines};
 use super::synthetic;
 use super::text;
 use super::token_cache::{self, Encoded, TokenCache, TokenizedRow};
-use super::token_file::{TokenFile, TokenFiles};
+use super::token_file::TokenFiles;
 use super::tokenizer::{Tokenizer, chat_row};
 use crate::error::{Error, Result};
 use crate::hash::hex;
@@ -106,50 +106,6 @@ pub fn prepare(config: &DataConfig, ctx: &PrepareContext) -> Result<PreparedData
         parts: Vec::new(),
     };
     Ok(PreparedData { train, validation, facts })
-}
-
-/// What a source is before it is tokenised, for `plan`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct QuickFacts {
-    /// Rows, bad ones included (validation rows too).
-    pub rows: usize,
-    /// Bytes of the files; 0 for the built-in world.
-    pub bytes: u64,
-}
-
-/// Counts rows and bytes in one pass over the lines, without a tokenizer.
-///
-/// # Errors
-/// A file cannot be read.
-pub fn quick_facts(config: &DataConfig) -> Result<QuickFacts> {
-    let mut facts = QuickFacts { rows: 0, bytes: 0 };
-    match &config.source {
-        DataSource::Mixture(_) => {
-            for part in config.parts() {
-                let own = quick_facts(&part)?;
-                facts = QuickFacts { rows: facts.rows + own.rows, bytes: facts.bytes + own.bytes };
-            }
-        }
-        DataSource::Synthetic(world) => facts.rows = synthetic::row_count(world),
-        DataSource::Paths(paths) => {
-            for path in paths {
-                facts.bytes += std::fs::metadata(path).map_err(|e| jsonl::missing(path, e))?.len();
-                if config.format == DataFormat::Tokens {
-                    facts.rows += TokenFile::open(path)?.rows;
-                } else {
-                    for line in reader::open(path, &config.read)? {
-                        line?;
-                        facts.rows += 1;
-                    }
-                }
-            }
-        }
-    }
-    facts.rows = facts.rows.min(config.select.limit.unwrap_or(usize::MAX));
-    if let Some(some) = selection::sampled(config.select.sample, facts.rows) {
-        facts.rows = some.len();
-    }
-    Ok(facts)
 }
 
 fn split(rows: &Dataset, share: f64, seed: u64) -> Result<(Dataset, Option<Dataset>)> {
@@ -282,10 +238,15 @@ fn build(
         empty_think_ratio: ctx.empty_think_ratio,
     };
     let tally = Tally::default();
+    let divided = config.divided_files();
+    let cut = AtomicUsize::new(0);
     let cache = token_cache::build(path, lines, |line| {
+        let divide = divided.get(source::file_and_number(line.number).0) == Some(&true);
         let encoded = tally.parse(&line.bytes, format, &config.read).map_err(RowError::Bad).and_then(|row| {
             check(&row, format)?;
-            encode_filtered(tokenizer, &row, line.number, (&options, format), &filter)
+            let row = encode_filtered(tokenizer, &row, line.number, (&options, format), (&filter, divide))?;
+            cut.fetch_add(usize::from(matches!(row, Encoded::Pieces(_))), Relaxed);
+            Ok(row)
         });
         match encoded {
             Ok(row) => Ok(row),
@@ -297,6 +258,14 @@ fn build(
         }
     })?;
     tally.finish(config, ctx.cache_dir).inspect_err(|_| _ = std::fs::remove_file(path))?;
+    let cut = cut.into_inner();
+    if cut > 0 {
+        tracing::info!(
+            "{cut} documents are longer than max_seq_len {}: they are divided, {} rows in all",
+            ctx.max_seq_len,
+            cache.rows()
+        );
+    }
     Ok(cache)
 }
 
@@ -306,18 +275,22 @@ fn encode_filtered(
     row: &Value,
     number: usize,
     (options, format): (&ChatOptions, DataFormat),
-    filter: &Filter,
+    (filter, divide): (&Filter, bool),
 ) -> Result<Encoded, RowError> {
     if let Some(reason) = filter.by_text(row) {
         return Ok(Encoded::Filtered(reason));
     }
     let most = options.max_seq_len;
-    let whole = ChatOptions { max_seq_len: most.max(filter.tokens_needed()), ..*options };
+    let needed = if divide { usize::MAX } else { most.max(filter.tokens_needed()) };
+    let whole = ChatOptions { max_seq_len: needed, ..*options };
     let encoded = encode(tokenizer, row, number, &whole, format)?;
     if let Some(reason) = filter.by_tokens(encoded.ids.len()) {
         return Ok(Encoded::Filtered(reason));
     }
     let cut = whole.max_seq_len > most && encoded.ids.len() > most;
+    if cut && divide {
+        return Ok(Encoded::Pieces(text::pieces(tokenizer, encoded, most)?));
+    }
     Ok(Encoded::Row(if cut { encode(tokenizer, row, number, options, format)? } else { encoded }))
 }
 

@@ -1,6 +1,6 @@
 //! `{"text"}` to ids: bos, the text cut to `max_seq_len - 2` tokens, eos; every id carries loss.
 //!
-//! Upstream's pretraining row; a tokenizer without a begin or end mark gets none. Next: `chat`.
+//! A document of a text file is divided instead of cut ([`pieces`]). Upstream's pretraining row; a tokenizer without a begin or end mark gets none. Next: `chat`.
 
 use serde_json::Value;
 
@@ -45,4 +45,22 @@ pub fn encode(tokenizer: &Tokenizer, text: &str, max_seq_len: usize) -> Result<T
     ids.extend(tokenizer.has_eos().then(|| tokenizer.eos_id()));
     let loss = vec![true; ids.len()];
     Ok(TokenizedRow { ids, loss_mask: loss, loss_bytes })
+}
+
+/// A whole document, tokenised without a cut, as rows of at most `max_seq_len` tokens: what follows a piece is learned in the
+/// next one.
+///
+/// # Errors
+/// The tokenizer refuses the ids.
+pub fn pieces(tokenizer: &Tokenizer, whole: TokenizedRow, max_seq_len: usize) -> Result<Vec<TokenizedRow>> {
+    if whole.ids.len() <= max_seq_len {
+        return Ok(vec![whole]);
+    }
+    // A single token has nothing before it to be predicted from.
+    let chunks = whole.ids.chunks(max_seq_len.max(2)).filter(|ids| ids.len() > 1);
+    let row = |ids: &[u32]| -> Result<TokenizedRow> {
+        let loss_bytes = tokenizer.decode(ids, true)?.len();
+        Ok(TokenizedRow { ids: ids.to_vec(), loss_mask: vec![true; ids.len()], loss_bytes })
+    };
+    chunks.map(row).collect()
 }

@@ -37,6 +37,8 @@ pub struct TokenizedRow {
 pub enum Encoded {
     /// Its tokens.
     Row(TokenizedRow),
+    /// The tokens of its pieces.
+    Pieces(Vec<TokenizedRow>),
     /// It is bad, and such rows are skipped.
     Skipped,
     /// A filter leaves it out.

@@ -18,7 +18,7 @@ mod columns;
 mod columns;
 mod find;
 mod json;
-mod kind;
+pub mod kind;
 mod row;
 mod saved;
 mod stdin;

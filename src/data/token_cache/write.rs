@@ -95,6 +95,7 @@ fn encode_chunks(
             // The first bad row in file order stops, whichever core found it.
             match row? {
                 Encoded::Row(row) => out.push(&row),
+                Encoded::Pieces(rows) => rows.iter().for_each(|row| out.push(row)),
                 Encoded::Skipped => out.skipped += 1,
                 Encoded::Filtered(reason) => {
                     let count = &mut out.filtered[reason as usize];
