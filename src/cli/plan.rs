@@ -4,10 +4,11 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::doctor::matrix_speed;
 use super::threads;
+use crate::data::jsonl;
 use crate::data::mixture::order::PartSize;
 use crate::data::token_file::TokenFile;
 use crate::data::{
@@ -200,11 +201,17 @@ fn rows_and_tokens(data: &DataConfig, settings: &Settings) -> Option<(u64, u64)>
     // A sample counts all rows first, and is like the others.
     let select = RowSelection { sample: None, ..data.select.clone() };
     let data = &DataConfig { select, ..data.clone() };
-    let sample = source::rows(data).ok()?.take(SAMPLE_ROWS).filter_map(|row| row.ok());
+    let mut sample: Vec<Value> =
+        source::rows(data).ok()?.take(SAMPLE_ROWS).filter_map(|row| Some(row.ok()?.row)).collect();
+    if sample.is_empty() {
+        // Questions of multiple choice have no shape of training rows.
+        let lines = source::lines(&data.source, data.format, &data.read).lines.take(SAMPLE_ROWS);
+        sample.extend(lines.filter_map(|line| jsonl::parse(&line.ok()?.bytes).ok()));
+    }
     let divided = data.divided_files();
     let divided = !divided.is_empty() && divided.iter().all(|divided| *divided);
     let most = if divided { usize::MAX } else { length };
-    let lens: Vec<u64> = sample.map(|row| length_of(&row.row, tokenizer).clamp(1, most) as u64).collect();
+    let lens: Vec<u64> = sample.iter().map(|row| length_of(row, tokenizer).clamp(1, most) as u64).collect();
     let mean = lens.iter().sum::<u64>() as f64 / lens.len().max(1) as f64;
     let tokens = (rows as f64 * mean).round() as u64;
     // Documents of text files become as many rows as they take.

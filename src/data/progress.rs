@@ -77,7 +77,7 @@ impl Progress {
         rows.inspect(move |_| {
             self.rows += 1;
             // Time is not asked for each of many short rows.
-            if self.rows % 64 == 0 {
+            if self.rows.is_multiple_of(64) {
                 self.update();
             }
         })

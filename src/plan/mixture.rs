@@ -88,7 +88,9 @@ impl Resolver<'_> {
         kind: &str,
         seed: u64,
     ) -> RowSelection {
-        if let Some(sample) = rows.sample.filter(|s| !(*s > 0.0) || (*s >= 1.0 && s.fract() != 0.0)) {
+        if let Some(sample) =
+            rows.sample.filter(|s| s.is_nan() || *s <= 0.0 || (*s >= 1.0 && s.fract() != 0.0))
+        {
             let what = format!("`sample` is {sample}");
             self.fault(&join(base, "sample"), what, "give a share below 1, or a whole number of rows");
         }

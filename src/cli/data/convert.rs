@@ -72,7 +72,6 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         let options = WriteOptions { split: read.split.clone(), replace: args.force };
         let written = writer::write(&args.out, &mut rows, &options)?;
-        drop(rows);
         written.notes.iter().for_each(|note| eprintln!("note: {note}"));
         println!("{} rows in {}", written.rows, args.out.display());
     }

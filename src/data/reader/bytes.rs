@@ -128,7 +128,7 @@ fn unpacked(path: &Path) -> Result<(Bytes, bool)> {
 }
 
 /// The first bytes of a reader, at most `count`, and the reader as it was.
-fn peek<R: BufRead>(mut reader: R, count: usize) -> io::Result<(Vec<u8>, io::Chain<Cursor<Vec<u8>>, R>)> {
+fn peek<R: BufRead>(mut reader: R, count: usize) -> io::Result<(Vec<u8>, impl BufRead + use<R>)> {
     let mut head = Vec::new();
     (&mut reader).take(count as u64).read_to_end(&mut head)?;
     Ok((head.clone(), Cursor::new(head).chain(reader)))

@@ -86,7 +86,7 @@ pub fn find(path: &Path) -> Result<Found> {
     })?;
     let mut found = Found::default();
     for entry in matched {
-        let entry = entry.map_err(|e| Error::io("list", &e.path().to_owned(), e.into()))?;
+        let entry = entry.map_err(|e| Error::io("list", &PathBuf::from(e.path()), e.into()))?;
         if entry.is_file() {
             found.add(entry, path.extension().is_some_and(|ending| ending == "safetensors"));
         }

@@ -192,19 +192,14 @@ pub(super) fn nearest(row: &Map<String, Value>, format: DataFormat) -> RowFault 
         DataFormat::Text | DataFormat::Tokens => true,
         _ => shape.format() != DataFormat::Preference && shape != Shape::Unpaired,
     };
-    let mut best: Option<(usize, usize, Shape, Vec<&str>, Vec<&str>)> = None;
-    for (shape, keys) in RULES.iter().filter(|(shape, _)| serves(*shape)) {
-        let (have, missing): (Vec<&(&str, Kind)>, Vec<&(&str, Kind)>) =
-            keys.iter().partition(|(key, kind)| row.get(*key).is_some_and(|value| kind.fits(value)));
-        let empty = missing.iter().filter(|(key, _)| row.contains_key(*key)).map(|(key, _)| *key).collect();
-        let missing: Vec<&str> = missing.iter().map(|(key, _)| *key).collect();
-        let better = best.as_ref().is_none_or(|(most, least, ..)| {
-            (have.len(), usize::MAX - missing.len()) > (*most, usize::MAX - *least)
-        });
-        if !have.is_empty() && better {
-            best = Some((have.len(), missing.len(), *shape, missing, empty));
-        }
-    }
+    let fits = |(key, kind): &&(&str, Kind)| row.get(*key).is_some_and(|value| kind.fits(value));
+    // Most keys that fit, then fewest that are missing; the first of equals.
+    let score = |keys: &[(&str, Kind)]| {
+        let have = keys.iter().filter(fits).count();
+        (have, usize::MAX - (keys.len() - have))
+    };
+    let candidates = RULES.iter().filter(|(shape, _)| serves(*shape));
+    let best = candidates.rev().max_by_key(|(_, keys)| score(keys)).filter(|(_, keys)| score(keys).0 > 0);
     let hint = match format {
         DataFormat::Text | DataFormat::Tokens => "name the column of the text: data: {columns: {text: NAME}}",
         DataFormat::Preference => {
@@ -216,9 +211,10 @@ pub(super) fn nearest(row: &Map<String, Value>, format: DataFormat) -> RowFault 
         DataFormat::Chat => "name the columns: data: {columns: {prompt: NAME, response: NAME}}",
     };
     let what = match best {
-        Some((_, _, shape, missing, empty)) => {
-            let state =
-                if empty.len() == missing.len() { "is empty or of another type" } else { "is missing" };
+        Some((shape, wanted)) => {
+            let missing: Vec<&str> = wanted.iter().filter(|key| !fits(key)).map(|(key, _)| *key).collect();
+            let empty = missing.iter().all(|key| row.contains_key(*key));
+            let state = if empty { "is empty or of another type" } else { "is missing" };
             format!(
                 "no known shape: the row has {keys}; the nearest shape is {}, but {} {state}",
                 shape.name(),

@@ -144,7 +144,7 @@ fn carry(
                 }
                 Content::Text(_) => {
                     return lacks(
-                        "no question and no answer",
+                        "no `conversations`: no question and no answer",
                         "texts are for pretrain; a conversation is {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}",
                     );
                 }

@@ -76,7 +76,15 @@ fn read_chunks(mut lines: impl Iterator<Item = Result<Line>>, to: &SyncSender<Re
         }
         // The rows before a fault come first: one of them may be bad.
         let last = chunk.lines.is_empty();
-        if (!last && to.send(Ok(chunk)).is_err()) || fault.is_some_and(|e| to.send(Err(e)).is_ok()) || last {
+        if !last && to.send(Ok(chunk)).is_err() {
+            return;
+        }
+        if let Some(error) = fault {
+            // Where nobody takes it, another fault has stopped the work.
+            let _ = to.send(Err(error));
+            return;
+        }
+        if last {
             return;
         }
     }
