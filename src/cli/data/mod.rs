@@ -65,7 +65,10 @@ pub fn run(args: Args) -> Result<()> {
 
 /// How files are read.
 #[derive(Debug, Clone, clap::Args)]
-struct ReadArgs {
+pub(super) struct ReadArgs {
+    /// The file's own names of columns, by what they are: prompt=Frage,response=Antwort
+    #[arg(long, value_name = "NAME=OWN", value_delimiter = ',', value_parser = column)]
+    columns: Vec<(String, String)>,
     /// The encoding of the files, such as gbk; default: UTF-8, or UTF-16 by its byte order mark
     #[arg(long, value_name = "NAME")]
     encoding: Option<String>,
@@ -74,8 +77,16 @@ struct ReadArgs {
     split: Option<String>,
 }
 
+fn column(text: &str) -> Result<(String, String), String> {
+    let (name, own) = text.split_once('=').ok_or("write NAME=OWN, such as prompt=Frage")?;
+    if !crate::data::shapes::is_column(name) {
+        return Err(format!("unknown column {name}; known: {}", crate::data::shapes::COLUMNS.join(", ")));
+    }
+    Ok((name.to_owned(), own.to_owned()))
+}
+
 impl ReadArgs {
-    fn options(&self) -> Result<ReadOptions> {
+    pub(super) fn options(&self) -> Result<ReadOptions> {
         let by_word = |word: &str| match word.strip_prefix("marker=").filter(|text| !text.is_empty()) {
             Some(text) => Some(TextSplit::Marker(text.to_owned())),
             None => TextSplit::by_word(word),
@@ -87,9 +98,9 @@ impl ReadArgs {
         });
         self.encoding.as_deref().map(reader::bytes::encoding).transpose()?;
         Ok(ReadOptions {
+            columns: self.columns.iter().cloned().collect(),
             encoding: self.encoding.clone(),
             split: split.transpose()?,
-            ..ReadOptions::default()
         })
     }
 }

@@ -7,31 +7,6 @@ use crate::data::source::{self, SourceLines};
 use crate::data::{DataFormat, DataSource, ReadOptions};
 use crate::error::{Error, Place, Result};
 
-/// How files are read.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ReadArgs {
-    /// The file's own names of columns, by what they are: prompt=Frage,response=Antwort
-    #[arg(long, value_name = "NAME=OWN", value_delimiter = ',', value_parser = pair)]
-    columns: Vec<(String, String)>,
-    #[command(flatten)]
-    read: super::ReadArgs,
-}
-
-impl ReadArgs {
-    /// The same for the reader.
-    ///
-    /// # Errors
-    /// There is no such encoding or way to divide text.
-    pub fn options(&self) -> Result<ReadOptions> {
-        Ok(ReadOptions { columns: self.columns.iter().cloned().collect(), ..self.read.options()? })
-    }
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, own) = text.split_once('=').ok_or("write NAME=OWN, such as prompt=Frage")?;
-    Ok((name.to_owned(), own.to_owned()))
-}
-
 /// The data files behind names: files, folders, patterns, data sets on this disk, `-` for standard input.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! `minimind data show`: the first rows as they stand, or (with a tokenizer) as a model reads them, with the tokens
 //! that carry loss in colour.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -133,7 +134,7 @@ fn masked(args: &Args, options: &ReadOptions, look: RowCheck) -> Result<()> {
     let mut printer =
         Printer { look, rows, json, colour, shown: Vec::new(), faults: Vec::new(), seen: [0; 4] };
     let counted = if json { rows } else { rows.max(COUNTED) };
-    let mut more = false;
+    let (mut more, mut shapes) = (false, Shapes::new());
     if is_tokens(file) {
         let tokens = TokenFile::open(file)?;
         more = tokens.rows > counted;
@@ -150,6 +151,7 @@ fn masked(args: &Args, options: &ReadOptions, look: RowCheck) -> Result<()> {
         }
     } else {
         let mut format = None;
+        let shapes = &mut shapes;
         let SourceLines { files, lines } = super::rows(file, options)?;
         for (i, line) in lines.enumerate() {
             if i == counted {
@@ -159,6 +161,7 @@ fn masked(args: &Args, options: &ReadOptions, look: RowCheck) -> Result<()> {
             let line = line?;
             let encoded = jsonl::parse(&line.bytes).map_err(RowError::Bad).and_then(|row| {
                 format = format.or(shapes::format_of(&row, options));
+                count_shape(shapes, &row, options);
                 let known = format.unwrap_or(DataFormat::Text);
                 printer.look.encode(&shapes::convert(row, known, options)?, known)
             });
@@ -169,6 +172,9 @@ fn masked(args: &Args, options: &ReadOptions, look: RowCheck) -> Result<()> {
                 Err(error) => printer.fault(error.bad()?, &files[place], number),
             }
         }
+    }
+    if !json {
+        print_shapes(&shapes);
     }
     printer.finish(more)
 }
@@ -272,8 +278,12 @@ fn plain(args: &Args, options: &ReadOptions) -> Result<()> {
     if json {
         return print_json(&shown);
     }
+    let mut shapes = BTreeMap::new();
     for row in shown {
-        if let Some(text) = row["text"].as_str() {
+        let format = shapes::format_of(&row, options);
+        count_shape(&mut shapes, &row, options);
+        let row = format.and_then(|format| shapes::convert(row.clone(), format, options).ok()).unwrap_or(row);
+        if let Some(text) = row["text"].as_str().filter(|_| row.get("conversations").is_none()) {
             println!("{text}\n");
             continue;
         }
@@ -293,5 +303,23 @@ fn plain(args: &Args, options: &ReadOptions) -> Result<()> {
             println!();
         }
     }
+    print_shapes(&shapes);
     Ok(())
+}
+
+/// Rows by the name of their shape.
+type Shapes = BTreeMap<&'static str, usize>;
+
+fn count_shape(shapes: &mut Shapes, row: &Value, options: &ReadOptions) {
+    let format = shapes::format_of(row, options).unwrap_or(DataFormat::Text);
+    if let Some(shape) = shapes::shape_of(row, format, options) {
+        *shapes.entry(shape.name()).or_default() += 1;
+    }
+}
+
+fn print_shapes(shapes: &Shapes) {
+    let counts: Vec<String> = shapes.iter().map(|(name, rows)| format!("{name} {rows}")).collect();
+    if !counts.is_empty() {
+        println!("shapes: {}", counts.join(", "));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::rows_in::{self, ReadArgs};
+use super::{ReadArgs, rows_in};
 use crate::data::convert::Converter;
 use crate::data::reader::FileKind;
 use crate::data::split::{Part, PartSize, Split, Splitter};

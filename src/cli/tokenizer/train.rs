@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::data::rows_in::ReadArgs;
+use crate::cli::data::ReadArgs;
 use crate::data::tokenizer::{Normalizer, TrainOptions, train_with};
 use crate::data::{DataConfig, DataFormat, source};
 use crate::error::Result;
