@@ -15,7 +15,7 @@ use super::synthetic::{self, SyntheticKind};
 use super::tokenizer::{ChatTemplate, RenderOptions, chat_row, train};
 use crate::error::{Error, Place, Result};
 
-/// The text of a row with its place. Its number is made unique over files by the file's place in the list ([`NUMBER_BITS`]).
+/// The text of a row with its place. Its number is made unique over files by the file's place in the list (`NUMBER_BITS`).
 pub struct SourceLines {
     /// The files, for places.
     pub files: Vec<PathBuf>,
