@@ -149,20 +149,19 @@ fn unsampled_rows(config: &DataConfig) -> Result<SourceRows> {
 /// As [`rows`].
 pub fn texts(config: &DataConfig) -> Result<impl Iterator<Item = Result<String>> + use<>> {
     let skip = config.on_bad_row == OnBadRow::Skip;
-    let template = train::template()?;
     Ok(rows(config)?.filter_map(move |row| {
         let row = match row {
             Ok(row) => row,
             Err(error) => return Some(Err(error)),
         };
-        match row_text(&row.row, &template) {
+        match conversation_text(&row.row) {
             Err(_) if skip => None,
             text => Some(text.map_err(|fault| fault.into_error().at(row.place))),
         }
     }))
 }
 
-/// What a conversation says.
+/// What a row says: its text, or that of its conversation.
 ///
 /// # Errors
 /// Its tools or calls are not JSON.

@@ -5,13 +5,8 @@
 use maud::{Markup, html};
 
 use super::format::{compact, digits, printable};
+use super::svg::{BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH};
 
-const WIDTH: f64 = 440.0;
-const HEIGHT: f64 = 220.0;
-const LEFT: f64 = 48.0;
-const RIGHT: f64 = 14.0;
-const TOP: f64 = 14.0;
-const BOTTOM: f64 = 28.0;
 /// Height of a lying bar with the gap after it.
 const ROW: f64 = 26.0;
 /// Where lying bars begin: their names stand before.

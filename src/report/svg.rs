@@ -7,12 +7,12 @@ use maud::{Markup, html};
 
 use super::format::{compact, digits, printable};
 
-const WIDTH: f64 = 440.0;
-const HEIGHT: f64 = 220.0;
-const LEFT: f64 = 48.0;
-const RIGHT: f64 = 14.0;
-const TOP: f64 = 14.0;
-const BOTTOM: f64 = 28.0;
+pub(super) const WIDTH: f64 = 440.0;
+pub(super) const HEIGHT: f64 = 220.0;
+pub(super) const LEFT: f64 = 48.0;
+pub(super) const RIGHT: f64 = 14.0;
+pub(super) const TOP: f64 = 14.0;
+pub(super) const BOTTOM: f64 = 28.0;
 /// Most points of a path: more than a chart has pixels helps nobody.
 const MOST_POINTS: usize = 400;
 /// Most places that show a value under the pointer.

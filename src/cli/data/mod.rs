@@ -18,7 +18,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use crate::data::source::SourceLines;
-use crate::data::{DataFormat, DataSource, ReadOptions, TextSplit, reader, source};
+use crate::data::{DataFormat, ReadOptions, TextSplit, reader};
 use crate::error::{Error, Result};
 use crate::plan::Machine;
 
@@ -141,7 +141,7 @@ fn rows(name: &Path, options: &ReadOptions) -> Result<SourceLines> {
     if let Some(first) = files.first() {
         drop(reader::open(first, options)?);
     }
-    Ok(source::lines(&DataSource::Paths(files), DataFormat::Text, options))
+    Ok(rows_in::lines(&files, options))
 }
 
 /// Prints one indented JSON value to stdout.

@@ -28,11 +28,11 @@ pub fn lines(files: &[PathBuf], options: &ReadOptions) -> SourceLines {
 
 /// The ending that names a file's kind and compression; `.jsonl` where the kind was found out by its content.
 pub fn ending(file: &Path) -> String {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let packed = ["gz", "zst", "xz", "bz2"].iter().any(|p| file.extension().is_some_and(|e| e == *p));
-    let parts: Vec<&str> = name.rsplitn(if packed { 3 } else { 2 }, '.').collect();
     match FileKind::by_name(file) {
-        Some(_) => parts[..parts.len() - 1].iter().rev().map(|part| format!(".{part}")).collect(),
+        Some(_) => {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            name[FileKind::stem(file).len()..].to_owned()
+        }
         None => ".jsonl".to_owned(),
     }
 }

@@ -311,8 +311,7 @@ fn plain(args: &Args, options: &ReadOptions) -> Result<()> {
 type Shapes = BTreeMap<&'static str, usize>;
 
 fn count_shape(shapes: &mut Shapes, row: &Value, options: &ReadOptions) {
-    let format = shapes::format_of(row, options).unwrap_or(DataFormat::Text);
-    if let Some(shape) = shapes::shape_of(row, format, options) {
+    if let Some(shape) = shapes::shape_of(row, DataFormat::Chat, options) {
         *shapes.entry(shape.name()).or_default() += 1;
     }
 }

@@ -163,8 +163,8 @@ fn matched(row: &Map<String, Value>, format: DataFormat) -> Option<Shape> {
 }
 
 /// What a row says the right answer is: a list of texts, as rewards read `gt`.
-pub(super) fn answer(row: &Value) -> Option<Value> {
-    let nested = row.pointer("/reward_model/ground_truth");
+pub(super) fn answer(row: &Map<String, Value>) -> Option<Value> {
+    let nested = row.get("reward_model").and_then(|model| model.get("ground_truth"));
     let given = ANSWER_KEYS.iter().filter_map(|key| row.get(*key)).chain(nested);
     let list = given.filter(|value| !value.is_null()).find_map(|value| match value {
         Value::Array(list) if !list.is_empty() => Some(list.clone()),

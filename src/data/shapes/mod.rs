@@ -14,9 +14,7 @@ mod tests;
 mod turns;
 mod write;
 
-use std::borrow::Cow;
-
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 pub use columns::{COLUMNS, is_column};
 use keys::{Found, find, nearest};
@@ -42,23 +40,28 @@ pub fn parse(bytes: &[u8], format: DataFormat, options: &ReadOptions) -> Result<
 /// # Errors
 /// The row has no shape that carries what the format needs.
 pub fn convert(row: Value, format: DataFormat, options: &ReadOptions) -> Result<Value, RowFault> {
+    named(row, format, options).map(|(_, row)| row)
+}
+
+/// As [`convert`], with the shape that the row was read as; `None` where it stays as it is.
+fn named(row: Value, format: DataFormat, options: &ReadOptions) -> Result<(Option<Shape>, Value), RowFault> {
     if options.columns.is_empty() && is_own(&row, format) {
-        return Ok(row);
+        return Ok((None, row));
     }
-    let Value::Object(map) = row else { return Ok(row) };
+    let Value::Object(map) = row else { return Ok((None, row)) };
     let renamed = columns::rename(&map, &options.columns)?;
     let fields = renamed.as_ref();
     let Some(Found { shape, fields: own }) = find(fields, &options.columns, format) else {
         // MiniMind's own keys with something else in them: the format's reader says what is wrong with it.
         if own_keys(format).iter().any(|key| fields.contains_key(*key)) {
-            return Ok(Value::Object(renamed.into_owned()));
+            return Ok((None, Value::Object(renamed.into_owned())));
         }
         return Err(nearest(fields, format));
     };
     let content = read(shape, &own)?;
     let mut row = renamed.into_owned();
     carry(shape, content, format, &mut row)?;
-    Ok(Value::Object(row))
+    Ok((Some(shape), Value::Object(row)))
 }
 
 /// The shape of a row by its keys, as a stage that reads `format` takes it; `None` where it fits none.
@@ -84,13 +87,14 @@ fn own_keys(format: DataFormat) -> &'static [&'static str] {
 
 /// Whether a row is in MiniMind's own form already, so that not a bit of it changes.
 fn is_own(row: &Value, format: DataFormat) -> bool {
+    let Value::Object(fields) = row else { return false };
     let list = |key: &str| row[key].as_array().filter(|list| list.iter().all(turns::is_plain));
     match format {
         DataFormat::Text | DataFormat::Tokens => row["text"].is_string(),
         DataFormat::Chat => list("conversations").is_some() && row.get("label").is_none() && !has_pair(row),
         DataFormat::Agent => list("conversations").is_some() && row.get("gt").is_some(),
         DataFormat::Prompts => {
-            list("conversations").is_some() && (has_answer(row) || keys::answer(row).is_none())
+            list("conversations").is_some() && (has_answer(fields) || keys::answer(fields).is_none())
         }
         DataFormat::Preference => {
             let whole =
@@ -104,8 +108,8 @@ fn has_pair(row: &Value) -> bool {
     row.get("chosen").is_some() && row.get("rejected").is_some()
 }
 
-fn has_answer(row: &Value) -> bool {
-    row.get("gt").is_some() || row.get("answer").is_some()
+fn has_answer(row: &Map<String, Value>) -> bool {
+    row.contains_key("gt") || row.contains_key("answer")
 }
 
 /// Puts the content of a row under the keys of `format`.
@@ -170,9 +174,8 @@ fn carry(
                     return lacks("no question", "a prompt is {\"prompt\": \"...\"} or a conversation");
                 }
             };
-            let wanted =
-                if format == DataFormat::Agent { row.get("gt").is_none() } else { !has_answer(&json!(row)) };
-            if wanted && let Some(answer) = keys::answer(&Value::Object(row.clone())) {
+            let wanted = if format == DataFormat::Agent { !row.contains_key("gt") } else { !has_answer(row) };
+            if wanted && let Some(answer) = keys::answer(row) {
                 row.insert("gt".into(), answer);
             }
             row.insert("conversations".into(), turns.into());
@@ -184,7 +187,7 @@ fn carry(
 fn unwanted() -> RowFault {
     RowFault::new(
         "`label` is false: nobody should learn this answer",
-        "rows of wanted and unwanted answers are for dpo with loss_type: kto; data.on_bad_row: skip leaves the unwanted ones out",
+        "data.on_bad_row: skip leaves unwanted answers out",
     )
 }
 
@@ -207,6 +210,3 @@ fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
         Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
     }
 }
-
-/// Text that may be a literal or made.
-type Text = Cow<'static, str>;

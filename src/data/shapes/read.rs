@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Shape;
 use super::keys::{QUESTION_KEYS, TEXT_KEYS, flag};
 use super::turns::{dialogue, spoken, turns};
-use super::{Shape, Text};
 use crate::data::jsonl::RowFault;
 
 /// What a row holds.
@@ -191,8 +191,7 @@ fn answered(row: &Row, prompt: &[Value], key: &str) -> Result<Vec<Value>, RowFau
     match answer.last() {
         Some(last) if last["role"] == "assistant" => {}
         last => {
-            let role: Text =
-                last.and_then(|turn| turn["role"].as_str()).unwrap_or("nobody").to_owned().into();
+            let role = last.and_then(|turn| turn["role"].as_str()).unwrap_or("nobody");
             return Err(RowFault::new(
                 format!("`{key}` ends with a turn of `{role}`, not of the assistant"),
                 "an answer is a text, an assistant turn, or a conversation that ends with one",

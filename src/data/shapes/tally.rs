@@ -40,20 +40,11 @@ impl Tally {
         if let Value::Object(fields) = &row {
             self.columns(fields, options);
         }
-        if options.columns.is_empty() && super::is_own(&row, format) {
-            return Ok(row);
-        }
-        let shape = super::shape_of(&row, format, options);
-        let scores = shape.is_some_and(|shape| shape.format() == DataFormat::Preference);
-        let scores: Vec<String> = match &row {
-            Value::Object(fields) if scores => {
-                fields.keys().filter(|key| key.contains("score")).cloned().collect()
-            }
-            _ => Vec::new(),
-        };
-        let row = super::convert(row, format, options)?;
+        let (shape, row) = super::named(row, format, options)?;
         if let Some(shape) = shape {
-            self.add(shape, scores);
+            let fields = row.as_object().filter(|_| shape.format() == DataFormat::Preference);
+            let keys = fields.into_iter().flat_map(Map::keys);
+            self.add(shape, keys.filter(|key| key.contains("score")).cloned().collect());
         }
         Ok(row)
     }
@@ -93,7 +84,7 @@ impl Tally {
     }
 
     /// `alpaca`, or `alpaca (3), text (1)`; `None` where all rows are in MiniMind's own keys.
-    pub fn said(&self) -> Option<String> {
+    pub(super) fn said(&self) -> Option<String> {
         let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let scores = match seen.scores.len() {
             0 => String::new(),
@@ -114,7 +105,7 @@ impl Tally {
     /// Says what was found in all rows of a source. Of a preview, whose copies lie in folders of `scratch`, only the beginning was seen.
     ///
     /// # Errors
-    /// As [`Self::check_columns`], at the source's first file.
+    /// A column that `columns` names was in no row, at the source's first file.
     pub fn finish(&self, config: &DataConfig, scratch: &Path) -> Result<()> {
         if let DataSource::Paths(files) = &config.source
             && files.iter().any(|file| file.ancestors().nth(2) == Some(scratch))
@@ -122,22 +113,17 @@ impl Tally {
             return Ok(());
         }
         self.check_columns(&config.read).map_err(|fault| config.source.at(fault))?;
-        self.log(&config.source.name());
-        Ok(())
-    }
-
-    /// Logs which shapes the rows of a source had, where one is not MiniMind's own.
-    pub fn log(&self, source: &str) {
         if let Some(said) = self.said() {
-            tracing::info!("{source}: rows: {said}");
+            tracing::info!("{}: rows: {said}", config.source.name());
         }
+        Ok(())
     }
 
     /// Whether each column that is named was in some row.
     ///
     /// # Errors
     /// One was in none.
-    pub fn check_columns(&self, options: &ReadOptions) -> Result<()> {
+    pub(super) fn check_columns(&self, options: &ReadOptions) -> Result<()> {
         let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let absent = options.columns.iter().find(|(_, own)| !seen.columns.contains(*own));
         match absent {

@@ -1,6 +1,7 @@
 //! Rows of every shape, there and back, and the faults of those that have none.
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 
@@ -84,7 +85,7 @@ fn every_form_of_preference_gives_the_same_pair() {
         json!({"instruction": "q", "input": "", "chosen": "x", "rejected": "y"}),
         json!({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "x"}, "rejected": {"from": "gpt", "value": "y"}}),
         json!({"chosen": "\n\nHuman: q\n\nAssistant: x", "rejected": "\n\nHuman: q\n\nAssistant: y"}),
-        json!({"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": " x".trim(), "rejected": "y"}),
+        json!({"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": "x", "rejected": "y"}),
     ] {
         let pair = read_as(row.clone(), DataFormat::Preference);
         assert_eq!((&pair["chosen"], &pair["rejected"]), (&side("x"), &side("y")), "{row}");
@@ -148,16 +149,11 @@ fn names_of_columns_and_what_is_missing() {
         chat(&[("user", "a"), ("assistant", "b")])
     );
     let none = convert(json!({"x": 1}), DataFormat::Chat, &german).unwrap_err().what;
-    assert_eq!(
-        none,
-        "the row has no column `Antwort` and `Frage`; its keys are `x`"
-            .replace("`Antwort` and `Frage`", "`Frage` and `Antwort`")
-    );
+    assert_eq!(none, "the row has no column `Frage` and `Antwort`; its keys are `x`");
     let fault = |row: Value, format| convert(row, format, &plain()).unwrap_err().what;
     assert_eq!(
         fault(json!({"question": "a", "id": 1}), DataFormat::Preference),
-        "no known shape: the row has the keys `question` and `id`; the nearest shape is prompt-preference, but `chosen` and `rejected` is missing"
-            .replace("no known shape: the row has the keys `question` and `id`; the nearest shape is prompt-preference, but `chosen` and `rejected` is missing", "the row is of shape prompt, which has one answer, not a better and a worse one")
+        "the row is of shape prompt, which has one answer, not a better and a worse one"
     );
     let odd = fault(json!({"q": "a", "output": "b"}), DataFormat::Chat);
     assert!(odd.contains("the keys `q` and `output`") && odd.contains("`instruction` is missing"), "{odd}");
