@@ -19,6 +19,7 @@ use super::jsonl::{self, RowError, RowFault};
 use super::mixture;
 use super::preference;
 use super::progress::{Progress, Total, count_read};
+use super::prompts;
 use super::random::SplitMix64;
 use super::reader::{self, FileKind};
 use super::selection::{self, Filter, Filtered, RowSelection};
@@ -323,7 +324,8 @@ pub(super) fn encode(
 /// The field that is missing or wrong.
 pub fn check(row: &Value, format: DataFormat) -> Result<(), RowFault> {
     match format {
-        DataFormat::Chat | DataFormat::Prompts | DataFormat::Agent => {
+        DataFormat::Prompts | DataFormat::Agent => prompts::check(row.clone(), format == DataFormat::Agent),
+        DataFormat::Chat => {
             chat::conversations(row)?;
             chat_row::messages_and_tools(row).map(|_| ()).map_err(|e| chat_row::row_fault(&e))
         }

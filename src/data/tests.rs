@@ -126,6 +126,11 @@ fn bad_rows_are_named_by_line_and_field() {
     for (fault, wanted) in faults.iter().zip(wanted) {
         assert!(fault.contains(&format!("bad.jsonl:{wanted}")), "{fault}");
     }
+    // A prompt has no answer yet.
+    let prompt = jsonl::parse(br#"{"conversations": [{"role": "user", "content": "a"}]}"#).unwrap();
+    assert!(prepare::check(&prompt, DataFormat::Prompts).is_ok());
+    assert!(prepare::check(&prompt, DataFormat::Chat).is_err());
+    assert!(prepare::check(&prompt, DataFormat::Agent).unwrap_err().what.contains("`gt`"));
     let chat = jsonl::parse(
         br#"{"conversations":[{"role":"user","content":"a"},{"role":"assistant","content":7}]}"#,
     )
